@@ -1,0 +1,157 @@
+"""Rows on disk, and how a script says no. Nothing here imports torch, so `--help` stays fast.
+
+Reading: `read_rows` takes a data set's local copy (JSONL, JSON, parquet, gzipped or not, one file or a folder).
+Writing: `write_rows` / `write_json` write whole files, under a temporary name that is renamed when complete;
+`RowWriter` appends finished rows one by one, so that a run stopped at any moment can go on (`read_finished`).
+Refusing: raise `InputError` with one sentence that names the flag or file; `run` turns it into exit code 2.
+"""
+import gzip
+import json
+import os
+import sys
+from pathlib import Path
+
+DATA_SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet")
+
+
+class InputError(Exception):
+    """Bad input from the command line. The message names the flag or file and says what would be right."""
+
+
+def run(main):
+    """Call main() and exit: 0, 2 with one line for an InputError, 130 with one line for Ctrl-C."""
+    script = Path(sys.argv[0]).name
+    try:
+        main()
+    except InputError as error:
+        print(f"{script}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"{script}: interrupted; what was finished is on disk, the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def process_rank():
+    """(rank, world size) as torchrun and srun launchers set them in the environment; (0, 1) without one."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def _open_text(path):
+    return gzip.open(path, "rt", encoding="utf-8") if str(path).endswith(".gz") else open(path, encoding="utf-8")
+
+
+def _read_file(path, flag):
+    """All rows of one file, in order."""
+    name = str(path)
+    try:
+        if name.endswith(".parquet"):
+            import pyarrow.parquet as parquet
+            return parquet.read_table(path).to_pylist()
+        with _open_text(path) as file:
+            if name.endswith((".json", ".json.gz")):
+                content = json.load(file)
+                return content if isinstance(content, list) else [content]
+            rows = []
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    try:
+                        rows.append(json.loads(line))
+                    except ValueError as error:
+                        raise InputError(f"{flag}: {path}, line {number} is not JSON: {error}") from None
+            return rows
+    except (OSError, ValueError, EOFError) as error:      # ValueError: broken JSON, UTF-8 or parquet; EOFError: cut gzip
+        raise InputError(f"{flag}: cannot read {path}: {error}") from None
+
+
+def read_rows(path, *, fields, flag):
+    """Rows of a data set's local copy: one file, or every data file of a folder in name order.
+
+    path: .jsonl, .json (a list, or one object), .parquet, and .gz of the first two; fields: names every row must have;
+    flag: the command line flag to name when something is wrong. Raises InputError: not there, empty, unreadable, a field missing.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.name.endswith(DATA_SUFFIXES))
+        if not files:
+            raise InputError(f"{flag}: folder {path} holds none of {', '.join(DATA_SUFFIXES)}")
+    elif path.is_file():
+        files = [path]
+    else:
+        raise InputError(f"{flag}: {path} does not exist")
+    rows = [row for file in files for row in _read_file(file, flag)]
+    if not rows:
+        raise InputError(f"{flag}: {path} is empty")
+    for number, row in enumerate(rows, 1):
+        missing = [field for field in fields if not isinstance(row, dict) or field not in row]
+        if missing:
+            raise InputError(f"{flag}: row {number} of {path} has no field {missing[0]!r} (every row needs {', '.join(fields)})")
+    return rows
+
+
+def write_text(path, text):
+    """Write a whole file: under a temporary name beside it, renamed when complete."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_rows(path, rows):
+    """Write a whole JSONL file."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def write_json(path, content):
+    """Write one JSON document, indented for reading."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_finished(path):
+    """Rows of a JSONL file that a RowWriter made; a torn last line (a killed process) does not count. [] without a file."""
+    if not Path(path).exists():
+        return []
+    with open(path, "rb") as file:
+        lines = file.read().split(b"\n")
+    rows = []
+    for number, line in enumerate(lines[:-1], 1):          # what follows the last newline is torn, or empty
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise InputError(f"{path}, line {number} is not JSON ({error}): mend or move the file") from None
+    return rows
+
+
+class RowWriter:
+    """Append rows to a JSONL file, each whole and flushed before `append` returns. A torn last line is cut off on opening."""
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = open(self.path, "ab+")
+        self.file.seek(0)
+        content = self.file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole != len(content):
+            self.file.truncate(whole)
+
+    def append(self, row):
+        self.file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+        self.file.flush()
+
+    def close(self):
+        self.file.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
