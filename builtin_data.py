@@ -1,0 +1,607 @@
+"""Built-in data: word problems, small functions with tests, library functions, and the tokenizer of the tiny base.
+
+    python builtin_data.py math --split train --n 7000 --seed 0 --output runs/data/math_train.jsonl
+    python builtin_data.py code_infill --split test --n 200 --seed 0 --output runs/data/code_test.jsonl
+    python builtin_data.py text --split train --n 40000 --seed 0 --output runs/data/text.jsonl
+    python builtin_data.py tokenizer --output_dir runs/tokenizer
+
+kind           fields of a row                                                   the same fields as
+math           question, answer                                                  GSM8K
+code, stdlib   seq_id, instruction, output, code, entry_point, testcase          OpenCoder-LLM/opc-sft-stage2 educational_instruct
+code_infill    task_id, entry_point, prompt, suffix, canonical_solution, test    HumanEval-infilling
+stdlib_infill  the same; test is empty: scored by exact match and by parsing     HumanEval-infilling
+text           text                                                              a pretraining corpus
+
+Everything is a function of (kind, split, n, seed); the two stdlib kinds also of the Python version that runs this. Nothing of the
+test split occurs in the train split: in math no sum or difference, in code no (template, function name, constants), in stdlib no module.
+Runs on one CPU core in seconds, and the same way everywhere: neither GPU nor network is used.
+"""
+import argparse
+import ast
+import hashlib
+import random
+import re
+import sysconfig
+import textwrap
+from functools import lru_cache
+from pathlib import Path
+from string import Template
+
+from records import InputError, run, write_json, write_rows
+
+MATH_TEST_SHARE, CODE_TEST_SHARE, STDLIB_TEST_SHARE = 0.2, 0.15, 0.1
+TEXT_WEIGHTS = {"math": 0.55, "code": 0.30, "stdlib": 0.15}      # share of documents
+
+
+def held_out(share, *key):
+    """True for a fixed `share` of all keys, the same on every machine and Python (hash() is not)."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64
+
+
+# ---------------------------------------------------------------------------------------------------------------- word problems
+
+NAMES = ["Tom", "Mia", "Ben", "Ana", "Sam", "Eva", "Leo", "Zoe", "Max", "Amy", "Jack", "Nora"]
+THINGS = ["apples", "books", "coins", "cards", "shells", "stamps", "pens", "eggs", "beads", "balls", "keys", "stars"]
+PLACES = ["box", "bag", "shop", "room", "garden", "drawer"]
+
+# operation, question, rationale. The first number is $a; p is the result of the first of two steps, r the answer.
+# "add|swap" also states the one-digit number first; the equation keeps the order of the question, so that its numbers are copied from it.
+MATH_TEMPLATES = [
+    ("add", "$A has $a $o. $B gives $A $b more $o. How many $o does $A have now?", "$A has $a + $b = $r $o."),
+    ("add", "There are $a $o in a $l. $A puts $b more $o in the $l. How many $o are in the $l now?", "The $l has $a + $b = $r $o."),
+    ("add", "$A has $a $o. $B has $b more $o than $A. How many $o does $B have?", "$B has $a + $b = $r $o."),
+    ("add|swap", "$A has $a red $o and $b blue $o. How many $o does $A have?", "$A has $a + $b = $r $o."),
+    ("add|swap", "$A finds $a $o and $B finds $b $o. How many $o do they find?", "They find $a + $b = $r $o."),
+    ("add", "$A is $a years old. How old will $A be in $b years?", "$A will be $a + $b = $r years old."),
+    ("add", "A bus has $a people. Then $b more people get on. How many people are on the bus now?", "The bus has $a + $b = $r people."),
+    ("sub", "$A has $a $o. $A gives $b $o to $B. How many $o does $A have left?", "$A has $a - $b = $r $o."),
+    ("sub", "There are $a $o in a $l. $A takes $b $o. How many $o are left in the $l?", "The $l has $a - $b = $r $o."),
+    ("sub", "$A has $a $o. $B has $b fewer $o than $A. How many $o does $B have?", "$B has $a - $b = $r $o."),
+    ("sub", "$A is $a years old. $B is $b years younger. How old is $B?", "$B is $a - $b = $r years old."),
+    ("sub", "$A has $a dollars. A $l costs $b dollars. How many dollars are left after $A buys it?", "$A has $a - $b = $r dollars."),
+    ("sub", "A bus has $a people. Then $b people get off. How many people are on the bus now?", "The bus has $a - $b = $r people."),
+    ("sub", "$A needs $a $o and has $b $o. How many more $o does $A need?", "$A needs $a - $b = $r $o."),
+    ("mul add", "$A has $a bags with $b $o each and $c more $o. How many $o does $A have?",
+     "The bags have $a * $b = $p $o. $A has $p + $c = $r $o."),
+    ("mul add", "A $l has $a rows of $b $o. $A puts $c more $o in the $l. How many $o are in the $l now?",
+     "The rows have $a * $b = $p $o. The $l has $p + $c = $r $o."),
+    ("mul sub", "$A buys $a bags with $b $o each. $A gives $c $o to $B. How many $o does $A have left?",
+     "The bags have $a * $b = $p $o. $A has $p - $c = $r $o."),
+    ("add sub", "$A has $a $o. $A finds $b $o and then gives $c $o to $B. How many $o does $A have now?",
+     "$A has $a + $b = $p $o. Then $A has $p - $c = $r $o."),
+    ("sub add", "A bus has $a people. Then $b people get off and $c people get on. How many people are on the bus now?",
+     "The bus has $a - $b = $p people. Then it has $p + $c = $r people."),
+]
+APPLY = {"add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b}
+
+
+def step_held_out(operation, a, b):
+    """Whether a sum or difference is kept for the test split; a + b and b + a are the same. Products belong to both splits."""
+    return operation != "mul" and held_out(MATH_TEST_SHARE, operation, *(sorted((a, b)) if operation == "add" else (a, b)))
+
+
+def sample_numbers(rng, operations, split):
+    """Numbers of one problem: [a, b] or [a, b, c], and the results of its steps. Sums and differences have a one-digit number, results 1..99.
+
+    train: no step is held out. test: the last step is, the first of two is not: what is tested is the new combination.
+    """
+    while True:
+        low, high = (2, 6) if operations[0] == "mul" else (3, 99)
+        numbers = [rng.randint(low, high), rng.randint(2, 6 if operations[0] == "mul" else 9)]
+        steps, results = [(operations[0], *numbers)], [APPLY[operations[0]](*numbers)]
+        if len(operations) == 2:
+            numbers.append(rng.randint(2, 9))
+            steps.append((operations[1], results[0], numbers[2]))
+            results.append(APPLY[operations[1]](results[0], numbers[2]))
+        out = [step_held_out(*step) for step in steps]
+        if all(1 <= result <= 99 for result in results) and out[-1] == (split == "test") and not any(out[:-1]):
+            return numbers, results
+
+
+def math_rows(split, n, seed):
+    """n different word problems: [{"question", "answer"}]; the answer is a rationale with its equations, then a line `#### N`."""
+    rng, rows = random.Random(f"math {split} {seed}"), {}
+    while len(rows) < n:
+        operations, question, rationale = rng.choice(MATH_TEMPLATES)
+        operations, _, swap = operations.partition("|")
+        numbers, results = sample_numbers(rng, operations.split(), split)
+        if swap and rng.random() < 0.5:
+            numbers.reverse()
+        person = rng.choice(NAMES)
+        fields = {"A": person, "B": rng.choice([name for name in NAMES if name != person]), "o": rng.choice(THINGS), "l": rng.choice(PLACES),
+                  **dict(zip("abc", numbers)), "p": results[0], "r": results[-1]}
+        question = Template(question).substitute(fields)
+        rows[question] = f"{Template(rationale).substitute(fields)}\n#### {results[-1]}"
+    return [{"question": question, "answer": answer} for question, answer in rows.items()]
+
+
+def trivial_math_baselines(train, test):
+    """Accuracy of two answers that need no arithmetic: {"commonest_answer", "nearest_question"}.
+
+    train, test: rows with question and answer. Nearest: largest Jaccard overlap of word sets (numbers are words); the first such row wins.
+    """
+    def final(row):
+        return row["answer"].rsplit("####", 1)[1].strip()
+
+    def words(row):
+        return frozenset(re.findall(r"\w+", row["question"]))
+
+    answers = [final(row) for row in train]
+    commonest = max(sorted(set(answers)), key=answers.count)
+    train_words = [words(row) for row in train]
+    right = 0
+    for row in test:
+        asked = words(row)
+        overlaps = [len(asked & known) / len(asked | known) for known in train_words]
+        right += answers[overlaps.index(max(overlaps))] == final(row)
+    return {"commonest_answer": sum(final(row) == commonest for row in test) / len(test), "nearest_question": right / len(test)}
+
+
+# ------------------------------------------------------------------------------------------------------------- small functions
+
+DIGITS = [(c,) for c in range(2, 10)]
+COMPARE = [(">", "above", "above"), ("<", "below", "below"), (">=", "at least", "from"), ("<=", "at most", "upto")]
+ARITHMETIC = [("+", "Add $c to", "plus"), ("-", "Subtract $c from", "minus"), ("*", "Multiply by $c", "times")]
+EXTREME = [(">", "largest", "max"), ("<", "smallest", "min")]
+PARITY = [("0", "even", "even"), ("1", "odd", "odd")]
+LETTERS = [(letter,) for letter in "abdeort"]
+CASE = [("upper", "upper case", "upper"), ("lower", "lower case", "lower"), ("title", "title case", "title")]
+QUANTIFIER = [("all", "every", "all"), ("any", "any", "any")]
+POWER = [("2", "squares", "squares"), ("3", "cubes", "cubes")]
+VARIABLES = {"xs": ["numbers", "values", "items", "data"], "x": ["x", "v", "item", "num"], "t": ["total", "result", "count"],
+             "out": ["out", "result", "found"], "s": ["text", "line", "name"], "ws": ["words", "names", "lines"], "w": ["word", "w"],
+             "n": ["n", "k", "limit"], "i": ["i", "j"]}
+
+# function names; choices of constants, a tuple filling the fields named by the key; kinds of the arguments; instruction and code
+CODE_TEMPLATES = [
+    ("count_$way how_many_$way tally_$way", {"op phrase way": COMPARE, "c": DIGITS}, "ints", """\
+# Count the $xs that are $phrase $c.
+def $f($xs):
+    $t = 0
+    for $x in $xs:
+        if $x $op $c:
+            $t += 1
+    return $t
+"""),
+    ("sum_$way add_$way total_$way", {"op phrase way": COMPARE, "c": DIGITS}, "ints", """\
+# Add up the $xs that are $phrase $c.
+def $f($xs):
+    $t = 0
+    for $x in $xs:
+        if $x $op $c:
+            $t += $x
+    return $t
+"""),
+    ("keep_$way select_$way only_$way", {"op phrase way": COMPARE, "c": DIGITS}, "ints", """\
+# Keep the $xs that are $phrase $c.
+def $f($xs):
+    $out = []
+    for $x in $xs:
+        if $x $op $c:
+            $out.append($x)
+    return $out
+"""),
+    ("list_$way filter_$way find_$way", {"op phrase way": COMPARE, "c": DIGITS}, "ints", """\
+# List the $xs that are $phrase $c.
+def $f($xs):
+    return [$x for $x in $xs if $x $op $c]
+"""),
+    ("each_$way all_$way map_$way", {"op phrase way": ARITHMETIC, "c": DIGITS}, "ints", """\
+# $phrase each of the $xs.
+def $f($xs):
+    return [$x $op $c for $x in $xs]
+"""),
+    ("change_$way make_$way apply_$way", {"op phrase way": ARITHMETIC, "c": DIGITS}, "ints", """\
+# $phrase each of the $xs with a loop.
+def $f($xs):
+    $out = []
+    for $x in $xs:
+        $out.append($x $op $c)
+    return $out
+"""),
+    ("count_multiples how_many_multiples count_divisible tally_multiples", {"c": DIGITS}, "ints", """\
+# Count the $xs that are divisible by $c.
+def $f($xs):
+    $t = 0
+    for $x in $xs:
+        if $x % $c == 0:
+            $t += 1
+    return $t
+"""),
+    ("sum_multiples add_multiples total_multiples", {"c": DIGITS}, "n", """\
+# Add up the multiples of $c up to $n.
+def $f($n):
+    $t = 0
+    for $i in range(1, $n + 1):
+        if $i % $c == 0:
+            $t += $i
+    return $t
+"""),
+    ("product multiply_all product_of", {"c": DIGITS}, "ints", """\
+# Multiply $c by all the $xs.
+def $f($xs):
+    $t = $c
+    for $x in $xs:
+        $t *= $x
+    return $t
+"""),
+    ("sum_from add_all_to total_from", {"c": DIGITS}, "ints", """\
+# Add all the $xs to $c.
+def $f($xs):
+    $t = $c
+    for $x in $xs:
+        $t += $x
+    return $t
+"""),
+    ("find_$way get_$way pick_$way ${way}_of my_$way", {"op phrase way": EXTREME}, "ints", """\
+# Find the $phrase of the $xs.
+def $f($xs):
+    best = $xs[0]
+    for $x in $xs:
+        if $x $op best:
+            best = $x
+    return best
+"""),
+    ("count_letter how_many_letters tally_letter", {"c": LETTERS}, "text", """\
+# Count the letter $c in the $s.
+def $f($s):
+    $t = 0
+    for letter in $s:
+        if letter == "$c":
+            $t += 1
+    return $t
+"""),
+    ("remove_letter drop_letter without_letter", {"c": LETTERS}, "text", """\
+# Remove the letter $c from the $s.
+def $f($s):
+    return $s.replace("$c", "")
+"""),
+    ("starting_with words_with find_starting", {"c": LETTERS}, "words", """\
+# Keep the $ws that start with $c.
+def $f($ws):
+    $out = []
+    for $w in $ws:
+        if $w.startswith("$c"):
+            $out.append($w)
+    return $out
+"""),
+    ("long_$way words_$way length_$way", {"op phrase way": COMPARE, "c": DIGITS[1:5]}, "words", """\
+# List the $ws of length $phrase $c.
+def $f($ws):
+    return [$w for $w in $ws if len($w) $op $c]
+"""),
+    ("first_part take_first head_of", {"c": DIGITS[:4]}, "ints", """\
+# Return the first $c of the $xs.
+def $f($xs):
+    return $xs[:$c]
+"""),
+    ("last_part take_last tail_of", {"c": DIGITS[:4]}, "ints", """\
+# Return the last $c of the $xs.
+def $f($xs):
+    return $xs[-$c:]
+"""),
+    ("cap limit_to at_most", {"c": DIGITS}, "n", """\
+# Return $n, but at most $c.
+def $f($n):
+    if $n > $c:
+        return $c
+    return $n
+"""),
+    ("linear times_plus scale", {"c": DIGITS, "d": DIGITS}, "n", """\
+# Multiply $n by $c and add $d.
+def $f($n):
+    $t = $n * $c
+    $t += $d
+    return $t
+"""),
+    ("count_$way how_many_$way tally_$way number_of_$way", {"op phrase way": PARITY}, "ints", """\
+# Count the $phrase $xs.
+def $f($xs):
+    $t = 0
+    for $x in $xs:
+        if $x % 2 == $op:
+            $t += 1
+    return $t
+"""),
+    ("count_steps divide_steps steps_down", {"c": DIGITS}, "n", """\
+# Count how often $n can be divided by $c.
+def $f($n):
+    steps = 0
+    while $n >= $c:
+        $n //= $c
+        steps += 1
+    return steps
+"""),
+    ("count_down go_down list_down", {"c": DIGITS}, "n", """\
+# List $n and the numbers below it in steps of $c.
+def $f($n):
+    $out = []
+    while $n > 0:
+        $out.append($n)
+        $n -= $c
+    return $out
+"""),
+    ("digit_sum sum_digits add_digits", {"c": DIGITS}, "n", """\
+# Add $c and the digits of $n.
+def $f($n):
+    $t = $c
+    while $n > 0:
+        $t += $n % 10
+        $n //= 10
+    return $t
+"""),
+    ("${way}_words make_$way to_$way ${way}_all", {"op phrase way": CASE}, "words", """\
+# Put the $ws in $phrase.
+def $f($ws):
+    return [$w.$op() for $w in $ws]
+"""),
+    ("${way}_$side is_${way}_$side check_${way}_$side", {"q phrase way": QUANTIFIER, "op rel side": COMPARE, "c": DIGITS}, "ints", """\
+# Check if $phrase of the $xs is $rel $c.
+def $f($xs):
+    return $q($x $op $c for $x in $xs)
+"""),
+    ("sum_$way add_$way total_$way sum_of_$way", {"op phrase way": POWER, "c": DIGITS}, "ints", """\
+# Add $c and the $phrase of the $xs.
+def $f($xs):
+    $t = $c
+    for $x in $xs:
+        $t += $x ** $op
+    return $t
+"""),
+    ("find_index index_of where_is", {"c": DIGITS}, "ints", """\
+# Find the index of $c in the $xs, or -1.
+def $f($xs):
+    for $i, $x in enumerate($xs):
+        if $x == $c:
+            return $i
+    return -1
+"""),
+    ("replace_$way set_$way swap_$way", {"op phrase way": COMPARE, "c": DIGITS, "d": [("0",), ("1",)]}, "ints", """\
+# Put $d for the $xs that are $phrase $c.
+def $f($xs):
+    $out = []
+    for $x in $xs:
+        if $x $op $c:
+            $x = $d
+        $out.append($x)
+    return $out
+"""),
+]
+WORDS = ["apple", "bread", "door", "tree", "robot", "to", "road", "egg", "Otter", "be", "dot", "rabbit", "area", "oar", "Ted", "a"]
+
+
+def sample_arguments(rng, kind, constant):
+    """One argument of the kind "ints", "n", "text" or "words"; numbers at and beside the constant are always among `ints`."""
+    if kind == "n":
+        return rng.choice([rng.randint(1, 9), rng.randint(10, 99), rng.randint(100, 300)])
+    if kind == "ints":
+        near = int(constant) if str(constant).isdigit() else 5
+        values = [near - 1, near, near + 1] + [rng.randint(1, 20) for _ in range(rng.randint(2, 4))]
+    else:
+        values = [rng.choice(WORDS) for _ in range(6)] + [word for word in WORDS if word[0] == constant][:1]
+    rng.shuffle(values)
+    return " ".join(values) if kind == "text" else values
+
+
+def code_items(split, n, seed, view):
+    """n different generated functions: dicts of instruction, code, entry_point and calls, a list of (arguments, expected result)."""
+    rng, items = random.Random(f"{view} {split} {seed}"), {}
+    while len(items) < n:
+        number = rng.randrange(len(CODE_TEMPLATES))
+        names, choices, kind, template = CODE_TEMPLATES[number]
+        constants = {}
+        for keys, options in choices.items():
+            constants.update(zip(keys.split(), rng.choice(options)))
+        name = Template(rng.choice(names.split())).substitute(constants)
+        if held_out(CODE_TEST_SHARE, number, name, sorted((key, str(value)) for key, value in constants.items())) != (split == "test"):
+            continue
+        variables = {key: rng.choice(options) for key, options in VARIABLES.items()}
+        fields = {**variables, **constants, "f": name}
+        if "phrase" in fields:
+            fields["phrase"] = Template(fields["phrase"]).substitute(constants)
+        text = Template(template).substitute(fields)
+        if text in items:
+            continue
+        instruction, code = text.split("\n", 1)
+        space = {}
+        exec(code, space)                                 # our own template, not data from elsewhere
+        calls = [(argument, space[name](argument)) for argument in [sample_arguments(rng, kind, constants.get("c", "")) for _ in range(4)]]
+        items[text] = {"instruction": instruction + "\n", "code": code, "entry_point": name, "calls": calls}
+    return list(items.values())
+
+
+def code_rows(split, n, seed):
+    """n training rows in opc-sft-stage2's fields; output is the code, and instruction + output is a whole program."""
+    return [{"seq_id": number, "instruction": item["instruction"], "output": item["code"], "code": item["code"],
+             "entry_point": item["entry_point"],
+             "testcase": [f"assert {item['entry_point']}({argument!r}) == {result!r}" for argument, result in item["calls"]]}
+            for number, item in enumerate(code_items(split, n, seed, "code"))]
+
+
+# The tokenizer's pre-tokens (GPT-2's, digits single): a hole cut between two of them is cut between tokens.
+PIECES = re.compile(r" ?[^\W\d_]+|\d| ?(?:[^\s\w]|_)+|\s+(?!\S)|\s+")
+
+
+def cut_hole(rng, body, max_pieces):
+    """(start, end) of a random hole in body, 0 to max_pieces pieces long; lengths are uniform as far as body is long enough."""
+    edges = [0] + [match.end() for match in PIECES.finditer(body)]
+    length = 0 if rng.random() < 0.04 else rng.randint(1, min(max_pieces, len(edges) - 2))
+    starts = range(len(edges) - 1 - length)               # the last newline stays
+    at_line = [start for start in starts if body[:edges[start]].rstrip(" ").endswith("\n") or start == 0]
+    start = rng.choice(at_line if at_line and rng.random() < 0.4 else starts)
+    return edges[start], edges[start + length]
+
+
+def code_infill_rows(split, n, seed, max_pieces=16):
+    """n infill items in HumanEval-infilling's fields: prompt + canonical_solution + suffix is the program, check(candidate) tests it."""
+    rng, rows = random.Random(f"holes {split} {seed}"), []
+    for number, item in enumerate(code_items(split, n, seed, "code_infill")):
+        head, body = item["code"].split(":", 1)
+        start, end = cut_hole(rng, body, max_pieces)
+        checks = "".join(f"    assert candidate({argument!r}) == {result!r}\n" for argument, result in item["calls"])
+        rows.append({"task_id": f"BuiltinInfilling/{split}/{seed}/{number}", "entry_point": item["entry_point"],
+                     "prompt": f"{item['instruction']}{head}:{body[:start]}", "suffix": body[end:], "canonical_solution": body[start:end],
+                     "test": f"def check(candidate):\n{checks}"})
+    return rows
+
+
+# ---------------------------------------------------------------------------------------------------- the interpreter's library
+
+SKIPPED_FOLDERS = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "turtledemo", "__pycache__", "encodings",
+                   "ensurepip", "pydoc_data", "msilib", "idle_test", "_pyrepl"}
+
+
+@lru_cache(maxsize=None)
+def stdlib_functions(max_lines=10, max_characters=400):
+    """((module, name, code), ...) of the running Python's library: functions and methods of 2..max_lines lines, in order of path and line."""
+    root, found, seen = Path(sysconfig.get_path("stdlib")), [], set()
+    paths = [path for path in root.rglob("*.py") if not SKIPPED_FOLDERS & set(path.relative_to(root).parts[:-1])]
+    for path in sorted(paths, key=lambda path: path.relative_to(root).as_posix()):
+        parts = path.relative_to(root).with_suffix("").parts
+        try:
+            source = path.read_text(encoding="utf-8")
+            tree = ast.parse(source)
+        except (SyntaxError, UnicodeDecodeError):
+            continue
+        lines = source.splitlines()
+        functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+        for node in sorted(functions, key=lambda node: node.lineno):
+            code = textwrap.dedent("\n".join(lines[node.lineno - 1:node.end_lineno])) + "\n"
+            if 1 < code.count("\n") <= max_lines and len(code) <= max_characters and code.isascii() and code not in seen:
+                seen.add(code)
+                found.append((".".join(parts), node.name, code))
+    return tuple(found)
+
+
+def stdlib_items(split, n, seed, view):
+    """n different library functions of the split's modules, in an order drawn from the seed."""
+    items = [item for item in stdlib_functions() if held_out(STDLIB_TEST_SHARE, item[0]) == (split == "test")]
+    if n > len(items):
+        raise InputError(f"--n: this Python's library has {len(items)} usable functions in the {split} split, {n} were asked for")
+    random.Random(f"{view} {split} {seed}").shuffle(items)
+    return items[:n]
+
+
+def stdlib_rows(split, n, seed):
+    """n library functions in opc-sft-stage2's fields; the instruction names the module, testcase is empty."""
+    return [{"seq_id": number, "instruction": f"# {module}\n", "output": code, "code": code, "entry_point": name, "testcase": []}
+            for number, (module, name, code) in enumerate(stdlib_items(split, n, seed, "stdlib"))]
+
+
+def stdlib_infill_rows(split, n, seed):
+    """n infill items with one whole line missing, never the first; the suffix begins with the line's end."""
+    rng, rows = random.Random(f"lines {split} {seed}"), []
+    for number, (module, name, code) in enumerate(stdlib_items(split, n, seed, "stdlib_infill")):
+        lines = code.splitlines(keepends=True)
+        hole = rng.choice([index for index in range(1, len(lines)) if lines[index].strip()])
+        middle = lines[hole].rstrip("\n")
+        rows.append({"task_id": f"StdlibInfilling/{split}/{seed}/{number}", "entry_point": name,
+                     "prompt": f"# {module}\n" + "".join(lines[:hole]), "suffix": "\n" + "".join(lines[hole + 1:]),
+                     "canonical_solution": middle, "test": ""})
+    return rows
+
+
+# ------------------------------------------------------------------------------------------------- pretraining text, tokenizer
+
+SYSTEM = ("You are a math expert. You will be given a question to solve. Solve it step by step. Wrap the final answer in a \\boxed{}. "
+          "Respond in the following format:\n<reasoning>\nYour reasoning here\n</reasoning>\n<answer>\n\\boxed{...}\n</answer>")
+
+
+def chat_text(row):
+    """A word problem exactly as instruction fine-tuning shows it, special tokens written out."""
+    rationale, final = row["answer"].rsplit("\n#### ", 1)
+    return (f"<|startoftext|><|start_header_id|>user<|end_header_id|>\n\n{SYSTEM}\n\n{row['question']}<|eot_id|>"
+            f"<|start_header_id|>assistant<|end_header_id|>\n\n<reasoning>{rationale}</reasoning>\n<answer>\\boxed{{{final}}}</answer>")
+
+
+def text_rows(split, n, seed, weights=None):
+    """n documents [{"text"}]: word problems (half plain, half as in fine-tuning), generated functions, library functions, mixed by weights.
+
+    When the library has too few functions they repeat.
+    """
+    weights = weights or TEXT_WEIGHTS
+    rng = random.Random(f"text {split} {seed}")
+    kinds = rng.choices(list(weights), list(weights.values()), k=n)
+    math = iter(math_rows(split, kinds.count("math"), f"text {seed}"))
+    code = iter(code_rows(split, kinds.count("code"), f"text {seed}"))
+    library = [f"# {module}\n{code}" for module, _, code in stdlib_functions() if held_out(STDLIB_TEST_SHARE, module) == (split == "test")]
+    rows = []
+    for kind in kinds:
+        if kind == "math":
+            row = next(math)
+            text = chat_text(row) if rng.random() < 0.5 else f"{row['question']}\n{row['answer']}"
+        elif kind == "code":
+            row = next(code)
+            text = row["instruction"] + row["output"]
+        else:
+            text = rng.choice(library)
+        rows.append({"text": text})
+    return rows
+
+
+SPECIAL_TOKENS = ["<|startoftext|>", "<|endoftext|>", "<|mdm_mask|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+FORMAT_TOKENS = ["<infill-boundary>", "<reasoning>", "</reasoning>", "<answer>", "</answer>", "\\boxed{"]      # ordinary text, one token each
+CHAT_TEMPLATE = ("{{ bos_token }}{% for message in messages %}<|start_header_id|>{{ message['role'] }}<|end_header_id|>\n\n"
+                 "{{ message['content'] | trim }}<|eot_id|>{% endfor %}"
+                 "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}")
+
+
+def train_tokenizer(vocab_size=1024, documents=20000, seed=0):
+    """Byte-level BPE over the built-in text: a tokenizers.Tokenizer of vocab_size entries, LLaDA's special tokens last. Any text survives it."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    # Digits first: a number is always a space and then single digits, whether it stands in a question, an equation or \boxed{}.
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True),
+                                                       pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    added = len(SPECIAL_TOKENS) + len(FORMAT_TOKENS)
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size - added, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    known = re.compile("|".join(re.escape(token) for token in SPECIAL_TOKENS + FORMAT_TOKENS))
+    texts = [part for row in text_rows("train", documents, seed) for part in known.split(row["text"])]
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in FORMAT_TOKENS])
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in SPECIAL_TOKENS])
+    return tokenizer
+
+
+def write_tokenizer(output_dir):
+    """tokenizer.json and tokenizer_config.json, as transformers.AutoTokenizer reads them."""
+    tokenizer, folder = train_tokenizer(), Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    write_json(folder / "tokenizer_config.json", {
+        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>",
+        "mask_token": "<|mdm_mask|>", "add_bos_token": False, "add_eos_token": False, "clean_up_tokenization_spaces": False,
+        "padding_side": "right", "model_max_length": 1024, "chat_template": CHAT_TEMPLATE})
+    return tokenizer
+
+
+MAKERS = {"math": math_rows, "code": code_rows, "code_infill": code_infill_rows, "stdlib": stdlib_rows,
+          "stdlib_infill": stdlib_infill_rows, "text": text_rows}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    for kind in MAKERS:
+        command = kinds.add_parser(kind)
+        command.add_argument("--split", choices=("train", "test"), default="train")
+        command.add_argument("--n", type=int, default=1000, help="number of rows")
+        command.add_argument("--seed", type=int, default=0)
+        command.add_argument("--output", required=True, help="JSONL file to write")
+    kinds.add_parser("tokenizer").add_argument("--output_dir", required=True, help="folder for tokenizer.json and tokenizer_config.json")
+    arguments = parser.parse_args()
+    if arguments.kind == "tokenizer":
+        tokenizer = write_tokenizer(arguments.output_dir)
+        print(f"{arguments.output_dir}: {tokenizer.get_vocab_size()} tokens")
+        return
+    if arguments.n < 1:
+        raise InputError(f"--n: {arguments.n} rows were asked for; ask for at least 1")
+    write_rows(arguments.output, MAKERS[arguments.kind](arguments.split, arguments.n, arguments.seed))
+    print(f"{arguments.output}: {arguments.n} rows")
+
+
+if __name__ == "__main__":
+    run(main)
