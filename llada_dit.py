@@ -1,0 +1,336 @@
+"""The network: LLaDA's bidirectional transformer, and the LLaDA-DiT that turns it into a FlexMDM.
+
+`LLaDAModelLM` is GSAI-ML's LLaDA written natively, with the tensor names of its checkpoints (model.transformer.*); no code
+from a hub is run. `LLaDADiT` adds what a FlexMDM needs: a time embedding, AdaLN modulation shared by groups of blocks,
+one end slot behind the text, and a head that predicts the expected number of missing tokens in every gap.
+LoRA is injected into the backbone by peft (llada_utils.py), so a frozen base keeps its tensors.
+"""
+import math
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from transformers import PreTrainedModel
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import MaskedLMOutput
+
+from flexmdm_interpolant import length_without_trailing
+
+# What the original class could be told and this network does not do: any other value is refused by name.
+FIXED_SETTINGS = {
+    "rope": True, "rope_full_precision": True, "layer_norm_type": "rms", "layer_norm_with_affine": True, "bias_for_layer_norm": False,
+    "attention_layer_norm": False, "include_bias": False, "include_qkv_bias": False, "weight_tying": False, "scale_logits": False,
+    "input_emb_norm": False, "activation_type": "silu", "block_type": "llama", "block_group_size": 1, "alibi": False,
+    "attention_dropout": 0.0, "embedding_dropout": 0.0, "residual_dropout": 0.0, "multi_query_attention": None,
+}
+SIZES = ("d_model", "n_heads", "n_kv_heads", "n_layers", "mlp_hidden_size", "vocab_size", "embedding_size", "max_sequence_length",
+         "rope_theta", "rms_norm_eps", "mask_token_id", "pad_token_id", "eos_token_id")
+
+
+class LLaDAConfig(PreTrainedConfig):
+    """config.json of a LLaDA checkpoint (llada.md of the project's specification; hub id GSAI-ML/LLaDA-8B-Base)."""
+    model_type = "llada"
+    d_model: int = 4096
+    n_heads: int = 32
+    n_kv_heads: int = 32
+    n_layers: int = 32
+    mlp_hidden_size: int = 12288
+    vocab_size: int = 126464
+    embedding_size: int = 126464
+    max_sequence_length: int = 4096
+    rope_theta: float = 500000.0
+    rms_norm_eps: float = 1e-5
+    mask_token_id: int = 126336
+    pad_token_id: int | None = 126081
+    eos_token_id: int | list[int] | None = 126081
+    initializer_range: float = 0.02
+
+    @classmethod
+    def from_json(cls, content, source="config.json"):
+        """Check a config.json (a dict) and keep what matters. Raises ValueError naming every key that is missing or unsupported:
+        a key that is absent means the original class's GPT-2-like default, which is never assumed."""
+        if content.get("model_type") != "llada":
+            raise ValueError(f"{source}: model_type is {content.get('model_type')!r}, not 'llada'")
+        missing = [key for key in (*SIZES, *FIXED_SETTINGS) if key not in content]
+        if missing:
+            raise ValueError(f"{source}: missing {', '.join(missing)}")
+        wrong = [f"{key}={content[key]!r} (only {value!r})" for key, value in FIXED_SETTINGS.items() if (content[key] or None) != (value or None)]
+        if wrong:
+            raise ValueError(f"{source}: unsupported {', '.join(wrong)}")
+        sizes = {key: content[key] for key in SIZES}
+        sizes["n_kv_heads"] = sizes["n_kv_heads"] or sizes["n_heads"]
+        sizes["embedding_size"] = sizes["embedding_size"] or sizes["vocab_size"]
+        if sizes["d_model"] % sizes["n_heads"] or sizes["n_heads"] % sizes["n_kv_heads"]:
+            raise ValueError(f"{source}: d_model {sizes['d_model']}, n_heads {sizes['n_heads']}, n_kv_heads {sizes['n_kv_heads']} do not divide")
+        return cls(**sizes)
+
+    def to_json(self):
+        """The dict that LLaDA's own class reads, every key written out."""
+        return {"architectures": ["LLaDAModelLM"], "model_type": "llada", **{key: getattr(self, key) for key in SIZES}, **FIXED_SETTINGS}
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) in fp32, cast back to the input's dtype, then times weight (the original's order)."""
+
+    def __init__(self, width, eps):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x):
+        wide = x.float()
+        return self.weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)).to(x.dtype)
+
+
+def rope_tables(length, head_dim, theta, device):
+    """cos and sin (T, head_dim) in fp32, NeoX halves. Made for any length: there is no table to outgrow."""
+    inv_freq = 1 / theta ** (torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
+    angle = torch.arange(length, device=device, dtype=torch.float32)[:, None] * inv_freq    # elementwise: autocast leaves it alone
+    angle = torch.cat([angle, angle], -1)               # (T, head_dim)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x, cos, sin):
+    """Rotary embedding of x (B, H, T, head_dim), in fp32, cast back."""
+    wide = x.float()
+    first, second = wide.chunk(2, -1)
+    return (wide * cos + torch.cat([-second, first], -1) * sin).to(x.dtype)
+
+
+class LLaDABlock(GradientCheckpointingLayer):
+    """Pre-norm attention and SwiGLU. `scale`, `shift` (B, d) or None modulate the outputs of both norms (AdaLN)."""
+
+    def __init__(self, config):
+        super().__init__()
+        width, self.n_heads, self.n_kv_heads = config.d_model, config.n_heads, config.n_kv_heads
+        self.head_dim = width // self.n_heads
+        self.attn_norm = RMSNorm(width, config.rms_norm_eps)
+        self.ff_norm = RMSNorm(width, config.rms_norm_eps)
+        self.q_proj = nn.Linear(width, width, bias=False)
+        self.k_proj = nn.Linear(width, self.n_kv_heads * self.head_dim, bias=False)
+        self.v_proj = nn.Linear(width, self.n_kv_heads * self.head_dim, bias=False)
+        self.attn_out = nn.Linear(width, width, bias=False)
+        self.ff_proj = nn.Linear(width, config.mlp_hidden_size, bias=False)      # gate
+        self.up_proj = nn.Linear(width, config.mlp_hidden_size, bias=False)
+        self.ff_out = nn.Linear(config.mlp_hidden_size, width, bias=False)
+
+    def attention(self, y, cos, sin, key_mask):
+        batch, length, width = y.shape
+        heads = [projection(y).view(batch, length, -1, self.head_dim).transpose(1, 2)        # (B, H or H_kv, T, head_dim)
+                 for projection in (self.q_proj, self.k_proj, self.v_proj)]
+        q, k, v = rotate(heads[0], cos, sin), rotate(heads[1], cos, sin), heads[2]
+        if self.n_kv_heads < self.n_heads:
+            k, v = (x.repeat_interleave(self.n_heads // self.n_kv_heads, 1) for x in (k, v))
+        merged = F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask).transpose(1, 2).reshape(batch, length, width)
+        return self.attn_out(merged)
+
+    def forward(self, x, cos, sin, key_mask=None, scale=None, shift=None):
+        y = modulate(self.attn_norm(x), scale, shift)                   # (B, T, d)
+        x = x + self.attention(y, cos, sin, key_mask)
+        y = modulate(self.ff_norm(x), scale, shift)
+        return x + self.ff_out(F.silu(self.ff_proj(y)) * self.up_proj(y))
+
+
+def modulate(y, scale, shift):
+    if scale is None:
+        return y
+    return (1 + scale[:, None].to(y.dtype)) * y + shift[:, None].to(y.dtype)
+
+
+class NetworkBase(PreTrainedModel):
+    """What the two networks share: checkpointing by block, the block FSDP wraps, and initialisation."""
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["LLaDABlock"]
+    _supports_sdpa = True
+    supports_logits_mask = True         # forward(..., logits_mask=(B, L) bool) gives only those positions' logits, (M, V)
+
+    def _init_weights(self, module):
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, std=0.02)
+            if getattr(module, "bias", None) is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, LLaDABlock):            # residual branches start small in deep networks (Mitchell's rule)
+            depth = 2 * getattr(self.config, "n_layers", 1)
+            for projection in (module.attn_out, module.ff_out):
+                nn.init.normal_(projection.weight, std=0.02 / math.sqrt(depth))
+
+
+class LLaDAModelLM(NetworkBase):
+    """LLaDA: logits[i] predicts token i itself. Attention is bidirectional; masked keys (padding) are not attended to."""
+    config_class = LLaDAConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.model = nn.Module()
+        self.model.transformer = nn.ModuleDict({
+            "wte": nn.Embedding(config.embedding_size, config.d_model),
+            "blocks": nn.ModuleList(LLaDABlock(config) for _ in range(config.n_layers)),
+            "ln_f": RMSNorm(config.d_model, config.rms_norm_eps),
+            "ff_out": nn.Linear(config.d_model, config.embedding_size, bias=False)})
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.model.transformer.wte
+
+    def hidden(self, input_ids, key_mask=None, modulations=None, collect=None):
+        """Last hidden state after ln_f, (B, T, d).
+
+        key_mask: bool (B, T), keys that may be attended to, or None for all; modulations: per block (scale, shift), each (B, d);
+        collect: a list that receives the original's hidden states (embedding, input of every later block, last after ln_f).
+        """
+        transformer, config = self.model.transformer, self.config
+        x = transformer.wte(input_ids)                  # (B, T, d)
+        cos, sin = rope_tables(input_ids.shape[1], config.d_model // config.n_heads, config.rope_theta, x.device)
+        attn_mask = None if key_mask is None else key_mask[:, None, None, :]        # (B, 1, 1, T)
+        for index, block in enumerate(transformer.blocks):
+            if collect is not None:
+                collect.append(x)
+            # passed as arguments: state kept on modules would be stale when a checkpointed block is run again
+            x = block(x, cos, sin, attn_mask, *(modulations[index] if modulations else (None, None)))
+        x = transformer.ln_f(x)
+        if collect is not None:
+            collect.append(x)
+        return x
+
+    def head(self, hidden):
+        """Vocabulary logits of hidden states (..., d) -> (..., V)."""
+        return self.model.transformer.ff_out(hidden)
+
+    def forward(self, input_ids, attention_mask=None, logits_mask=None, output_hidden_states=False):
+        """input_ids: long (B, L); attention_mask: (B, L), 0 where padding, or None -> .logits (B, L, V), or (M, V) at logits_mask."""
+        collect = [] if output_hidden_states else None
+        hidden = self.hidden(input_ids, None if attention_mask is None else attention_mask.bool(), collect=collect)
+        logits = self.head(hidden if logits_mask is None else hidden[logits_mask])
+        return MaskedLMOutput(logits=logits, hidden_states=None if collect is None else tuple(collect))
+
+
+class FlexMDMConfig(PreTrainedConfig):
+    """Everything a FlexMDM checkpoint must say about itself; inference reads it back, nothing is assumed.
+
+    backbone: config.json of the base (LLaDAConfig.to_json); schedules as flexmdm_interpolant.schedule_from_config reads them;
+    time_epsilon: the network was trained on t in [0, 1 - time_epsilon]; time_scale: t is multiplied by it before its embedding
+    (1000 ours, 1 the paper's code); length_head: "log_rate" or "softplus" (x 1024, the paper's code);
+    lora: r, lora_alpha, lora_dropout, or None; holds: "trainable" (needs base_model_name_or_path) or "everything".
+    """
+    model_type = "flexmdm"
+    backbone: dict | None = None
+    base_model_name_or_path: str | None = None
+    insertion_schedule: dict | None = None
+    unmask_schedule: dict | None = None
+    time_epsilon: float = 1e-3
+    time_scale: float = 1000.0
+    length_head: str = "log_rate"
+    attend_to_padding: bool = False
+    adaln_group_size: int = 8
+    max_length: int = 1024
+    mask_token_id: int = 126336
+    pad_token_id: int | None = 126081
+    lora: dict | None = None
+    holds: str = "everything"
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        self.insertion_schedule = self.insertion_schedule or {"name": "linear"}
+        self.unmask_schedule = self.unmask_schedule or {"name": "linear"}
+        if self.length_head not in ("log_rate", "softplus"):
+            raise ValueError(f"length_head is {self.length_head!r}: log_rate or softplus")
+
+
+def timestep_embedding(t, width):
+    """Sinusoidal embedding of t (B,) -> (B, width) in fp32: [cos(t f), sin(t f)], f_k = 10000^(-k / (width // 2))."""
+    half = width // 2
+    frequency = torch.exp(-math.log(10000) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
+    angle = t.float()[:, None] * frequency
+    embedding = torch.cat([angle.cos(), angle.sin()], -1)
+    return F.pad(embedding, (0, width % 2))
+
+
+class ScalarLengthHead(nn.Module):
+    """Expected number of missing tokens from a hidden state: (..., d) -> log of it (...,), in fp32."""
+    SOFTPLUS_SCALE = 1024       # the paper's code; an untrained head then says about 700 tokens a gap
+    LOG_RATE_LIMIT = 15
+
+    def __init__(self, width, kind):
+        super().__init__()
+        self.kind = kind
+        self.norm = nn.LayerNorm(width, eps=1e-5)
+        self.proj1 = nn.Linear(width, width)
+        self.proj2 = nn.Linear(width, 1)
+
+    def start_low(self):
+        """The log-rate head begins at exp(-1) missing tokens a gap, nearly everywhere."""
+        nn.init.normal_(self.proj2.weight, std=1e-3)
+        nn.init.constant_(self.proj2.bias, -1.0)
+
+    def forward(self, hidden):
+        z = self.proj2(F.gelu(self.proj1(self.norm(hidden.to(self.norm.weight.dtype))))).squeeze(-1).float()
+        if self.kind == "log_rate":
+            return z.clamp(-self.LOG_RATE_LIMIT, self.LOG_RATE_LIMIT)
+        return torch.log(F.softplus(z) * self.SOFTPLUS_SCALE)
+
+
+class LLaDADiT(NetworkBase):
+    """FlexMDM: LLaDA with time, grouped AdaLN and the insertion head (the network contract of the samplers and losses)."""
+    config_class = FlexMDMConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        backbone = LLaDAConfig.from_json(config.backbone, "backbone of the FlexMDM config")
+        width, groups = backbone.d_model, math.ceil(backbone.n_layers / config.adaln_group_size)
+        self.backbone = LLaDAModelLM(backbone)
+        self.time_mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, width))
+        self.temb_mods = nn.ModuleList(nn.Linear(width, 2 * width) for _ in range(groups))
+        self.scalar_length_head = ScalarLengthHead(width, config.length_head)
+        self.post_init()
+        self.init_new_parts()
+
+    def new_parts(self):
+        """The modules that a LLaDA does not have."""
+        return [self.time_mlp, self.temb_mods, self.scalar_length_head]
+
+    def init_new_parts(self):
+        """A fresh start for them: modulation is zero, so that the first FlexMDM is LLaDA itself."""
+        for part in self.new_parts():
+            for module in part.modules():
+                if hasattr(module, "reset_parameters"):
+                    module.reset_parameters()
+        for modulation in self.temb_mods:
+            nn.init.zeros_(modulation.weight)
+            nn.init.zeros_(modulation.bias)
+        if self.config.length_head == "log_rate":
+            self.scalar_length_head.start_low()
+
+    def modulations(self, timesteps):
+        """(scale, shift) of every block at times (B,), each (B, d); one pair serves a group of blocks and both their norms."""
+        embedding = timestep_embedding(timesteps.float() * self.config.time_scale, self.time_mlp[0].in_features)
+        temb = self.time_mlp(embedding.to(self.time_mlp[0].weight.dtype))                   # (B, d)
+        groups = [modulation(temb).chunk(2, -1) for modulation in self.temb_mods]
+        return [groups[index // self.config.adaln_group_size] for index in range(self.backbone.config.n_layers)]
+
+    def forward(self, input_ids, timesteps, attention_mask=None, logits_mask=None, output_hidden_states=False):
+        """The network contract.
+
+        input_ids: long (B, L), right-padded; timesteps: (B,), t of the FlexMDM clock (1 = clean); attention_mask: (B, L), 1 on the
+        text, or None: then what is left without trailing padding; logits_mask: bool (B, L) or None.
+        Returns {"logits": (B, L, V), or (M, V) at logits_mask; "length": (B, L+1) expected missing tokens before position j,
+        "log_length": its log}, both in fp32 and meaningful for j <= length of the row only.
+        """
+        config, (batch, length) = self.config, input_ids.shape
+        end_slot = input_ids.new_full((batch, 1), config.pad_token_id)
+        ids = torch.cat([input_ids, end_slot], 1)                       # (B, L+1)
+        key_mask = None
+        if not config.attend_to_padding:
+            rows = length_without_trailing(input_ids, config.pad_token_id) if attention_mask is None else attention_mask.sum(1)
+            position = torch.arange(length + 1, device=ids.device)
+            key_mask = position <= rows[:, None]                        # the text and its one end slot
+            ids = torch.where(position < rows[:, None], ids, config.pad_token_id)
+        collect = [] if output_hidden_states else None
+        hidden = self.backbone.hidden(ids, key_mask, self.modulations(timesteps), collect)      # (B, L+1, d)
+        log_length = self.scalar_length_head(hidden)                    # (B, L+1)
+        text = hidden[:, :length]
+        logits = self.backbone.head(text if logits_mask is None else text[logits_mask])
+        output = {"logits": logits, "length": log_length.exp(), "log_length": log_length}
+        if collect is not None:
+            output["hidden_states"] = tuple(collect)
+        return output
