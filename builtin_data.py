@@ -4,6 +4,7 @@
     python builtin_data.py code_infill --split test --n 200 --seed 0 --output runs/data/code_test.jsonl
     python builtin_data.py text --split train --n 40000 --seed 0 --output runs/data/text.jsonl
     python builtin_data.py tokenizer --output_dir runs/tokenizer
+    srun --mem=2G python builtin_data.py ...            (Slurm; seconds on one CPU core, no GPU, no network)
 
 kind           fields of a row                                                   the same fields as
 math           question, answer                                                  GSM8K
@@ -12,9 +13,9 @@ code_infill    task_id, entry_point, prompt, suffix, canonical_solution, test   
 stdlib_infill  the same; test is empty: scored by exact match and by parsing     HumanEval-infilling
 text           text                                                              a pretraining corpus
 
-Everything is a function of (kind, split, n, seed); the two stdlib kinds also of the Python version that runs this. Nothing of the
-test split occurs in the train split: in math no sum or difference, in code no (template, function name, constants), in stdlib no module.
-Runs on one CPU core in seconds, and the same way everywhere: neither GPU nor network is used.
+Everything is a function of (kind, split, n, seed); where library functions come in, also of the Python version that runs this.
+What the test split asks never occurs in training: in math the last sum or difference, in code the combination of template,
+function name and constants, in stdlib the module.
 """
 import argparse
 import ast
@@ -23,11 +24,13 @@ import random
 import re
 import sysconfig
 import textwrap
+from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 from string import Template
 
-from records import InputError, run, write_json, write_rows
+from preprocess_math import SYSTEM_PROMPT, math_target
+from records import InputError, run, write_json, write_rows, write_text
 
 MATH_TEST_SHARE, CODE_TEST_SHARE, STDLIB_TEST_SHARE = 0.2, 0.15, 0.1
 TEXT_WEIGHTS = {"math": 0.55, "code": 0.30, "stdlib": 0.15}      # share of documents
@@ -37,6 +40,18 @@ def held_out(share, *key):
     """True for a fixed `share` of all keys, the same on every machine and Python (hash() is not)."""
     digest = hashlib.sha256(repr(key).encode()).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64
+
+
+def take_distinct(rows, n, key):
+    """The first n rows of an endless iterator that differ in row[key]. Raises InputError when hardly any new ones come."""
+    taken, misses = {}, 0
+    while len(taken) < n:
+        row = next(rows)
+        misses = misses + 1 if row[key] in taken else 0
+        taken.setdefault(row[key], row)
+        if misses > 2000:
+            raise InputError(f"--n: {n} different rows were asked for; this split holds hardly more than {len(taken)}")
+    return list(taken.values())
 
 
 # ---------------------------------------------------------------------------------------------------------------- word problems
@@ -82,8 +97,10 @@ def step_held_out(operation, a, b):
 
 
 def sample_numbers(rng, operations, split):
-    """Numbers of one problem: [a, b] or [a, b, c], and the results of its steps. Sums and differences have a one-digit number, results 1..99.
+    """Numbers of one problem, [a, b] or [a, b, c], and the results of its steps, all 1..99.
 
+    Every sum and difference has a one-digit number, so that 2 M parameters can learn the rule (digit by digit, one carry) from
+    examples and apply it to pairs they never saw. Factors are 2..6: all 15 products occur in training, with other third numbers.
     train: no step is held out. test: the last step is, the first of two is not: what is tested is the new combination.
     """
     while True:
@@ -99,21 +116,24 @@ def sample_numbers(rng, operations, split):
             return numbers, results
 
 
-def math_rows(split, n, seed):
-    """n different word problems: [{"question", "answer"}]; the answer is a rationale with its equations, then a line `#### N`."""
-    rng, rows = random.Random(f"math {split} {seed}"), {}
-    while len(rows) < n:
+def draw_math(rng, split):
+    """Word problems without end; they may repeat."""
+    while True:
         operations, question, rationale = rng.choice(MATH_TEMPLATES)
         operations, _, swap = operations.partition("|")
         numbers, results = sample_numbers(rng, operations.split(), split)
         if swap and rng.random() < 0.5:
             numbers.reverse()
         person = rng.choice(NAMES)
-        fields = {"A": person, "B": rng.choice([name for name in NAMES if name != person]), "o": rng.choice(THINGS), "l": rng.choice(PLACES),
-                  **dict(zip("abc", numbers)), "p": results[0], "r": results[-1]}
-        question = Template(question).substitute(fields)
-        rows[question] = f"{Template(rationale).substitute(fields)}\n#### {results[-1]}"
-    return [{"question": question, "answer": answer} for question, answer in rows.items()]
+        other = rng.choice([name for name in NAMES if name != person])
+        fields = {"A": person, "B": other, "o": rng.choice(THINGS), "l": rng.choice(PLACES), **dict(zip("abc", numbers)),
+                  "p": results[0], "r": results[-1]}
+        yield {"question": Template(question).substitute(fields), "answer": f"{Template(rationale).substitute(fields)}\n#### {results[-1]}"}
+
+
+def math_rows(split, n, seed):
+    """n different word problems: [{"question", "answer"}]; the answer is a rationale with its equations, then a line `#### N`."""
+    return take_distinct(draw_math(random.Random(f"math {split} {seed}"), split), n, "question")
 
 
 def trivial_math_baselines(train, test):
@@ -128,7 +148,7 @@ def trivial_math_baselines(train, test):
         return frozenset(re.findall(r"\w+", row["question"]))
 
     answers = [final(row) for row in train]
-    commonest = max(sorted(set(answers)), key=answers.count)
+    commonest = Counter(answers).most_common(1)[0][0]
     train_words = [words(row) for row in train]
     right = 0
     for row in test:
@@ -226,7 +246,7 @@ def $f($xs):
         $t *= $x
     return $t
 """),
-    ("sum_from add_all_to total_from", {"c": DIGITS}, "ints", """\
+    ("sum_all_to add_all_to total_with", {"c": DIGITS}, "ints", """\
 # Add all the $xs to $c.
 def $f($xs):
     $t = $c
@@ -371,7 +391,7 @@ def $f($xs):
 WORDS = ["apple", "bread", "door", "tree", "robot", "to", "road", "egg", "Otter", "be", "dot", "rabbit", "area", "oar", "Ted", "a"]
 
 
-def sample_arguments(rng, kind, constant):
+def sample_argument(rng, kind, constant):
     """One argument of the kind "ints", "n", "text" or "words"; numbers at and beside the constant are always among `ints`."""
     if kind == "n":
         return rng.choice([rng.randint(1, 9), rng.randint(10, 99), rng.randint(100, 300)])
@@ -384,10 +404,9 @@ def sample_arguments(rng, kind, constant):
     return " ".join(values) if kind == "text" else values
 
 
-def code_items(split, n, seed, view):
-    """n different generated functions: dicts of instruction, code, entry_point and calls, a list of (arguments, expected result)."""
-    rng, items = random.Random(f"{view} {split} {seed}"), {}
-    while len(items) < n:
+def draw_code(rng, split):
+    """Functions without end, repeats included: {"instruction", "code", "text" (both), "entry_point", "calls": [(argument, result)]}."""
+    while True:
         number = rng.randrange(len(CODE_TEMPLATES))
         names, choices, kind, template = CODE_TEMPLATES[number]
         constants = {}
@@ -396,27 +415,24 @@ def code_items(split, n, seed, view):
         name = Template(rng.choice(names.split())).substitute(constants)
         if held_out(CODE_TEST_SHARE, number, name, sorted((key, str(value)) for key, value in constants.items())) != (split == "test"):
             continue
+        if "phrase" in constants:
+            constants["phrase"] = Template(constants["phrase"]).substitute(constants)
         variables = {key: rng.choice(options) for key, options in VARIABLES.items()}
-        fields = {**variables, **constants, "f": name}
-        if "phrase" in fields:
-            fields["phrase"] = Template(fields["phrase"]).substitute(constants)
-        text = Template(template).substitute(fields)
-        if text in items:
-            continue
+        text = Template(template).substitute({**variables, **constants, "f": name})
         instruction, code = text.split("\n", 1)
         space = {}
-        exec(code, space)                                 # our own template, not data from elsewhere
-        calls = [(argument, space[name](argument)) for argument in [sample_arguments(rng, kind, constants.get("c", "")) for _ in range(4)]]
-        items[text] = {"instruction": instruction + "\n", "code": code, "entry_point": name, "calls": calls}
-    return list(items.values())
+        exec(code, space)                                 # our own template, nothing from outside
+        calls = [(argument, space[name](argument)) for argument in [sample_argument(rng, kind, constants.get("c", "")) for _ in range(4)]]
+        yield {"instruction": instruction + "\n", "code": code, "text": text, "entry_point": name, "calls": calls}
 
 
 def code_rows(split, n, seed):
-    """n training rows in opc-sft-stage2's fields; output is the code, and instruction + output is a whole program."""
+    """n training rows in opc-sft-stage2's fields; output is the code, and instruction (a comment) + output is a whole program."""
+    items = take_distinct(draw_code(random.Random(f"code {split} {seed}"), split), n, "text")
     return [{"seq_id": number, "instruction": item["instruction"], "output": item["code"], "code": item["code"],
              "entry_point": item["entry_point"],
              "testcase": [f"assert {item['entry_point']}({argument!r}) == {result!r}" for argument, result in item["calls"]]}
-            for number, item in enumerate(code_items(split, n, seed, "code"))]
+            for number, item in enumerate(items)]
 
 
 # The tokenizer's pre-tokens (GPT-2's, digits single): a hole cut between two of them is cut between tokens.
@@ -424,19 +440,25 @@ PIECES = re.compile(r" ?[^\W\d_]+|\d| ?(?:[^\s\w]|_)+|\s+(?!\S)|\s+")
 
 
 def cut_hole(rng, body, max_pieces):
-    """(start, end) of a random hole in body, 0 to max_pieces pieces long; lengths are uniform as far as body is long enough."""
+    """(start, end) of a random hole in body: 4 % are empty, the others 1 to max_pieces pieces long (uniform as far as body allows).
+
+    A hole of white space alone is drawn again: left open it passes too often.
+    """
     edges = [0] + [match.end() for match in PIECES.finditer(body)]
-    length = 0 if rng.random() < 0.04 else rng.randint(1, min(max_pieces, len(edges) - 2))
-    starts = range(len(edges) - 1 - length)               # the last newline stays
-    at_line = [start for start in starts if body[:edges[start]].rstrip(" ").endswith("\n") or start == 0]
-    start = rng.choice(at_line if at_line and rng.random() < 0.4 else starts)
-    return edges[start], edges[start + length]
+    while True:
+        length = 0 if rng.random() < 0.04 else rng.randint(1, min(max_pieces, len(edges) - 2))
+        starts = range(len(edges) - 1 - length)           # the last newline stays
+        line_starts = [start for start in starts if body[:edges[start]].rstrip(" ").endswith("\n")]
+        start = rng.choice(line_starts if line_starts and rng.random() < 0.4 else starts)
+        if length == 0 or body[edges[start]:edges[start + length]].strip():
+            return edges[start], edges[start + length]
 
 
-def code_infill_rows(split, n, seed, max_pieces=16):
+def code_infill_rows(split, n, seed, max_pieces=20):
     """n infill items in HumanEval-infilling's fields: prompt + canonical_solution + suffix is the program, check(candidate) tests it."""
-    rng, rows = random.Random(f"holes {split} {seed}"), []
-    for number, item in enumerate(code_items(split, n, seed, "code_infill")):
+    rng, rows = random.Random(f"code_infill {split} {seed}"), []
+    items = take_distinct(draw_code(rng, split), n, "text")
+    for number, item in enumerate(items):
         head, body = item["code"].split(":", 1)
         start, end = cut_hole(rng, body, max_pieces)
         checks = "".join(f"    assert candidate({argument!r}) == {result!r}\n" for argument, result in item["calls"])
@@ -452,13 +474,22 @@ SKIPPED_FOLDERS = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist
                    "ensurepip", "pydoc_data", "msilib", "idle_test", "_pyrepl"}
 
 
+def parses(code):
+    """Whether code is Python on its own (a method with text at the margin is not, once its indentation is taken away)."""
+    try:
+        ast.parse(code)
+    except (SyntaxError, ValueError):
+        return False
+    return True
+
+
 @lru_cache(maxsize=None)
 def stdlib_functions(max_lines=10, max_characters=400):
-    """((module, name, code), ...) of the running Python's library: functions and methods of 2..max_lines lines, in order of path and line."""
+    """((module, name, code), ...) of the running Python's library: functions and methods of 2..max_lines lines, by path and line."""
     root, found, seen = Path(sysconfig.get_path("stdlib")), [], set()
     paths = [path for path in root.rglob("*.py") if not SKIPPED_FOLDERS & set(path.relative_to(root).parts[:-1])]
     for path in sorted(paths, key=lambda path: path.relative_to(root).as_posix()):
-        parts = path.relative_to(root).with_suffix("").parts
+        module = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
         try:
             source = path.read_text(encoding="utf-8")
             tree = ast.parse(source)
@@ -468,15 +499,23 @@ def stdlib_functions(max_lines=10, max_characters=400):
         functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
         for node in sorted(functions, key=lambda node: node.lineno):
             code = textwrap.dedent("\n".join(lines[node.lineno - 1:node.end_lineno])) + "\n"
-            if 1 < code.count("\n") <= max_lines and len(code) <= max_characters and code.isascii() and code not in seen:
+            if 1 < code.count("\n") <= max_lines and len(code) <= max_characters and code.isascii() and code not in seen and parses(code):
                 seen.add(code)
-                found.append((".".join(parts), node.name, code))
+                found.append((module, node.name, code))
     return tuple(found)
+
+
+def split_functions(split):
+    """The library functions of one split. Raises InputError where Python came without the sources of its library."""
+    items = [item for item in stdlib_functions() if held_out(STDLIB_TEST_SHARE, item[0]) == (split == "test")]
+    if not items:
+        raise InputError(f"no library sources under {sysconfig.get_path('stdlib')}: use a Python that has them, or another kind of data")
+    return items
 
 
 def stdlib_items(split, n, seed, view):
     """n different library functions of the split's modules, in an order drawn from the seed."""
-    items = [item for item in stdlib_functions() if held_out(STDLIB_TEST_SHARE, item[0]) == (split == "test")]
+    items = split_functions(split)
     if n > len(items):
         raise InputError(f"--n: this Python's library has {len(items)} usable functions in the {split} split, {n} were asked for")
     random.Random(f"{view} {split} {seed}").shuffle(items)
@@ -504,51 +543,47 @@ def stdlib_infill_rows(split, n, seed):
 
 # ------------------------------------------------------------------------------------------------- pretraining text, tokenizer
 
-SYSTEM = ("You are a math expert. You will be given a question to solve. Solve it step by step. Wrap the final answer in a \\boxed{}. "
-          "Respond in the following format:\n<reasoning>\nYour reasoning here\n</reasoning>\n<answer>\n\\boxed{...}\n</answer>")
-
-
 def chat_text(row):
-    """A word problem exactly as instruction fine-tuning shows it, special tokens written out."""
-    rationale, final = row["answer"].rsplit("\n#### ", 1)
-    return (f"<|startoftext|><|start_header_id|>user<|end_header_id|>\n\n{SYSTEM}\n\n{row['question']}<|eot_id|>"
-            f"<|start_header_id|>assistant<|end_header_id|>\n\n<reasoning>{rationale}</reasoning>\n<answer>\\boxed{{{final}}}</answer>")
+    """A word problem exactly as preprocess_math.py shows it to instruction fine-tuning, special tokens written out."""
+    return (f"<|startoftext|><|start_header_id|>user<|end_header_id|>\n\n{SYSTEM_PROMPT}\n\n{row['question']}<|eot_id|>"
+            f"<|start_header_id|>assistant<|end_header_id|>\n\n<reasoning>{math_target(row['answer'])}")
 
 
-def text_rows(split, n, seed, weights=None):
-    """n documents [{"text"}]: word problems (half plain, half as in fine-tuning), generated functions, library functions, mixed by weights.
+def text_rows(split, n, seed, weights=TEXT_WEIGHTS):
+    """n documents [{"text"}]: word problems (half plain, half as in fine-tuning), generated functions and library functions.
 
-    When the library has too few functions they repeat.
+    weights: share of each kind. Documents are drawn one by one and may repeat.
     """
-    weights = weights or TEXT_WEIGHTS
     rng = random.Random(f"text {split} {seed}")
-    kinds = rng.choices(list(weights), list(weights.values()), k=n)
-    math = iter(math_rows(split, kinds.count("math"), f"text {seed}"))
-    code = iter(code_rows(split, kinds.count("code"), f"text {seed}"))
-    library = [f"# {module}\n{code}" for module, _, code in stdlib_functions() if held_out(STDLIB_TEST_SHARE, module) == (split == "test")]
+    math, code = draw_math(rng, split), draw_code(rng, split)
+    library = split_functions(split) if weights["stdlib"] else []
     rows = []
-    for kind in kinds:
+    for kind in rng.choices(list(weights), list(weights.values()), k=n):
         if kind == "math":
             row = next(math)
             text = chat_text(row) if rng.random() < 0.5 else f"{row['question']}\n{row['answer']}"
         elif kind == "code":
-            row = next(code)
-            text = row["instruction"] + row["output"]
+            text = next(code)["text"]
         else:
-            text = rng.choice(library)
+            module, _, function = rng.choice(library)
+            text = f"# {module}\n{function}"
         rows.append({"text": text})
     return rows
 
 
 SPECIAL_TOKENS = ["<|startoftext|>", "<|endoftext|>", "<|mdm_mask|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
-FORMAT_TOKENS = ["<infill-boundary>", "<reasoning>", "</reasoning>", "<answer>", "</answer>", "\\boxed{"]      # ordinary text, one token each
+FORMAT_TOKENS = ["<infill-boundary>", "<reasoning>", "</reasoning>", "<answer>", "</answer>", "\\boxed{"]   # ordinary text, one token each
 CHAT_TEMPLATE = ("{{ bos_token }}{% for message in messages %}<|start_header_id|>{{ message['role'] }}<|end_header_id|>\n\n"
                  "{{ message['content'] | trim }}<|eot_id|>{% endfor %}"
                  "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}")
 
 
-def train_tokenizer(vocab_size=1024, documents=20000, seed=0):
-    """Byte-level BPE over the built-in text: a tokenizers.Tokenizer of vocab_size entries, LLaDA's special tokens last. Any text survives it."""
+# Other shares than the text's: word problems have few words, all frequent; the words of the functions need the merges.
+TOKENIZER_WEIGHTS = {"math": 0.25, "code": 0.65, "stdlib": 0.10}
+
+
+def train_tokenizer(vocab_size=1024, documents=20000):
+    """Byte-level BPE over the built-in text: a tokenizers.Tokenizer of vocab_size entries, LLaDA's special tokens last. Lossless."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -559,7 +594,7 @@ def train_tokenizer(vocab_size=1024, documents=20000, seed=0):
     added = len(SPECIAL_TOKENS) + len(FORMAT_TOKENS)
     trainer = trainers.BpeTrainer(vocab_size=vocab_size - added, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
     known = re.compile("|".join(re.escape(token) for token in SPECIAL_TOKENS + FORMAT_TOKENS))
-    texts = [part for row in text_rows("train", documents, seed) for part in known.split(row["text"])]
+    texts = [part for row in text_rows("train", documents, "tokenizer", TOKENIZER_WEIGHTS) for part in known.split(row["text"])]
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_tokens([AddedToken(token, normalized=False) for token in FORMAT_TOKENS])
     tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in SPECIAL_TOKENS])
@@ -569,12 +604,12 @@ def train_tokenizer(vocab_size=1024, documents=20000, seed=0):
 def write_tokenizer(output_dir):
     """tokenizer.json and tokenizer_config.json, as transformers.AutoTokenizer reads them."""
     tokenizer, folder = train_tokenizer(), Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
     write_json(folder / "tokenizer_config.json", {
-        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>",
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>",
         "mask_token": "<|mdm_mask|>", "add_bos_token": False, "add_eos_token": False, "clean_up_tokenization_spaces": False,
-        "padding_side": "right", "model_max_length": 1024, "chat_template": CHAT_TEMPLATE})
+        "padding_side": "right", "chat_template": CHAT_TEMPLATE})
     return tokenizer
 
 
@@ -584,23 +619,34 @@ MAKERS = {"math": math_rows, "code": code_rows, "code_infill": code_infill_rows,
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND", help=f"{', '.join(MAKERS)} or tokenizer")
     for kind in MAKERS:
         command = kinds.add_parser(kind)
         command.add_argument("--split", choices=("train", "test"), default="train")
         command.add_argument("--n", type=int, default=1000, help="number of rows")
         command.add_argument("--seed", type=int, default=0)
         command.add_argument("--output", required=True, help="JSONL file to write")
+        if kind == "text":
+            command.add_argument("--weights", type=float, nargs=3, metavar=("MATH", "CODE", "STDLIB"), default=list(TEXT_WEIGHTS.values()),
+                                 help="shares of the three kinds among the documents (default: %(default)s)")
     kinds.add_parser("tokenizer").add_argument("--output_dir", required=True, help="folder for tokenizer.json and tokenizer_config.json")
-    arguments = parser.parse_args()
-    if arguments.kind == "tokenizer":
-        tokenizer = write_tokenizer(arguments.output_dir)
-        print(f"{arguments.output_dir}: {tokenizer.get_vocab_size()} tokens")
-        return
-    if arguments.n < 1:
-        raise InputError(f"--n: {arguments.n} rows were asked for; ask for at least 1")
-    write_rows(arguments.output, MAKERS[arguments.kind](arguments.split, arguments.n, arguments.seed))
-    print(f"{arguments.output}: {arguments.n} rows")
+    args = parser.parse_args()
+    target, flag = (args.output_dir, "--output_dir") if args.kind == "tokenizer" else (args.output, "--output")
+    try:
+        if args.kind == "tokenizer":
+            print(f"{target}: {write_tokenizer(target).get_vocab_size()} tokens")
+            return
+        if args.n < 1:
+            raise InputError(f"--n: {args.n} rows were asked for; ask for at least 1")
+        options = {}
+        if args.kind == "text":
+            if min(args.weights) < 0 or sum(args.weights) <= 0:
+                raise InputError(f"--weights: {args.weights} must not be negative, nor all zero")
+            options["weights"] = dict(zip(TEXT_WEIGHTS, args.weights))
+        write_rows(target, MAKERS[args.kind](args.split, args.n, args.seed, **options))
+        print(f"{target}: {args.n} rows")
+    except OSError as error:
+        raise InputError(f"{flag}: cannot write {target}: {error.strerror or error}") from None
 
 
 if __name__ == "__main__":
