@@ -1,0 +1,573 @@
+"""Loading and saving: base weights, tokenizer, LoRA, checkpoints of every kind, export; devices, seeds and the process group.
+
+What can be read, by the files of a folder (or hub id):
+    LLaDA             config.json (model_type llada) + model.safetensors, or shards with model.safetensors.index.json
+    PEFT adapter      adapter_config.json + adapter_model.safetensors: LoRA for a LLaDA base (what our baseline training writes)
+    FlexMDM           config.json (model_type flexmdm) + model.safetensors: ours, the trainable tensors or (exported) everything
+    paper's FlexMDM   pytorch_model.bin of the authors' code; `base` then names the folder whose config.json fits it
+Missing, unexpected or misshapen tensors are errors that list them. No hub code is ever run.
+
+    python llada_utils.py export --checkpoint_path runs/IFT_math --output_dir merged       LoRA merged: loads without peft or base
+    python llada_utils.py import_llama --source SmolLM-135M --output_dir base              a Llama-architecture model as LLaDA base
+    python llada_utils.py new --tokenizer llada_tokenizer --d_model 64 --n_layers 2 --n_heads 4 --output_dir tiny     random weights
+"""
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from llada_dit import FIXED_SETTINGS, FlexMDMConfig, LLaDAConfig, LLaDADiT, LLaDAModelLM
+from records import InputError, run, write_json, write_text
+
+LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "transformer.ff_out"]       # the head, never the MLPs' ff_out (paper's code)
+HEADER_TOKENS = {"<|start_header_id|>": 126346, "<|end_header_id|>": 126347, "<|eot_id|>": 126348}
+LLADA_MASK_ID = 126336
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' + message['content'] | trim + '<|eot_id|>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}")
+
+
+# ---- folders -------------------------------------------------------------------------------------------------------------
+
+def resolve_folder(name, flag="--model_name_or_path"):
+    """The local folder of a path or hub id (fetched: weights, configs and tokenizer only). Raises InputError naming `flag`."""
+    if Path(name).is_dir():
+        return Path(name)
+    if Path(name).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
+        raise InputError(f"{flag}: {name} is neither a folder nor a hub id (owner/name)")
+    from huggingface_hub import snapshot_download
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors", "tokenizer*", "pytorch_model.bin"]))
+    except Exception as error:          # the hub client raises many kinds: no such repository, no access, no network
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"{flag}: {name} is no local folder, and fetching it from the hub failed: {reason}") from None
+
+
+@contextmanager
+def complete_folder(folder):
+    """Write a folder under a temporary name beside it; it takes its place, whole, when the block ends without an error."""
+    folder = Path(folder)
+    staging = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+        if folder.exists():
+            old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+            folder.rename(old)
+            staging.rename(folder)
+            shutil.rmtree(old)
+        else:
+            staging.rename(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def read_json(path):
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {error}") from None
+
+
+def checkpoint_kind(path, flag="--checkpoint_path"):
+    """ "flexmdm" or "llada". Raises InputError where a folder is neither."""
+    folder = resolve_folder(path, flag)
+    if (folder / "adapter_config.json").exists():
+        return "llada"
+    if (folder / "config.json").exists():
+        kind = read_json(folder / "config.json").get("model_type")
+        if kind in ("flexmdm", "llada"):
+            return kind
+    if (folder / "pytorch_model.bin").exists():
+        return "flexmdm"
+    raise InputError(f"{flag}: {path} is no checkpoint: it has neither a config.json of model_type flexmdm or llada, nor an "
+                     "adapter_config.json, nor a pytorch_model.bin")
+
+
+def checkpoint_hash(path):
+    """12 hex digits over names and contents of a checkpoint's weight and config files."""
+    digest = hashlib.sha256()
+    for file in sorted(resolve_folder(path, "--checkpoint_path").iterdir()):
+        if file.name.endswith((".safetensors", ".bin")) or file.name in ("config.json", "adapter_config.json"):
+            digest.update(file.name.encode())
+            with open(file, "rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()[:12]
+
+
+# ---- tensors -------------------------------------------------------------------------------------------------------------
+
+def read_tensors(folder, name="model.safetensors"):
+    """Yield (name, tensor) of one safetensors file or of the shards that NAME.index.json lists, one tensor at a time."""
+    from safetensors import SafetensorError, safe_open
+    index = folder / f"{name}.index.json"
+    if index.exists():
+        weight_map = read_json(index)["weight_map"]
+        files = {}
+        for tensor_name, file in weight_map.items():
+            files.setdefault(file, []).append(tensor_name)
+    elif (folder / name).exists():
+        files = {name: None}
+    else:
+        raise InputError(f"{folder} holds neither {name} nor {name}.index.json")
+    for file, names in files.items():
+        try:
+            with safe_open(folder / file, framework="pt") as content:
+                for tensor_name in names or content.keys():
+                    yield tensor_name, content.get_tensor(tensor_name)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"cannot read {folder / file} (damaged or cut short?): {error}") from None
+
+
+def load_into(model, tensors, dtype_of, device, source, expected=None):
+    """Put (name, tensor) pairs into a model built on the meta device, each cast to dtype_of(name), none copied twice.
+
+    expected: names that must come (default: all of the model's). Raises InputError listing what is missing, unexpected, misshapen.
+    """
+    have = dict(model.named_parameters())
+    expected = set(have if expected is None else expected)
+    unexpected, misshapen, seen = [], [], set()
+    for name, tensor in tensors:
+        if name not in expected or name in seen:
+            unexpected.append(name)
+        elif tensor.shape != have[name].shape:
+            misshapen.append(f"{name} {tuple(tensor.shape)} instead of {tuple(have[name].shape)}")
+            seen.add(name)
+        else:
+            parent, _, leaf = name.rpartition(".")
+            new = torch.nn.Parameter(tensor.to(device, dtype_of(name)), requires_grad=have[name].requires_grad)
+            setattr(model.get_submodule(parent), leaf, new)
+            seen.add(name)
+    problems = [f"{what} {', '.join(sorted(names)[:8])}{' ...' if len(names) > 8 else ''}"
+                for what, names in [("missing", expected - seen), ("unexpected", unexpected), ("misshapen", misshapen)] if names]
+    if problems:
+        raise InputError(f"{source} does not fit the network: {'; '.join(problems)}")
+
+
+def write_tensors(state, folder):
+    from huggingface_hub import save_torch_state_dict
+    save_torch_state_dict({name: tensor.detach().contiguous() for name, tensor in state.items()}, folder)
+
+
+# ---- LoRA ----------------------------------------------------------------------------------------------------------------
+
+def add_lora(backbone, lora):
+    """Freeze a LLaDA and give it LoRA (peft) on q, k, v and the head. lora: {"r", "lora_alpha", "lora_dropout"}. Adapters are fp32."""
+    from peft import LoraConfig, inject_adapter_in_model
+    config = lora if isinstance(lora, LoraConfig) else LoraConfig(target_modules=list(LORA_TARGETS), bias="none", **lora)
+    backbone.requires_grad_(False)
+    on_meta = next(backbone.parameters()).device.type == "meta"
+    inject_adapter_in_model(config, backbone, low_cpu_mem_usage=on_meta)
+    for parameter in backbone.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()         # bf16 adapters under plain AdamW lose small updates
+    return backbone
+
+
+def merge_lora(model):
+    """W + alpha/r B A in place of every adapted layer, and no peft layer left."""
+    from peft.tuners.lora import LoraLayer
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LoraLayer):
+            module.merge()
+            parent, _, leaf = name.rpartition(".")
+            container = model.get_submodule(parent)
+            if isinstance(container, torch.nn.ModuleDict):
+                container[leaf] = module.get_base_layer()
+            else:
+                setattr(container, leaf, module.get_base_layer())
+    return model
+
+
+def with_base_layer(names):
+    """Maps a base checkpoint's tensor name to its place beside LoRA: ....q_proj.weight -> ....q_proj.base_layer.weight."""
+    names = set(names)
+
+    def place(name):
+        wrapped = f"{name.removesuffix('.weight')}.base_layer.weight"
+        return wrapped if wrapped in names else name
+    return place
+
+
+# ---- loading -------------------------------------------------------------------------------------------------------------
+
+def llada_config(folder):
+    try:
+        return LLaDAConfig.from_json(read_json(folder / "config.json"), str(folder / "config.json"))
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def load_llada(path_or_hub_id, base=None, dtype=torch.float32, device="cpu", merge=True):
+    """A LLaDA base or instruct model, or one with a PEFT adapter folder on it, in eval mode.
+
+    base: overrides the base that an adapter folder names; merge=False keeps the adapter trainable beside a frozen base.
+    model(input_ids, attention_mask=None).logits is (B, L, V). Raises InputError for anything that does not fit.
+    """
+    folder = resolve_folder(path_or_hub_id)
+    if not (folder / "adapter_config.json").exists():
+        config = llada_config(folder)
+        with torch.device("meta"):
+            model = LLaDAModelLM(config)
+        load_into(model, read_tensors(folder), lambda name: dtype, device, folder)
+        return model.eval()
+    from peft import LoraConfig
+    try:
+        adapter = LoraConfig.from_pretrained(str(folder))
+    except Exception as error:
+        raise InputError(f"{folder / 'adapter_config.json'} is no LoRA configuration: {error}") from None
+    model = load_llada(base or adapter.base_model_name_or_path, dtype=dtype, device=device)
+    adapter.inference_mode = False          # else peft freezes the adapter as well
+    add_lora(model, adapter)
+    names = {f"base_model.model.{name.replace('.default.', '.')}": name for name, p in model.named_parameters() if p.requires_grad}
+    tensors = ((names.get(name, name), tensor) for name, tensor in read_tensors(folder, "adapter_model.safetensors"))
+    load_into(model, tensors, lambda name: torch.float32, device, folder, expected=names.values())
+    return (merge_lora(model) if merge else model).eval()
+
+
+def flexmdm_config(folder):
+    content = read_json(folder / "config.json")
+    known = set(FlexMDMConfig.__annotations__) | {"architectures", "model_type"}
+    if content.get("model_type") != "flexmdm" or set(content) - known:
+        raise InputError(f"{folder / 'config.json'}: not a FlexMDM config this version knows ({', '.join(set(content) - known) or 'model_type'})")
+    try:
+        return FlexMDMConfig(**{key: value for key, value in content.items() if key not in ("architectures", "model_type")})
+    except ValueError as error:
+        raise InputError(f"{folder / 'config.json'}: {error}") from None
+
+
+def build_flexmdm(config):
+    """LLaDADiT on the meta device, with LoRA where the config has it."""
+    try:
+        with torch.device("meta"):
+            model = LLaDADiT(config)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    if config.lora:
+        add_lora(model.backbone, config.lora)
+    return model
+
+
+def new_flexmdm(base, dtype=torch.float32, device="cpu", **settings):
+    """A FlexMDM that starts as the LLaDA `base` (path or hub id): its weights, zero modulation, a fresh insertion head.
+
+    settings: fields of FlexMDMConfig; lora=None trains every parameter. New parts and adapters are fp32, the base `dtype`.
+    """
+    folder = resolve_folder(base)
+    backbone = llada_config(folder)
+    config = FlexMDMConfig(backbone=backbone.to_json(), base_model_name_or_path=str(base), mask_token_id=backbone.mask_token_id,
+                           pad_token_id=backbone.pad_token_id, holds="trainable" if settings.get("lora") else "everything", **settings)
+    model = build_flexmdm(FlexMDMConfig(**{**own_fields(config), "lora": None}))
+    load_into(model.backbone, read_tensors(folder), lambda name: dtype, device, folder)
+    for part in model.new_parts():
+        part.to_empty(device=device)
+    model.init_new_parts()
+    model.config = config
+    if config.lora:
+        add_lora(model.backbone, config.lora)
+    return model.eval()
+
+
+def load_flexmdm(checkpoint, base=None, lora_alpha=None, dtype=torch.float32, device="cpu", merge=True):
+    """A FlexMDM checkpoint of ours, an exported one, or the paper code's pytorch_model.bin (then `base` is needed), in eval mode.
+
+    lora_alpha: for pytorch_model.bin only, which does not hold it (default: r). dtype is the backbone's; the new parts stay fp32.
+    """
+    folder = resolve_folder(checkpoint, "--checkpoint_path")
+    if checkpoint_kind(folder) != "flexmdm":
+        raise InputError(f"--checkpoint_path: {checkpoint} is a LLaDA, not a FlexMDM")
+
+    def dtype_of(name):
+        return dtype if name.startswith("backbone.") and ".lora_" not in name else torch.float32
+
+    if not (folder / "config.json").exists() or read_json(folder / "config.json").get("model_type") != "flexmdm":
+        model = load_paper_checkpoint(folder, base, lora_alpha, dtype_of, device)
+    else:
+        config = flexmdm_config(folder)
+        model = build_flexmdm(config)
+        names = dict(model.named_parameters())
+        if config.holds == "everything":
+            load_into(model, read_tensors(folder), dtype_of, device, folder)
+        else:
+            base_folder = resolve_folder(base or config.base_model_name_or_path, "--base_model")
+            if llada_config(base_folder).to_json() != config.backbone:
+                raise InputError(f"--base_model: {base_folder} has another config.json than the base of {folder}")
+            frozen = {name for name, parameter in names.items() if not parameter.requires_grad}
+            place = with_base_layer(names)
+            load_into(model, ((place(f"backbone.{name}"), tensor) for name, tensor in read_tensors(base_folder)), dtype_of, device,
+                      base_folder, expected=frozen)
+            load_into(model, read_tensors(folder), dtype_of, device, folder, expected=set(names) - frozen)
+    return (merge_lora(model) if merge else model).eval()
+
+
+def load_paper_checkpoint(folder, base, lora_alpha, dtype_of, device):
+    """torch.save of the authors' whole wrapper: PEFT's names inside, temb_mod repeated in every block of a group of 8."""
+    if base is None:
+        raise InputError(f"--base_model: {folder} has no config of its own; name the LLaDA folder (or hub id) whose config.json fits it")
+    backbone = llada_config(resolve_folder(base, "--base_model"))
+    try:
+        state = torch.load(folder / "pytorch_model.bin", weights_only=True, mmap=True, map_location="cpu")
+    except Exception as error:
+        raise InputError(f"cannot read {folder / 'pytorch_model.bin'}: {str(error).splitlines()[0]}") from None
+    prefix = "backbone.base_model.model.model.transformer."
+    rank = next((tensor.shape[0] for name, tensor in state.items() if name.endswith("lora_A.default.weight")), None)
+    if rank is None:
+        raise InputError(f"{folder / 'pytorch_model.bin'} holds no LoRA tensors: not a FlexMDM of the paper's code")
+    config = FlexMDMConfig(
+        backbone=backbone.to_json(), base_model_name_or_path=str(base), time_scale=1.0, length_head="softplus", attend_to_padding=True,
+        mask_token_id=backbone.mask_token_id, pad_token_id=backbone.pad_token_id,
+        lora={"r": rank, "lora_alpha": lora_alpha or rank, "lora_dropout": 0.1})
+    model = build_flexmdm(config)
+    group = config.adaln_group_size
+    owner = re.compile(re.escape(prefix) + r"blocks\.(\d+)\.temb_mod\.(weight|bias)")
+    tensors, copies = [], []
+    for name, tensor in state.items():
+        match = owner.fullmatch(name)
+        if match and int(match[1]) < backbone.n_layers:
+            first = f"{prefix}blocks.{int(match[1]) // group * group}.temb_mod.{match[2]}"
+            if name == first:
+                tensors.append((f"temb_mods.{int(match[1]) // group}.{match[2]}", tensor))
+            elif first in state and not torch.equal(tensor, state[first]):
+                copies.append(name)
+        else:
+            tensors.append((name.replace(prefix, "backbone.model.transformer.", 1), tensor))
+    repeated = {f"{prefix}blocks.{block}.temb_mod.{leaf}" for block in range(backbone.n_layers) for leaf in ("weight", "bias")}
+    if copies or repeated - set(state):
+        raise InputError(f"{folder / 'pytorch_model.bin'}: temb_mod of a group of {group} blocks is missing or differs within it: "
+                         f"{', '.join(sorted(copies + list(repeated - set(state)))[:8])}")
+    load_into(model, tensors, dtype_of, device, folder / "pytorch_model.bin")
+    return model
+
+
+def load_tokenizer(path_or_hub_id):
+    """The tokenizer beside a model, with mask_token_id and pad_token_id as the config there says.
+
+    LLaDA-8B-Base may lack the three header tokens and the chat template: they are added at exactly the ids that LLaDA-8B-Instruct
+    has them (the embedding has the rows), and checked. Raises InputError.
+    """
+    from transformers import PreTrainedTokenizerFast
+    folder = resolve_folder(path_or_hub_id, "--tokenizer")
+    if not (folder / "tokenizer.json").exists():
+        raise InputError(f"{folder} holds no tokenizer.json")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
+    config = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
+    mask_id = config.get("mask_token_id", tokenizer.convert_tokens_to_ids("<|mdm_mask|>"))
+    if mask_id == LLADA_MASK_ID:
+        while len(tokenizer) < min(HEADER_TOKENS.values()):
+            tokenizer.add_tokens([f"<|filler_{len(tokenizer)}|>"], special_tokens=True)
+        tokenizer.add_tokens([token for token in HEADER_TOKENS if token not in tokenizer.get_vocab()], special_tokens=True)
+        wrong = {token: tokenizer.convert_tokens_to_ids(token) for token, place in HEADER_TOKENS.items()
+                 if tokenizer.convert_tokens_to_ids(token) != place}
+        if wrong:
+            raise InputError(f"{folder}: header tokens are not where LLaDA has them: {wrong} instead of {HEADER_TOKENS}")
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = CHAT_TEMPLATE
+    if mask_id is not None:
+        tokenizer.mask_token = tokenizer.convert_ids_to_tokens(mask_id)
+    if config.get("pad_token_id") is not None:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config["pad_token_id"])
+    if tokenizer.mask_token_id is None or tokenizer.pad_token_id is None:
+        raise InputError(f"{folder}: no mask or padding token, neither in a config.json beside the tokenizer nor in the tokenizer")
+    return tokenizer
+
+
+# ---- saving --------------------------------------------------------------------------------------------------------------
+
+def own_fields(config):
+    return {key: getattr(config, key) for key in FlexMDMConfig.__annotations__ if hasattr(config, key)}
+
+
+def write_checkpoint(model, folder, tokenizer, state=None, card=""):
+    """Write a model of either kind into an existing folder: config, tensors, tokenizer and model card.
+
+    FlexMDM: the trainable tensors (config.holds), LLaDA with LoRA: a PEFT adapter folder, LLaDA: a LLaDA folder.
+    state: the whole state dict where the model itself does not hold it (ZeRO, FSDP).
+    """
+    folder = Path(folder)
+    state = dict(model.state_dict()) if state is None else state
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if isinstance(model, LLaDADiT):
+        if model.config.holds == "trainable":
+            state = {name: tensor for name, tensor in state.items() if name in trainable}
+        write_tensors(state, folder)
+        write_json(folder / "config.json", {"architectures": ["LLaDADiT"], "model_type": "flexmdm", **own_fields(model.config)})
+    elif hasattr(model, "peft_config"):
+        from safetensors.torch import save_file
+        adapter = model.peft_config["default"]
+        adapter.base_model_name_or_path = model.name_or_path
+        adapter.save_pretrained(str(folder))
+        save_file({f"base_model.model.{name.replace('.default.', '.')}": tensor.detach().contiguous()
+                   for name, tensor in state.items() if name in trainable}, folder / "adapter_model.safetensors")
+    else:
+        write_tensors(state, folder)
+        write_json(folder / "config.json", model.config.to_json())
+    tokenizer.save_pretrained(str(folder))
+    write_text(folder / "README.md", card or "No model card was given.\n")
+
+
+def export_merged(checkpoint, output_dir, base=None, lora_alpha=None, dtype=torch.float32):
+    """Merge LoRA and write a folder that needs neither peft nor the base. Either kind of checkpoint."""
+    if checkpoint_kind(checkpoint) == "flexmdm":
+        model = load_flexmdm(checkpoint, base, lora_alpha, dtype)
+        model.config = FlexMDMConfig(**{**own_fields(model.config), "lora": None, "holds": "everything"})
+    else:
+        model = load_llada(checkpoint, base, dtype)
+        vars(model).pop("peft_config", None)
+    folder = resolve_folder(checkpoint)
+    tokenizer = load_tokenizer(folder if (folder / "tokenizer.json").exists() else base)
+    with complete_folder(output_dir) as staging:
+        write_checkpoint(model, staging, tokenizer, card=f"# Exported model\n\nLoRA of `{checkpoint}` merged into its base.\n")
+
+
+def import_llama(source, output_dir):
+    """Write a Llama-architecture model (Hugging Face form) as a LLaDA base: same block, head untied, four tokens added.
+
+    The mask and header tokens get rows after the tokenizer's last id: the mean embedding, and zero logits. Raises InputError for
+    what the block does not do (biases, RoPE scaling, another head width).
+    """
+    folder = resolve_folder(source, "--source")
+    llama = read_json(folder / "config.json")
+    width, heads = llama.get("hidden_size"), llama.get("num_attention_heads")
+    rope = llama.get("rope_parameters") or llama.get("rope_scaling") or {}
+    refused = [key for key in ("attention_bias", "mlp_bias") if llama.get(key)]
+    refused += ["rope scaling"] if rope.get("rope_type", rope.get("type", "default")) != "default" else []
+    refused += ["hidden_act"] if llama.get("hidden_act", "silu") != "silu" else []
+    refused += ["head_dim"] if llama.get("head_dim") not in (None, width // heads) else []
+    if llama.get("model_type") != "llama" or refused:
+        raise InputError(f"--source: {source} is no Llama-architecture model this block can be: {', '.join(refused) or llama.get('model_type')}")
+    from transformers import PreTrainedTokenizerFast
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
+    eos = llama["eos_token_id"][0] if isinstance(llama["eos_token_id"], list) else llama["eos_token_id"]
+    tokenizer.eos_token = tokenizer.pad_token = tokenizer.convert_ids_to_tokens(eos)
+    if tokenizer.bos_token is None:
+        tokenizer.bos_token = tokenizer.convert_ids_to_tokens(llama["bos_token_id"])
+    tokenizer.add_tokens(["<|mdm_mask|>", *HEADER_TOKENS], special_tokens=True)
+    tokenizer.mask_token, tokenizer.chat_template = "<|mdm_mask|>", CHAT_TEMPLATE
+    rows = max(llama["vocab_size"], len(tokenizer))
+    config = LLaDAConfig.from_json({
+        "model_type": "llada", "d_model": width, "n_heads": heads, "n_kv_heads": llama.get("num_key_value_heads") or heads,
+        "n_layers": llama["num_hidden_layers"], "mlp_hidden_size": llama["intermediate_size"], "vocab_size": rows, "embedding_size": rows,
+        "max_sequence_length": llama["max_position_embeddings"], "rope_theta": rope.get("rope_theta", llama.get("rope_theta", 10000.0)),
+        "rms_norm_eps": llama["rms_norm_eps"], "mask_token_id": tokenizer.mask_token_id, "pad_token_id": eos, "eos_token_id": eos,
+        **FIXED_SETTINGS})
+    names = {"self_attn.o_proj": "attn_out", "mlp.gate_proj": "ff_proj", "mlp.up_proj": "up_proj", "mlp.down_proj": "ff_out",
+             "self_attn.q_proj": "q_proj", "self_attn.k_proj": "k_proj", "self_attn.v_proj": "v_proj",
+             "input_layernorm": "attn_norm", "post_attention_layernorm": "ff_norm"}
+    outer = {"model.embed_tokens.weight": "wte", "model.norm.weight": "ln_f", "lm_head.weight": "ff_out"}
+    state = {}
+    for name, tensor in read_tensors(folder):
+        block = re.fullmatch(r"model\.layers\.(\d+)\.(.+)\.weight", name)
+        if block and block[2] in names:
+            state[f"model.transformer.blocks.{block[1]}.{names[block[2]]}.weight"] = tensor
+        elif name in outer:
+            state[f"model.transformer.{outer[name]}.weight"] = tensor
+        elif not name.endswith("rotary_emb.inv_freq"):
+            raise InputError(f"--source: {source} holds an unexpected tensor {name}")
+    embedding = state["model.transformer.wte.weight"]
+    head = state.setdefault("model.transformer.ff_out.weight", embedding.clone())
+    new = rows - embedding.shape[0]
+    state["model.transformer.wte.weight"] = torch.cat([embedding, embedding.float().mean(0, keepdim=True).to(embedding).expand(new, -1)])
+    state["model.transformer.ff_out.weight"] = torch.cat([head, head.new_zeros(new, width)])
+    with torch.device("meta"):
+        model = LLaDAModelLM(config)
+    load_into(model, state.items(), lambda name: embedding.dtype, "cpu", source)
+    with complete_folder(output_dir) as staging:
+        write_checkpoint(model, staging, tokenizer, card=f"# LLaDA base imported from `{source}`\n\nNot yet trained as a diffusion model.\n")
+
+
+# ---- devices, seeds, process group ---------------------------------------------------------------------------------------
+
+def pick_device(name="auto"):
+    """auto: cuda (this process's GPU), else mps, else cpu, by asking torch what exists. Raises InputError for one that does not."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if (name == "cuda" and not torch.cuda.is_available()) or (name == "mps" and not torch.backends.mps.is_available()):
+        raise InputError(f"--device: {name} is not available here")
+    if name == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    return torch.device(name)
+
+
+def pick_dtype(name, device):
+    """auto: bfloat16 on cuda, float32 elsewhere."""
+    if name == "auto":
+        name = "bfloat16" if torch.device(device).type == "cuda" else "float32"
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+def end_process_group():
+    """Leave a distributed run in order: barrier, destroy, flush, pause. gloo can otherwise abort a finished process at exit."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        time.sleep(0.5)
+
+
+# ---- command line --------------------------------------------------------------------------------------------------------
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    export = commands.add_parser("export")
+    export.add_argument("--checkpoint_path", required=True)
+    export.add_argument("--base_model", help="overrides the base the checkpoint names")
+    export.add_argument("--lora_alpha", type=float, help="of the paper code's pytorch_model.bin (default r)")
+    export.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
+    llama = commands.add_parser("import_llama")
+    llama.add_argument("--source", required=True, help="folder or hub id of a Llama-architecture model")
+    new = commands.add_parser("new")
+    new.add_argument("--tokenizer", required=True, help="folder or hub id; its mask and padding tokens are used")
+    for flag, value in [("d_model", 64), ("n_layers", 2), ("n_heads", 4), ("mlp_hidden_size", 0), ("vocab_size", 0),
+                        ("max_sequence_length", 4096), ("seed", 42)]:
+        new.add_argument(f"--{flag}", type=int, default=value)
+    new.add_argument("--config_only", action="store_true", help="config.json and tokenizer, no weights: for training from scratch")
+    for command in (export, llama, new):
+        command.add_argument("--output_dir", required=True)
+    args = parser.parse_args()
+    if args.command == "export":
+        export_merged(args.checkpoint_path, args.output_dir, args.base_model, args.lora_alpha, pick_dtype(args.dtype, "cpu"))
+    elif args.command == "import_llama":
+        import_llama(args.source, args.output_dir)
+    else:
+        new_base(args)
+    print(f"wrote {args.output_dir}")
+
+
+def new_base(args):
+    """`new`: a LLaDA of the given sizes with random weights, or only its config and tokenizer."""
+    tokenizer = load_tokenizer(args.tokenizer)
+    rows = args.vocab_size or (126464 if tokenizer.mask_token_id == LLADA_MASK_ID else len(tokenizer))
+    if rows < len(tokenizer):
+        raise InputError(f"--vocab_size: {rows} rows, but the tokenizer has {len(tokenizer)} tokens")
+    try:
+        config = LLaDAConfig.from_json({
+            "model_type": "llada", "d_model": args.d_model, "n_heads": args.n_heads, "n_kv_heads": args.n_heads,
+            "n_layers": args.n_layers, "mlp_hidden_size": args.mlp_hidden_size or 3 * args.d_model, "vocab_size": rows,
+            "embedding_size": rows, "max_sequence_length": args.max_sequence_length, "rope_theta": 500000.0, "rms_norm_eps": 1e-5,
+            "mask_token_id": tokenizer.mask_token_id, "pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id,
+            **FIXED_SETTINGS}, "the flags")
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    torch.manual_seed(args.seed)
+    with complete_folder(args.output_dir) as staging:
+        if args.config_only:
+            write_json(staging / "config.json", config.to_json())
+            tokenizer.save_pretrained(str(staging))
+        else:
+            write_checkpoint(LLaDAModelLM(config), staging, tokenizer, card="# Random weights\n\nFor tests and timing.\n")
+
+
+if __name__ == "__main__":
+    run(main)
