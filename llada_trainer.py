@@ -1,0 +1,67 @@
+"""The baseline's training: plain masked diffusion (LLaDA).
+
+    L = E_r E [ sum over masked answer tokens  1/r * -log p(x[i]) ],  r = mask ratio = (1 - eps) u + eps
+(arXiv 2502.09992). Here `mask_ratio` runs the other way from FlexMDM's t: 1 is all masks. The sum is divided by a constant.
+Instruction rows are filled to their length with end-of-text that belongs to the answer: attended to, noised, a target: it is
+how LLaDA learns to stop. Text rows for pretraining are padded instead; padding is neither attended to nor a target.
+"""
+import numpy as np
+import torch
+
+from flexmdm_trainer import unmask_loss
+from noise_stream import pad_rows
+from preprocess_code_infilling import draw_middle, frame_llada
+from training_run import DiffusionTrainer
+
+
+class LLaDACollator:
+    """NoiseStream items -> masked batch.
+
+    fill_length: instruction tuning, every row is filled with pad_id (= end of text) to this length and all of it is answer;
+    None: rows are padded to the batch's longest. infill_layout: None, or the token parts that frame_llada needs.
+    """
+
+    def __init__(self, mask_id, pad_id, fill_length=None, infill_layout=None, epsilon=1e-3):
+        self.mask_id, self.pad_id, self.fill_length, self.infill_layout, self.epsilon = mask_id, pad_id, fill_length, infill_layout, epsilon
+
+    def frame(self, item):
+        """(ids (n,), number of prompt tokens) of one row."""
+        ids = item["input_ids"]
+        if self.infill_layout is None:
+            return ids, item["prompt_length"]
+        start, end = draw_middle(len(ids), item["prompt_length"], *item["random"].random(2))
+        framed, prompt_length = frame_llada(ids[:start], ids[start:end], ids[end:], self.infill_layout)
+        return np.asarray(framed, dtype=np.int64), prompt_length
+
+    def __call__(self, items):
+        framed = [self.frame(item) for item in items]
+        ids = torch.from_numpy(pad_rows([row for row, _ in framed], self.pad_id, self.fill_length))            # (B, L)
+        real = torch.tensor([len(row) if self.fill_length is None else self.fill_length for row, _ in framed])  # (B,)
+        uniforms = torch.from_numpy(pad_rows([item["random"].random(int(n)) for item, n in zip(items, real)], 1.0, ids.shape[1]))
+        time_uniform = torch.tensor([item["time_uniform"] for item in items], dtype=torch.float64)
+        mask_ratio = (1 - self.epsilon) * time_uniform + self.epsilon                                           # (B,)
+        position = torch.arange(ids.shape[1])
+        attention_mask = position < real[:, None]
+        answer = attention_mask & (position >= torch.tensor([length for _, length in framed])[:, None])
+        masks = answer & (uniforms < mask_ratio[:, None])
+        return {"input_ids": torch.where(masks, self.mask_id, ids), "attention_mask": attention_mask, "mask_indices": masks,
+                "targets": ids, "mask_ratio": mask_ratio.float(), "x1_length": torch.tensor([len(row) for row, _ in framed])}
+
+
+def llada_losses(model, batch):
+    """Loss of every row (B,): cross-entropy over masked answer tokens / mask_ratio, in fp32, not yet divided by anything."""
+    masks, mask_ratio = batch["mask_indices"], batch["mask_ratio"]
+    full = bool(batch["attention_mask"].all())
+    output = model(batch["input_ids"], attention_mask=None if full else batch["attention_mask"], logits_mask=masks)
+    row = masks.nonzero()[:, 0]                                                 # (M,)
+    costs = unmask_loss(output.logits, batch["targets"][masks]) / mask_ratio[row]
+    return torch.zeros_like(mask_ratio).index_add(0, row, costs)
+
+
+class LLaDATrainer(DiffusionTrainer):
+    """Hugging Face Trainer on the masked diffusion loss."""
+
+    def row_losses(self, model, batch):
+        losses = llada_losses(model, batch)
+        self.note(len(losses), unmask_loss=losses.detach(), masks=batch["mask_indices"].sum(1), tokens=batch["x1_length"])
+        return losses
