@@ -167,7 +167,7 @@ EXTREME = [(">", "largest", "max"), ("<", "smallest", "min")]
 PARITY = [("0", "even", "even"), ("1", "odd", "odd")]
 LETTERS = [(letter,) for letter in "abdeort"]
 CASE = [("upper", "upper case", "upper"), ("lower", "lower case", "lower"), ("title", "title case", "title")]
-QUANTIFIER = [("all", "every", "all"), ("any", "any", "any")]
+QUANTIFIER = [("all", "all", "all"), ("any", "any", "any")]
 POWER = [("2", "squares", "squares"), ("3", "cubes", "cubes")]
 VARIABLES = {"xs": ["numbers", "values", "items", "data"], "x": ["x", "v", "item", "num"], "t": ["total", "result", "count"],
              "out": ["out", "result", "found"], "s": ["text", "line", "name"], "ws": ["words", "names", "lines"], "w": ["word", "w"],
@@ -357,7 +357,7 @@ def $f($ws):
     return [$w.$op() for $w in $ws]
 """),
     ("${way}_$side is_${way}_$side check_${way}_$side", {"q phrase way": QUANTIFIER, "op rel side": COMPARE, "c": DIGITS}, "ints", """\
-# Check if $phrase of the $xs is $rel $c.
+# Check if $phrase of the $xs are $rel $c.
 def $f($xs):
     return $q($x $op $c for $x in $xs)
 """),
@@ -632,6 +632,8 @@ def main():
     kinds.add_parser("tokenizer").add_argument("--output_dir", required=True, help="folder for tokenizer.json and tokenizer_config.json")
     args = parser.parse_args()
     target, flag = (args.output_dir, "--output_dir") if args.kind == "tokenizer" else (args.output, "--output")
+    if args.kind != "tokenizer" and Path(target).is_dir():
+        raise InputError(f"--output: {target} is a folder; name a JSONL file")
     try:
         if args.kind == "tokenizer":
             print(f"{target}: {write_tokenizer(target).get_vocab_size()} tokens")
