@@ -56,21 +56,21 @@ def combination(a, sign, b):
     return (sign, *sorted((a, b))) if sign == "+" else (sign, a, b)
 
 
-# Runs each program in one fresh process; one that raises, exits or runs longer than 0.2 s has failed.
+# Runs each program in one fresh process; one that raises, exits or uses more than 0.2 s of CPU time has failed.
 JUDGE = """
 import json, signal, sys
 def stop(*_): raise TimeoutError
-signal.signal(signal.SIGALRM, stop)
+signal.signal(signal.SIGPROF, stop)
 results = []
 for program in json.load(sys.stdin):
-    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    signal.setitimer(signal.ITIMER_PROF, 0.2)
     try:
         exec(program, {})
         results.append(True)
     except BaseException:
         results.append(False)
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
 print(json.dumps(results))
 """
 
