@@ -26,10 +26,11 @@ class ArgumentParser(argparse.ArgumentParser):
         raise InputError(message)
 
 
-def add_model_flags(parser):
-    """Which model, on what, and the settings that every sampler takes."""
+def add_model_flags(parser, checkpoint_required=True):
+    """Which model, on what, and the settings that every sampler takes. A script that can also work without a model says so."""
     group = parser.add_argument_group("model")
-    group.add_argument("--checkpoint_path", required=True, help="folder of the checkpoint to sample from; its kind is read from it")
+    group.add_argument("--checkpoint_path", required=checkpoint_required,
+                       help="folder of the checkpoint to sample from; its kind is read from it")
     group.add_argument("--base_model", help="base weights, folder or hub id, when the checkpoint does not name them or they have moved")
     group.add_argument("--lora_alpha", type=float, help="LoRA alpha of a checkpoint that does not store it (default: its rank)")
     group.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="auto: bfloat16 on a GPU, else float32")
@@ -50,7 +51,8 @@ def add_flexmdm_flags(parser):
     group.add_argument("--unmasking", choices=("random", "confidence"), default="random", help="which masks are revealed first")
     group.add_argument("--confidence_method", choices=("position", "top_prob", "prob_diff", "entropy"), default="prob_diff",
                        help="what --unmasking confidence goes by (default: prob_diff, the paper's for GSM8K)")
-    group.add_argument("--use_sliding_window", action="store_true", help="only the first masks compete (the paper's for code)")
+    group.add_argument("--use_sliding_window", action=argparse.BooleanOptionalAction, default=False,
+                       help="only the first masks compete (the paper's for code)")
     group.add_argument("--alpha", type=float, default=5.0, help="window: masks that compete for each one to reveal (default: 5)")
     group.add_argument("--max_window", type=int, default=32, help="window: most masks that compete (default: 32)")
     group.add_argument("--insertion_schedule", metavar="S",
