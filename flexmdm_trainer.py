@@ -44,6 +44,11 @@ class FlexMDMCollator:
     def __init__(self, config, boundary_ids=None):
         self.config, self.interpolant, self.boundary_ids = config, interpolant_of(config), boundary_ids
 
+    def expected_cost(self, lengths, times):
+        """Expected length of xt, what a row costs the network (prompts apart)."""
+        alpha = self.interpolant.insertion_schedule.at(torch.from_numpy((1 - self.config.time_epsilon) * times)).numpy()
+        return lengths * alpha
+
     def frame(self, item):
         """(x1 (n,), which of it stay clean (n,)) of one row."""
         ids, random = item["input_ids"], item["random"]

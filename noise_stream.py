@@ -1,16 +1,17 @@
 """Data order and noise as functions of (seed, step, sample): not of processes, workers or accumulation.
 
-Training reads positions p = step * global_batch + i of an endless stream, in order. Position p fixes which row is read
-(a fresh permutation every epoch), its time (low-discrepancy: one draw in each of the step's global_batch strata, shuffled so
-that time does not follow the row) and every later uniform. However a step's positions are dealt to processes and
-micro-batches, and wherever a resumed run starts, the same step sees the same noised rows.
+Training reads positions p = step * global_batch + i of an endless stream. Position p fixes which row is read (a fresh permutation
+every epoch), its time (low-discrepancy: one draw in each of the step's global_batch strata, shuffled so that time does not follow
+the row) and every later uniform. Within a step the positions are dealt in the order of their expected cost: the Trainer hands
+consecutive micro-batches to the processes in turn, so all processes work on rows of one length at a time, little of it padding.
+However a step is dealt, and wherever a resumed run starts, the same step sees the same noised rows.
 """
 from functools import lru_cache
 
 import numpy as np
 from torch.utils.data import Dataset
 
-ORDER, STRATA, ROW = 0, 1, 2        # purposes: independent random streams under one seed
+ORDER, STEP, ROW = 0, 1, 2          # purposes: independent random streams under one seed
 
 
 def random_stream(seed, purpose, number):
@@ -18,36 +19,56 @@ def random_stream(seed, purpose, number):
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, purpose, number))))
 
 
+def row_lengths(rows):
+    """Tokens of every row, without reading the tokens of a datasets.Dataset."""
+    if isinstance(rows, list):
+        return np.array([len(row["input_ids"]) for row in rows])
+    import pyarrow.compute
+    return pyarrow.compute.list_value_length(rows.with_format("arrow")[:].column("input_ids")).to_numpy()
+
+
 class NoiseStream(Dataset):
     """rows: datasets.Dataset or list with `input_ids` (and `prompt_length`); every item also carries its `time_uniform` in [0, 1)
     and its own generator `random`, from which a collator draws in a fixed order.
 
     steps x global_batch positions; shuffle=False reads the rows as they are (evaluation: one step over all of them).
+    expected_cost(lengths, time_uniform) -> array: what to deal a step's rows by; default their lengths.
     """
 
-    def __init__(self, rows, global_batch, steps, seed, low_discrepancy=True, shuffle=True):
+    def __init__(self, rows, global_batch, steps, seed, low_discrepancy=True, shuffle=True, expected_cost=None):
         if not len(rows):
             raise ValueError("no rows to read")
         self.rows, self.global_batch, self.steps, self.seed = rows, global_batch, steps, seed
-        self.low_discrepancy, self.shuffle = low_discrepancy, shuffle
+        self.low_discrepancy, self.shuffle, self.expected_cost = low_discrepancy, shuffle, expected_cost
+        self._lengths = row_lengths(rows)
         self._order = lru_cache(2)(lambda epoch: random_stream(seed, ORDER, epoch).permutation(len(rows)))
-        self._strata = lru_cache(2)(lambda step: random_stream(seed, STRATA, step).permutation(global_batch))
+        self._step = lru_cache(2)(self._deal)
+
+    def _deal(self, step):
+        """(positions in dealt order, row of each, time of each) of one step, arrays of global_batch."""
+        size = self.global_batch
+        positions = step * size + np.arange(size)
+        epochs, places = np.divmod(positions, len(self.rows))
+        rows = np.array([self._order(int(epoch))[place] for epoch, place in zip(epochs, places)]) if self.shuffle else places
+        random = random_stream(self.seed, STEP, step)
+        strata, times = random.permutation(size), random.random(size)
+        if self.low_discrepancy:
+            times = (strata + times) / size
+        lengths = self._lengths[rows]
+        dealt = np.argsort(lengths if self.expected_cost is None else self.expected_cost(lengths, times), kind="stable")
+        return positions[dealt], rows[dealt], times[dealt]
 
     def __len__(self):
         return self.steps * self.global_batch
 
-    def __getitem__(self, position):
-        if not 0 <= position < len(self):
-            raise IndexError(position)
-        epoch, index = divmod(position, len(self.rows))
-        row = self.rows[int(self._order(epoch)[index]) if self.shuffle else index]
-        random = random_stream(self.seed, ROW, position)
-        time_uniform = random.random()
-        if self.low_discrepancy:
-            step, place = divmod(position, self.global_batch)
-            time_uniform = (self._strata(step)[place] + time_uniform) / self.global_batch
+    def __getitem__(self, index):
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        step, place = divmod(index, self.global_batch)
+        position, row, time_uniform = (array[place] for array in self._step(step))
+        row = self.rows[int(row)]
         return {"input_ids": np.asarray(row["input_ids"], dtype=np.int64), "prompt_length": int(row.get("prompt_length", 0)),
-                "time_uniform": time_uniform, "random": random}
+                "time_uniform": float(time_uniform), "random": random_stream(self.seed, ROW, int(position))}
 
     def __getstate__(self):         # worker processes: caches are closures, and cheap to make anew
         return {key: value for key, value in vars(self).items() if not key.startswith("_")}

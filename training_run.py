@@ -345,9 +345,10 @@ def train(args, trainer_cls, model, tokenizer, rows, collator, card):
         return
     if args.process_index == 0:
         write_json(Path(args.output_dir) / "settings.json", settings)
-    stream = NoiseStream(train_rows, args.global_batch, args.max_steps, args.seed, args.low_discrepancy)
+    cost = getattr(collator, "expected_cost", None)
+    stream = NoiseStream(train_rows, args.global_batch, args.max_steps, args.seed, args.low_discrepancy, expected_cost=cost)
     held_out = rows.get("validation")
-    validation = NoiseStream(held_out, len(held_out), 1, args.seed + 1, shuffle=False) if held_out is not None and len(held_out) else None
+    validation = NoiseStream(held_out, len(held_out), 1, args.seed + 1, shuffle=False, expected_cost=cost) if held_out is not None and len(held_out) else None
     stop = StopOnSignal()
     trainer = trainer_cls(card=card, model=model, args=args, train_dataset=stream, eval_dataset=validation, data_collator=collator,
                           processing_class=tokenizer, callbacks=[JsonlLog(), stop])
