@@ -1,0 +1,389 @@
+"""The FlexMDM sampler's state and its one step (arXiv 2509.01025; the event-driven sampler is ours).
+
+Each row has its own clock. In one step every live row gets one evaluation of the network, and does with it what its stage says:
+
+    LEAP            tau-leaping: reveal Binomial(masks, p) of them, insert Poisson(g * q) masks, predictions frozen over the step
+    MEASURE         event-driven: G = sum of g at the present state, the bound from which the next event is proposed
+    INSERT, REVEAL  event-driven: a proposed event; an insertion is accepted with probability G(now) / G(bound)
+    FINAL_LEAP      the network's time is used up (1 - time_epsilon): one tau-leap over what is left
+    FINAL_REVEAL    ... and the remaining masks one at a time
+    LAST            event-driven, one evaluation before the cap: reveal everything
+
+So tau-leaping and the event-driven sampler, free generation, prompts and infills are the same step: choose masks, evaluate,
+write tokens, insert masks, move the clock. How many masks a row reveals never depends on the evaluation, and in random order which
+ones does not either: that is why vocabulary logits are needed at few positions only.
+
+All bookkeeping is on the CPU in integers and float64, vectorised over rows; only the network and its logits live on a device.
+The clock is `left` = 1 - t: near the end t has no digits left.
+"""
+import torch
+
+from flexmdm_interpolant import LinearSchedule, PowerSchedule, schedule_from_config
+from generation_result import GenerationResult, row_uniforms
+from token_choice import confidence, draw_tokens, excluded_tokens
+
+LEAP, MEASURE, INSERT, REVEAL, FINAL_LEAP, FINAL_REVEAL, LAST, DONE = range(8)
+COUNT, ORDER, TOKEN, INSERTIONS, GAP, CLOCK = range(6)           # what a random number is for
+INDEX_BITS = 20                                                  # positions, draws: fewer than 2^20 a row and event
+TOLERANCE = 1e-6        # event-driven: a row without masks that misses fewer tokens than this is finished
+
+
+def survival(schedule, left, starts_at_zero=False):
+    """1 - schedule.at(1 - left) without the detour over t. starts_at_zero: P(T > t) of insertion times, where what a schedule
+    already has at t = 0 has not happened yet in the empty sequence that sampling starts from."""
+    if isinstance(schedule, LinearSchedule):
+        return left
+    if isinstance(schedule, PowerSchedule):
+        return left ** schedule.p
+    value = 1 - schedule.at(1 - left)
+    return torch.where(left == 1, 1.0, value) if starts_at_zero else value
+
+
+def left_at(schedule, value):
+    """The inverse of `survival`, at most 1; zero or negative where the schedule ends before it gets there."""
+    if isinstance(schedule, LinearSchedule):
+        return value
+    if isinstance(schedule, PowerSchedule):
+        return value ** (1 / schedule.p)
+    return (1 - schedule.inv(1 - value)).clamp(max=1)
+
+
+def poisson_quantile(u, rate):
+    """Smallest k with P(Poisson(rate) <= k) >= u, float64 in, long out, any shape: the law's exact inverse, at any rate."""
+    count = torch.zeros(rate.shape, dtype=torch.long)
+    some = u > torch.exp(-rate)
+    u, rate = u[some], rate[some]
+    low, high = torch.zeros_like(rate), torch.ceil(rate + 40 * rate.sqrt() + 40)        # P(k <= low) < u <= P(k <= high)
+    while bool((high - low > 1).any()):
+        middle = torch.floor((low + high) / 2)
+        enough = torch.special.gammaincc(middle + 1, rate) >= u
+        low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
+    count[some] = high.long()
+    return count
+
+
+class FlexMDMSampler:
+    """B rows, their clocks and what has been counted. `run` steps until all are done.
+
+    prefixes, suffixes: long (B, P), (B, S), right-padded; their lengths: long (B,). The other arguments are generate_flexmdm's.
+    """
+
+    def __init__(self, model, prefixes, prefix_lengths, suffixes, suffix_lengths, *, steps, max_length, mask_id, pad_id, sampler,
+                 unmasking, confidence_method, use_sliding_window, alpha, max_window, temperature, insertion_schedule, unmask_schedule,
+                 num_tokens, seeds, rows_at_once, return_trace, on_frame):
+        config = getattr(model, "config", None)
+        self.model, self.device = model, torch.device(getattr(model, "device", "cpu"))
+        self.mask_id, self.pad_id, self.num_tokens, self.seeds = mask_id, pad_id, num_tokens, seeds
+        self.temperature, self.window = temperature, (alpha, max_window) if use_sliding_window else None
+        self.order = confidence_method if unmasking == "confidence" else "random"
+        self.event_driven, self.cap = sampler == "event_driven", steps if sampler == "event_driven" else None
+        self.rows_at_once, self.on_frame = rows_at_once, on_frame
+        self.max_length = max_length
+        self.fixed_canvas = bool(getattr(config, "attend_to_padding", False))
+
+        # schedules; a network that was trained with another insertion schedule is asked at the matching time
+        own = getattr(config, "insertion_schedule", None), getattr(config, "unmask_schedule", None)
+        own = [schedule_from_config(schedule) if schedule else LinearSchedule() for schedule in own]
+        self.insertion, self.unmasking = insertion_schedule or own[0], unmask_schedule or own[1]
+        self.trained = own[0] if config is not None and own[0].to_config() != self.insertion.to_config() else None
+        self.time_epsilon = float(getattr(config, "time_epsilon", 0.0))
+        self.left_end = self._last_left()
+        if self.event_driven and survival(self.unmasking, torch.zeros(1, dtype=torch.float64)).item() > 1e-9:
+            raise ValueError("the event-driven sampler needs an unmasking schedule that reaches 1")
+
+        batch = prefixes.shape[0]
+        self.ids = torch.full((batch, max_length), pad_id)                              # (B, W)
+        self.lengths = prefix_lengths + suffix_lengths
+        self.first_gap, self.suffix_lengths = prefix_lengths, suffix_lengths
+        position = torch.arange(max_length)
+        in_prefix = position < prefix_lengths[:, None]
+        in_suffix = (position < self.lengths[:, None]) & ~in_prefix
+        self.ids[in_prefix] = prefixes[torch.arange(prefixes.shape[1]) < prefix_lengths[:, None]]
+        self.ids[in_suffix] = suffixes[torch.arange(suffixes.shape[1]) < suffix_lengths[:, None]]
+        self.slots = torch.where(position < self.lengths[:, None], position, -1)        # (B, W) identity of each position
+
+        self.left = torch.ones(batch, dtype=torch.float64)
+        self.grid, self.grid_step = self._grid(steps), torch.zeros(batch, dtype=torch.long)
+        self.stage = torch.full((batch,), MEASURE if self.event_driven else LEAP)
+        self.stage[self.lengths == max_length] = DONE                                   # no room: nothing to do
+        self.bound = torch.zeros(batch, dtype=torch.float64)
+        self.evaluations, self.refused, self.clipped = (torch.zeros(batch, dtype=torch.long) for _ in range(3))
+        self.truncated = torch.zeros(batch, dtype=torch.bool)
+        self.trace = [[] for _ in range(batch)] if return_trace else None
+
+    # ---- clocks
+
+    def _last_left(self):
+        """1 - t of the last time at which the network may be asked."""
+        end = torch.tensor(self.time_epsilon, dtype=torch.float64)
+        if self.trained is not None:
+            end = left_at(self.insertion, survival(self.trained, end)).clamp(min=0)
+        return float(end)
+
+    def _grid(self, steps):
+        """Tau-leaping's steps: (left at the start, left at the end, whether everything is revealed), each (K,).
+
+        Uniform in t. Where the grid is finer than the network's time reaches, it is cut there and a FINAL_LEAP follows."""
+        if self.event_driven:
+            return None
+        start = 1 - torch.arange(steps, dtype=torch.float64) / steps
+        inside = start > self.left_end * (1 + 1e-9)
+        self.cut = not bool(start[-1] >= self.left_end * (1 - 1e-9))
+        if self.cut:
+            start = start[inside]
+        end = torch.cat([start[1:], torch.tensor([self.left_end if self.cut else 0.0], dtype=torch.float64)])
+        last = torch.zeros(len(start), dtype=torch.bool)
+        last[-1] = not self.cut
+        return start, end, last
+
+    def _network_time(self, left):
+        """The t that the network is asked at."""
+        if self.trained is None:
+            return 1 - left
+        waiting = survival(self.insertion, left, starts_at_zero=True)
+        return self.trained.inv(1 - waiting).clamp(0, 1 - self.time_epsilon)
+
+    def _share_of_waiting(self, schedule, left, after, insertions=False):
+        """The probability that what still waits at `left` happens until `after`."""
+        waiting = survival(schedule, left, insertions)
+        return torch.where(waiting > 0, 1 - survival(schedule, after, insertions) / waiting, 1.0)
+
+    # ---- random numbers: functions of (seed of the row, its evaluation, purpose, index)
+
+    def _uniforms(self, rows, purpose, index):
+        """One number for each (row, index) pair, (n,)."""
+        event = (self.evaluations[rows] << INDEX_BITS) + index
+        return row_uniforms(self.seeds[rows], event, purpose, 1)[:, 0]
+
+    # ---- the step
+
+    @torch.no_grad()
+    def run(self):
+        batch = self.ids.shape[0]
+        self._record(torch.arange(batch))
+        waiting = torch.argsort(self.lengths, stable=True)              # neighbours in the queue are of like length
+        waiting = waiting[self.stage[waiting] != DONE]
+        live = waiting[:0]
+        while True:
+            free = len(waiting) if self.rows_at_once is None else self.rows_at_once - len(live)
+            live, waiting = torch.cat([live, waiting[:free]]), waiting[free:]
+            if self.cap is not None:
+                self._stop_at_cap(live)
+                live = live[self.stage[live] != DONE]
+            if len(live):
+                self._step(live)
+                live = live[self.stage[live] != DONE]
+            elif not len(waiting):
+                break
+        width = int(self.lengths.max()) if batch else 0
+        return GenerationResult(self.ids[:, :width], self.lengths, self.evaluations, self.truncated, self.trace, self.refused, self.clipped)
+
+    def _step(self, live):
+        """One evaluation for each row of live (R,), and what follows from it."""
+        width = int(self.lengths[live].max())
+        ids, position = self.ids[live, :width], torch.arange(width)                     # (R, W)
+        masks = (ids == self.mask_id) & self._answer(live, position)                    # (R, W)
+        number, competing = self._how_many(live, masks)
+        rows, places = competing.nonzero(as_tuple=True)                                 # (n,) each, row-major
+        if self.order in ("random", "position"):                                        # known before the network is asked
+            surest = self._uniforms(live[rows], ORDER, places) if self.order == "random" else -places
+            rows, places = (index[self._surest(rows, surest, number)] for index in (rows, places))
+        gaps, logits = self._evaluate(live, ids, rows, places)                          # (R, W+1), (n, V)
+        if len(rows):
+            excluded = excluded_tokens(logits.shape[-1], self.mask_id, self.pad_id, self.num_tokens, logits.device)
+            if self.order not in ("random", "position"):
+                chosen = self._surest(rows, confidence(logits, excluded, self.order).cpu(), number)
+                rows, places, logits = rows[chosen], places[chosen], logits[chosen.to(logits.device)]
+            tokens = draw_tokens(logits, excluded, self.temperature, self._uniforms(live[rows], TOKEN, places))
+            self.ids[live[rows], places] = tokens.cpu()
+        inserted = self._insert(live, gaps)                                             # (R,)
+        masks_left = masks.sum(1) - number + inserted
+        self._advance(live, gaps.sum(1), masks_left, (number > 0) | (inserted > 0))
+
+    def _answer(self, live, position):
+        """Where tokens may be written: behind the prompt or prefix, before the suffix. (R, W)"""
+        return (position >= self.first_gap[live, None]) & (position < (self.lengths - self.suffix_lengths)[live, None])
+
+    def _how_many(self, live, masks):
+        """How many masks each row reveals with this evaluation, (R,), and which compete for it, bool (R, W)."""
+        stage, available = self.stage[live], masks.sum(1)
+        number = torch.where((stage == REVEAL) | (stage == FINAL_REVEAL), 1, 0)
+        everything = stage == LAST
+        leaping = stage == LEAP
+        if bool(leaping.any()):
+            start, end, last = (part[self.grid_step[live]] for part in self.grid)
+            everything = everything | (leaping & last)
+            share = self._share_of_waiting(self.unmasking, start, end)
+            rows, places = (masks & leaping[:, None]).nonzero(as_tuple=True)
+            happens = self._uniforms(live[rows], COUNT, places) < share[rows]
+            number.index_add_(0, rows, happens.long())                                  # Binomial(masks, share)
+        number = torch.where(everything, available, number.minimum(available))
+        competing = available
+        if self.window is not None:
+            alpha, max_window = self.window
+            window = (number * alpha).long().clamp(max=max_window).clamp(min=1).minimum(available)
+            competing = torch.where(everything, available, window)
+            number = number.minimum(competing)
+        competing = torch.where(number > 0, competing, 0)
+        return number, masks & (masks.cumsum(1) <= competing[:, None])
+
+    def _surest(self, rows, value, number):
+        """Bool (n,): in each row the number[row] entries of largest value; of equals the first. rows: (n,), ascending."""
+        if not len(rows):
+            return torch.zeros(0, dtype=torch.bool)
+        order = torch.argsort(value, descending=True, stable=True)
+        order = order[torch.argsort(rows[order], stable=True)]                          # by row, within it by value
+        sorted_rows = rows[order]
+        row_start = torch.searchsorted(sorted_rows, sorted_rows)                        # index of the row's first entry
+        chosen = torch.zeros(len(rows), dtype=torch.bool)
+        chosen[order] = torch.arange(len(rows)) - row_start < number[sorted_rows]
+        return chosen
+
+    def _evaluate(self, live, ids, rows, places):
+        """Ask the network: expected missing tokens g, float64 (R, W+1) on the CPU and 0 outside the allowed gaps; logits (n, V) at
+        the places, on the device. Raises ValueError when g is not a number."""
+        width = self.max_length if self.fixed_canvas else max(1, ids.shape[1])
+        if self.device.type != "cpu" and not self.fixed_canvas:                         # few shapes: kernels and graphs are reused
+            width = min(-(-width // 16) * 16, self.max_length)
+        canvas = torch.full((len(live), width), self.pad_id)
+        canvas[:, :ids.shape[1]] = ids
+        text = torch.arange(width) < self.lengths[live, None]                           # (R, width)
+        time = self._network_time(self.left[live]).float()
+        arguments = [part.to(self.device) for part in (canvas, time)]
+        if getattr(self.model, "supports_logits_mask", False):
+            wanted = torch.zeros(canvas.shape, dtype=torch.bool)
+            wanted[rows, places] = True
+            output = self.model(*arguments, attention_mask=text.to(self.device), logits_mask=wanted.to(self.device))
+            logits = output["logits"]                                                   # (n, V)
+        else:
+            output = self.model(*arguments, attention_mask=text.to(self.device))
+            logits = output["logits"][rows.to(self.device), places.to(self.device)]     # (n, V)
+        gap = torch.arange(ids.shape[1] + 1)
+        allowed = (gap >= self.first_gap[live, None]) & (gap <= (self.lengths - self.suffix_lengths)[live, None])
+        allowed &= (self.lengths[live] < self.max_length)[:, None]                      # with no room, G counts as 0
+        gaps = torch.where(allowed, output["length"][:, :ids.shape[1] + 1].cpu().double().clamp(min=0), 0.0)
+        if not bool(torch.isfinite(gaps).all()):
+            raise ValueError("the network's `length` is not a finite number")
+        return gaps, logits
+
+    def _insert(self, live, gaps):
+        """Insert masks as each row's stage says. gaps: (R, W+1). Returns how many, (R,)."""
+        stage, total, left = self.stage[live], gaps.sum(1), self.left[live]
+        number = torch.zeros(len(live), dtype=torch.long)
+        u = self._uniforms(live, INSERTIONS, torch.zeros_like(live))
+        leaping = (stage == LEAP) | (stage == FINAL_LEAP)
+        if bool(leaping.any()):
+            end, last = torch.zeros_like(left), torch.zeros_like(leaping)
+            if self.grid is not None:
+                step = self.grid_step[live]
+                end, last = torch.where(stage == LEAP, self.grid[1][step], 0.0), (stage == LEAP) & self.grid[2][step]
+            share = self._share_of_waiting(self.insertion, left, end, insertions=True)
+            number = poisson_quantile(u, torch.where(leaping & ~last, total * share, 0.0))
+        proposed = stage == INSERT
+        ratio = total / self.bound[live]
+        self.clipped[live] += (proposed & (ratio > 1 + 1e-6)).long()
+        number = torch.where(proposed, (u < ratio).long(), number)
+        # Poisson counts of the gaps are one Poisson total whose members choose gaps independently: any subset of them is as good
+        # as any other, so keeping as many as there is room for favours no gap
+        fits = number.minimum(self.max_length - self.lengths[live])
+        self.refused[live] += number - fits
+        if bool((fits > 0).any()):
+            changed = (fits > 0).nonzero()[:, 0]
+            self._open_gaps(live[changed], gaps[changed], fits[changed])
+        return fits
+
+    def _open_gaps(self, rows, gaps, number):
+        """Insert number[i] masks into row rows[i], each into a gap drawn in proportion to gaps[i] (W+1,)."""
+        width, draws = gaps.shape[1] - 1, torch.arange(int(number.max()))
+        index = draws.expand(len(rows), -1)                                             # (R, K)
+        u = self._uniforms(rows.repeat_interleave(len(draws)), GAP, index.reshape(-1)).view(index.shape)
+        cumulative = gaps.cumsum(1)
+        total = cumulative[:, -1:]
+        last = (cumulative < total).sum(1, keepdim=True)                                # u * total may round up to total
+        gap = torch.searchsorted(cumulative, u * total, right=True).minimum(last)       # (R, K)
+        count = torch.zeros(gaps.shape, dtype=torch.long).scatter_add_(1, gap, (index < number[:, None]).long())    # (R, W+1)
+
+        lengths = self.lengths[rows]
+        position = torch.arange(self.max_length)
+        new_lengths = lengths + number
+        old = torch.arange(width) < lengths[:, None]                                    # (R, W)
+        moved = (torch.arange(width) + count.cumsum(1)[:, :width])[old]                 # new place of each old token
+        row = old.nonzero()[:, 0]
+        ids = torch.where(position < new_lengths[:, None], self.mask_id, self.pad_id)   # (R, max_length)
+        ids[row, moved] = self.ids[rows, :width][old]
+        slots = torch.full(ids.shape, -1)
+        slots[row, moved] = self.slots[rows, :width][old]
+        new = (position < new_lengths[:, None]) & (slots < 0)
+        slots = torch.where(new, lengths[:, None] + new.cumsum(1) - 1, slots)           # slots are numbered in order of birth
+        self.ids[rows], self.slots[rows], self.lengths[rows] = ids, slots, new_lengths
+
+    def _advance(self, live, total, masks, changed):
+        """Count the evaluation and move every row to its next stage. total: (R,) G of this evaluation; masks: (R,) after it."""
+        stage = self.stage[live]
+        next_stage, next_left, bound = stage.clone(), self.left[live].clone(), self.bound[live].clone()
+        now = next_left.clone()
+
+        if self.grid is not None:
+            leaping = stage == LEAP
+            step = self.grid_step[live]
+            next_left = torch.where(leaping, self.grid[1][step], next_left)
+            over = leaping & (step == len(self.grid[0]) - 1)
+            empty = leaping & (total == 0) & (masks == 0)                               # nothing is missing, nor ever will be
+            next_stage[over] = FINAL_LEAP if self.cut else DONE
+            next_stage[empty] = DONE
+            self.grid_step[live] = step + (leaping & ~over).long()
+        next_stage[(stage == LAST) | ((stage == FINAL_REVEAL) & (masks == 0))] = DONE
+        final = stage == FINAL_LEAP
+        next_stage[final] = torch.where(masks[final] > 0, FINAL_REVEAL, DONE)
+
+        running = (stage == MEASURE) | (stage == INSERT) | (stage == REVEAL)
+        if bool(running.any()):
+            full = self.lengths[live] == self.max_length                                # then G is 0 without asking
+            measure = running & changed & ~full
+            next_stage[measure] = MEASURE
+            propose = running & ~measure
+            bound = torch.where(propose, torch.where(full, 0.0, total), bound)
+            insertion, reveal = self._next_events(live, next_left, bound, masks)
+            first = torch.maximum(insertion, reveal)
+            next_left = torch.where(propose, first.clamp(min=self.left_end), next_left)
+            next_stage[propose] = torch.where(insertion > reveal, INSERT, REVEAL)[propose]
+            beyond = propose & (first <= self.left_end)
+            next_stage[beyond] = FINAL_LEAP if self.left_end > 0 else FINAL_REVEAL
+            nothing_to_insert = (bound <= 0) if self.left_end > 0 else torch.ones_like(propose)
+            next_stage[beyond & nothing_to_insert] = FINAL_REVEAL
+            next_stage[propose & (masks == 0) & ((bound <= TOLERANCE) | (next_stage == FINAL_REVEAL))] = DONE
+
+        self.evaluations[live] += 1
+        self.stage[live], self.left[live], self.bound[live] = next_stage, next_left, bound
+        done = next_stage == DONE
+        self._record(live[changed | done], 1 - now[changed | done])
+
+    def _next_events(self, live, left, bound, masks):
+        """When the next insertion and the next reveal are proposed, as left (R,) each: two clocks, each with its own inverse.
+        What rings after t = 1 never does."""
+        u = torch.stack([self._uniforms(live, CLOCK, torch.full_like(live, which)) for which in (0, 1)]).log()
+        insertion = left_at(self.insertion, survival(self.insertion, left, starts_at_zero=True) * torch.exp(u[0] / bound))
+        reveal = left_at(self.unmasking, survival(self.unmasking, left) * torch.exp(u[1] / masks))
+        return torch.where(bound > 0, insertion, -1.0).minimum(left), torch.where(masks > 0, reveal, -1.0).minimum(left)
+
+    def _stop_at_cap(self, live):
+        """Event-driven: with one evaluation left, a row that is not about to finish reveals what it has and is marked truncated."""
+        position = torch.arange(int(self.lengths[live].max()) if len(live) else 0)
+        masks = ((self.ids[live, :len(position)] == self.mask_id) & self._answer(live, position)).sum(1)
+        at_cap = self.evaluations[live] == self.cap - 1
+        stop = at_cap & ~((self.stage[live] == FINAL_REVEAL) & (masks <= 1))
+        self.truncated[live[stop]] = True
+        self.stage[live[stop]] = torch.where(masks[stop] > 0, LAST, DONE)
+
+    def _record(self, rows, t=None):
+        """A frame of each row for the trace and for whoever watches."""
+        if self.trace is None and self.on_frame is None:
+            return
+        for index, row in enumerate(rows.tolist()):
+            length = int(self.lengths[row])
+            frame = {"t": 0.0 if t is None else float(t[index]), "evaluations": int(self.evaluations[row]),
+                     "ids": self.ids[row, :length].tolist(), "slots": self.slots[row, :length].tolist()}
+            if self.trace is not None:
+                self.trace[row].append(frame)
+            if self.on_frame is not None:
+                self.on_frame(row, frame)

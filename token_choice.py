@@ -1,0 +1,65 @@
+"""From vocabulary logits to tokens: how sure the network is at a position, and which token is written there.
+
+Both work through (n, V) logits in pieces, so that a vocabulary of 126,464 never needs a second full copy.
+"""
+import torch
+
+ELEMENTS_AT_ONCE = 2 ** 23               # 66 positions of LLaDA's vocabulary, 32 MiB in fp32
+
+
+def excluded_tokens(vocabulary, mask_id, pad_id, num_tokens, device):
+    """Bool (V,): ids that are never written: mask, padding, and rows of the vocabulary that have no token."""
+    excluded = torch.zeros(vocabulary, dtype=torch.bool, device=device)
+    excluded[[mask_id, pad_id]] = True
+    if num_tokens is not None:
+        excluded[num_tokens:] = True
+    return excluded
+
+
+def _pieces(logits):
+    return logits.split(max(1, ELEMENTS_AT_ONCE // logits.shape[-1]))
+
+
+def confidence(logits, excluded, method):
+    """How sure the posterior is at each position, larger is surer; the same dtype as logits, at least fp32.
+
+    logits: (n, V); excluded: bool (V,); method: "top_prob" (largest probability), "prob_diff" (largest less second),
+    "entropy" (negative entropy, in nats). Returns (n,).
+    """
+    result = []
+    for part in _pieces(logits):
+        part = part.to(torch.promote_types(part.dtype, torch.float32)).masked_fill(excluded, -torch.inf)    # (n', V)
+        log_total = part.logsumexp(-1)                                                                      # (n',)
+        if method == "top_prob":
+            result.append((part.amax(-1) - log_total).exp())
+        elif method == "prob_diff":
+            first, index = part.max(-1)
+            second = part.scatter_(-1, index[:, None], -torch.inf).amax(-1)
+            result.append((first - log_total).exp() - (second - log_total).exp())
+        else:
+            log_p = part.sub_(log_total[:, None])
+            result.append((log_p.exp() * log_p.clamp_min_(torch.finfo(log_p.dtype).min)).sum(-1))           # 0 log 0 = 0
+    return torch.cat(result) if result else logits.new_zeros(0)
+
+
+def draw_tokens(logits, excluded, temperature, uniforms):
+    """One token for each position, long (n,).
+
+    logits: (n, V); excluded: bool (V,); temperature: 0 takes the most probable token (the first of equals), T > 0 draws from
+    softmax(logits / T) by inverting its distribution function; uniforms: float64 (n,) in (0, 1).
+    Raises ValueError where the logits are not numbers or nothing is left to choose from.
+    """
+    exact = torch.float32 if logits.device.type == "mps" else torch.float64     # MPS has no float64
+    tokens = []
+    for part, u in zip(_pieces(logits), uniforms.to(exact).to(logits.device).split(max(1, ELEMENTS_AT_ONCE // logits.shape[-1]))):
+        part = part.masked_fill(excluded, -torch.inf)                           # (n', V)
+        top, token = part.max(-1)
+        if not torch.isfinite(top).all():
+            raise ValueError("the network's logits leave no token to choose (not a number, infinite, or all excluded)")
+        if temperature > 0:
+            cumulative = torch.softmax(part.to(exact) / temperature, -1).cumsum_(-1)        # (n', V)
+            total = cumulative[:, -1:]
+            last = (cumulative < total).sum(-1)         # u * total may round up to total: the last token with a share
+            token = torch.searchsorted(cumulative, u[:, None] * total, right=True)[:, 0].minimum(last)
+        tokens.append(token)
+    return torch.cat(tokens) if tokens else torch.zeros(0, dtype=torch.long, device=logits.device)
