@@ -1,0 +1,87 @@
+"""Instruction fine-tuning of either model on either task (the paper tunes one model per task).
+
+Laptop    python instruction_finetuning.py --task math --variable_length --init_from runs/transfer/final --train_data DATA \\
+              --max_steps 200 --per_device_train_batch_size 32 --learning_rate 1e-3 --sft_max_length 192 --job_name IFT_math
+One GPU   python instruction_finetuning.py --task code --variable_length --init_from runs/transfer/final --train_data DATA \\
+              --gradient_accumulation_steps 16 --gradient_checkpointing
+Slurm     sbatch scripts/IFT_math.sh, sbatch scripts/IFT_code.sh        (16 H100, batch 4 a GPU; 100 and 50 epochs [paper's code])
+
+--task math   DATA by preprocess_math.py: the prompt stays clean, the answer is noised
+--task code   DATA by preprocess_code_infilling.py: every time a row is read another middle of it is drawn. FlexMDM sees
+              prefix <infill-boundary> middle <infill-boundary> suffix, LLaDA an instruction with both and the middle at its end
+--variable_length     FlexMDM, from --init_from; without it LLaDA from --model_name_or_path (or --init_from): LoRA on q, k, v, head
+LLaDA's rows are filled to --sft_max_length with end-of-text, which belongs to the answer: it is how LLaDA learns to stop.
+Going on after a stop of any kind: ... --resume_from_checkpoint auto. Results: runs/JOB_NAME/{checkpoint-N, final, train_log.jsonl}.
+"""
+from dataclasses import dataclass, field
+
+from flexmdm_transfer_openwebtext import build_model
+from records import InputError, run
+from training_run import RunArguments, check_kind, load_rows, parse_arguments, train
+
+
+@dataclass
+class InstructionArguments(RunArguments):
+    """RunArguments with the paper code's fine-tuning values."""
+    task: str = field(default="math", metadata={"help": "math (GSM8K) or code (infilling)"})
+    num_train_epochs: float = field(default=100, metadata={"help": "[paper's code: 100 for math, 50 for code]"})
+    weight_decay: float = field(default=0.1, metadata={"help": "[paper's code]"})
+    lora_weight_decay: float = field(default=0.1, metadata={"help": "[paper's code: 0.1 everywhere]"})
+
+    def check(self):
+        super().check()
+        if self.task not in ("math", "code"):
+            raise InputError(f"--task: {self.task} is neither math nor code")
+        if self.variable_length and not self.init_from:
+            print("note: no --init_from, so the FlexMDM parts start untrained; the paper fine-tunes a transferred checkpoint")
+
+
+def collator_of(args, model, tokenizer):
+    """The collator of a task for a kind of model, and the number of tokens its frame adds to a row."""
+    from flexmdm_trainer import FlexMDMCollator
+    from llada_trainer import LLaDACollator
+    from preprocess_code_infilling import boundary_ids, llada_layout
+    if args.variable_length:
+        boundary = boundary_ids(tokenizer) if args.task == "code" else None
+        return FlexMDMCollator(model.config, boundary), 2 * len(boundary or [])
+    layout = llada_layout(tokenizer) if args.task == "code" else None
+    collator = LLaDACollator(tokenizer.mask_token_id, tokenizer.pad_token_id, fill_length=args.sft_max_length, infill_layout=layout)
+    return collator, sum(map(len, layout)) if layout else 0
+
+
+def rows_that_fit(rows, extra, limit, flag="--sft_max_length"):
+    """Leave out, and say so, the rows that do not fit whole with their frame. Raises InputError when none does."""
+    from noise_stream import row_lengths
+    for split in ("train", "validation"):
+        if split in rows:
+            fits = row_lengths(rows[split]) + extra <= limit
+            if not fits.any():
+                raise InputError(f"{flag}: no {split} row fits into {limit} tokens (the frame takes {extra} of them)")
+            if not fits.all():
+                print(f"{(~fits).sum()} of {len(fits)} {split} rows are longer than {limit} tokens with their frame ({extra}): left out")
+                rows[split] = rows[split].select(fits.nonzero()[0])
+    return rows
+
+
+def main():
+    args = parse_arguments(InstructionArguments, __doc__)
+    check_kind(args)
+    rows = load_rows(args.train_data)
+    if "prompt_length" not in rows["train"].column_names:
+        raise InputError(f"--train_data: {args.train_data} has no prompt_length; preprocess_{'math' if args.task == 'math' else 'code_infilling'}.py writes it")
+    from flexmdm_trainer import FlexMDMTrainer
+    from llada_trainer import LLaDATrainer
+    model, tokenizer = build_model(args)
+    collator, extra = collator_of(args, model, tokenizer)
+    if args.variable_length:
+        model.config.max_length = args.sft_max_length
+        collator.interpolant.max_length = args.sft_max_length
+    rows = rows_that_fit(rows, extra, args.sft_max_length)
+    kind = "FlexMDM" if args.variable_length else "LLaDA"
+    card = (f"# {kind} tuned on {args.task}\n\nFrom `{args.init_from or args.model_name_or_path}` on `{args.train_data}`. "
+            "Training settings: settings.json of the run.\n")
+    train(args, FlexMDMTrainer if args.variable_length else LLaDATrainer, model, tokenizer, rows, collator, card)
+
+
+if __name__ == "__main__":
+    run(main)
