@@ -1,0 +1,339 @@
+"""HumanEval infilling (single-line, multi-line, random-span, random-span-light, or any set with its fields): generate, run, report.
+
+Laptop, local data, one process:   python eval_humaneval_infill.py --checkpoint_path runs/code/flexmdm --data_path humaneval --allow_code_execution
+One GPU, the paper's settings:     python eval_humaneval_infill.py --checkpoint_path CHECKPOINT --variable_length --allow_code_execution
+Several GPUs:                      torchrun --nproc_per_node 4 eval_humaneval_infill.py ...         (the same rows as one process)
+Slurm:                             sbatch scripts/inference_code.sh --checkpoint_path CHECKPOINT
+The baseline, three ways:          ... --llada_infill paper | oracle | fixed --gen_length 64
+Score what exists already:         python eval_humaneval_infill.py --score_only samples.jsonl --data_path humaneval --allow_code_execution
+Check data and sandbox:            python eval_humaneval_infill.py --check_references --data_path humaneval --allow_code_execution
+
+Writes to --output_dir: generations-NNN.jsonl (one file a process), settings.json, results.json, verdicts.jsonl. A run that was stopped goes on
+when the same command is given again. Model-written programs run only with --allow_code_execution, in the sandbox of code_runner.py,
+never in this process; without it generations are written and scored by text alone.
+
+A completion is the middle alone. A program is prompt + completion + suffix + newline + test + newline + check(entry_point), 3 s, as the
+official scorer composes it. Items without a test are scored by exact match and by whether prompt + completion + suffix parses.
+--llada_infill: paper = the paper's instruction layout, the middle after the prompt; oracle = masks in place, as many as the reference has
+tokens; fixed = --gen_length masks in place. Defaults are the paper's: top_prob, window (alpha 15, at most 32), 4096 steps; random remasking.
+"""
+import ast
+import statistics
+import sys
+import warnings
+from pathlib import Path
+
+from generation_run import (EvaluatedModel, GenerationRun, Stop, add_run_flags, check_run_flags, content_hash, first_items, make_tasks,
+                            merge_rows, note_unused_flags, read_generations)
+from records import InputError, process_rank, read_rows, run, write_json, write_rows
+from results_table import describe, make_result, pass_at_k, share_of
+from sampler_flags import ArgumentParser, add_flexmdm_flags, add_llada_flags, add_model_flags
+
+HUB_DATA = "loubnabnl/humaneval_infilling"
+BENCHMARKS = {"single-line": "HumanEval-SingleLineInfilling", "multi-line": "HumanEval-MultiLineInfilling",
+              "random-span": "HumanEval-RandomSpanInfilling", "random-span-light": "HumanEval-RandomSpanInfillingLight"}
+FIELDS = ("task_id", "entry_point", "prompt", "suffix", "canonical_solution", "test")
+
+
+# ---- data ----------------------------------------------------------------------------------------------------------------
+
+def data_file(args):
+    """The file of --data_path that holds --benchmark, or None for the hub."""
+    if not args.data_path:
+        return None
+    path, official = Path(args.data_path), BENCHMARKS[args.benchmark]
+    if path.is_dir():
+        for ending in (".jsonl.gz", ".jsonl", ".parquet"):
+            if (path / f"{official}{ending}").exists():
+                return path / f"{official}{ending}"
+        raise InputError(f"--data_path: folder {path} holds no {official}.jsonl.gz (or .jsonl, .parquet)")
+    return path
+
+
+def benchmark_name(args):
+    """humaneval-infill single-line and so on, or the file's own name where it is none of the official ones."""
+    file = data_file(args)
+    if file is None:
+        return f"humaneval-infill {args.benchmark}"
+    stem = file.name.split(".")[0]
+    for name, official in BENCHMARKS.items():
+        if stem == official:
+            if name != args.benchmark:
+                raise InputError(f"--benchmark {args.benchmark}: {file} is {name}")
+            return f"humaneval-infill {name}"
+    return stem
+
+
+def read_items(args):
+    """Items in the official fields, from --data_path or the hub."""
+    file, name = data_file(args), BENCHMARKS[args.benchmark]
+    if file is not None:
+        rows = read_rows(file, fields=FIELDS, flag="--data_path")
+    else:
+        import datasets
+        try:
+            try:
+                rows = datasets.load_dataset(HUB_DATA, name, split="test")
+            except (RuntimeError, ValueError):         # sets that still have a loading script; the hub keeps a converted copy
+                rows = datasets.load_dataset(HUB_DATA, name, split="test", revision="refs/convert/parquet")
+        except Exception as error:                     # the hub's client raises a dozen kinds
+            raise InputError(f"cannot get {HUB_DATA} from the hub ({type(error).__name__}); give a local copy by --data_path") from None
+    items, seen = [], set()
+    for number, row in enumerate(rows, 1):
+        item = {field: row[field] for field in FIELDS}
+        wrong = [field for field in FIELDS if not isinstance(item[field], str)]
+        if wrong:
+            raise InputError(f"--data_path: field {wrong[0]!r} of row {number} is not text")
+        if item["task_id"] in seen:
+            raise InputError(f"--data_path: task_id {item['task_id']!r} occurs twice")
+        seen.add(item["task_id"])
+        items.append(item)
+    return items
+
+
+# ---- scores of text ------------------------------------------------------------------------------------------------------
+
+def edit_similarity(a, b):
+    """1 - Levenshtein distance / length of the longer, in characters; 1 for two empty texts."""
+    longest = max(len(a), len(b))
+    if a == b:
+        return 1.0
+    start = next((place for place, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+    a, b = a[start:], b[start:]                        # what both begin and end with costs nothing
+    end = next((place for place, (x, y) in enumerate(zip(reversed(a), reversed(b))) if x != y), min(len(a), len(b)))
+    a, b = a[:len(a) - end], b[:len(b) - end]
+    above = list(range(len(b) + 1))
+    for row, x in enumerate(a, 1):
+        left, diagonal = row, row - 1
+        current = [row]
+        for y, up in zip(b, above[1:]):
+            left = min(left + 1, up + 1, diagonal + (x != y))
+            diagonal = up
+            current.append(left)
+        above = current
+    return 1 - above[-1] / longest
+
+
+def parses(program):
+    """Whether a text is Python of the running interpreter."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")                # about escapes and the like, by the thousand
+        try:
+            ast.parse(program)
+            return True
+        except (SyntaxError, ValueError, MemoryError, RecursionError):
+            return False
+
+
+def text_metrics(rows, items):
+    """Exact match, parsing, edit similarity and length errors of completed rows against the references."""
+    by_id = {item["task_id"]: item for item in items}
+    pairs = [(row["completion"], by_id[row["task_id"]]) for row in rows]
+    exact = sum(text == item["canonical_solution"] for text, item in pairs)
+    whole = sum(parses(item["prompt"] + text + item["suffix"]) for text, item in pairs)
+    metrics = {"exact match": share_of(exact, len(rows)), "parses": share_of(whole, len(rows)),
+               "edit similarity": statistics.fmean(edit_similarity(text, item["canonical_solution"]) for text, item in pairs),
+               "length error, characters": statistics.fmean(abs(len(text) - len(item["canonical_solution"])) for text, item in pairs)}
+    tokens = [abs(row["length"] - row["reference_length"]) for row in rows if "length" in row and "reference_length" in row]
+    if tokens:
+        metrics["length error, tokens"] = statistics.fmean(tokens)
+    return metrics
+
+
+# ---- running programs ----------------------------------------------------------------------------------------------------
+
+def run_rows(rows, items, args, stop=None):
+    """(verdicts, isolation): one result of code_runner for each row. Rows in order; the items' tests, prompts and suffixes are used,
+    never those that a generations file may hold."""
+    from code_runner import CodeRunner, suspicious_text
+    from tqdm import tqdm
+    by_id = {item["task_id"]: item for item in items}
+    jobs = []
+    for row in rows:
+        item = by_id[row["task_id"]]
+        jobs.append((item["prompt"] + row["completion"] + item["suffix"], item["test"], item["entry_point"]))
+    passed = 0
+
+    def progress(result):
+        nonlocal passed
+        passed += result["status"] == "passed"
+        bar.update()
+        bar.set_postfix_str(f"passed {passed / bar.n:.1%}")
+        if stop is not None and stop.asked:
+            raise InputError("stopped by SIGTERM while programs ran; all generations are on disk, the same command scores them")
+
+    with CodeRunner(workers=args.code_workers, timeout=args.timeout, unsafe_as_root=args.unsafe_as_root) as runner, \
+            tqdm(total=len(jobs), desc="running programs", unit="program", file=sys.stderr, dynamic_ncols=True) as bar:
+        results = runner.run_all(jobs, progress)
+        isolation = runner.isolation
+    for row, result in zip(rows, results):
+        if result["status"] == "passed" and not result["suspicious"]:
+            word = suspicious_text(row["completion"], by_id[row["task_id"]]["canonical_solution"])
+            result["suspicious"] = word and f"the completion says {word!r}"
+    return results, isolation
+
+
+def pass_metrics(rows, verdicts):
+    """pass@k over items for 1, 5, 10, 100 and all samples, and pass@1 without what is suspicious."""
+    by_item, honest = {}, {}
+    for row, verdict in zip(rows, verdicts):
+        passed = verdict["status"] == "passed"
+        by_item.setdefault(row["task_id"], []).append(passed)
+        honest.setdefault(row["task_id"], []).append(passed and not verdict["suspicious"])
+    samples = min(map(len, by_item.values()))
+    metrics = {}
+    for k in sorted({1, *(k for k in (5, 10, 100) if k <= samples), samples}):
+        metrics[f"pass@{k}"] = share_of(sum(pass_at_k(len(right), sum(right), k) for right in by_item.values()), len(by_item))
+    metrics["pass@1, unsuspicious"] = share_of(sum(pass_at_k(len(right), sum(right), 1) for right in honest.values()), len(by_item))
+    return metrics
+
+
+def report(rows, items, args, *, label, settings, details, folder=None, stop=None):
+    """Score, print, and write results.json and verdicts.jsonl where there is a folder. Returns the result."""
+    metrics, tested = {}, all(item["test"].strip() for item in items)
+    if tested and args.allow_code_execution:
+        verdicts, isolation = run_rows(rows, items, args, stop)
+        metrics.update(pass_metrics(rows, verdicts))
+        counts = {status: sum(verdict["status"] == status for verdict in verdicts) for status in ("passed", "failed", "timed out", "sandbox error")}
+        details = {**details, "isolation": isolation, "verdicts": counts, "suspicious": sum(bool(v["suspicious"]) for v in verdicts),
+                   "timeout": args.timeout}
+        if folder:
+            write_rows(Path(folder) / "verdicts.jsonl", [{"task_id": row["task_id"], "sample": row.get("sample", 0), **verdict}
+                                                         for row, verdict in zip(rows, verdicts)])
+        if counts["sandbox error"]:
+            print(f"warning: {counts['sandbox error']} programs could not be run (they count as failed; see verdicts.jsonl)", file=sys.stderr)
+    elif tested:
+        print("note: programs were not run; --allow_code_execution runs them in a sandbox and gives pass@k", file=sys.stderr)
+    metrics.update(text_metrics(rows, items))
+    result = make_result(benchmark=benchmark_name(args), label=label, metrics=metrics, rows=rows, settings=settings,
+                         details={"data_path": args.data_path, **details})
+    print(describe(result))
+    if "isolation" in result:
+        shown = ", ".join(f"{key}: {result['isolation'][key]}" for key in ("user", "files", "network", "processes"))
+        print(f"  programs: {result['verdicts']}, suspicious {result['suspicious']}; {shown}")
+    if folder:
+        write_json(Path(folder) / "results.json", result)
+        print(f"  written: {Path(folder) / 'results.json'}")
+    return result
+
+
+# ---- the three things to do ----------------------------------------------------------------------------------------------
+
+def score_only(args):
+    items = first_items(read_items(args), args)
+    rows, settings = read_generations(args.score_only, "task_id")
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row.get("completion"), str):
+            raise InputError(f"--score_only: row {number} has no text under 'completion'")
+    rows, counts = merge_rows(rows, [item["task_id"] for item in items], args.num_samples, args.allow_duplicates, args.allow_missing)
+    present = {row["task_id"] for row in rows}
+    report(rows, [item for item in items if item["task_id"] in present], args, label=args.label or kind_label(settings), settings=settings,
+           folder=args.output_dir, details={"score_only": args.score_only, **counts})
+
+
+def kind_label(settings):
+    return {"flexmdm": "FlexMDM", "llada": "LLaDA"}.get(settings.get("kind"), "given")
+
+
+def check_references(args):
+    """Canonical solutions (all must pass) and, as the trivial baseline, empty completions."""
+    if not args.allow_code_execution:
+        raise InputError("--check_references: runs the data set's programs, so it needs --allow_code_execution")
+    items = first_items(read_items(args), args)
+    for name, label in (("reference", "canonical solutions"), ("empty", "empty completions")):
+        rows = [{"task_id": item["task_id"], "sample": 0, "completion": item["canonical_solution"] if name == "reference" else "",
+                 "evaluations": 0} for item in items]
+        result = report(rows, items, args, label=label, settings={}, details={}, folder=args.output_dir and Path(args.output_dir) / name)
+        if name == "reference":
+            metric = result["metrics"].get("pass@1") or result["metrics"]["parses"]
+            failed = metric["n"] - round(metric["right"])
+    if failed:
+        raise InputError(f"--check_references: {failed} canonical solutions fail")
+
+
+def encode_items(model, items, args):
+    """(prefixes, suffixes, middle_lengths, reference_lengths): ids of each item as the model's layout has them.
+
+    A LLaDA in the paper's layout has everything in the prefix and no middle_lengths.
+    """
+    reference_lengths = [len(model.encode(item["canonical_solution"])) for item in items]
+    if model.kind == "flexmdm":
+        from preprocess_code_infilling import flexmdm_infill_ids
+        pairs = [flexmdm_infill_ids(model.tokenizer, item["prompt"], item["suffix"]) for item in items]
+        return [list(pair[0]) for pair in pairs], [list(pair[1]) for pair in pairs], None, reference_lengths
+    if args.llada_infill == "paper":
+        from preprocess_code_infilling import llada_infill_prompt
+        return [list(llada_infill_prompt(model.tokenizer, item["prompt"], item["suffix"])) for item in items], None, None, reference_lengths
+    if args.llada_infill == "fixed" and not args.gen_length:
+        raise InputError("--llada_infill fixed: --gen_length says how many masks stand in place")
+    lengths = reference_lengths if args.llada_infill == "oracle" else [args.gen_length] * len(items)
+    return [model.encode(item["prompt"]) for item in items], [model.encode(item["suffix"]) for item in items], lengths, reference_lengths
+
+
+def generate(args):
+    stop = Stop()
+    items = first_items(read_items(args), args)
+    model = EvaluatedModel(args)
+    note_unused_flags(model.kind, sys.argv[1:])
+    prefixes, suffixes, middle_lengths, reference_lengths = encode_items(model, items, args)
+    costs = [len(prefix) + (len(suffixes[number]) if suffixes else 0) for number, prefix in enumerate(prefixes)]
+    model.check_room([item["task_id"] for item in items], costs, "--data_path", middle_lengths)
+    settings = {"benchmark": benchmark_name(args), **model.settings, "prompts_hash": content_hash(prefixes[:1])}
+    if model.kind == "llada":
+        settings["llada_infill"] = args.llada_infill
+    folder = Path(args.output_dir or Path("runs/eval_humaneval_infill") / f"{Path(args.checkpoint_path).resolve().name}-{args.benchmark}")
+    generation = GenerationRun(folder, settings, make_tasks(costs, args.num_samples), stop)
+
+    def generate_batch(tasks):
+        numbers = [task["item"] for task in tasks]
+        if suffixes is None:
+            made = model.answer([prefixes[number] for number in numbers], tasks)
+        else:
+            made = model.infill([prefixes[number] for number in numbers], [suffixes[number] for number in numbers], tasks,
+                                middle_lengths and [middle_lengths[number] for number in numbers])
+        return [{"task_id": items[number]["task_id"], "completion": text, "prompt": items[number]["prompt"], "suffix": items[number]["suffix"],
+                 "ground_truth": items[number]["canonical_solution"], "reference_length": reference_lengths[number], **fields}
+                for number, (text, fields) in zip(numbers, made)]
+
+    generation.generate(args.batch_size, generate_batch, lambda row: row["completion"] == row["ground_truth"])
+    rows = generation.collect()
+    if rows is not None:
+        report(rows, items, args, label=args.label or kind_label(settings), settings=settings, folder=folder, stop=stop,
+               details={"configuration": generation.configuration, "batch_size": args.batch_size, "device": str(model.model.device),
+                        "processes": process_rank()[1], "num_samples": args.num_samples, "data_hash": content_hash(items)})
+
+
+def parse_args(argv=None):
+    parser = ArgumentParser(description=__doc__)
+    add_run_flags(parser, "eval_humaneval_infill")
+    group = parser.add_argument_group("infilling")
+    group.add_argument("--benchmark", choices=tuple(BENCHMARKS), default="single-line", help="which set (default: single-line)")
+    group.add_argument("--llada_infill", choices=("paper", "oracle", "fixed"), default="paper", help="LLaDA's layout (default: paper)")
+    group.add_argument("--allow_code_execution", action="store_true", help="run the model's programs, in a sandbox")
+    group.add_argument("--code_workers", type=int, metavar="N", help="programs that run at once (default: one a core)")
+    group.add_argument("--timeout", type=float, default=3.0, metavar="S", help="seconds a program may take (default: 3, the official scorer's)")
+    group.add_argument("--unsafe_as_root", action="store_true", help="run programs as root where root cannot become another user")
+    add_model_flags(parser, checkpoint_required=False)
+    add_flexmdm_flags(parser)
+    add_llada_flags(parser)
+    parser.set_defaults(diffusion_steps=4096, unmasking="confidence", confidence_method="top_prob", use_sliding_window=True, alpha=15.0,
+                        remasking="random")
+    args = parser.parse_args(argv)
+    check_run_flags(args)
+    if args.timeout <= 0 or (args.code_workers is not None and args.code_workers < 1):
+        raise InputError(f"--timeout {args.timeout}, --code_workers {args.code_workers}: must be above 0")
+    return args
+
+
+def main():
+    args = parse_args()
+    if args.check_references:
+        check_references(args)
+    elif args.score_only:
+        score_only(args)
+    else:
+        generate(args)
+
+
+if __name__ == "__main__":
+    run(main)

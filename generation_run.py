@@ -1,0 +1,401 @@
+"""The loop of both evaluations: which rows are missing, generate them in batches, append each, and know when all are there.
+
+    tasks = make_tasks(costs, num_samples)                     # one a (item, sample)
+    run = GenerationRun(output_dir, settings, tasks)           # refuses a folder with rows of another configuration
+    run.generate(batch_size, generate_batch, judge)            # this process's share; a torn last line is cut off, finished rows stay
+    rows = run.collect()                                       # process 0: all rows in order of (item, sample); None where rows are missing
+
+A row is keyed by (item, sample) and carries the hash of the settings it was generated with. One file a process
+(`generations-000.jsonl`, ...), appended after every batch; every process reads all of them, so a run may be stopped at any moment and
+go on with another number of processes or another batch size. Random numbers follow from (seed, item, sample) alone.
+SIGTERM ends the run after the batch in hand, with exit code 0 and a line that says what is missing.
+
+Nothing here imports torch at import.
+"""
+import hashlib
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+
+from records import InputError, RowWriter, _read_file, process_rank, read_finished, write_json
+
+GENERATIONS = "generations-*.jsonl"
+KEY = ("item", "sample")
+
+
+def item_seed(seed, item, sample):
+    """Seed of one row, 0 ... 2^62 - 1: a function of --seed, the item's index in the data set and the sample's number alone."""
+    digest = hashlib.blake2b(f"{seed}/{item}/{sample}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 2
+
+
+def content_hash(content):
+    """12 hex digits over anything JSON can hold."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()[:12]
+
+
+def make_tasks(costs, num_samples):
+    """[{"item", "sample"}], long rows first (memory runs out at once or never, and batches hold rows of like length).
+
+    costs: tokens of each item's prompt.
+    """
+    order = sorted(range(len(costs)), key=lambda item: (-costs[item], item))
+    return [{"item": item, "sample": sample} for item in order for sample in range(num_samples)]
+
+
+class Stop:
+    """Whether SIGTERM has come. Install it before slow work begins."""
+
+    def __init__(self):
+        self.asked = False
+        signal.signal(signal.SIGTERM, self._ask)
+
+    def _ask(self, *_):
+        self.asked = True
+
+
+class GenerationRun:
+    """Rows of one configuration in one folder.
+
+    settings: everything that the generated text depends on (and nothing else: batch size, device and number of processes do not belong
+    there). Raises InputError where output_dir holds rows of other settings, or where another process is writing this process's file.
+    """
+
+    def __init__(self, output_dir, settings, tasks, stop=None):
+        self.folder, self.tasks, self.stop = Path(output_dir), tasks, stop or Stop()
+        self.rank, self.world_size = process_rank()
+        self.configuration = content_hash(settings)
+        self._check_settings(settings)
+        self.path = self.folder / f"generations-{self.rank:03d}.jsonl"
+        self.lock = self._lock()
+
+    def _check_settings(self, settings):
+        path = self.folder / "settings.json"
+        if path.exists():
+            there = _read_file(path, "--output_dir")[0]
+            if content_hash(there) != self.configuration:
+                names = [name for name in sorted({*there, *settings}) if there.get(name) != settings.get(name)]
+                shown = ", ".join(f"{name}: {there.get(name)!r} there, {settings.get(name)!r} now" for name in names[:4])
+                raise InputError(f"--output_dir: {self.folder} holds generations made with other settings ({shown}); choose another folder")
+        elif next(self.folder.glob(GENERATIONS), None):
+            raise InputError(f"--output_dir: {self.folder} holds generations, but no settings.json that says how they were made")
+        else:
+            write_json(path, settings)
+        self.finished()
+
+    def _lock(self):
+        """Two processes that append to one file would write rows twice. File systems without locks go without."""
+        import fcntl
+        handle = open(self.path, "ab")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"--output_dir: another process is writing {self.path}") from None
+        except OSError:
+            pass
+        return handle
+
+    def finished(self):
+        """{(item, sample): row} of all processes' files. Raises InputError for a row of another configuration."""
+        rows = {}
+        for path in sorted(self.folder.glob(GENERATIONS)):
+            for row in read_finished(path):
+                if row.get("configuration") != self.configuration:
+                    raise InputError(f"--output_dir: {path} has a row of another configuration ({row.get('configuration')}, this run is "
+                                     f"{self.configuration}); choose another folder")
+                rows.setdefault((row["item"], row["sample"]), row)
+        return rows
+
+    def generate(self, batch_size, generate_batch, judge=None):
+        """Generate what is missing of this process's share of the tasks.
+
+        generate_batch(tasks) -> a dict of row fields for each task; judge(row) -> whether it is right, for the progress bar.
+        """
+        from tqdm import tqdm
+        finished = self.finished()
+        share = self.tasks[self.rank::self.world_size]
+        missing = [task for task in share if (task["item"], task["sample"]) not in finished]
+        rows = [row for task in share if (row := finished.get((task["item"], task["sample"])))]
+        right, count = sum(map(judge, rows)) if judge else 0, len(rows)
+        bar = tqdm(total=len(share), initial=count, desc=f"process {self.rank}" if self.world_size > 1 else "generating", unit="row",
+                   disable=self.rank > 0, file=sys.stderr, dynamic_ncols=True)
+        with RowWriter(self.path) as writer, bar:
+            for start in range(0, len(missing), batch_size):
+                if self.stop.asked:
+                    break
+                batch, began = missing[start:start + batch_size], time.monotonic()
+                made = generate_batch(batch)
+                seconds = (time.monotonic() - began) / len(batch)          # a row's share of its batch's time
+                for task, fields in zip(batch, made):
+                    row = {**task, "configuration": self.configuration, **fields, "seconds": round(seconds, 4)}
+                    writer.append(row)
+                    count, right = count + 1, right + (judge(row) if judge else 0)
+                bar.update(len(batch))
+                if judge:
+                    bar.set_postfix_str(f"right so far {right / count:.1%}")
+        self.lock.close()
+
+    def collect(self):
+        """Process 0: wait for the others, then all rows in order of (item, sample), or None (and a line on stderr) where some are missing.
+        Other processes: None."""
+        if self.rank:
+            return None
+        said = time.monotonic()
+        while True:
+            finished = self.finished()
+            missing = [task for task in self.tasks if (task["item"], task["sample"]) not in finished]
+            if not missing or self.stop.asked or self.world_size == 1:
+                break
+            if time.monotonic() - said > 60:
+                print(f"waiting for other processes: {len(missing)} rows to go", file=sys.stderr)
+                said = time.monotonic()
+            time.sleep(1)
+        if missing:
+            print(f"stopped: {len(missing)} of {len(self.tasks)} rows are missing (the first: item {missing[0]['item']}, sample "
+                  f"{missing[0]['sample']}); what is done is in {self.folder}, the same command goes on from there", file=sys.stderr)
+            return None
+        wanted = sorted((task["item"], task["sample"]) for task in self.tasks)
+        return [finished[key] for key in wanted]
+
+
+# ---- generations made earlier, or by another program ---------------------------------------------------------------------
+
+def read_generations(paths, name_field):
+    """(rows, settings found) of --score_only files: our JSONL, the older layout (one JSON object, its list under `generations`), or a
+    folder of ours.
+
+    name_field: what names an item in files of other programs ("question", "task_id"). Every row gets `name` (the item's) and `sample`.
+    """
+    files = []
+    for path in map(Path, paths):
+        inside = sorted(path.glob(GENERATIONS)) if path.is_dir() else [path]
+        if not inside:
+            raise InputError(f"--score_only: folder {path} holds no {GENERATIONS}")
+        files += inside
+    rows, settings, configurations = [], {}, {}
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"--score_only: {file} does not exist")
+        content = read_finished(file) if file.name.endswith(".jsonl") else _read_file(file, "--score_only")
+        if len(content) == 1 and isinstance(content[0], dict) and isinstance(content[0].get("generations"), list):
+            settings.update({key: value for key, value in content[0].items() if key not in ("generations", "metrics")})
+            content = content[0]["generations"]
+        beside = file.with_name("settings.json")
+        if beside.exists():
+            settings.update(_read_file(beside, "--score_only")[0])
+        for number, row in enumerate(content, 1):
+            if not isinstance(row, dict) or name_field not in row:
+                raise InputError(f"--score_only: row {number} of {file} has no field {name_field!r}")
+            if "configuration" in row:
+                configurations.setdefault(row["configuration"], file)
+            rows.append({**row, "name": row[name_field], "sample": row.get("sample")})
+    if not rows:
+        raise InputError(f"--score_only: {', '.join(map(str, files))}: no rows")
+    if len(configurations) > 1:
+        shown = ", ".join(f"{name} in {file}" for name, file in configurations.items())
+        raise InputError(f"--score_only: rows of several configurations ({shown}); score each on its own")
+    return rows, settings
+
+
+def merge_rows(rows, expected, num_samples, allow_duplicates, allow_missing):
+    """Rows in order of (item, sample), each (name, sample) once; and {"missing", "duplicates"}, how many of each there were.
+
+    expected: names of all items in order, or None where nobody knows them (then rows with an `item` number must have no hole in it).
+    Raises InputError for duplicates and for missing rows, unless allowed: then a duplicate is left out (or, in rows that have no sample
+    number, is a further sample of its item), and what is missing is not counted.
+    """
+    kept, duplicates, seen = {}, 0, {}
+    for row in rows:
+        sample = row["sample"]
+        if sample is None:
+            sample = seen.get(row["name"], 0)
+            seen[row["name"]] = sample + 1
+            if sample >= num_samples and not allow_duplicates:
+                raise InputError(f"--score_only: item {str(row['name'])[:60]!r} occurs {sample + 1} times; --num_samples says how often it "
+                                 "may, --allow_duplicates takes all as its samples")
+        elif (row["name"], sample) in kept:
+            duplicates += 1
+            if not allow_duplicates:
+                raise InputError(f"--score_only: item {str(row['name'])[:60]!r}, sample {sample} occurs twice; --allow_duplicates keeps "
+                                 "the first")
+            continue
+        kept[row["name"], sample] = {**row, "sample": sample}
+    samples = max(sample for _, sample in kept) + 1
+    if expected is None and all("item" in row for row in kept.values()):
+        by_item = {row["item"]: row["name"] for row in kept.values()}
+        missing = [f"item {item}" for item in range(max(by_item) + 1) if item not in by_item]
+        missing += [f"item {item}, sample {sample}" for item, name in by_item.items() for sample in range(samples) if (name, sample) not in kept]
+        order = {name: item for item, name in by_item.items()}
+    else:
+        order = {name: item for item, name in enumerate(expected if expected is not None else dict.fromkeys(row["name"] for row in rows))}
+        missing = [f"{name!r}, sample {sample}" for name in order for sample in range(samples) if (name, sample) not in kept]
+        foreign = [name for name, _ in kept if name not in order]
+        if foreign:
+            raise InputError(f"--score_only: item {str(foreign[0])[:60]!r} is not in the data set")
+    if missing and not allow_missing:
+        raise InputError(f"--score_only: {len(missing)} rows are missing, the first: {missing[0][:100]}; --allow_missing scores the rest")
+    merged = [kept[key] for key in sorted(kept, key=lambda key: (order[key[0]], key[1]))]
+    return merged, {"missing": len(missing), "duplicates": duplicates}
+
+
+# ---- the model side ------------------------------------------------------------------------------------------------------
+
+def add_run_flags(parser, name_of_output):
+    """Flags that both evaluations have besides the samplers'."""
+    group = parser.add_argument_group("run")
+    group.add_argument("--data_path", help="local copy of the data set, file or folder (default: from the hub)")
+    group.add_argument("--subsample", type=int, metavar="N", help="only the first N items (default: all)")
+    group.add_argument("--num_samples", type=int, default=1, metavar="K", help="answers to each item (default: 1)")
+    group.add_argument("--batch_size", type=int, default=16, help="rows generated at once (default: 16)")
+    group.add_argument("--output_dir", help=f"where rows and results.json go (default: runs/{name_of_output}/<checkpoint>)")
+    group.add_argument("--label", help="name of this row in results_table.py's table (default: FlexMDM or LLaDA)")
+    group.add_argument("--variable_length", action="store_true", help="say that the checkpoint is a FlexMDM; refused where it is not")
+    group.add_argument("--score_only", nargs="+", metavar="FILE", help="score generations made earlier: ours, the older layout, or a folder")
+    group.add_argument("--allow_duplicates", action="store_true", help="--score_only: do not refuse an item that occurs twice")
+    group.add_argument("--allow_missing", action="store_true", help="--score_only: do not refuse when items are missing")
+    group.add_argument("--check_references", action="store_true", help="score the data set's own solutions instead of a model's, and stop")
+
+
+def check_run_flags(args):
+    for flag in ("subsample", "num_samples", "batch_size"):
+        value = getattr(args, flag)
+        if value is not None and value < 1:
+            raise InputError(f"--{flag} {value}: must be at least 1")
+    if not (args.score_only or args.check_references or args.checkpoint_path):
+        raise InputError("--checkpoint_path: a checkpoint is needed (or --score_only, or --check_references)")
+
+
+def first_items(items, args):
+    if args.subsample is not None and args.subsample > len(items):
+        raise InputError(f"--subsample {args.subsample}: the data set has only {len(items)} items")
+    return items[:args.subsample]
+
+
+class EvaluatedModel:
+    """A loaded checkpoint of either kind, its tokenizer and its sampler's settings, for the two evaluation scripts.
+
+    Loads on construction (torch, transformers). `kind` is "flexmdm" or "llada"; `settings` is everything the text depends on.
+    """
+
+    def __init__(self, args):
+        from llada_utils import checkpoint_hash, checkpoint_kind, load_flexmdm, load_llada, load_tokenizer, pick_device, pick_dtype
+        from sampler_flags import flexmdm_sampler_arguments, llada_sampler_arguments
+        self.kind = checkpoint_kind(args.checkpoint_path)
+        if args.variable_length and self.kind != "flexmdm":
+            raise InputError(f"--variable_length: {args.checkpoint_path} is a LLaDA, which has a fixed length")
+        flexmdm = self.kind == "flexmdm"
+        self.arguments = flexmdm_sampler_arguments(args) if flexmdm else llada_sampler_arguments(args)
+        device = pick_device(args.device)
+        dtype = pick_dtype(args.dtype, device)
+        options = dict(base=args.base_model, dtype=dtype, device=device)
+        if flexmdm:
+            self.model = load_flexmdm(args.checkpoint_path, lora_alpha=args.lora_alpha, **options)
+        elif args.lora_alpha is not None:
+            raise InputError("--lora_alpha: only the paper code's FlexMDM checkpoints need it; a LLaDA adapter stores its own")
+        else:
+            self.model = load_llada(args.checkpoint_path, **options)
+        self.tokenizer = load_tokenizer(args.checkpoint_path)
+        self.seed = args.seed
+        config = self.model.config
+        self.mask_id, self.pad_id = config.mask_token_id, config.pad_token_id
+        own = getattr(config, "max_length" if flexmdm else "max_sequence_length", 1024)
+        self.max_length = args.max_length or min(own, 1024)                # 1024: the paper's canvas, prompt included
+        if flexmdm:
+            self.arguments["max_length"] = self.max_length
+        self.settings = {"checkpoint": str(args.checkpoint_path), "checkpoint_hash": checkpoint_hash(args.checkpoint_path), "kind": self.kind,
+                         "base_model": args.base_model, "lora_alpha": args.lora_alpha, "dtype": str(dtype).removeprefix("torch."),
+                         "seed": args.seed, "max_length": self.max_length,
+                         **{name: getattr(value, "to_config", lambda value=value: value)() for name, value in self.arguments.items()
+                            if name != "rows_at_once"}}
+        self.stop_ids = {self.pad_id, self.tokenizer.eos_token_id, self.tokenizer.get_vocab().get("<|eot_id|>")} - {None}
+
+    def encode(self, text):
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _padded(self, rows):
+        import torch
+        width = max(map(len, rows), default=0)
+        ids = torch.full((len(rows), width), self.pad_id, dtype=torch.long)                                # (B, P)
+        for number, row in enumerate(rows):
+            ids[number, :len(row)] = torch.tensor(row, dtype=torch.long)
+        return ids.to(self.model.device)
+
+    def _seeds(self, tasks):
+        import torch
+        return torch.tensor([item_seed(self.seed, task["item"], task["sample"]) for task in tasks])      # (B,)
+
+    def check_room(self, names, prompt_lengths, flag, answer_lengths=None):
+        """Refuse, before anything is generated, a row that cannot be: no room for an answer, or steps that fit no blocks.
+
+        names: what to call each item; prompt_lengths: tokens given; answer_lengths: LLaDA's masks where they are not --gen_length.
+        """
+        gen_length = self.arguments.get("gen_length")
+        for number, (name, length) in enumerate(zip(names, prompt_lengths)):
+            wanted = answer_lengths[number] if answer_lengths else gen_length or 1
+            if length + wanted > self.max_length and (answer_lengths or not gen_length):
+                raise InputError(f"{flag}: {name} takes {length} tokens and needs {wanted} more, but --max_length is {self.max_length}")
+            if self.kind == "llada":
+                from llada_inference import reveal_plan
+                masks = answer_lengths[number] if answer_lengths else gen_length or self.max_length - length
+                try:
+                    reveal_plan(masks, self.arguments["steps"], self.arguments["block_length"])
+                except ValueError as error:
+                    raise InputError(f"--diffusion_steps: {name}: {error}") from None
+
+    def answer(self, prompts, tasks):
+        """Tokens after each prompt (lists of ids; LLaDA's up to the first end token), with the row fields that go with them."""
+        ids, seeds = self._padded(prompts), self._seeds(tasks)
+        if self.kind == "flexmdm":
+            from flexmdm_inference import generate_flexmdm
+            result = generate_flexmdm(self.model, ids, mask_id=self.mask_id, pad_id=self.pad_id, num_tokens=len(self.tokenizer), seeds=seeds,
+                                      **self.arguments)
+        else:
+            import torch
+            from llada_inference import generate_mdm
+            lengths = [self.arguments["gen_length"] or self.max_length - len(prompt) for prompt in prompts]
+            result = generate_mdm(self.model, ids, mask_id=self.mask_id, pad_id=self.pad_id, num_tokens=len(self.tokenizer), seeds=seeds,
+                                  **{**self.arguments, "gen_length": torch.tensor(lengths)})
+        return self._cut(result, [len(prompt) for prompt in prompts], [0] * len(prompts))
+
+    def infill(self, prefixes, suffixes, tasks, middle_lengths=None):
+        """Tokens between each prefix and suffix (lists of ids). middle_lengths: LLaDA's masks of each row."""
+        before, after, seeds = self._padded(prefixes), self._padded(suffixes), self._seeds(tasks)
+        if self.kind == "flexmdm":
+            from flexmdm_inference import generate_flexmdm_infilling
+            result = generate_flexmdm_infilling(self.model, before, after, mask_id=self.mask_id, pad_id=self.pad_id,
+                                                num_tokens=len(self.tokenizer), seeds=seeds, **self.arguments)
+        else:
+            import torch
+            from llada_inference import generate_mdm_infilling
+            arguments = {name: value for name, value in self.arguments.items() if name != "gen_length"}
+            result = generate_mdm_infilling(self.model, before, after, mask_id=self.mask_id, pad_id=self.pad_id, num_tokens=len(self.tokenizer),
+                                            seeds=seeds, middle_lengths=torch.tensor(middle_lengths), **arguments)
+        return self._cut(result, [len(row) for row in prefixes], [len(row) for row in suffixes])
+
+    def _cut(self, result, starts, ends):
+        """[(text, row fields)]: what lies between the given tokens, special tokens left out, LLaDA's up to its first end token."""
+        rows = []
+        for number, (start, end) in enumerate(zip(starts, ends)):
+            ids = result.sequences[number, start:int(result.lengths[number]) - end].tolist()
+            if self.kind == "llada":
+                ids = ids[:next((place for place, token in enumerate(ids) if token in self.stop_ids), len(ids))]
+            text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            fields = {"evaluations": int(result.evaluations[number]), "length": len(ids)}
+            if bool(result.truncated[number]):
+                fields["truncated"] = True
+            rows.append((text, fields))
+        return rows
+
+
+def note_unused_flags(kind, argv):
+    """Say which of the given flags have no effect, because they are the other kind's."""
+    from sampler_flags import ArgumentParser, add_flexmdm_flags, add_llada_flags
+    add_flags, name = (add_llada_flags, "LLaDA") if kind == "flexmdm" else (add_flexmdm_flags, "FlexMDM")
+    parser = ArgumentParser()
+    add_flags(parser)
+    names = set(vars(parser.parse_args([]))) - {"rows_at_once"}             # both samplers take that one
+    given = sorted({word.split("=")[0] for word in argv if word.startswith("--") and word.split("=")[0][2:].removeprefix("no-") in names})
+    if given and process_rank()[0] == 0:
+        print(f"note: {', '.join(given)}: {name}'s, without effect on this checkpoint", file=sys.stderr)

@@ -1,0 +1,247 @@
+"""Results of evaluations: what one results.json holds, and many of them as the paper's table and plot (accuracy against evaluations a row).
+
+    python results_table.py runs --output_dir runs/tables              every results.json below runs/ -> table.md, table.json, accuracy.png
+    python results_table.py runs/gsm8k_128 runs/gsm8k_256 --metric strict
+Laptop, login node or job alike: it needs neither model nor GPU (matplotlib for the plot).
+
+The evaluation scripts import the functions that make a results.json from here; nothing heavy is imported before it is needed.
+Intervals are Wilson's, 95 %, over items. The paper's curves are read off the authors' plots (+-0.1 points; paper.md).
+"""
+import importlib.metadata
+import math
+import platform
+import statistics
+import sys
+from pathlib import Path
+
+from records import InputError, _read_file, run, write_json, write_text
+from sampler_flags import ArgumentParser
+
+Z = 1.959963984540054                                  # 97.5 % quantile of the normal law
+VERSIONED = ("torch", "transformers", "peft", "datasets", "tokenizers", "safetensors", "numpy")
+PAPER_STEPS = (128, 256, 512, 1024, 4096)
+PAPER = {                                              # pass@1 in %, at PAPER_STEPS
+    "gsm8k": {"FlexMDM": (58.2, 61.6, 61.8, 63.7, 67.1), "LLaDA": (59.6, 59.1, 59.6, 58.5, 59.4)},
+    "humaneval-infill single-line": {"FlexMDM": (54.8, 56.5, 60.8, 59.9, 65.0), "LLaDA": (52.8, 52.9, 51.2, 53.3, 52.8)},
+}
+
+
+# ---- one result ----------------------------------------------------------------------------------------------------------
+
+def wilson(right, n):
+    """(low, high) of Wilson's 95 % interval for right of n; right may be fractional (a mean over samples of n items)."""
+    if n == 0:
+        return 0.0, 1.0
+    share, spread = right / n, Z * Z / n
+    middle = (share + spread / 2) / (1 + spread)
+    half = Z * math.sqrt(share * (1 - share) / n + spread / n / 4) / (1 + spread)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def share_of(right, n):
+    """A metric that is a share of n items: {"value", "right", "n", "low", "high"}."""
+    low, high = wilson(right, n)
+    return {"value": right / n if n else 0.0, "right": right, "n": n, "low": low, "high": high}
+
+
+def pass_at_k(samples, right, k):
+    """Unbiased estimate of the chance that one of k samples is right, from `right` of `samples` (Chen et al. 2021, arXiv 2107.03374).
+
+    1 - C(samples - right, k) / C(samples, k). Raises ValueError for k > samples.
+    """
+    if not 0 < k <= samples:
+        raise ValueError(f"pass@{k} needs at least {k} samples of each item, not {samples}")
+    return 1.0 - math.comb(samples - right, k) / math.comb(samples, k)
+
+
+def spread(values):
+    """{"mean", "q1", "median", "q3"} of some numbers, None without any."""
+    values = [value for value in values if value is not None]
+    if not values:
+        return None
+    q1, median, q3 = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+    return {"mean": statistics.fmean(values), "q1": q1, "median": median, "q3": q3}
+
+
+def versions():
+    """Versions of the interpreter, the platform and what is installed of VERSIONED."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in VERSIONED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            pass
+    return found
+
+
+def make_result(*, benchmark, label, metrics, rows, settings, details):
+    """The content of a results.json.
+
+    metrics: name -> share_of(...) or a number, the first being the one to table; rows: generated rows (evaluations, length, seconds are
+    read where they are there); settings: everything the generations depend on; details: what belongs to scoring and run.
+    """
+    total = lambda field: round(sum(row.get(field) or 0 for row in rows), 3)                              # noqa: E731
+    return {"benchmark": benchmark, "label": label, "metrics": metrics, "rows": len(rows),
+            "evaluations": spread([row.get("evaluations") for row in rows]), "tokens": total("length"), "seconds": total("seconds"),
+            "truncated_rows": sum(bool(row.get("truncated")) for row in rows), "settings": settings, **details, "versions": versions()}
+
+
+def describe(result):
+    """A result in a few lines, for the screen."""
+    lines = [f"{result['benchmark']}, {result['label']}:"]
+    for name, metric in result["metrics"].items():
+        if isinstance(metric, dict) and "low" in metric:
+            right = f"{metric['right']:g} of {metric['n']}" if float(metric["right"]).is_integer() else f"n = {metric['n']}"
+            lines.append(f"  {name:<24} {metric['value']:7.2%}   [{metric['low']:.2%}, {metric['high']:.2%}]   {right}")
+        elif metric is not None:
+            lines.append(f"  {name:<24} {metric:7.3f}")
+    if result["evaluations"]:
+        e = result["evaluations"]
+        lines.append(f"  {'evaluations a row':<24} {e['mean']:7.1f}   quartiles {e['q1']:g}, {e['median']:g}, {e['q3']:g}")
+    if result["seconds"]:
+        lines.append(f"  {'tokens, seconds':<24} {result['tokens']:g}, {result['seconds']:.1f}")
+    return "\n".join(lines)
+
+
+# ---- many results --------------------------------------------------------------------------------------------------------
+
+def read_results(paths):
+    """[(path, result)] of results.json files, or of all below some folders. Raises InputError."""
+    files = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            files += sorted(path.rglob("results.json"))
+        elif path.exists():
+            files.append(path)
+        else:
+            raise InputError(f"RESULTS: {path} does not exist")
+    if not files:
+        raise InputError(f"RESULTS: no results.json in {', '.join(map(str, paths))}")
+    results = []
+    for file in dict.fromkeys(files):
+        content = _read_file(file, "RESULTS")[0]
+        if not isinstance(content, dict) or not {"benchmark", "label", "metrics"} <= set(content):
+            raise InputError(f"RESULTS: {file} is no result of these evaluations (it needs benchmark, label and metrics)")
+        results.append((str(file), content))
+    return results
+
+
+def sampler_name(result):
+    """How the text was made, in a few words: what a fair comparison has to name (steps, order, window or blocks, remasking)."""
+    settings = result.get("settings") or {}
+    words = []
+    if settings.get("kind") == "flexmdm":
+        words.append("event-driven" if settings.get("sampler") == "event_driven" else f"tau-leaping {settings.get('steps')}")
+        words.append(settings.get("confidence_method") if settings.get("unmasking") == "confidence" else "random order")
+        words.append(f"window {settings.get('max_window')}" if settings.get("use_sliding_window") else "no window")
+    elif settings.get("kind") == "llada":
+        words.append(f"{settings.get('steps') or 'a step a token'}" + (" steps" if settings.get("steps") else ""))
+        words.append(f"remasking {settings.get('remasking')}")
+        words.append(f"blocks of {settings['block_length']}" if settings.get("block_length") else "one block")
+        if settings.get("llada_infill"):
+            words.append(f"{settings['llada_infill']} layout")
+    if settings.get("temperature"):
+        words.append(f"T {settings['temperature']:g}")
+    return ", ".join(words)
+
+
+def table_rows(results, metric=None):
+    """One dict for each result: benchmark, label, sampler, metric, value, low, high, n, evaluations (mean) and path; sorted."""
+    rows = []
+    for path, result in results:
+        name = metric or next(iter(result["metrics"]))
+        found = result["metrics"].get(name)
+        if not isinstance(found, dict) or "low" not in found:
+            raise InputError(f"--metric {name}: {path} has " + ", ".join(key for key, value in result["metrics"].items()
+                                                                         if isinstance(value, dict) and "low" in value))
+        evaluations = (result.get("evaluations") or {}).get("mean")
+        rows.append({"benchmark": result["benchmark"], "label": result["label"], "sampler": sampler_name(result), "metric": name,
+                     "value": found["value"], "low": found["low"], "high": found["high"], "n": found["n"], "evaluations": evaluations,
+                     "path": path})
+    return sorted(rows, key=lambda row: (row["benchmark"], row["label"], row["evaluations"] or 0, row["path"]))
+
+
+def markdown(rows):
+    """The table of some rows; the paper's rows stand under each benchmark that the paper has."""
+    lines = ["| benchmark | model | sampler | score | 95 % interval | n | evaluations a row |", "|---|---|---|---|---|---|---|"]
+    for benchmark in dict.fromkeys(row["benchmark"] for row in rows):
+        for row in rows:
+            if row["benchmark"] == benchmark:
+                evaluations = "" if row["evaluations"] is None else f"{row['evaluations']:.1f}"
+                lines.append(f"| {benchmark} | {row['label']} | {row['sampler']} | {100 * row['value']:.1f} % | {100 * row['low']:.1f} to "
+                             f"{100 * row['high']:.1f} | {row['n']} | {evaluations} |")
+        for model, scores in PAPER.get(benchmark, {}).items():
+            for steps, score in zip(PAPER_STEPS, scores):
+                lines.append(f"| {benchmark} | {model} 8B, paper | {steps} steps | {score:.1f} % | | | {steps} |")
+    return "\n".join(lines)
+
+
+def plot(rows, path):
+    """Accuracy against evaluations a row, a panel for each benchmark; rows without evaluations are horizontal lines. Writes path."""
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as pyplot
+    benchmarks = list(dict.fromkeys(row["benchmark"] for row in rows))
+    figure, panels = pyplot.subplots(1, len(benchmarks), figsize=(6.4 * len(benchmarks), 4.8), squeeze=False, layout="constrained")
+    for panel, benchmark in zip(panels[0], benchmarks):
+        for model, scores in PAPER.get(benchmark, {}).items():
+            panel.plot(PAPER_STEPS, scores, "--", color={"FlexMDM": "C0", "LLaDA": "C1"}[model], alpha=0.5, label=f"{model} 8B, paper")
+        here = [row for row in rows if row["benchmark"] == benchmark]
+        labels = list(dict.fromkeys(row["label"] for row in here))
+        fixed = {"FlexMDM": "C0", "LLaDA": "C1"}
+        others = iter(f"C{number}" for number in range(2, 10_000))
+        for label in labels:
+            color = fixed.get(label) or next(others)
+            line = [row for row in here if row["label"] == label]
+            curve = [row for row in line if row["evaluations"]]
+            sizes = sorted({row["n"] for row in line})
+            name = f"{label} (n = {', '.join(map(str, sizes))})"
+            if curve:
+                x, y = [row["evaluations"] for row in curve], [100 * row["value"] for row in curve]
+                error = [[100 * (row["value"] - row["low"]) for row in curve], [100 * (row["high"] - row["value"]) for row in curve]]
+                panel.errorbar(x, y, yerror_clean(error), fmt="o-", capsize=3, color=color, label=name)
+            for row in line:
+                if not row["evaluations"]:
+                    panel.axhline(100 * row["value"], linestyle=":", color=color, label=name)
+                    name = None
+        if any(row["evaluations"] for row in here) or benchmark in PAPER:
+            panel.set_xscale("log", base=2)
+            panel.xaxis.set_major_formatter(matplotlib.ticker.ScalarFormatter())
+        panel.set_xlabel("network evaluations a row (mean)")
+        panel.set_ylabel(f"{here[0]['metric']} (%), 95 % interval")
+        panel.set_title(benchmark)
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize="small")
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def yerror_clean(error):
+    """Error bars must not be negative by rounding."""
+    return [[max(0.0, value) for value in side] for side in error]
+
+
+def parse_args(argv=None):
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("results", nargs="+", metavar="RESULTS", help="results.json files, or folders to search for them")
+    parser.add_argument("--output_dir", default="runs/tables", help="where table.md, table.json and accuracy.png go (default: runs/tables)")
+    parser.add_argument("--metric", help="which metric to table (default: each result's first)")
+    parser.add_argument("--format", choices=("png", "svg", "pdf"), default="png", help="of the plot (default: png)")
+    return parser.parse_args(argv)
+
+
+def main():
+    args = parse_args()
+    rows = table_rows(read_results(args.results), args.metric)
+    folder = Path(args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = markdown(rows)
+    write_text(folder / "table.md", text + "\n")
+    write_json(folder / "table.json", rows)
+    plot(rows, folder / f"accuracy.{args.format}")
+    print(text)
+    print(f"\nwritten: {folder / 'table.md'}, table.json, accuracy.{args.format}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run(main)
