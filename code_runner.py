@@ -23,7 +23,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from code_sandbox import receive, send
+from code_sandbox import receive, sandbox_error, send
 from records import InputError
 
 LEVELS = ("namespaces", "landlock", "plain")
@@ -57,8 +57,9 @@ class Sandbox:
         environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
         if "LD_LIBRARY_PATH" in os.environ:
             environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
-        self.process = subprocess.Popen([python, "-I", "-S", "-B", str(SANDBOX), level, str(int(unsafe_as_root)), self.base], stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, start_new_session=True)
+        command = [python, "-I", "-S", "-B", str(SANDBOX), level, str(int(unsafe_as_root)), self.base]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment,
+                                        start_new_session=True)
         try:
             self.isolation = receive(self.process.stdout) or {"refused": "the sandbox process died at its start"}
             if "refused" in self.isolation:
@@ -108,8 +109,8 @@ class CodeRunner:
             except OSError as error:
                 refusals.append(f"{level}: {error}")
         if not self.sandboxes:
-            raise InputError("--allow_code_execution: no safe way to run programs here (" + "; ".join(refusals) + ")" +
-                             (". Run as another user, in a container that allows namespaces, or with --unsafe_as_root" if os.getuid() == 0 else ""))
+            advice = ". Run as another user, in a container that allows namespaces, or with --unsafe_as_root" if os.getuid() == 0 else ""
+            raise InputError(f"--allow_code_execution: no safe way to run programs here ({'; '.join(refusals)}){advice}")
         self.level = level
         self.isolation = dict(self.sandboxes[0].isolation, refused_levels=refusals)
 
@@ -134,11 +135,11 @@ class CodeRunner:
                 if self.sandboxes[slot] is not None:
                     self.sandboxes[slot].close()
                     self.sandboxes[slot] = None
-        return {"status": "sandbox error", "error": reason, "suspicious": "", "output": "", "seconds": 0.0, "cpu_seconds": 0.0}
+        return sandbox_error(reason)
 
     def run(self, program, test, entry_point):
         """Result of one program: {"status": "passed" | "failed" | "timed out" | "sandbox error", "error", "suspicious" (a reason or ""),
-        "output" (first 4,000 bytes), "seconds", "cpu_seconds"}. Passed is the official verdict; suspicious says that a human should look."""
+        "output" (first 4,000 bytes), "seconds", "cpu_seconds"}. Passed is the verdict; suspicious says that a human should look."""
         return self._run_one(0, (program, test, entry_point))
 
     def run_all(self, jobs, progress=None):

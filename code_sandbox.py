@@ -10,8 +10,8 @@ namespaces   Own user (root: an unprivileged uid; others: a user namespace), mou
 landlock     No namespaces (a container, say): Landlock forbids every file outside the interpreter, the libraries and the temporary
              folder, and, where the kernel knows how, TCP and signals to outsiders. Other sockets stay open. Left-over processes
              are found as orphans of the supervising process and killed.
-plain        Neither (old kernels, macOS): the user's own rights are the only bound on files and network. Root still drops to an unprivileged
-             uid. Run it in a container then.
+plain        Neither (old kernels, macOS): the user's own rights are the only bound on files and network. Root still drops to an
+             unprivileged uid. Run it in a container then.
 
 At every level: a fresh interpreter, an own session and process group, an empty temporary folder, a minimal environment, no standard
 input, capped output, limits on CPU time, memory, file size, processes and open files, and a wall-clock limit that kills everything.
@@ -50,6 +50,11 @@ def send(file, message):
     content = marshal.dumps(message, 4)
     file.write(struct.pack("<I", len(content)) + content)
     file.flush()
+
+
+def sandbox_error(reason):
+    """The result of a program that could not be run."""
+    return {"status": "sandbox error", "error": reason, "suspicious": "", "output": "", "seconds": 0.0, "cpu_seconds": 0.0}
 
 
 def call(name, *arguments):
@@ -364,11 +369,10 @@ def main():
             try:
                 send(results, sandbox.supervise(*job))
             except BaseException as error:
-                send(results, {"status": "sandbox error", "error": repr(error), "suspicious": "", "output": "", "seconds": 0.0, "cpu_seconds": 0.0})
+                send(results, sandbox_error(repr(error)))
             os._exit(0)
         if os.waitpid(supervisor, 0)[1]:
-            send(results, {"status": "sandbox error", "error": "the supervising process died", "suspicious": "", "output": "", "seconds": 0.0,
-                           "cpu_seconds": 0.0})
+            send(results, sandbox_error("the supervising process died"))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 r"""GSM8K (or any set with its fields question and answer): generate, score, report.
 
-Laptop, local data, one process:    python eval_gsm8k.py --checkpoint_path runs/math/flexmdm --data_path gsm8k/test.jsonl --diffusion_steps 64
-One GPU, the paper's settings:      python eval_gsm8k.py --checkpoint_path CHECKPOINT --variable_length --diffusion_steps 256 --batch_size 32
+Laptop, local data, one process:    python eval_gsm8k.py --checkpoint_path runs/math/flexmdm --data_path test.jsonl --diffusion_steps 64
+One GPU, the paper's settings:      python eval_gsm8k.py --checkpoint_path CHECKPOINT --variable_length --batch_size 32
 Several GPUs:                       torchrun --nproc_per_node 4 eval_gsm8k.py ...              (the same rows as one process)
 Slurm:                              sbatch scripts/inference_math.sh --checkpoint_path CHECKPOINT
 The baseline as the paper ran it:   ... --gen_length 1024 --block_length 1024 --remasking random; a left-to-right prior: --block_length 32
@@ -21,8 +21,9 @@ import sys
 from fractions import Fraction
 from pathlib import Path
 
-from generation_run import (EvaluatedModel, GenerationRun, Stop, add_run_flags, check_run_flags, content_hash, first_items, make_tasks,
-                            merge_rows, note_unused_flags, read_generations)
+from evaluated_model import EvaluatedModel
+from generation_run import (GenerationRun, Stop, add_run_flags, check_run_flags, content_hash, first_items, make_tasks, merge_rows,
+                            note_unused_flags, read_generations)
 from records import DATA_SUFFIXES, InputError, process_rank, read_rows, run, write_json
 from results_table import describe, make_result, pass_at_k, share_of
 from sampler_flags import ArgumentParser, add_flexmdm_flags, add_llada_flags, add_model_flags
@@ -87,8 +88,8 @@ def read_number(text):
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)                     # 1,234,567
     text = re.sub(r"(?<![\d.,])(\d{1,3})((?: \d{3})+)(?![\d.,])", lambda match: match.group().replace(" ", ""), text)
     one = r"\d+(?:\.\d+)?|\.\d+"
-    pattern = rf"(?<![\w.])(?P<sign>[-+]?)(?:(?P<whole>\d+)\s+(?P<a>\d+)\s*/\s*(?P<b>\d+)|(?P<top>{one})\s*/\s*(?P<bottom>{one})|(?P<plain>{one}))(?![\d,/])"
-    matches = list(re.finditer(pattern, text))
+    mixed, ratio = r"(?P<whole>\d+)\s+(?P<a>\d+)\s*/\s*(?P<b>\d+)", rf"(?P<top>{one})\s*/\s*(?P<bottom>{one})"
+    matches = list(re.finditer(rf"(?<![\w.])(?P<sign>[-+]?)(?:{mixed}|{ratio}|(?P<plain>{one}))(?![\d,/])", text))
     if len(matches) != 1 or len(re.findall(r"\d+", text)) != len(re.findall(r"\d+", matches[0].group())):
         return None
     parts = matches[0].groupdict()
@@ -107,8 +108,8 @@ def read_number(text):
 def strict_answer(text):
     """The last answer a generation commits itself to, as a Fraction or None: its last box, else its last <answer>, else after ####."""
     content = last_boxed(text)
-    if content is None:
-        answers = re.findall(r"<answer>(.*?)(?:</answer>|$)", text, re.DOTALL)
+    if content is None or not content.strip(" .\n"):                       # \boxed{} and \boxed{...} are no answers
+        answers = re.findall(r"<answer>(.*?)(?:</answer>|$)", text.replace("\\boxed{}", " "), re.DOTALL)
         content = answers[-1] if answers else text.rpartition("####")[2] if "####" in text else None
     return None if content is None else read_number(content)
 
@@ -154,15 +155,14 @@ def read_items(args):
     return items
 
 
-def benchmark_name(args):
-    """gsm8k for the real test set (hub, or a path with gsm8k in it), else the file's or folder's name."""
-    if not args.data_path or "gsm8k" in str(Path(args.data_path).resolve()).lower():
-        return "gsm8k"
-    return Path(args.data_path).name.split(".")[0]
+def benchmark_name(args, items):
+    """gsm8k for the real test set, by its content; else the file's or folder's name."""
+    real = len(items) == 1319 and items[0]["question"].startswith("Janet\u2019s ducks lay 16 eggs per day.")
+    return "gsm8k" if real or not args.data_path else Path(args.data_path).name.split(".")[0]
 
 
 def score(rows, rule, gold=None):
-    """(metrics, rows with `right`) of rows in order of (item, sample). gold: question -> ground truth, instead of the rows' own (strict)."""
+    """(metrics, rows with `right`) of rows in order of (item, sample). gold: question -> ground truth instead of the rows' own."""
     rows = [{**row, "right": is_right(row["generations"], (gold or {}).get(row["question"], row["ground_truth"]), rule)} for row in rows]
     by_item = {}
     for row in rows:
@@ -192,11 +192,13 @@ def score_only(args):
     for number, row in enumerate(rows, 1):
         if not isinstance(row.get("generations"), str) or "ground_truth" not in row:
             raise InputError(f"--score_only: row {number} has no text under 'generations', or no 'ground_truth'")
-    items = first_items(read_items(args), args) if args.data_path else None
+    everything = read_items(args) if args.data_path else None
+    items = first_items(everything, args) if everything else None
     expected = [item["question"] for item in items] if items else None
     rows, counts = merge_rows(rows, expected, args.num_samples, args.allow_duplicates, args.allow_missing)
     gold = {item["question"]: gold_answer(item["answer"]) for item in items} if items and args.answer_rule == "strict" else None
-    report(rows, args, benchmark=benchmark_name(args), label=args.label or kind_label(settings), settings=settings, gold=gold,
+    benchmark = benchmark_name(args, everything) if everything else settings.get("benchmark", "gsm8k")
+    report(rows, args, benchmark=benchmark, label=args.label or kind_label(settings), settings=settings, gold=gold,
            folder=args.output_dir, details={"score_only": args.score_only, **counts})
 
 
@@ -207,10 +209,11 @@ def kind_label(settings):
 def check_references(args):
     """The gold rationales as if a model had written them: 100 % under the strict rule; the paper's rule cannot read thousands commas."""
     from preprocess_math import math_target
-    items = first_items(read_items(args), args)
+    everything = read_items(args)
+    items = first_items(everything, args)
     rows = [{"question": item["question"], "generations": math_target(item["answer"]), "ground_truth": gold_answer(item["answer"])}
             for item in items]
-    report(rows, args, benchmark=benchmark_name(args), label="gold rationales", settings={}, details={}, folder=args.output_dir)
+    report(rows, args, benchmark=benchmark_name(args, everything), label="gold rationales", settings={}, details={}, folder=args.output_dir)
     wrong = [row for row in rows if not is_right(row["generations"], row["ground_truth"], args.answer_rule)]
     for row in wrong[:5]:
         print(f"  wrong under rule {args.answer_rule}: {row['generations'].splitlines()[-1]} against {row['ground_truth']}")
@@ -220,16 +223,19 @@ def check_references(args):
 
 def generate(args):
     stop = Stop()
-    items = first_items(read_items(args), args)
+    everything = read_items(args)
+    items = first_items(everything, args)
     from preprocess_math import math_prompt
     model = EvaluatedModel(args)
     note_unused_flags(model.kind, sys.argv[1:])
     texts = [math_prompt(model.tokenizer, item["question"]) for item in items]
     prompts = [model.encode(text) for text in texts]
-    model.check_room([f"item {number} ({item['question'][:40]!r}...)" for number, item in enumerate(items)], list(map(len, prompts)), "--data_path")
+    costs = list(map(len, prompts))
+    model.check_room([f"item {number} ({item['question'][:40]!r}...)" for number, item in enumerate(items)], costs, "--data_path")
     folder = Path(args.output_dir or Path("runs/eval_gsm8k") / Path(args.checkpoint_path).resolve().name)
-    settings = {"benchmark": benchmark_name(args), **model.settings, "prompts_hash": content_hash(texts[:1])}
-    generation = GenerationRun(folder, settings, make_tasks(list(map(len, prompts)), args.num_samples), stop)
+    benchmark = benchmark_name(args, everything)
+    settings = {"benchmark": benchmark, "data_hash": content_hash(everything), **model.settings, "prompts_hash": content_hash(prompts[:1])}
+    generation = GenerationRun(folder, settings, make_tasks(costs, args.num_samples), stop)
 
     def generate_batch(tasks):
         made = model.answer([prompts[task["item"]] for task in tasks], tasks)
@@ -239,9 +245,10 @@ def generate(args):
     generation.generate(args.batch_size, generate_batch, lambda row: is_right(row["generations"], row["ground_truth"], args.answer_rule))
     rows = generation.collect()
     if rows is not None:
-        report(rows, args, benchmark=benchmark_name(args), label=args.label or kind_label(settings), settings=settings, folder=folder,
+        report(rows, args, benchmark=benchmark, label=args.label or kind_label(settings), settings=settings, folder=folder,
                details={"configuration": generation.configuration, "batch_size": args.batch_size, "device": str(model.model.device),
-                        "processes": process_rank()[1], "num_samples": args.num_samples, "data_hash": content_hash(items)})
+                        "processes": process_rank()[1], "num_samples": args.num_samples,
+                        "checkpoint_path": args.checkpoint_path, "base_model": args.base_model})
 
 
 def parse_args(argv=None):

@@ -1,6 +1,6 @@
 """HumanEval infilling (single-line, multi-line, random-span, random-span-light, or any set with its fields): generate, run, report.
 
-Laptop, local data, one process:   python eval_humaneval_infill.py --checkpoint_path runs/code/flexmdm --data_path humaneval --allow_code_execution
+Laptop, local data, one process:   python eval_humaneval_infill.py --checkpoint_path runs/code/flexmdm --data_path humaneval
 One GPU, the paper's settings:     python eval_humaneval_infill.py --checkpoint_path CHECKPOINT --variable_length --allow_code_execution
 Several GPUs:                      torchrun --nproc_per_node 4 eval_humaneval_infill.py ...         (the same rows as one process)
 Slurm:                             sbatch scripts/inference_code.sh --checkpoint_path CHECKPOINT
@@ -8,14 +8,15 @@ The baseline, three ways:          ... --llada_infill paper | oracle | fixed --g
 Score what exists already:         python eval_humaneval_infill.py --score_only samples.jsonl --data_path humaneval --allow_code_execution
 Check data and sandbox:            python eval_humaneval_infill.py --check_references --data_path humaneval --allow_code_execution
 
-Writes to --output_dir: generations-NNN.jsonl (one file a process), settings.json, results.json, verdicts.jsonl. A run that was stopped goes on
-when the same command is given again. Model-written programs run only with --allow_code_execution, in the sandbox of code_runner.py,
-never in this process; without it generations are written and scored by text alone.
+Writes to --output_dir: generations-NNN.jsonl (one file a process), settings.json, results.json, verdicts.jsonl. A run that was stopped
+goes on when the same command is given again. Model-written programs run only with --allow_code_execution, in the sandbox of
+code_runner.py, never in this process; without it generations are written and scored by text alone.
 
 A completion is the middle alone. A program is prompt + completion + suffix + newline + test + newline + check(entry_point), 3 s, as the
 official scorer composes it. Items without a test are scored by exact match and by whether prompt + completion + suffix parses.
 --llada_infill: paper = the paper's instruction layout, the middle after the prompt; oracle = masks in place, as many as the reference has
-tokens; fixed = --gen_length masks in place. Defaults are the paper's: top_prob, window (alpha 15, at most 32), 4096 steps; random remasking.
+tokens; fixed = --gen_length masks in place. Defaults are the paper's: top_prob, window (alpha 15, at most 32), 4096 steps; LLaDA: one
+block, random remasking.
 """
 import ast
 import statistics
@@ -23,8 +24,9 @@ import sys
 import warnings
 from pathlib import Path
 
-from generation_run import (EvaluatedModel, GenerationRun, Stop, add_run_flags, check_run_flags, content_hash, first_items, make_tasks,
-                            merge_rows, note_unused_flags, read_generations)
+from evaluated_model import EvaluatedModel
+from generation_run import (GenerationRun, Stop, add_run_flags, check_run_flags, content_hash, first_items, make_tasks, merge_rows,
+                            note_unused_flags, read_generations)
 from records import InputError, process_rank, read_rows, run, write_json, write_rows
 from results_table import describe, make_result, pass_at_k, share_of
 from sampler_flags import ArgumentParser, add_flexmdm_flags, add_llada_flags, add_model_flags
@@ -157,13 +159,14 @@ def run_rows(rows, items, args, stop=None):
     def progress(result):
         nonlocal passed
         passed += result["status"] == "passed"
+        bar.set_postfix_str(f"passed {passed / (bar.n + 1):.1%}", refresh=False)
         bar.update()
-        bar.set_postfix_str(f"passed {passed / bar.n:.1%}")
         if stop is not None and stop.asked:
             raise InputError("stopped by SIGTERM while programs ran; all generations are on disk, the same command scores them")
 
     with CodeRunner(workers=args.code_workers, timeout=args.timeout, unsafe_as_root=args.unsafe_as_root) as runner, \
-            tqdm(total=len(jobs), desc="running programs", unit="program", file=sys.stderr, dynamic_ncols=True) as bar:
+            tqdm(total=len(jobs), desc="running programs", unit="program", file=sys.stderr, dynamic_ncols=True,
+                 mininterval=0.5 if sys.stderr.isatty() else 30) as bar:
         results = runner.run_all(jobs, progress)
         isolation = runner.isolation
     for row, result in zip(rows, results):
@@ -194,14 +197,15 @@ def report(rows, items, args, *, label, settings, details, folder=None, stop=Non
     if tested and args.allow_code_execution:
         verdicts, isolation = run_rows(rows, items, args, stop)
         metrics.update(pass_metrics(rows, verdicts))
-        counts = {status: sum(verdict["status"] == status for verdict in verdicts) for status in ("passed", "failed", "timed out", "sandbox error")}
+        counts = {status: sum(verdict["status"] == status for verdict in verdicts)
+                  for status in ("passed", "failed", "timed out", "sandbox error")}
         details = {**details, "isolation": isolation, "verdicts": counts, "suspicious": sum(bool(v["suspicious"]) for v in verdicts),
                    "timeout": args.timeout}
         if folder:
             write_rows(Path(folder) / "verdicts.jsonl", [{"task_id": row["task_id"], "sample": row.get("sample", 0), **verdict}
                                                          for row, verdict in zip(rows, verdicts)])
         if counts["sandbox error"]:
-            print(f"warning: {counts['sandbox error']} programs could not be run (they count as failed; see verdicts.jsonl)", file=sys.stderr)
+            print(f"warning: {counts['sandbox error']} programs could not be run and count as failed (see verdicts.jsonl)", file=sys.stderr)
     elif tested:
         print("note: programs were not run; --allow_code_execution runs them in a sandbox and gives pass@k", file=sys.stderr)
     metrics.update(text_metrics(rows, items))
@@ -263,7 +267,8 @@ def encode_items(model, items, args):
         return [list(pair[0]) for pair in pairs], [list(pair[1]) for pair in pairs], None, reference_lengths
     if args.llada_infill == "paper":
         from preprocess_code_infilling import llada_infill_prompt
-        return [list(llada_infill_prompt(model.tokenizer, item["prompt"], item["suffix"])) for item in items], None, None, reference_lengths
+        prompts = [list(llada_infill_prompt(model.tokenizer, item["prompt"], item["suffix"])) for item in items]
+        return prompts, None, None, reference_lengths
     if args.llada_infill == "fixed" and not args.gen_length:
         raise InputError("--llada_infill fixed: --gen_length says how many masks stand in place")
     lengths = reference_lengths if args.llada_infill == "oracle" else [args.gen_length] * len(items)
@@ -272,13 +277,15 @@ def encode_items(model, items, args):
 
 def generate(args):
     stop = Stop()
-    items = first_items(read_items(args), args)
+    everything = read_items(args)
+    items = first_items(everything, args)
     model = EvaluatedModel(args)
     note_unused_flags(model.kind, sys.argv[1:])
     prefixes, suffixes, middle_lengths, reference_lengths = encode_items(model, items, args)
     costs = [len(prefix) + (len(suffixes[number]) if suffixes else 0) for number, prefix in enumerate(prefixes)]
     model.check_room([item["task_id"] for item in items], costs, "--data_path", middle_lengths)
-    settings = {"benchmark": benchmark_name(args), **model.settings, "prompts_hash": content_hash(prefixes[:1])}
+    settings = {"benchmark": benchmark_name(args), "data_hash": content_hash(everything), **model.settings,
+                "prompts_hash": content_hash(prefixes[:1])}
     if model.kind == "llada":
         settings["llada_infill"] = args.llada_infill
     folder = Path(args.output_dir or Path("runs/eval_humaneval_infill") / f"{Path(args.checkpoint_path).resolve().name}-{args.benchmark}")
@@ -291,16 +298,17 @@ def generate(args):
         else:
             made = model.infill([prefixes[number] for number in numbers], [suffixes[number] for number in numbers], tasks,
                                 middle_lengths and [middle_lengths[number] for number in numbers])
-        return [{"task_id": items[number]["task_id"], "completion": text, "prompt": items[number]["prompt"], "suffix": items[number]["suffix"],
-                 "ground_truth": items[number]["canonical_solution"], "reference_length": reference_lengths[number], **fields}
-                for number, (text, fields) in zip(numbers, made)]
+        return [{"task_id": item["task_id"], "completion": text, "prompt": item["prompt"], "suffix": item["suffix"],
+                 "ground_truth": item["canonical_solution"], "reference_length": reference_lengths[number], **fields}
+                for number, item, (text, fields) in zip(numbers, [items[number] for number in numbers], made)]
 
     generation.generate(args.batch_size, generate_batch, lambda row: row["completion"] == row["ground_truth"])
     rows = generation.collect()
     if rows is not None:
         report(rows, items, args, label=args.label or kind_label(settings), settings=settings, folder=folder, stop=stop,
                details={"configuration": generation.configuration, "batch_size": args.batch_size, "device": str(model.model.device),
-                        "processes": process_rank()[1], "num_samples": args.num_samples, "data_hash": content_hash(items)})
+                        "processes": process_rank()[1], "num_samples": args.num_samples,
+                        "checkpoint_path": args.checkpoint_path, "base_model": args.base_model})
 
 
 def parse_args(argv=None):
@@ -311,7 +319,7 @@ def parse_args(argv=None):
     group.add_argument("--llada_infill", choices=("paper", "oracle", "fixed"), default="paper", help="LLaDA's layout (default: paper)")
     group.add_argument("--allow_code_execution", action="store_true", help="run the model's programs, in a sandbox")
     group.add_argument("--code_workers", type=int, metavar="N", help="programs that run at once (default: one a core)")
-    group.add_argument("--timeout", type=float, default=3.0, metavar="S", help="seconds a program may take (default: 3, the official scorer's)")
+    group.add_argument("--timeout", type=float, default=3.0, metavar="S", help="seconds a program may take (default: 3, the official)")
     group.add_argument("--unsafe_as_root", action="store_true", help="run programs as root where root cannot become another user")
     add_model_flags(parser, checkpoint_required=False)
     add_flexmdm_flags(parser)

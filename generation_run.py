@@ -120,7 +120,7 @@ class GenerationRun:
         rows = [row for task in share if (row := finished.get((task["item"], task["sample"])))]
         right, count = sum(map(judge, rows)) if judge else 0, len(rows)
         bar = tqdm(total=len(share), initial=count, desc=f"process {self.rank}" if self.world_size > 1 else "generating", unit="row",
-                   disable=self.rank > 0, file=sys.stderr, dynamic_ncols=True)
+                   disable=self.rank > 0, file=sys.stderr, dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 30)
         with RowWriter(self.path) as writer, bar:
             for start in range(0, len(missing), batch_size):
                 if self.stop.asked:
@@ -132,9 +132,9 @@ class GenerationRun:
                     row = {**task, "configuration": self.configuration, **fields, "seconds": round(seconds, 4)}
                     writer.append(row)
                     count, right = count + 1, right + (judge(row) if judge else 0)
-                bar.update(len(batch))
                 if judge:
-                    bar.set_postfix_str(f"right so far {right / count:.1%}")
+                    bar.set_postfix_str(f"right so far {right / count:.1%}", refresh=False)
+                bar.update(len(batch))
         self.lock.close()
 
     def collect(self):
@@ -226,7 +226,8 @@ def merge_rows(rows, expected, num_samples, allow_duplicates, allow_missing):
     if expected is None and all("item" in row for row in kept.values()):
         by_item = {row["item"]: row["name"] for row in kept.values()}
         missing = [f"item {item}" for item in range(max(by_item) + 1) if item not in by_item]
-        missing += [f"item {item}, sample {sample}" for item, name in by_item.items() for sample in range(samples) if (name, sample) not in kept]
+        missing += [f"item {item}, sample {sample}" for item, name in by_item.items() for sample in range(samples)
+                    if (name, sample) not in kept]
         order = {name: item for item, name in by_item.items()}
     else:
         order = {name: item for item, name in enumerate(expected if expected is not None else dict.fromkeys(row["name"] for row in rows))}
@@ -240,7 +241,7 @@ def merge_rows(rows, expected, num_samples, allow_duplicates, allow_missing):
     return merged, {"missing": len(missing), "duplicates": duplicates}
 
 
-# ---- the model side ------------------------------------------------------------------------------------------------------
+# ---- flags ---------------------------------------------------------------------------------------------------------------
 
 def add_run_flags(parser, name_of_output):
     """Flags that both evaluations have besides the samplers'."""
@@ -252,7 +253,7 @@ def add_run_flags(parser, name_of_output):
     group.add_argument("--output_dir", help=f"where rows and results.json go (default: runs/{name_of_output}/<checkpoint>)")
     group.add_argument("--label", help="name of this row in results_table.py's table (default: FlexMDM or LLaDA)")
     group.add_argument("--variable_length", action="store_true", help="say that the checkpoint is a FlexMDM; refused where it is not")
-    group.add_argument("--score_only", nargs="+", metavar="FILE", help="score generations made earlier: ours, the older layout, or a folder")
+    group.add_argument("--score_only", nargs="+", metavar="FILE", help="score earlier generations: ours, the older layout, or a folder")
     group.add_argument("--allow_duplicates", action="store_true", help="--score_only: do not refuse an item that occurs twice")
     group.add_argument("--allow_missing", action="store_true", help="--score_only: do not refuse when items are missing")
     group.add_argument("--check_references", action="store_true", help="score the data set's own solutions instead of a model's, and stop")
@@ -271,122 +272,6 @@ def first_items(items, args):
     if args.subsample is not None and args.subsample > len(items):
         raise InputError(f"--subsample {args.subsample}: the data set has only {len(items)} items")
     return items[:args.subsample]
-
-
-class EvaluatedModel:
-    """A loaded checkpoint of either kind, its tokenizer and its sampler's settings, for the two evaluation scripts.
-
-    Loads on construction (torch, transformers). `kind` is "flexmdm" or "llada"; `settings` is everything the text depends on.
-    """
-
-    def __init__(self, args):
-        from llada_utils import checkpoint_hash, checkpoint_kind, load_flexmdm, load_llada, load_tokenizer, pick_device, pick_dtype
-        from sampler_flags import flexmdm_sampler_arguments, llada_sampler_arguments
-        self.kind = checkpoint_kind(args.checkpoint_path)
-        if args.variable_length and self.kind != "flexmdm":
-            raise InputError(f"--variable_length: {args.checkpoint_path} is a LLaDA, which has a fixed length")
-        flexmdm = self.kind == "flexmdm"
-        self.arguments = flexmdm_sampler_arguments(args) if flexmdm else llada_sampler_arguments(args)
-        device = pick_device(args.device)
-        dtype = pick_dtype(args.dtype, device)
-        options = dict(base=args.base_model, dtype=dtype, device=device)
-        if flexmdm:
-            self.model = load_flexmdm(args.checkpoint_path, lora_alpha=args.lora_alpha, **options)
-        elif args.lora_alpha is not None:
-            raise InputError("--lora_alpha: only the paper code's FlexMDM checkpoints need it; a LLaDA adapter stores its own")
-        else:
-            self.model = load_llada(args.checkpoint_path, **options)
-        self.tokenizer = load_tokenizer(args.checkpoint_path)
-        self.seed = args.seed
-        config = self.model.config
-        self.mask_id, self.pad_id = config.mask_token_id, config.pad_token_id
-        own = getattr(config, "max_length" if flexmdm else "max_sequence_length", 1024)
-        self.max_length = args.max_length or min(own, 1024)                # 1024: the paper's canvas, prompt included
-        if flexmdm:
-            self.arguments["max_length"] = self.max_length
-        self.settings = {"checkpoint": str(args.checkpoint_path), "checkpoint_hash": checkpoint_hash(args.checkpoint_path), "kind": self.kind,
-                         "base_model": args.base_model, "lora_alpha": args.lora_alpha, "dtype": str(dtype).removeprefix("torch."),
-                         "seed": args.seed, "max_length": self.max_length,
-                         **{name: getattr(value, "to_config", lambda value=value: value)() for name, value in self.arguments.items()
-                            if name != "rows_at_once"}}
-        self.stop_ids = {self.pad_id, self.tokenizer.eos_token_id, self.tokenizer.get_vocab().get("<|eot_id|>")} - {None}
-
-    def encode(self, text):
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    def _padded(self, rows):
-        import torch
-        width = max(map(len, rows), default=0)
-        ids = torch.full((len(rows), width), self.pad_id, dtype=torch.long)                                # (B, P)
-        for number, row in enumerate(rows):
-            ids[number, :len(row)] = torch.tensor(row, dtype=torch.long)
-        return ids.to(self.model.device)
-
-    def _seeds(self, tasks):
-        import torch
-        return torch.tensor([item_seed(self.seed, task["item"], task["sample"]) for task in tasks])      # (B,)
-
-    def check_room(self, names, prompt_lengths, flag, answer_lengths=None):
-        """Refuse, before anything is generated, a row that cannot be: no room for an answer, or steps that fit no blocks.
-
-        names: what to call each item; prompt_lengths: tokens given; answer_lengths: LLaDA's masks where they are not --gen_length.
-        """
-        gen_length = self.arguments.get("gen_length")
-        for number, (name, length) in enumerate(zip(names, prompt_lengths)):
-            wanted = answer_lengths[number] if answer_lengths else gen_length or 1
-            if length + wanted > self.max_length and (answer_lengths or not gen_length):
-                raise InputError(f"{flag}: {name} takes {length} tokens and needs {wanted} more, but --max_length is {self.max_length}")
-            if self.kind == "llada":
-                from llada_inference import reveal_plan
-                masks = answer_lengths[number] if answer_lengths else gen_length or self.max_length - length
-                try:
-                    reveal_plan(masks, self.arguments["steps"], self.arguments["block_length"])
-                except ValueError as error:
-                    raise InputError(f"--diffusion_steps: {name}: {error}") from None
-
-    def answer(self, prompts, tasks):
-        """Tokens after each prompt (lists of ids; LLaDA's up to the first end token), with the row fields that go with them."""
-        ids, seeds = self._padded(prompts), self._seeds(tasks)
-        if self.kind == "flexmdm":
-            from flexmdm_inference import generate_flexmdm
-            result = generate_flexmdm(self.model, ids, mask_id=self.mask_id, pad_id=self.pad_id, num_tokens=len(self.tokenizer), seeds=seeds,
-                                      **self.arguments)
-        else:
-            import torch
-            from llada_inference import generate_mdm
-            lengths = [self.arguments["gen_length"] or self.max_length - len(prompt) for prompt in prompts]
-            result = generate_mdm(self.model, ids, mask_id=self.mask_id, pad_id=self.pad_id, num_tokens=len(self.tokenizer), seeds=seeds,
-                                  **{**self.arguments, "gen_length": torch.tensor(lengths)})
-        return self._cut(result, [len(prompt) for prompt in prompts], [0] * len(prompts))
-
-    def infill(self, prefixes, suffixes, tasks, middle_lengths=None):
-        """Tokens between each prefix and suffix (lists of ids). middle_lengths: LLaDA's masks of each row."""
-        before, after, seeds = self._padded(prefixes), self._padded(suffixes), self._seeds(tasks)
-        if self.kind == "flexmdm":
-            from flexmdm_inference import generate_flexmdm_infilling
-            result = generate_flexmdm_infilling(self.model, before, after, mask_id=self.mask_id, pad_id=self.pad_id,
-                                                num_tokens=len(self.tokenizer), seeds=seeds, **self.arguments)
-        else:
-            import torch
-            from llada_inference import generate_mdm_infilling
-            arguments = {name: value for name, value in self.arguments.items() if name != "gen_length"}
-            result = generate_mdm_infilling(self.model, before, after, mask_id=self.mask_id, pad_id=self.pad_id, num_tokens=len(self.tokenizer),
-                                            seeds=seeds, middle_lengths=torch.tensor(middle_lengths), **arguments)
-        return self._cut(result, [len(row) for row in prefixes], [len(row) for row in suffixes])
-
-    def _cut(self, result, starts, ends):
-        """[(text, row fields)]: what lies between the given tokens, special tokens left out, LLaDA's up to its first end token."""
-        rows = []
-        for number, (start, end) in enumerate(zip(starts, ends)):
-            ids = result.sequences[number, start:int(result.lengths[number]) - end].tolist()
-            if self.kind == "llada":
-                ids = ids[:next((place for place, token in enumerate(ids) if token in self.stop_ids), len(ids))]
-            text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            fields = {"evaluations": int(result.evaluations[number]), "length": len(ids)}
-            if bool(result.truncated[number]):
-                fields["truncated"] = True
-            rows.append((text, fields))
-        return rows
 
 
 def note_unused_flags(kind, argv):

@@ -35,7 +35,7 @@ def wilson(right, n):
     share, spread = right / n, Z * Z / n
     middle = (share + spread / 2) / (1 + spread)
     half = Z * math.sqrt(share * (1 - share) / n + spread / n / 4) / (1 + spread)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return (max(0.0, middle - half) if right > 0 else 0.0), (min(1.0, middle + half) if right < n else 1.0)
 
 
 def share_of(right, n):
