@@ -33,7 +33,7 @@ from preprocess_math import SYSTEM_PROMPT, math_target
 from records import InputError, run, write_json, write_rows, write_text
 
 MATH_TEST_SHARE, CODE_TEST_SHARE, STDLIB_TEST_SHARE = 0.2, 0.15, 0.1
-TEXT_WEIGHTS = {"math": 0.55, "code": 0.30, "stdlib": 0.15}      # share of documents
+TEXT_WEIGHTS = {"math": 0.45, "equations": 0.20, "code": 0.25, "stdlib": 0.10}      # share of documents
 
 
 def held_out(share, *key):
@@ -88,6 +88,7 @@ MATH_TEMPLATES = [
     ("sub add", "A bus has $a people. Then $b people get off and $c people get on. How many people are on the bus now?",
      "The bus has $a - $b = $p people. Then it has $p + $c = $r people."),
 ]
+SIGN = {"add": "+", "sub": "-", "mul": "*"}
 APPLY = {"add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b}
 
 
@@ -129,6 +130,18 @@ def draw_math(rng, split):
         fields = {"A": person, "B": other, "o": rng.choice(THINGS), "l": rng.choice(PLACES), **dict(zip("abc", numbers)),
                   "p": results[0], "r": results[-1]}
         yield {"question": Template(question).substitute(fields), "answer": f"{Template(rationale).substitute(fields)}\n#### {results[-1]}"}
+
+
+def draw_equations(rng, split):
+    """Lines of sums, differences and products without end, six a document: the arithmetic of the word problems, undiluted."""
+    while True:
+        lines = []
+        while len(lines) < 6:
+            operation = rng.choice(["add", "add", "sub", "sub", "mul"])
+            numbers, results = sample_numbers(rng, [operation, rng.choice(["add", "sub"])] if operation == "mul" else [operation], split)
+            a, b = numbers[:2] if operation != "add" or rng.random() < 0.5 else numbers[1::-1]
+            lines.append(f"{a} {SIGN[operation]} {b} = {results[0]}")
+        yield "\n".join(lines)
 
 
 def math_rows(split, n, seed):
@@ -550,18 +563,20 @@ def chat_text(row):
 
 
 def text_rows(split, n, seed, weights=TEXT_WEIGHTS):
-    """n documents [{"text"}]: word problems (half plain, half as in fine-tuning), generated functions and library functions.
+    """n documents [{"text"}]: word problems (three plain for one as in fine-tuning), equations, generated functions, library functions.
 
     weights: share of each kind. Documents are drawn one by one and may repeat.
     """
     rng = random.Random(f"text {split} {seed}")
-    math, code = draw_math(rng, split), draw_code(rng, split)
+    math, equations, code = draw_math(rng, split), draw_equations(rng, split), draw_code(rng, split)
     library = split_functions(split) if weights["stdlib"] else []
     rows = []
     for kind in rng.choices(list(weights), list(weights.values()), k=n):
         if kind == "math":
             row = next(math)
-            text = chat_text(row) if rng.random() < 0.5 else f"{row['question']}\n{row['answer']}"
+            text = chat_text(row) if rng.random() < 0.25 else f"{row['question']}\n{row['answer']}"
+        elif kind == "equations":
+            text = next(equations)
         elif kind == "code":
             text = next(code)["text"]
         else:
@@ -579,7 +594,7 @@ CHAT_TEMPLATE = ("{{ bos_token }}{% for message in messages %}<|start_header_id|
 
 
 # Other shares than the text's: word problems have few words, all frequent; the words of the functions need the merges.
-TOKENIZER_WEIGHTS = {"math": 0.25, "code": 0.65, "stdlib": 0.10}
+TOKENIZER_WEIGHTS = {"math": 0.25, "equations": 0.0, "code": 0.65, "stdlib": 0.10}
 
 
 def train_tokenizer(vocab_size=1024, documents=20000):
@@ -627,8 +642,8 @@ def main():
         command.add_argument("--seed", type=int, default=0)
         command.add_argument("--output", required=True, help="JSONL file to write")
         if kind == "text":
-            command.add_argument("--weights", type=float, nargs=3, metavar=("MATH", "CODE", "STDLIB"), default=list(TEXT_WEIGHTS.values()),
-                                 help="shares of the three kinds among the documents (default: %(default)s)")
+            command.add_argument("--weights", type=float, nargs=4, metavar=("MATH", "EQUATIONS", "CODE", "STDLIB"), default=list(TEXT_WEIGHTS.values()),
+                                 help="shares of the four kinds among the documents (default: %(default)s)")
     kinds.add_parser("tokenizer").add_argument("--output_dir", required=True, help="folder for tokenizer.json and tokenizer_config.json")
     args = parser.parse_args()
     target, flag = (args.output_dir, "--output_dir") if args.kind == "tokenizer" else (args.output, "--output")
