@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-from records import InputError, RowWriter, _read_file, process_rank, read_finished, write_json
+from records import InputError, RowWriter, read_file, process_rank, read_finished, write_json
 
 GENERATIONS = "generations-*.jsonl"
 KEY = ("item", "sample")
@@ -74,7 +74,7 @@ class GenerationRun:
     def _check_settings(self, settings):
         path = self.folder / "settings.json"
         if path.exists():
-            there = _read_file(path, "--output_dir")[0]
+            there = read_file(path, "--output_dir")[0]
             if content_hash(there) != self.configuration:
                 names = [name for name in sorted({*there, *settings}) if there.get(name) != settings.get(name)]
                 shown = ", ".join(f"{name}: {there.get(name)!r} there, {settings.get(name)!r} now" for name in names[:4])
@@ -178,13 +178,13 @@ def read_generations(paths, name_field):
     for file in files:
         if not file.is_file():
             raise InputError(f"--score_only: {file} does not exist")
-        content = read_finished(file) if file.name.endswith(".jsonl") else _read_file(file, "--score_only")
+        content = read_finished(file) if file.name.endswith(".jsonl") else read_file(file, "--score_only")
         if len(content) == 1 and isinstance(content[0], dict) and isinstance(content[0].get("generations"), list):
             settings.update({key: value for key, value in content[0].items() if key not in ("generations", "metrics")})
             content = content[0]["generations"]
         beside = file.with_name("settings.json")
         if beside.exists():
-            settings.update(_read_file(beside, "--score_only")[0])
+            settings.update(read_file(beside, "--score_only")[0])
         for number, row in enumerate(content, 1):
             if not isinstance(row, dict) or name_field not in row:
                 raise InputError(f"--score_only: row {number} of {file} has no field {name_field!r}")

@@ -41,7 +41,7 @@ def _open_text(path):
     return gzip.open(path, "rt", encoding="utf-8") if str(path).endswith(".gz") else open(path, encoding="utf-8")
 
 
-def _read_file(path, flag):
+def read_file(path, flag):
     """All rows of one file, in order."""
     name = str(path)
     try:
@@ -79,7 +79,7 @@ def read_rows(path, *, fields, flag):
         files = [path]
     else:
         raise InputError(f"{flag}: {path} does not exist")
-    rows = [row for file in files for row in _read_file(file, flag)]
+    rows = [row for file in files for row in read_file(file, flag)]
     if not rows:
         raise InputError(f"{flag}: {path} is empty")
     for number, row in enumerate(rows, 1):

@@ -14,7 +14,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from records import InputError, _read_file, run, write_json, write_text
+from records import InputError, read_file, run, write_json, write_text
 from sampler_flags import ArgumentParser
 
 Z = 1.959963984540054                                  # 97.5 % quantile of the normal law
@@ -119,7 +119,7 @@ def read_results(paths):
         raise InputError(f"RESULTS: no results.json in {', '.join(map(str, paths))}")
     results = []
     for file in dict.fromkeys(files):
-        content = _read_file(file, "RESULTS")[0]
+        content = read_file(file, "RESULTS")[0]
         if not isinstance(content, dict) or not {"benchmark", "label", "metrics"} <= set(content):
             raise InputError(f"RESULTS: {file} is no result of these evaluations (it needs benchmark, label and metrics)")
         results.append((str(file), content))

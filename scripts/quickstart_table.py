@@ -1,0 +1,85 @@
+"""The quickstart's last step: its results as one table, with trivial baselines, and a few answers to read.
+
+    python scripts/quickstart_table.py runs/quickstart          (writes table.md there, and prints it)
+"""
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from builtin_data import trivial_math_baselines  # noqa: E402
+from records import InputError, read_file, read_finished, read_rows, run, write_text  # noqa: E402
+from results_table import wilson  # noqa: E402
+
+TASKS = [("math", "word problems, held-out numbers: right answers"), ("code", "generated functions: pass@1"),
+         ("stdlib", "library functions, held-out modules: exact match"), ("stdlib parses", "the same: prefix + middle + suffix parses")]
+
+
+def cell(share):
+    return f"{100 * share['value']:.1f} % [{100 * share['low']:.1f}, {100 * share['high']:.1f}]"
+
+
+def result(folder, metric=None):
+    """(share of a metric, mean evaluations a row) of a results.json."""
+    content = read_file(folder / "results.json", "WORK")[0]
+    share = content["metrics"][metric or next(iter(content["metrics"]))]
+    return share, (content["evaluations"] or {"mean": 0})["mean"]
+
+
+def plain(right, n):
+    low, high = wilson(right, n)
+    return cell({"value": right / n, "low": low, "high": high})
+
+
+def table(work):
+    """Markdown: FlexMDM, LLaDA and what needs no model, with n, 95 % Wilson intervals and evaluations a row."""
+    lines = ["| task | n | FlexMDM | evaluations | LLaDA | evaluations | trivial baselines |", "|---|---|---|---|---|---|---|"]
+    for task, name in TASKS:
+        data, _, metric = task.partition(" ")
+        metric = metric or {"stdlib": "exact_match"}.get(data)
+        shares = [result(work / "results" / f"{data}_{kind}", metric) for kind in ("flexmdm", "llada")]
+        n = shares[0][0]["n"]
+        if task == "math":
+            train, test = (read_rows(work / f"math_{split}.jsonl", fields=("question", "answer"), flag="WORK") for split in ("train", "test"))
+            baselines = trivial_math_baselines(train, test)
+            trivial = f"commonest answer {plain(round(baselines['commonest_answer'] * n), n)}, " \
+                      f"nearest problem's answer {plain(round(baselines['nearest_question'] * n), n)}"
+        elif task == "code":
+            trivial = f"empty middle {cell(result(work / 'results/code_references/empty')[0])}"
+        else:
+            trivial = "empty middle: never right" if task == "stdlib" else ""
+        row = " | ".join(f"{cell(share)} | {evaluations:.1f}" for share, evaluations in shares)
+        lines.append(f"| {name} | {n} | {row} | {trivial} |")
+    return "\n".join(lines)
+
+
+def examples(work, count=3):
+    """The first rows of every evaluation, to be read."""
+    lines = []
+    for folder in sorted((work / "results").iterdir()):
+        rows = [row for file in sorted(folder.glob("generations-*.jsonl")) for row in read_finished(file)]
+        if not rows:
+            continue
+        lines.append(f"\n-- {folder.name}")
+        for row in rows[:count]:
+            if "question" in row:
+                lines.append(f"Q: {row['question']}\nA: {row['generations'].strip()}   (right: {row['ground_truth']})")
+            else:
+                lines.append(f"{row['prompt']}[[{row['completion']}]]{row['suffix']}")
+    return "\n".join(lines)
+
+
+def main():
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        print(__doc__)
+        return
+    work = Path(sys.argv[1])
+    if not (work / "results").is_dir():
+        raise InputError(f"WORK: {work} has no results folder; scripts/quickstart.sh makes it")
+    text = table(work)
+    write_text(work / "table.md", text + "\n")
+    print(examples(work))
+    print(f"\n{text}\n\n95 % Wilson intervals. Everything is below {work}/")
+
+
+if __name__ == "__main__":
+    run(main)
