@@ -1,0 +1,264 @@
+"""code_runner.py, code_sandbox.py, code_check.py: right programs pass, wrong and hostile ones do not, and nothing of them is left.
+
+    FLEXMDM_DATA=... pytest tests/test_code_runner.py             about a minute on 2 cores; --full runs all 8,652 reference solutions
+"""
+import glob
+import gzip
+import json
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from hostile_programs import PLAIN_TEST, RIGHT, read_programs
+
+from code_check import strange
+from code_runner import CodeRunner, suspicious_text
+from records import InputError
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
+ROOT = Path(__file__).resolve().parent.parent
+SETS = {"SingleLine": (1033, 27), "MultiLine": (5815, None), "RandomSpan": (1640, 30), "RandomSpanLight": (164, 0)}    # items, empty: pass
+HOSTILE, FOOLS = read_programs()
+OUTSIDE = ("/tmp", "/var/tmp", "/dev/shm", "/run", "/usr", "/etc", "/")
+
+
+@pytest.fixture(scope="module")
+def runner():
+    with CodeRunner() as made:
+        yield made
+
+
+def read_set(data_dir, name):
+    file_name = name.replace("Light", "InfillingLight") if "Light" in name else f"{name}Infilling"
+    with gzip.open(data_dir / "humaneval" / f"HumanEval-{file_name}.jsonl.gz", "rt") as file:
+        return [json.loads(line) for line in file]
+
+
+def job(item, middle):
+    return item["prompt"] + middle + item["suffix"], item["test"], item["entry_point"]
+
+
+def failures(items, results):
+    return [(item["task_id"], result) for item, result in zip(items, results) if result["status"] != "passed"]
+
+
+# ---- reference solutions, empty and `pass` ones ---------------------------------------------------------------------------
+
+def test_every_canonical_solution_of_single_line_passes_unsuspected_in_time(data_dir, runner):
+    items, began = read_set(data_dir, "SingleLine"), time.monotonic()
+    results = runner.run_all([job(item, item["canonical_solution"]) for item in items])
+    assert len(items) == 1033 and failures(items, results) == []
+    processor_seconds = sum(result["cpu_seconds"] for result in results) / runner.workers        # what a quiet machine needs
+    assert min(time.monotonic() - began, processor_seconds) < 90
+    assert [result for result in results if result["suspicious"]] == []
+
+
+@pytest.mark.parametrize("name", ["MultiLine", "RandomSpan", "RandomSpanLight"])
+def test_canonical_solutions_of_the_other_sets_pass(data_dir, runner, request, name):
+    items = read_set(data_dir, name)
+    assert len(items) == SETS[name][0]
+    if not request.config.getoption("--full"):
+        items = random.sample(items, min(300, len(items)))
+    results = runner.run_all([job(item, item["canonical_solution"]) for item in items])
+    assert failures(items, results) == []
+    assert [result for result in results if result["suspicious"]] == []
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["SingleLine", "RandomSpan", "RandomSpanLight"])
+def test_empty_completions_pass_exactly_where_they_are_right(data_dir, runner, name):
+    items = read_set(data_dir, name)
+    assert sum(result["status"] == "passed" for result in runner.run_all([job(item, "") for item in items])) == SETS[name][1]
+
+
+def test_empty_completions_of_the_light_set_fail(data_dir, runner):
+    items = read_set(data_dir, "RandomSpanLight")[::4]
+    assert not any(result["status"] == "passed" for result in runner.run_all([job(item, "") for item in items]))
+
+
+def test_functions_whose_body_is_pass_fail(data_dir, runner):
+    with gzip.open(data_dir / "humaneval" / "HumanEval.jsonl.gz", "rt") as file:
+        items = [json.loads(line) for line in file]
+    results = runner.run_all([(item["prompt"] + "    pass\n", item["test"], item["entry_point"]) for item in items])
+    assert [item["task_id"] for item, result in zip(items, results) if result["status"] == "passed"] == []
+
+
+# ---- hostile programs -----------------------------------------------------------------------------------------------------
+
+def other_python():
+    """An interpreter that every user may run, or None: the tests' own may live in a folder of root."""
+    for path in (os.path.realpath(sys.executable), "/usr/bin/python3", "/usr/local/bin/python3"):
+        parents = [Path(path), *Path(path).parents]
+        if all(parent.exists() and parent.stat().st_mode & 0o005 for parent in parents[1:]) and os.access(path, os.X_OK):
+            return path
+    return None
+
+
+def running_as(uid):
+    found = []
+    for path in glob.glob("/proc/[0-9]*"):
+        try:
+            if os.stat(path).st_uid == uid:
+                found.append((path, open(path + "/cmdline").read()[:200], open(path + "/stat").read().split()[2]))
+        except OSError:
+            pass
+    return found
+
+
+@pytest.fixture
+def place():
+    """A folder that every user may enter, with the code, and a canary folder in it that every user may write."""
+    folder = Path(tempfile.mkdtemp(prefix="hostile-"))
+    folder.chmod(0o755)
+    for name in ("code_runner.py", "code_sandbox.py", "code_check.py", "records.py", "tests/hostile_programs.py",
+                 "tests/hostile_programs.txt"):
+        shutil.copy(ROOT / name, folder)
+    canary = folder / "canary"
+    canary.mkdir()
+    canary.chmod(0o777)
+    (canary / "precious.txt").write_text("precious")
+    (canary / "precious.txt").chmod(0o666)
+    yield folder
+    shutil.rmtree(folder)
+
+
+LEVELS = {"root, namespaces": ("namespaces", None), "user, namespaces": ("namespaces", 54321), "root, landlock": ("landlock", None),
+          "user, landlock": ("landlock", 54322), "root, plain": ("plain", None)}
+# What a level does not promise (code_sandbox.py says so, and so does every result): there the user's rights are the only bound
+NOT_PROMISED = {"plain": {"write outside", "network", "delete files", "overwrite a file", "read a file"}}
+
+
+@pytest.mark.parametrize("how", [how if how in ("root, namespaces", "user, landlock") else pytest.param(how, marks=pytest.mark.full)
+                                 for how in LEVELS])
+def test_no_hostile_program_passes_harms_or_stays(how, place):
+    level, uid = LEVELS[how]
+    assert len(HOSTILE) >= 25
+    if os.getuid() != 0 and how.startswith("root"):
+        pytest.skip("needs root")
+    if os.getuid() != 0:
+        uid = None
+    python = sys.executable if level == "namespaces" and uid is None else other_python()
+    if python is None:
+        pytest.skip("no interpreter here that other users may run")
+    mark, timeout = f"{os.getpid()}-{level}", 0.5
+    canary = place / "canary"
+    if level == "plain":                               # files are guarded by the user's rights alone there
+        canary.chmod(0o755)
+        (canary / "precious.txt").chmod(0o600)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        command = [python, str(place / "hostile_programs.py"), level, str(canary), str(server.getsockname()[1]), mark, python, str(timeout)]
+        user = {} if uid is None else {"user": uid, "group": uid, "extra_groups": []}
+        environment = {**os.environ, "CODE": str(place), "TOKEN": "SECRET", "TMPDIR": tempfile.gettempdir()}
+        before = set(glob.glob(os.path.join(tempfile.gettempdir(), "code_sandbox-*")))
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=place, env=environment, **user)
+    if "no safe way" in done.stderr:
+        pytest.skip(f"this machine does not allow it: {done.stderr.strip().splitlines()[-1]}")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    results, isolation = report["results"], report["isolation"]
+    left_out = NOT_PROMISED.get(level, set())
+    assert {name: result for name, result in results.items() if result["status"] == "passed" and name not in left_out} == {}
+    assert {name: result for name, result in results.items() if result["status"] == "sandbox error"} == {}
+    assert {name: result["seconds"] for name, result in results.items() if result["seconds"] > timeout + 3} == {}
+    assert all(len(result["output"]) <= 4000 for result in results.values())
+    assert report["honest"]["status"] == "passed"                          # the machine still works
+    assert (canary / "precious.txt").read_text() == "precious"
+    if level != "plain":
+        assert [folder for folder in (*OUTSIDE, str(place)) if os.path.exists(f"{folder}/hostile-{mark}")] == []
+    for folder in OUTSIDE:
+        Path(f"{folder}/hostile-{mark}").unlink(missing_ok=True)
+    assert not os.path.exists("/root-was-here")
+    theirs = uid if uid is not None else int(isolation["user"].split()[-1]) if "uid" in isolation["user"] else None
+    if theirs is not None:
+        assert running_as(theirs) == []
+    assert set(glob.glob(os.path.join(tempfile.gettempdir(), "code_sandbox-*"))) - before == set()
+    if level == "plain":
+        assert "NOT" in isolation["files"] and "NOT" in isolation["network"]
+
+
+def test_the_cheats_are_real():
+    """Negative control: a judge that trusts the exit code of the composed program is fooled by many of them."""
+    cheats = ["sys.exit", "os._exit", "sys.exit when called", "os._exit when called", "os._exit at exit", "hook on exceptions"]
+    cheats += [name for name, (_, test) in HOSTILE.items() if test != PLAIN_TEST]
+    fooled = []
+    for name in cheats:
+        program, test = HOSTILE[name]
+        done = subprocess.run([sys.executable, "-c", f"exec({f'{program}{chr(10)}{test}{chr(10)}check(f)'!r}, {{}})"], capture_output=True)
+        fooled += [name] if done.returncode == 0 else []
+    assert len(fooled) >= 10, fooled
+
+
+@pytest.mark.parametrize("name", FOOLS)
+def test_results_that_equal_everything_are_flagged(name, runner):
+    result = runner.run(*FOOLS[name], "f")
+    assert result["status"] == "passed" and result["suspicious"]
+
+
+def test_honest_results_are_not_strange():
+    assert not any(strange(value) for value in (1, 2.5, "x", None, True, [1, (2, {3: {4}})], b"x", range(3), object(), ValueError(), len))
+
+
+def test_changed_builtins_are_flagged_even_where_the_program_is_right(runner):
+    result = runner.run("import builtins\nbuiltins.abs = lambda x: 0\ndef f(x):\n    return 1\n", PLAIN_TEST, "f")
+    assert result["status"] == "passed" and "builtins" in result["suspicious"]
+
+
+def test_words_of_cheats_are_found_and_words_of_the_reference_are_not():
+    assert suspicious_text("return type('A', (), {'__eq__': 1})()") == "__eq__"
+    assert suspicious_text("import sys; sys.exit(0)") == "sys.exit"
+    assert suspicious_text("    return sum(x for x in numbers if abs(x) > 1)\n") == ""
+    assert suspicious_text("eval(x)", reference="return eval(expression)") == ""
+
+
+# ---- refusing, reporting, lasting -----------------------------------------------------------------------------------------
+
+def test_isolation_is_said(runner):
+    assert runner.isolation["level"] in ("namespaces", "landlock", "plain")
+    assert set(runner.isolation) >= {"user", "files", "network", "processes", "limits", "refused_levels"}
+
+
+@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("unshare"), reason="needs root and unshare")
+def test_root_that_cannot_become_anybody_else_is_refused_unless_told():
+    """A root that has only itself (one mapped uid, no more user namespaces): limits would not bind it."""
+    script = (f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom code_runner import CodeRunner\nfrom records import InputError\n"
+              "try:\n    CodeRunner(levels=('landlock', 'plain'))\n    print('made')\nexcept InputError as error:\n    print(error)\n"
+              "with CodeRunner(levels=('plain',), unsafe_as_root=True) as runner:\n    print(runner.isolation['user'])\n")
+    command = ["unshare", "--user", "--map-root-user", sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    if done.returncode:
+        pytest.skip(f"no user namespaces here: {done.stderr[-300:]}")
+    refused, unsafe = done.stdout.splitlines()
+    assert "no safe way" in refused and "--unsafe_as_root" in refused
+    assert unsafe.startswith("ROOT")
+
+
+def test_a_machine_without_any_allowed_level_is_refused():
+    with pytest.raises(InputError, match="--allow_code_execution"):
+        CodeRunner(levels=())
+
+
+def test_a_killed_sandbox_is_replaced(runner):
+    runner.run(RIGHT, PLAIN_TEST, "f")
+    runner.sandboxes[0].process.kill()
+    assert runner.run(RIGHT, PLAIN_TEST, "f")["status"] == "passed"
+
+
+def test_programs_at_once_do_not_mix_their_results():
+    with CodeRunner(workers=4) as several:
+        jobs = [(f"def f(x):\n    return {n}\n", f"def check(f):\n    assert f(0) == {n if n % 3 else n + 1}\n", "f") for n in range(60)]
+        assert [result["status"] == "passed" for result in several.run_all(jobs)] == [bool(n % 3) for n in range(60)]
+
+
+def test_a_program_sees_no_more_than_it_should(runner):
+    program = ("import os\nassert set(os.environ) <= {'PATH', 'LANG', 'LC_CTYPE', 'HOME', 'TMPDIR', 'LD_LIBRARY_PATH'}\n"
+               "assert os.listdir('.') == []\n"
+               "assert os.getuid() != 0\nassert os.getsid(0) == os.getpid()\nassert __name__ == 'builtins'\ndef f(x):\n    return 1\n")
+    result = runner.run(program, PLAIN_TEST, "f")
+    assert result["status"] == "passed", result
