@@ -1,0 +1,107 @@
+r"""eval_gsm8k.py's two answer rules, against the published generations of LLaDA-8B-Instruct and GSM8K's own answers.
+
+    FLEXMDM_DATA=... pytest tests/test_answer_rule.py             seconds
+"""
+import json
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eval_gsm8k import gold_answer, is_right, paper_answer, read_number, strict_answer
+from preprocess_math import math_target
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run_script(*arguments):
+    return subprocess.run([sys.executable, str(ROOT / "eval_gsm8k.py"), *map(str, arguments)], capture_output=True, text=True)
+
+
+# ---- the paper's rule -----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("text, answer", [
+    (r"\boxed{18}", 18), (r"\boxed{ 18.50 }", 18.5), (r"\boxed{-7}", -7), (r"\boxed{1e3}", 1000),
+    (r"\boxed{120\text{ minutes}}", 120), (r"\boxed{$5 and 6}", 5),
+    (r"\boxed{1,234}", 1),                                                  # commas are not removed
+    (r"\boxed{} \boxed{...} \boxed{ . } \boxed{4} \boxed{5}", 4),           # the first that is neither empty nor dots
+    (r"\boxed{x} \boxed{4}", None),                                         # ... and only that one
+    (r"\boxed{x} <answer>3 of 4</answer>", 4),                              # ... then the answer's last number
+    ("<answer>\n 12.5 \n</answer> <answer>13</answer>", 12.5), ("<answer>1,234</answer>", 234), ("<answer></answer>", None),
+    ("<answer>12", None), ("the answer is 12", None), ("#### 12", None), ("\\boxed{\n12}", None), (r"\boxed{\frac{3}{4}}", 3)])
+def test_the_papers_rule_to_the_letter(text, answer):
+    assert paper_answer(text) == answer
+
+
+def test_a_null_ground_truth_is_wrong_under_both_rules():
+    assert not is_right(r"\boxed{3}", None, "paper") and not is_right(r"\boxed{3}", None, "strict")
+
+
+def test_783_of_1130_published_generations_are_right(data_dir):
+    files = sorted((data_dir / "llada_generations").glob("*.json"))
+    rows = [row for file in files for row in json.loads(file.read_text())["generations"]]
+    assert len(rows) == 1130
+    assert sum(is_right(row["generations"], row["ground_truth"], "paper") for row in rows) == 783
+    done = run_script("--score_only", *files)
+    assert done.returncode == 0 and "783 of 1130" in done.stdout
+
+
+# ---- the strict rule ------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("text, number", [
+    ("18", 18), ("-18", -18), ("\u221218", -18), ("- 18", -18), ("+18", 18), ("$18.50", "18.5"), ("-$5", -5), ("$-5", -5), (r"\$1,234.50", "1234.5"),
+    ("1,234,567", 1234567), ("1{,}234", 1234), (r"1\,234", 1234), ("12 345", 12345), ("385\\,000", 385000),
+    ("50%", 50), (r"50\%", 50), ("18 dollars", 18), (r"120\text{ minutes}", 120), (r"\text{18 eggs}", 18), ("18 km/h", 18), ("18.", 18), (".5", "1/2"),
+    (r"\frac{3}{4}", "3/4"), (r"-\dfrac{3}{4}", "-3/4"), (r"\frac34", "3/4"), ("3/4", "3/4"), (r"2\frac{1}{2}", "5/2"), ("2 1/2 hours", "5/2"),
+    ("3 + 4 = 7", 7), ("x = 7", 7), (r"\approx 7", 7), ("20^\\circ", 20), ("(7)", 7), ("7.0", 7), ("about 7", 7),
+    ("", None), ("...", None), ("x", None), ("3 or 4", None), ("4, 6", None), ("3 + 4", None), ("5 hours 30 minutes", None), ("1/0", None),
+    ("1,23", None), ("1.2.3", None)])
+def test_strict_numbers(text, number):
+    assert read_number(text) == (None if number is None else Fraction(number))
+
+
+@pytest.mark.parametrize("text, number", [
+    (r"so \boxed{4}, no, \boxed{5}", 5), (r"\boxed{\text{5} }", 5), (r"\boxed{\frac{1}{2}}", "1/2"), ("<answer>5</answer>", 5), ("<answer>5", 5),
+    (r"<answer>\boxed{36></answer>", 36), (r"<answer>\boxed{}101</answer>", 101), ("rationale 5 #### 1,234", 1234), ("it is 5", None),
+    (r"\boxed{...}", None), (r"<answer>4</answer> <answer>5</answer>", 5)])
+def test_strict_answers(text, number):
+    assert strict_answer(text) == (None if number is None else Fraction(number))
+
+
+@given(st.integers(-10**9, 10**9), st.booleans(), st.sampled_from(["{}", "${}", "{} dollars", "{}%", "x = {}", r"\text{{{}}}"]))
+def test_strict_reads_every_written_integer(value, commas, frame):
+    written = f"{value:,}" if commas else str(value)
+    assert read_number(frame.format(written)) == value
+
+
+# ---- gold answers ---------------------------------------------------------------------------------------------------------
+
+def read_gsm8k(data_dir):
+    return [json.loads(line) for name in ("train", "test") for line in open(data_dir / "gsm8k" / f"{name}.jsonl")]
+
+
+def test_negative_and_comma_gold_answers_are_read(data_dir):
+    answers = [row["answer"] for row in read_gsm8k(data_dir)]
+    assert len(answers) == 8792 and None not in map(gold_answer, answers)
+    assert sum(gold_answer(answer) < 0 for answer in answers) == 5
+    assert sum("," in answer.rpartition("####")[2] for answer in answers) == 93
+    assert gold_answer("x #### -1,234.5") == -1234.5 and gold_answer("x #### none") is None
+
+
+def test_all_gold_rationales_are_right_under_the_strict_rule(data_dir):
+    rows = read_gsm8k(data_dir)
+    assert all(is_right(math_target(row["answer"]), gold_answer(row["answer"]), "strict") for row in rows)
+    assert all(is_right(row["answer"], gold_answer(row["answer"]), "strict") for row in rows)      # as GSM8K writes them
+    without_commas = [row for row in rows if "," not in row["answer"].rpartition("####")[2]]
+    assert all(is_right(math_target(row["answer"]), gold_answer(row["answer"]), "paper") for row in without_commas)
+
+
+def test_check_references_says_which_rule_reads_what(data_dir):
+    path = data_dir / "gsm8k" / "test.jsonl"
+    strict, paper = run_script("--check_references", "--data_path", path, "--answer_rule", "strict"), run_script("--check_references", "--data_path", path)
+    assert strict.returncode == 0 and "1319 of 1319" in strict.stdout
+    assert paper.returncode == 0 and "1305 of 1319" in paper.stdout and "wrong under rule paper" in paper.stdout
