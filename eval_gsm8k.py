@@ -13,7 +13,8 @@ same command is given again. Answer rules:
   paper   the paper's code to the letter: the first \boxed{...} that is neither empty nor dots, as a float or its first number (commas are
           not removed); else the first <answer>...</answer>, its last number. A null ground truth is wrong. (The default.)
   strict  the last answer given, read whole: sign, thousands commas, $, units, percent, LaTeX fractions; two numbers are no answer.
-Defaults are the paper's for GSM8K: tau_leaping, prob_diff, no window, 256 steps; LLaDA: one block, random remasking.
+Defaults are the paper's for GSM8K: tau_leaping, prob_diff, no window, 256 steps; LLaDA: one block, a step a
+token, random remasking.
 """
 import math
 import re
@@ -172,7 +173,7 @@ def score(rows, rule, gold=None):
     for k in sorted({1, *(k for k in (5, 10, 100) if k <= samples), samples}):
         metrics[f"pass@{k}"] = share_of(sum(pass_at_k(len(right), sum(right), k) for right in by_item.values()), len(by_item))
     read = paper_answer if rule == "paper" else strict_answer
-    metrics["answer found"] = share_of(sum(read(row["generations"]) is not None for row in rows), len(rows))
+    metrics["answer_found"] = share_of(sum(read(row["generations"]) is not None for row in rows), len(rows))
     return metrics, rows
 
 
@@ -226,7 +227,7 @@ def generate(args):
     everything = read_items(args)
     items = first_items(everything, args)
     from preprocess_math import math_prompt
-    model = EvaluatedModel(args)
+    model = EvaluatedModel(args, default_steps=256)
     note_unused_flags(model.kind, sys.argv[1:])
     texts = [math_prompt(model.tokenizer, item["question"]) for item in items]
     prompts = [model.encode(text) for text in texts]
@@ -258,7 +259,7 @@ def parse_args(argv=None):
     add_model_flags(parser, checkpoint_required=False)
     add_flexmdm_flags(parser)
     add_llada_flags(parser)
-    parser.set_defaults(diffusion_steps=256, unmasking="confidence", confidence_method="prob_diff", remasking="random")
+    parser.set_defaults(unmasking="confidence", confidence_method="prob_diff", remasking="random")
     args = parser.parse_args(argv)
     check_run_flags(args)
     return args

@@ -16,7 +16,7 @@ A completion is the middle alone. A program is prompt + completion + suffix + ne
 official scorer composes it. Items without a test are scored by exact match and by whether prompt + completion + suffix parses.
 --llada_infill: paper = the paper's instruction layout, the middle after the prompt; oracle = masks in place, as many as the reference has
 tokens; fixed = --gen_length masks in place. Defaults are the paper's: top_prob, window (alpha 15, at most 32), 4096 steps; LLaDA: one
-block, random remasking.
+block, a step a token, random remasking.
 """
 import ast
 import statistics
@@ -133,12 +133,12 @@ def text_metrics(rows, items):
     pairs = [(row["completion"], by_id[row["task_id"]]) for row in rows]
     exact = sum(text == item["canonical_solution"] for text, item in pairs)
     whole = sum(parses(item["prompt"] + text + item["suffix"]) for text, item in pairs)
-    metrics = {"exact match": share_of(exact, len(rows)), "parses": share_of(whole, len(rows)),
-               "edit similarity": statistics.fmean(edit_similarity(text, item["canonical_solution"]) for text, item in pairs),
-               "length error, characters": statistics.fmean(abs(len(text) - len(item["canonical_solution"])) for text, item in pairs)}
+    metrics = {"exact_match": share_of(exact, len(rows)), "parses": share_of(whole, len(rows)),
+               "edit_similarity": statistics.fmean(edit_similarity(text, item["canonical_solution"]) for text, item in pairs),
+               "length_error_characters": statistics.fmean(abs(len(text) - len(item["canonical_solution"])) for text, item in pairs)}
     tokens = [abs(row["length"] - row["reference_length"]) for row in rows if "length" in row and "reference_length" in row]
     if tokens:
-        metrics["length error, tokens"] = statistics.fmean(tokens)
+        metrics["length_error_tokens"] = statistics.fmean(tokens)
     return metrics
 
 
@@ -187,7 +187,7 @@ def pass_metrics(rows, verdicts):
     metrics = {}
     for k in sorted({1, *(k for k in (5, 10, 100) if k <= samples), samples}):
         metrics[f"pass@{k}"] = share_of(sum(pass_at_k(len(right), sum(right), k) for right in by_item.values()), len(by_item))
-    metrics["pass@1, unsuspicious"] = share_of(sum(pass_at_k(len(right), sum(right), 1) for right in honest.values()), len(by_item))
+    metrics["pass@1_unsuspicious"] = share_of(sum(pass_at_k(len(right), sum(right), 1) for right in honest.values()), len(by_item))
     return metrics
 
 
@@ -279,7 +279,7 @@ def generate(args):
     stop = Stop()
     everything = read_items(args)
     items = first_items(everything, args)
-    model = EvaluatedModel(args)
+    model = EvaluatedModel(args, default_steps=4096)
     note_unused_flags(model.kind, sys.argv[1:])
     prefixes, suffixes, middle_lengths, reference_lengths = encode_items(model, items, args)
     costs = [len(prefix) + (len(suffixes[number]) if suffixes else 0) for number, prefix in enumerate(prefixes)]
@@ -324,7 +324,7 @@ def parse_args(argv=None):
     add_model_flags(parser, checkpoint_required=False)
     add_flexmdm_flags(parser)
     add_llada_flags(parser)
-    parser.set_defaults(diffusion_steps=4096, unmasking="confidence", confidence_method="top_prob", use_sliding_window=True, alpha=15.0,
+    parser.set_defaults(unmasking="confidence", confidence_method="top_prob", use_sliding_window=True, alpha=15.0,
                         remasking="random")
     args = parser.parse_args(argv)
     check_run_flags(args)

@@ -1,6 +1,6 @@
 """A checkpoint ready to answer: network, tokenizer, sampler and its settings, for the evaluation scripts. Text in, text out.
 
-    model = EvaluatedModel(args)                               # args: sampler_flags' and generation_run's flags
+    model = EvaluatedModel(args, default_steps=256)            # args: sampler_flags' and generation_run's flags
     model.answer([model.encode("...")], tasks)                 # [(text, {"evaluations", "length"})], one for each task {"item", "sample"}
     model.infill(prefixes, suffixes, tasks)                    # the same for what lies between: the middle alone
 
@@ -26,10 +26,10 @@ class EvaluatedModel:
     """A loaded checkpoint of either kind, its tokenizer and its sampler's settings, for the two evaluation scripts.
 
     Loads on construction (torch, transformers). `kind` is "flexmdm" or "llada"; `settings` is everything the text depends on: weights by
-    their content, not by where they lie.
+    their content, not by where they lie. default_steps: tau-leaping's, where --diffusion_steps does not say.
     """
 
-    def __init__(self, args):
+    def __init__(self, args, default_steps):
         from llada_utils import (checkpoint_hash, checkpoint_kind, load_flexmdm, load_llada, load_tokenizer, pick_device, pick_dtype,
                                  resolve_folder)
         from sampler_flags import flexmdm_sampler_arguments, llada_sampler_arguments
@@ -38,6 +38,8 @@ class EvaluatedModel:
             raise InputError(f"--variable_length: {args.checkpoint_path} is a LLaDA, which has a fixed length")
         flexmdm = self.kind == "flexmdm"
         self.arguments = flexmdm_sampler_arguments(args) if flexmdm else llada_sampler_arguments(args)
+        if flexmdm and args.sampler == "tau_leaping" and args.diffusion_steps is None:
+            self.arguments["steps"] = default_steps
         device = pick_device(args.device)
         dtype = pick_dtype(args.dtype, device)
         options = dict(base=args.base_model, dtype=dtype, device=device)

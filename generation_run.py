@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-from records import InputError, RowWriter, read_file, process_rank, read_finished, write_json
+from records import InputError, RowWriter, process_rank, read_file, read_finished, write_json
 
 GENERATIONS = "generations-*.jsonl"
 KEY = ("item", "sample")
