@@ -374,6 +374,8 @@ class FlexMDMSampler:
         stop = at_cap & ~((self.stage[live] == FINAL_REVEAL) & (masks <= 1))
         self.truncated[live[stop]] = True
         self.stage[live[stop]] = torch.where(masks[stop] > 0, LAST, DONE)
+        ended = live[self.stage[live] == DONE]
+        self._record(ended, 1 - self.left[ended])
 
     def _record(self, rows, t=None):
         """A frame of each row for the trace and for whoever watches."""
