@@ -8,7 +8,7 @@
 A row is keyed by (item, sample) and carries the hash of the settings it was generated with. One file a process
 (`generations-000.jsonl`, ...), appended after every batch; every process reads all of them, so a run may be stopped at any moment and
 go on with another number of processes or another batch size. Random numbers follow from (seed, item, sample) alone.
-SIGTERM ends the run after the batch in hand, with exit code 0 and a line that says what is missing.
+SIGTERM or SIGUSR1 (a scheduler's warning) ends the run after the batch in hand, with exit code 0 and a line that says what is missing.
 
 Nothing here imports torch at import.
 """
@@ -46,11 +46,12 @@ def make_tasks(costs, num_samples):
 
 
 class Stop:
-    """Whether SIGTERM has come. Install it before slow work begins."""
+    """Whether SIGTERM or SIGUSR1 has come. Install it before slow work begins."""
 
     def __init__(self):
         self.asked = False
-        signal.signal(signal.SIGTERM, self._ask)
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._ask)
 
     def _ask(self, *_):
         self.asked = True

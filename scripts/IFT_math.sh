@@ -12,11 +12,11 @@
 # Instruction fine-tuning on GSM8K: 16 H100, 100 epochs, 4 rows a GPU [paper's code]. From the repository's folder:
 #   RUNS_DIR=/scratch/me/runs DATA_CACHE=/scratch/me/data sbatch scripts/IFT_math.sh [flags of instruction_finetuning.py]
 # MODEL_KIND=flexmdm starts from INIT_FROM (default: RUNS_DIR/transfer_flexmdm/final), MODEL_KIND=llada from BASE_MODEL (or INIT_FROM).
-# TRAIN_DATA (default: DATA_CACHE/math), OUTPUT_DIR (RUNS_DIR/IFT_math_KIND), GLOBAL_BATCH.
+# TRAIN_DATA (default: DATA_CACHE/gsm8k), OUTPUT_DIR (RUNS_DIR/IFT_math_KIND), GLOBAL_BATCH.
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
 MODEL_KIND=${MODEL_KIND:-flexmdm}
-TRAIN_DATA=${TRAIN_DATA:-${DATA_CACHE:?name the folder that IFT_preprocess.sh wrote to}/math}
+TRAIN_DATA=${TRAIN_DATA:-${DATA_CACHE:?name the folder that IFT_preprocess.sh wrote to}/gsm8k}
 OUTPUT_DIR=${OUTPUT_DIR:-${RUNS_DIR:?name the folder for checkpoints}/IFT_math_$MODEL_KIND}
 case $MODEL_KIND in
   flexmdm) START=(--variable_length --init_from "${INIT_FROM:-${RUNS_DIR:?name the folder of the transfer, or give INIT_FROM}/transfer_flexmdm/final}") ;;
@@ -28,5 +28,5 @@ ACCUMULATION=$(accumulation "${GLOBAL_BATCH:-64}" 4 "$@")
 
 train instruction_finetuning.py --task math "${START[@]}" --model_name_or_path "${BASE_MODEL:-GSAI-ML/LLaDA-8B-Base}" --train_data "$TRAIN_DATA" \
   --output_dir "$OUTPUT_DIR" --num_train_epochs 100 --per_device_train_batch_size 4 \
-  --gradient_accumulation_steps "$ACCUMULATION" --gradient_checkpointing --save_steps 1000 \
+  --gradient_accumulation_steps "$ACCUMULATION" --activation_checkpointing --save_steps 1000 \
   --ddp_timeout 900 --resume_from_checkpoint auto "$@"

@@ -22,8 +22,8 @@ OUTPUT_DIR=${OUTPUT_DIR:-${RUNS_DIR:?name the folder for checkpoints}/transfer_$
 . scripts/launch.sh
 ACCUMULATION=$(accumulation "${GLOBAL_BATCH:-64}" 4 "$@")
 
-# --save_steps: what a dead node may cost, 20 minutes at the paper's 1.3 s a step. --gradient_checkpointing: 4 rows of 1,024 tokens fit for sure.
+# --save_steps: what a dead node may cost, 20 minutes at the paper's 1.3 s a step. --activation_checkpointing: 4 rows of 1,024 tokens fit for sure.
 train flexmdm_transfer_openwebtext.py "${KIND[@]}" --model_name_or_path "${BASE_MODEL:-GSAI-ML/LLaDA-8B-Base}" --train_data "$TRAIN_DATA" \
   --output_dir "$OUTPUT_DIR" --max_steps 200000 --per_device_train_batch_size 4 \
-  --gradient_accumulation_steps "$ACCUMULATION" --gradient_checkpointing --save_steps 1000 \
+  --gradient_accumulation_steps "$ACCUMULATION" --activation_checkpointing --save_steps 1000 \
   --ddp_timeout 900 --resume_from_checkpoint auto "$@"
