@@ -219,6 +219,8 @@ class DiffusionTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir=None, state_dict=None):
+        if not self.args.should_save:                       # the Trainer calls this in every process
+            return
         os.makedirs(output_dir, exist_ok=True)
         write_checkpoint(self.accelerator.unwrap_model(self.model), output_dir, self.processing_class, state_dict, self.card)
 
