@@ -12,7 +12,6 @@ Slurm:                srun --gpus 1 python flexmdm_inference.py ...
 
 The answer goes to stdout, its length and cost to stderr. The sampler's one step is in flexmdm_sampler.py.
 """
-import os
 import sys
 
 from records import InputError, run
@@ -179,10 +178,12 @@ def main():
 
     import torch
 
-    from llada_utils import load_flexmdm, load_tokenizer, pick_device, pick_dtype
+    from llada_utils import checkpoint_kind, load_flexmdm, load_tokenizer, pick_device, pick_dtype, resolve_folder
+    if checkpoint_kind(args.checkpoint_path) != "flexmdm":
+        raise InputError(f"--checkpoint_path: {args.checkpoint_path} is a LLaDA; llada_inference.py samples from those")
     device = pick_device(args.device)
-    has_tokenizer = os.path.exists(os.path.join(args.checkpoint_path, "tokenizer.json")) or not args.base_model
-    tokenizer = load_tokenizer(args.checkpoint_path if has_tokenizer else args.base_model)
+    beside = (resolve_folder(args.checkpoint_path) / "tokenizer.json").exists()         # the paper code's folders hold none
+    tokenizer = load_tokenizer(args.checkpoint_path if beside or not args.base_model else args.base_model)
     model = load_flexmdm(args.checkpoint_path, args.base_model, args.lora_alpha, pick_dtype(args.dtype, device), device)
     mask_id, pad_id = model.config.mask_token_id, model.config.pad_token_id
     if args.prompt is None:
