@@ -126,16 +126,16 @@ def read_results(paths):
     return results
 
 
-def sampler_name(result):
+def sampler_name(result, with_steps=True):
     """How the text was made, in a few words: what a fair comparison has to name (steps, order, window or blocks, remasking)."""
     settings = result.get("settings") or {}
-    words = []
+    words, steps = [], settings.get("steps") if with_steps else ""
     if settings.get("kind") == "flexmdm":
-        words.append("event-driven" if settings.get("sampler") == "event_driven" else f"tau-leaping {settings.get('steps')}")
+        words.append("event-driven" if settings.get("sampler") == "event_driven" else f"tau-leaping {steps}".strip())
         words.append(settings.get("confidence_method") if settings.get("unmasking") == "confidence" else "random order")
         words.append(f"window {settings.get('max_window')}" if settings.get("use_sliding_window") else "no window")
     elif settings.get("kind") == "llada":
-        words.append(f"{settings.get('steps') or 'a step a token'}" + (" steps" if settings.get("steps") else ""))
+        words += [f"{steps} steps" if steps else "a step a token"] if with_steps else []
         words.append(f"remasking {settings.get('remasking')}")
         words.append(f"blocks of {settings['block_length']}" if settings.get("block_length") else "one block")
         if settings.get("llada_infill"):
@@ -146,7 +146,10 @@ def sampler_name(result):
 
 
 def table_rows(results, metric=None):
-    """One dict for each result: benchmark, label, sampler, metric, value, low, high, n, evaluations (mean) and path; sorted."""
+    """One dict for each result: benchmark, label, sampler, curve, metric, value, low, high, n, evaluations (mean) and path; sorted.
+
+    curve: the sampler without its steps; rows of one label and curve are one line of the plot.
+    """
     rows = []
     for path, result in results:
         name = metric or next(iter(result["metrics"]))
@@ -155,10 +158,11 @@ def table_rows(results, metric=None):
             raise InputError(f"--metric {name}: {path} has " + ", ".join(key for key, value in result["metrics"].items()
                                                                          if isinstance(value, dict) and "low" in value))
         evaluations = (result.get("evaluations") or {}).get("mean")
-        rows.append({"benchmark": result["benchmark"], "label": result["label"], "sampler": sampler_name(result), "metric": name,
+        rows.append({"benchmark": result["benchmark"], "label": result["label"], "sampler": sampler_name(result),
+                     "curve": sampler_name(result, with_steps=False), "metric": name,
                      "value": found["value"], "low": found["low"], "high": found["high"], "n": found["n"], "evaluations": evaluations,
                      "path": path})
-    return sorted(rows, key=lambda row: (row["benchmark"], row["label"], row["evaluations"] or 0, row["path"]))
+    return sorted(rows, key=lambda row: (row["benchmark"], row["label"], row["curve"], row["evaluations"] or 0, row["path"]))
 
 
 def markdown(rows):
@@ -187,19 +191,18 @@ def plot(rows, path):
         for model, scores in PAPER.get(benchmark, {}).items():
             panel.plot(PAPER_STEPS, scores, "--", color={"FlexMDM": "C0", "LLaDA": "C1"}[model], alpha=0.5, label=f"{model} 8B, paper")
         here = [row for row in rows if row["benchmark"] == benchmark]
-        labels = list(dict.fromkeys(row["label"] for row in here))
-        fixed = {"FlexMDM": "C0", "LLaDA": "C1"}
+        colors = {"FlexMDM": "C0", "LLaDA": "C1"}
         others = iter(f"C{number}" for number in range(2, 10_000))
-        for label in labels:
-            color = fixed.get(label) or next(others)
-            line = [row for row in here if row["label"] == label]
+        for label, family in dict.fromkeys((row["label"], row["curve"]) for row in here):
+            color = colors.pop(label, None) or next(others)
+            line = [row for row in here if (row["label"], row["curve"]) == (label, family)]
             curve = [row for row in line if row["evaluations"]]
             sizes = sorted({row["n"] for row in line})
-            name = f"{label} (n = {', '.join(map(str, sizes))})"
+            name = f"{label}{family and ', ' + family} (n = {', '.join(map(str, sizes))})"
             if curve:
                 x, y = [row["evaluations"] for row in curve], [100 * row["value"] for row in curve]
                 error = [[100 * (row["value"] - row["low"]) for row in curve], [100 * (row["high"] - row["value"]) for row in curve]]
-                panel.errorbar(x, y, yerror_clean(error), fmt="o-", capsize=3, color=color, label=name)
+                panel.errorbar(x, y, [[max(0.0, bar) for bar in side] for side in error], fmt="o-", capsize=3, color=color, label=name)
             for row in line:
                 if not row["evaluations"]:
                     panel.axhline(100 * row["value"], linestyle=":", color=color, label=name)
@@ -214,11 +217,6 @@ def plot(rows, path):
         panel.legend(fontsize="small")
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
-
-
-def yerror_clean(error):
-    """Error bars must not be negative by rounding."""
-    return [[max(0.0, value) for value in side] for side in error]
 
 
 def parse_args(argv=None):

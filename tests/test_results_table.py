@@ -68,6 +68,7 @@ def test_the_sampler_s_name_says_what_a_fair_comparison_needs():
     assert sampler_name(result(use_sliding_window=True, max_window=32)) == "tau-leaping 128, random order, window 32"
     llada = {"settings": {"kind": "llada", "steps": 256, "remasking": "random", "block_length": 32, "llada_infill": "oracle",
                           "temperature": 0.5}}
+    assert sampler_name(llada, with_steps=False) == "remasking random, blocks of 32, oracle layout, T 0.5"
     assert sampler_name(llada) == "256 steps, remasking random, blocks of 32, oracle layout, T 0.5"
 
 
