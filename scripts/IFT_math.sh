@@ -29,4 +29,4 @@ ACCUMULATION=$(accumulation "${GLOBAL_BATCH:-64}" 4 "$@")
 train instruction_finetuning.py --task math "${START[@]}" --model_name_or_path "${BASE_MODEL:-GSAI-ML/LLaDA-8B-Base}" --train_data "$TRAIN_DATA" \
   --output_dir "$OUTPUT_DIR" --num_train_epochs 100 --per_device_train_batch_size 4 \
   --gradient_accumulation_steps "$ACCUMULATION" --activation_checkpointing --save_steps 1000 \
-  --ddp_timeout 900 --resume_from_checkpoint auto "$@"
+  --ddp_timeout 900 --disable_tqdm true --resume_from_checkpoint auto "$@"

@@ -158,7 +158,7 @@ requeue() {
     say "the job is being ended from outside; Slurm decides whether it comes back"
     exit 1
   fi
-  if [ "$1" -lt "$2" ] && [ -z "$(job_field PreemptTime)" ]; then
+  if [ "$1" -lt "$2" ] && [ "$(job_field PreemptTime)" = None ]; then
     say "signalled before its first new step: not requeued, it would come no further. Give it a longer --time, or a later --signal=B:USR1@SECONDS"
     exit 1
   fi

@@ -5,25 +5,26 @@
 #   RUN=/tmp/virtual bash tests/cluster/down.sh
 # Needs root, and: apt-get install -y --no-install-recommends slurmctld slurmd slurm-client munge
 #
+# Partitions: gpu (the default); gpu_requeue, whose jobs a job in gpu throws out at once; gpu_grace, the same with 60 s of warning.
+#
 #   RUN           folder for all that it writes
 #   NNODES        virtual nodes, each with 64 declared cores, 1 TB of declared memory and 4 fake GPUs
 #   BASE_PORT, PREFIX   differ between clusters that run at once
-#   GRACE         seconds between a preemption's signal and the job's end in partition gpu_requeue
 #   CRED_EXPIRE   seconds that a requeued job waits before it may start (Slurm's default is 120)
 #   OWNER         process id: the cluster goes down by itself when that process has gone
 set -euo pipefail
 HERE=$(cd "$(dirname "$0")" && pwd)
 RUN=${RUN:?a folder for everything that the cluster writes}
-NNODES=${NNODES:-4} BASE_PORT=${BASE_PORT:-17000} PREFIX=${PREFIX:-node} GRACE=${GRACE:-0} CRED_EXPIRE=${CRED_EXPIRE:-120} GPUS=4
+NNODES=${NNODES:-4} BASE_PORT=${BASE_PORT:-17000} PREFIX=${PREFIX:-node} CRED_EXPIRE=${CRED_EXPIRE:-120} GPUS=4
 if [ -s "$RUN/pids/list" ]; then echo "already up in $RUN: run down.sh first" >&2; exit 1; fi
 mkdir -p "$RUN"/{state,log,spool,gpus,pids,munge/socket}
 chmod 755 "$RUN" "$RUN/munge/socket"
 chmod 711 "$RUN/munge"
 nodes=$(seq -f "$PREFIX%g" 1 "$NNODES")
 
-# Authentication of its own: key, socket, daemon.
+# Authentication of its own: key, socket, daemon. --force: RUN may lie in a private folder, all here is root's.
 [ -s "$RUN/munge/key" ] || { dd if=/dev/urandom of="$RUN/munge/key" bs=128 count=1 status=none; chmod 600 "$RUN/munge/key"; }
-munged --key-file="$RUN/munge/key" --socket="$RUN/munge/socket/munge" --pid-file="$RUN/munge/pid" --log-file="$RUN/munge/log" \
+munged --force --key-file="$RUN/munge/key" --socket="$RUN/munge/socket/munge" --pid-file="$RUN/munge/pid" --log-file="$RUN/munge/log" \
   --seed-file="$RUN/munge/seed" --num-threads=4
 until [ -s "$RUN/munge/pid" ]; do sleep 0.1; done
 cat "$RUN/munge/pid" >> "$RUN/pids/list"
@@ -80,7 +81,8 @@ for node in $nodes; do
   echo "NodeName=$node NodeHostname=$node NodeAddr=127.0.1.$number Port=$((BASE_PORT + number)) CPUs=64 RealMemory=1048576 TmpDisk=200000 Gres=gpu:$GPUS State=UNKNOWN"
 done
 echo "PartitionName=gpu Nodes=ALL MaxTime=7-00:00:00 PriorityTier=10 State=UP Default=YES"
-echo "PartitionName=gpu_requeue Nodes=ALL MaxTime=7-00:00:00 PriorityTier=1 PreemptMode=REQUEUE GraceTime=$GRACE State=UP"
+echo "PartitionName=gpu_requeue Nodes=ALL MaxTime=7-00:00:00 PriorityTier=1 PreemptMode=REQUEUE GraceTime=0 State=UP"
+echo "PartitionName=gpu_grace Nodes=ALL MaxTime=7-00:00:00 PriorityTier=1 PreemptMode=REQUEUE GraceTime=60 State=UP"
 } > "$RUN/slurm.conf"
 # GPUs need device files: copies of /dev/null (or, where devices cannot be made, empty files).
 for gpu in $(seq 0 $((GPUS - 1))); do [ -e "$RUN/gpus/$gpu" ] || mknod "$RUN/gpus/$gpu" c 1 3 2> /dev/null || : > "$RUN/gpus/$gpu"; done

@@ -1,0 +1,337 @@
+"""The job scripts on a real Slurm: a controller and four virtual nodes on this machine (tests/cluster/up.sh), the scripts unmodified,
+a tiny model through environment and arguments.
+
+    bash scripts/test.sh tests/test_slurm.py              lint, refusals, and the whole chain through run_all.sh
+    bash scripts/test.sh --full tests/test_slurm.py       also preemption, dying nodes and processes, time limits
+
+Needs root and slurmctld, slurmd, slurm-client, munge (apt); skipped without.
+"""
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from conftest import ROOT
+
+SCRIPTS = ROOT / "scripts"
+OURS = ("launch", "flexmdm_transfer_preprocess", "IFT_preprocess", "flexmdm_transfer", "IFT_math", "IFT_code", "inference_math", "inference_code",
+        "results_table", "run_all")
+CLUSTER = ROOT / "tests" / "cluster"
+TRAINING = "--per_device_train_batch_size 2 --sft_max_length 160 --lora_r 4 --logging_steps 1"
+DONE = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
+
+
+def bash(command, environment, check=True, timeout=120):
+    """The finished process of a bash command run in the repository."""
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout)
+    assert not check or done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def clean_environment(**changes):
+    """This process's environment without what a launcher or another cluster may have left in it."""
+    kept = {name: value for name, value in os.environ.items() if not re.match(r"SLURM|SBATCH|RANK$|WORLD_SIZE$|RUNS_DIR|DATA_CACHE|MODEL_KIND", name)}
+    return kept | {"FLEXMDM_PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **changes}
+
+
+# ---- without Slurm -------------------------------------------------------------------------------------------------------
+
+def test_scripts_are_clean():
+    files = [f"scripts/{name}.sh" for name in OURS] + [f"tests/cluster/{path.name}" for path in CLUSTER.glob("*.sh")]
+    for file in files:
+        bash(f"bash -n {file}", clean_environment())
+    if not shutil.which("shellcheck"):
+        pytest.skip("bash -n passed; shellcheck is not installed")
+    bash(f"shellcheck -x {' '.join(files)}", clean_environment())
+
+
+@pytest.mark.parametrize("script, given, missing", [
+    ("flexmdm_transfer_preprocess", {}, "DATA_CACHE"), ("IFT_preprocess", {"DATA_CACHE": "x"}, "TASK"), ("IFT_preprocess", {"TASK": "math"}, "DATA_CACHE"),
+    ("flexmdm_transfer", {"RUNS_DIR": "x"}, "DATA_CACHE"), ("flexmdm_transfer", {"DATA_CACHE": "x"}, "RUNS_DIR"),
+    ("IFT_math", {"RUNS_DIR": "x"}, "DATA_CACHE"), ("IFT_code", {"DATA_CACHE": "x"}, "RUNS_DIR"), ("inference_math", {}, "RUNS_DIR"),
+    ("inference_code", {}, "RUNS_DIR"), ("results_table", {}, "RUNS_DIR"), ("run_all", {"DATA_CACHE": "x"}, "RUNS_DIR"),
+    ("run_all", {"RUNS_DIR": "x"}, "DATA_CACHE")])
+def test_a_missing_variable_is_one_line(script, given, missing):
+    done = bash(f"bash scripts/{script}.sh", clean_environment(**given), check=False)
+    assert done.returncode != 0 and done.stdout == ""
+    assert len(done.stderr.strip().splitlines()) == 1 and f"{missing}: " in done.stderr
+
+
+def test_no_person_or_place_in_the_scripts():
+    for name in OURS:
+        text = (SCRIPTS / f"{name}.sh").read_text()
+        assert not re.search(r"^#SBATCH.*(mail|account|partition|reservation|constraint)", text, re.M), name
+        assert not re.search(r"[\w.]+@[\w.]+\.\w+|/home/|/work/|/root/", text), name
+
+
+def test_dry_run_prints_the_whole_plan(tmp_path):
+    environment = clean_environment(RUNS_DIR=str(tmp_path / "runs"), DATA_CACHE=str(tmp_path / "data"))
+    plan = bash("bash scripts/run_all.sh --dry_run", environment).stdout
+    assert "29 jobs to submit" in plan and not (tmp_path / "runs").exists()
+    assert len(re.findall(r"inference_(?:math|code)_(?:flexmdm|llada)_(?:128|256|512|1024|4096) +MODEL", plan)) == 20
+    (tmp_path / "runs/transfer_flexmdm/final").mkdir(parents=True)
+    plan = bash("STEPS=128 bash scripts/run_all.sh --dry_run", environment).stdout
+    assert "12 jobs to submit" in plan and re.search(r"finished +transfer ", plan)
+    refused = bash("bash scripts/run_all.sh --sbatch", environment, check=False)
+    assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1
+
+
+# ---- the virtual cluster -------------------------------------------------------------------------------------------------
+
+def free_ports(count):
+    """The first of `count` neighbouring TCP ports that nobody listens on."""
+    for base in range(17000 + os.getpid() % 200 * 50, 32000, 50):
+        try:
+            for port in range(base, base + count):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+            return base
+        except OSError:
+            continue
+    pytest.skip("no free ports for a virtual cluster")
+
+
+class Cluster:
+    """Commands on the virtual cluster, and what became of jobs."""
+
+    def __init__(self, folder, data):
+        self.folder, self.data, self.jobs = folder, data, []
+        self.environment = clean_environment(
+            SLURM_CONF=str(folder / "slurm.conf"), RUNS_DIR=str(folder / "runs"), DATA_CACHE=str(folder / "data"), BASE_MODEL=str(data / "base"),
+            GLOBAL_BATCH="8")
+
+    def run(self, command, check=True, timeout=120, **variables):
+        return bash(command, self.environment | variables, check, timeout).stdout.strip()
+
+    def submit(self, command, **variables):
+        job = self.run(f"sbatch --parsable {command}", **variables)
+        self.jobs.append(job)
+        return job
+
+    def field(self, job, name):
+        found = re.search(rf"\b{name}=(\S*)", self.run(f"scontrol show job --oneliner {job}"))
+        return found and found.group(1)
+
+    def wait(self, *jobs, seconds=300, until=None):
+        """The jobs' states once all have ended (or `until()` is true). A job that waits to start again is told to start now."""
+        deadline = time.monotonic() + seconds
+        while True:
+            states = [self.field(job, "JobState") for job in jobs]
+            if until() if until else all(state in DONE for state in states):
+                return states
+            for job, state in zip(jobs, states):
+                if state == "PENDING" and self.field(job, "Reason") == "BeginTime":
+                    self.run(f"scontrol update JobId={job} StartTime=now", check=False)
+            assert time.monotonic() < deadline, "\n".join([f"after {seconds} s: {states}", *map(self.log, jobs)])
+            time.sleep(0.5)
+
+    def log(self, job):
+        return "".join(path.read_text(errors="replace") for path in (ROOT / "slurm_logs").glob(f"*-{job}.out"))
+
+    def steps(self, output):
+        """Steps in a run's log so far, in the order they were made."""
+        path = self.folder / "runs" / output / "train_log.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [row["step"] for row in rows if "loss" in row]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    missing = [name for name in ("slurmctld", "slurmd", "sbatch", "munged", "unshare") if not shutil.which(name)]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)} (apt-get install slurmctld slurmd slurm-client munge)")
+    if os.geteuid() != 0:
+        pytest.skip("virtual nodes need root")
+    if subprocess.run(["unshare", "--uts", "--mount", "true"], capture_output=True).returncode:
+        pytest.skip("this machine does not allow namespaces, which virtual nodes need")
+    folder, data = tmp_path_factory.mktemp("slurm"), tmp_path_factory.mktemp("data")
+    make = f"""
+        {sys.executable} builtin_data.py math --split train --n 48 --seed 0 --output {data}/math_train.jsonl
+        {sys.executable} builtin_data.py math --split test --n 6 --seed 0 --output {data}/math_test.jsonl
+        {sys.executable} builtin_data.py code --split train --n 48 --seed 0 --output {data}/code_train.jsonl
+        {sys.executable} builtin_data.py code_infill --split test --n 6 --seed 0 --output {data}/code_test.jsonl
+        {sys.executable} builtin_data.py text --split train --n 200 --seed 0 --output {data}/text.jsonl
+        {sys.executable} builtin_data.py tokenizer --output_dir {data}/tokenizer
+        {sys.executable} llada_utils.py new --tokenizer {data}/tokenizer --d_model 32 --n_layers 2 --n_heads 4 --output_dir {data}/base"""
+    bash("set -e" + make, clean_environment())
+    settings = {"RUN": str(folder), "NNODES": "4", "PREFIX": f"v{os.getpid()}n", "BASE_PORT": str(free_ports(5)), "CRED_EXPIRE": "5", "OWNER": str(os.getpid())}
+    made = Cluster(folder, data)
+    try:
+        with open(folder / "up.log", "w") as log:          # not a pipe: the daemons would hold it open
+            code = subprocess.run(["bash", str(CLUSTER / "up.sh")], env=clean_environment(**settings), stdout=log, stderr=log, timeout=60).returncode
+        assert code == 0, (folder / "up.log").read_text()
+        yield made
+    finally:
+        subprocess.run(["bash", str(CLUSTER / "down.sh")], env=clean_environment(RUN=str(folder)), timeout=60)
+        for job in made.jobs:                              # the logs of a failed test are in its message
+            for path in (ROOT / "slurm_logs").glob(f"*-{job}.out"):
+                path.unlink()
+
+
+def test_the_whole_chain(cluster):
+    """Everything through run_all.sh's dependencies; transfer on 2 nodes x 2 processes. Given again it submits nothing."""
+    data, sampler = cluster.data, "--max_length 160 --gen_length 8 --block_length 8 --batch_size 3"
+    variables = dict(
+        STEPS="4", TRANSFER_OPTIONS="--nodes=2 --gpus-per-node=2", IFT_OPTIONS="--nodes=1 --gpus-per-node=2",
+        INFERENCE_OPTIONS="--nodes=1 --gpus-per-node=2",
+        TRANSFER_PREPROCESS_ARGS=f"--data_path {data}/text.jsonl --num_proc 1 --max_length 96",
+        MATH_PREPROCESS_ARGS=f"--data_path {data}/math_train.jsonl --num_proc 1",
+        CODE_PREPROCESS_ARGS=f"--data_path {data}/code_train.jsonl --num_proc 1",
+        TRANSFER_ARGS=f"--max_steps 3 {TRAINING}", IFT_MATH_ARGS=f"--max_steps 3 {TRAINING}", IFT_CODE_ARGS=f"--max_steps 3 {TRAINING}",
+        INFERENCE_MATH_ARGS=f"--data_path {data}/math_test.jsonl {sampler}", INFERENCE_CODE_ARGS=f"--data_path {data}/code_test.jsonl {sampler}")
+    command = "bash scripts/run_all.sh --allow_code_execution"
+    submitted = cluster.run(command, **variables)
+    jobs = dict(reversed(line.split()[:2]) for line in submitted.splitlines() if re.match(r"\d+ ", line) and " jobs " not in line)
+    cluster.jobs += jobs.values()
+    assert "13 jobs submitted" in submitted and len(jobs) == 13
+    again = cluster.run(command, **variables)
+    assert "nothing to submit" in again and again.count("already queued") + again.count("finished ") == 13
+    states = cluster.wait(*jobs.values(), seconds=500)
+    assert dict(zip(jobs, states)) == dict.fromkeys(jobs, "COMPLETED"), "\n".join(map(cluster.log, jobs.values()))
+
+    assert cluster.field(jobs["transfer"], "NumNodes") == "2" and "2 nodes x 2 processes" in cluster.log(jobs["transfer"])
+    assert cluster.steps("transfer_flexmdm") == [1, 2, 3]
+    for task in ("math", "code"):
+        for kind, label in (("flexmdm", "FlexMDM"), ("llada", "LLaDA")):
+            result = json.loads((cluster.folder / f"runs/inference_{task}_{kind}_4/results.json").read_text())
+            assert result["label"] == label and result["rows"] == 6 and result["processes"] == 2
+            assert result["metrics"]["pass@1"]["n"] == 6
+    table = (cluster.folder / "runs/tables/table.md").read_text()
+    assert table.count("| FlexMDM |") == table.count("| LLaDA |") == 2
+    assert "nothing to submit" in cluster.run(command, **variables)
+    shutil.rmtree(cluster.folder / "runs/inference_math_llada_4")
+    more = cluster.run(command + " --dry_run", **variables)
+    assert re.findall(r"^to submit +(\S+)", more, re.M) == ["inference_math_llada_4", "results_table"]
+
+
+# ---- jobs that are disturbed (--full) ------------------------------------------------------------------------------------
+
+STEPS = 40
+SHAPE = "--nodes=2 --gpus-per-node=2"
+
+
+def transfer(cluster, output, options="", arguments="", **variables):
+    """Submit a transfer of STEPS steps; returns its job."""
+    return cluster.submit(f"{SHAPE} {options} scripts/flexmdm_transfer.sh --max_steps {STEPS} {TRAINING} {arguments}",
+                          OUTPUT_DIR=str(cluster.folder / "runs" / output), **variables)
+
+
+@pytest.fixture(scope="module")
+def text_data(cluster):
+    if not (cluster.folder / "data/transfer").exists():
+        job = cluster.submit(f"scripts/flexmdm_transfer_preprocess.sh --data_path {cluster.data}/text.jsonl --num_proc 1 --max_length 96")
+        assert cluster.wait(job) == ["COMPLETED"], cluster.log(job)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster, text_data):
+    """Final weights of a transfer that nobody disturbed."""
+    from safetensors.torch import load_file
+    job = transfer(cluster, "undisturbed")
+    assert cluster.wait(job) == ["COMPLETED"], cluster.log(job)
+    return load_file(cluster.folder / "runs/undisturbed/final/model.safetensors")
+
+
+def assert_same_end(cluster, output, job, undisturbed, repeated=0):
+    """The run ended as the undisturbed one: the same weights up to the order of sums over processes, at most `repeated` steps made twice."""
+    from safetensors.torch import load_file
+    weights = load_file(cluster.folder / "runs" / output / "final/model.safetensors")
+    assert weights.keys() == undisturbed.keys()
+    for name in weights:
+        assert (weights[name] - undisturbed[name]).abs().max() < 1e-6, name
+    steps = cluster.steps(output)
+    assert sorted(set(steps)) == list(range(1, STEPS + 1)), steps
+    assert len(steps) - STEPS <= repeated, f"made twice: {sorted(step for step in set(steps) if steps.count(step) > 1)}"
+
+
+def when_step(cluster, job, output, step):
+    cluster.wait(job, until=lambda: step in cluster.steps(output))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("partition", ["gpu_requeue", "gpu_grace"])
+def test_preempted(cluster, undisturbed, partition):
+    """Thrown out by a job of a better partition: saved, requeued, resumed, and what waits for it starts after its real end."""
+    output = f"preempted_{partition}"
+    job = transfer(cluster, output, f"--partition={partition}")
+    after = cluster.submit(f"--dependency=afterok:{job} --kill-on-invalid-dep=yes --output=slurm_logs/%x-%j.out --wrap 'ls {cluster.folder}/runs/{output}/final'")
+    when_step(cluster, job, output, 3)
+    urgent = cluster.submit("--nodes=4 --exclusive --output=slurm_logs/%x-%j.out --wrap 'srun sleep 2'")
+    assert cluster.wait(job, after, urgent) == ["COMPLETED"] * 3, cluster.log(job)
+    assert cluster.field(job, "Restarts") == "1"
+    assert_same_end(cluster, output, job, undisturbed)
+
+
+@pytest.mark.full
+def test_a_node_is_taken_away(cluster, undisturbed):
+    """Slurm requeues the job, which goes on from its last checkpoint on other nodes."""
+    job = transfer(cluster, "node_down", arguments="--save_steps 5")
+    when_step(cluster, job, "node_down", 12)
+    node = cluster.run(f"scontrol show hostnames {cluster.field(job, 'NodeList')}").splitlines()[1]
+    cluster.run(f"scontrol update NodeName={node} State=DOWN Reason=test")
+    try:
+        cluster.wait(job, until=lambda: cluster.field(job, "Restarts") == "1")
+        assert cluster.wait(job) == ["COMPLETED"], cluster.log(job)
+    finally:
+        cluster.run(f"scontrol update NodeName={node} State=RESUME", check=False)
+    assert_same_end(cluster, "node_down", job, undisturbed, repeated=10)
+
+
+@pytest.mark.full
+def test_a_process_dies(cluster, text_data):
+    """The job fails at once and says so; submitted again it goes on."""
+    job = transfer(cluster, "dead_process", arguments="--save_steps 5")
+    when_step(cluster, job, "dead_process", 12)
+    victims = [path for path in os.listdir("/proc") if path.isdigit() and f"SLURM_JOB_ID={job}" in environ(path) and "RANK=3" in environ(path)]
+    os.kill(int(victims[0]), 9)
+    began = time.monotonic()
+    assert cluster.wait(job, seconds=60) == ["FAILED"], cluster.log(job)
+    assert time.monotonic() - began < 45 and "not finished: the processes ended with" in cluster.log(job)
+    job = transfer(cluster, "dead_process", arguments="--save_steps 5")
+    assert cluster.wait(job) == ["COMPLETED"], cluster.log(job)
+    assert cluster.steps("dead_process")[-1] == STEPS and re.search(r"start 1, (10|15|20) saved", cluster.log(job))
+
+
+def environ(process):
+    try:
+        with open(f"/proc/{process}/environ") as file:
+            return file.read().split("\0")
+    except OSError:
+        return []
+
+
+@pytest.mark.full
+def test_a_finished_run_is_not_made_again(cluster, undisturbed):
+    steps = cluster.steps("undisturbed")
+    job = transfer(cluster, "undisturbed")
+    assert cluster.wait(job) == ["COMPLETED"] and "this run is finished" in cluster.log(job)
+    assert cluster.steps("undisturbed") == steps
+
+
+@pytest.mark.full
+def test_refused_input_fails_the_job(cluster, undisturbed):
+    """Even where an earlier run has finished in the same folder."""
+    job = transfer(cluster, "undisturbed", arguments="--learning_rate 1")
+    assert cluster.wait(job) == ["FAILED"] and "made with other settings: learning_rate" in cluster.log(job)
+    job = cluster.submit("--nodes=3 --gpus-per-node=1 scripts/flexmdm_transfer.sh", OUTPUT_DIR="x")
+    assert cluster.wait(job) == ["FAILED"] and "GLOBAL_BATCH 8 is no multiple of 12 rows" in cluster.log(job)
+
+
+@pytest.mark.full
+def test_signalled_before_the_first_step(cluster, text_data):
+    """A warning that comes while the processes are starting: there was no progress, so the job ends and says why."""
+    job = transfer(cluster, "too_soon", "--time=2 --signal=B:USR1@115")
+    assert cluster.wait(job) == ["FAILED"], cluster.log(job)
+    assert "signalled before its first new step: not requeued" in cluster.log(job)
+    assert cluster.field(job, "Restarts") == "0"
+
+
+@pytest.mark.full
+def test_three_minutes_at_a_time(cluster, undisturbed, text_data):
+    """A time limit of three minutes: the job saves, requeues itself and goes on, until it is done."""
