@@ -1,119 +1,122 @@
-"""Code instructions -> rows for infilling: `input_ids` (instruction + output, tokenised as one text) and `prompt_length`.
+"""opc-sft-stage2 -> infilling rows for fine-tuning, and how an infill is written for each model, in training and inference alike.
 
-Laptop, local copy    python preprocess_code_infilling.py --data_path mbpp_as_opc.jsonl --tokenizer llada_tokenizer
-From the hub          python preprocess_code_infilling.py                 (OpenCoder-LLM/opc-sft-stage2, educational_instruct)
-Slurm (no GPU)        sbatch --cpus-per-task=8 --mem=16GB --wrap "python preprocess_code_infilling.py --num_proc 8"
-Then                  python instruction_finetuning.py --task code --train_data data_cache/code_infilling ...
+Laptop, local copy (no network):     python preprocess_code_infilling.py --data_path mbpp_as_opc.jsonl --tokenizer llada_tokenizer
+From the hub (118,278 rows):         python preprocess_code_infilling.py --num_proc 4
+Slurm (no GPU needed):               sbatch --cpus-per-task=8 --mem=32GB --wrap "python preprocess_code_infilling.py --num_proc 8"
+Then:                                python instruction_finetuning.py --task code --train_data data_cache/opc_sft ...
 
-The middle is drawn anew every time a row is read, by the collators of flexmdm_trainer.py and llada_trainer.py: prefix_end is uniform in
-[prompt_length, n-2), suffix_start uniform in (prefix_end, n) (paper's code). This file also holds the two layouts, for training on
-token ids and for inference on text, so that both see the same token sequences:
-    FlexMDM   prefix <infill-boundary> middle <infill-boundary> suffix; the boundaries are plain text, only the middle is noised
-    LLaDA     an instruction, <prefix>...</prefix><suffix>...</suffix>, then the middle at the end
-Prefix and suffix are tokenised apart from the marks, so they are never re-tokenised. Rows that do not fit whole with their frame are
-left out and counted.
+A row: `input_ids` = instruction + output tokenised as one text (a newline is put between them where the instruction ends in none),
+`prompt_length` = number of instruction tokens; a token that straddles the border belongs to the output. The trainer draws a fresh
+middle of the output every time a row is read (draw_middle) and frames the row:
+    FlexMDM   prefix <infill-boundary> MIDDLE <infill-boundary> suffix          everything but the middle stays clean
+    LLaDA     request <prefix>prefix</prefix><suffix>suffix</suffix>MIDDLE      the middle, then end-of-text, is the answer
+Markers are ordinary text. They, prefix and suffix are tokenised apart from each other, so a prompt made from text (inference) is
+framed exactly like a training row whose prefix and suffix have these tokens.
+Both models train on the same rows: those whose longer framing fits --max_length. The others, and rows without output, are left
+out, counted in info.json and on the screen. A finished output made with the same settings is kept; with other settings the script
+refuses unless --overwrite.
 """
 import argparse
+from typing import NamedTuple
 
-from preprocess_math import joint_row, read_training_rows
+import numpy as np
+
 from records import InputError, run
 
 INFILL_BOUNDARY = "<infill-boundary>"
-LLADA_PARTS = ("Write the code that belongs between the prefix and the suffix.\n<prefix>", "</prefix>\n<suffix>", "</suffix>\n")   # wording ours
-HUB_DATA = ("OpenCoder-LLM/opc-sft-stage2", "educational_instruct")
+REQUEST = "Write the code that is missing between the prefix and the suffix below. Give the missing code only.\n"
+HUB_DATA = "OpenCoder-LLM/opc-sft-stage2"
 
 
-# ---- layouts -------------------------------------------------------------------------------------------------------------
+class LLaDALayout(NamedTuple):
+    """Token ids around prefix and suffix in the baseline's infill prompt."""
+    before_prefix: list
+    between: list
+    after_suffix: list
 
-def encode(tokenizer, text):
+
+def text_ids(tokenizer, text):
+    """Ids of a text, nothing added to it."""
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def boundary_ids(tokenizer):
-    """Token ids of the boundary mark."""
-    return encode(tokenizer, INFILL_BOUNDARY)
+def infill_boundary_ids(tokenizer):
+    """Ids of the boundary marker, the same on both sides of a middle."""
+    return text_ids(tokenizer, INFILL_BOUNDARY)
 
 
-def llada_layout(tokenizer):
-    """Token ids of the three fixed texts of LLaDA's layout: before the prefix, between prefix and suffix, after the suffix."""
-    return tuple(encode(tokenizer, part) for part in LLADA_PARTS)
-
-
-def frame_flexmdm(prefix, middle, suffix, boundary):
-    """Ids of prefix, mark, middle, mark, suffix: (ids, first, last), the middle being ids[first:last]."""
-    ids = [*prefix, *boundary, *middle, *boundary, *suffix]
-    first = len(prefix) + len(boundary)
-    return ids, first, first + len(middle)
-
-
-def frame_llada(prefix, middle, suffix, layout):
-    """Ids of instruction, prefix, suffix, then the middle: (ids, number of prompt tokens)."""
-    before, between, after = layout
-    prompt = [*before, *prefix, *between, *suffix, *after]
-    return [*prompt, *middle], len(prompt)
-
-
-def flexmdm_infill_ids(tokenizer, prefix, suffix):
-    """(prefix_ids, suffix_ids) of two texts, each with its boundary mark: what generate_flexmdm_infilling takes."""
-    boundary = boundary_ids(tokenizer)
-    return encode(tokenizer, prefix) + boundary, boundary + encode(tokenizer, suffix)
-
-
-def llada_infill_prompt(tokenizer, prefix, suffix):
-    """Prompt ids of two texts in LLaDA's layout; the middle is generated after them."""
-    return frame_llada(encode(tokenizer, prefix), [], encode(tokenizer, suffix), llada_layout(tokenizer))[0]
+def llada_infill_layout(tokenizer):
+    """The parts that frame_llada puts around prefix and suffix."""
+    return LLaDALayout(text_ids(tokenizer, REQUEST + "<prefix>"), text_ids(tokenizer, "</prefix><suffix>"), text_ids(tokenizer, "</suffix>"))
 
 
 def draw_middle(n, prompt_length, u1, u2):
-    """(prefix_end, suffix_start) of a row of n tokens from two uniforms in [0, 1) (paper's code).
+    """(prefix_end, suffix_start) of a row of n tokens, the middle being ids[prefix_end:suffix_start], never empty.
 
-    prefix_end is uniform in [prompt_length, n-2), suffix_start in (prefix_end, n), so middle and suffix have at least one token. An
-    output too short for that range (fewer than three tokens) has prefix_end = prompt_length, and the whole rest may be middle.
+    u1, u2: uniform in [0, 1). prefix_end is uniform in [prompt_length, n - 2), suffix_start in (prefix_end, n) (the paper's code).
+    With an output of one or two tokens the first range is empty: the middle is then the output's first token.
     """
-    prefix_end = prompt_length + int(u1 * max(1, n - 2 - prompt_length))
-    return prefix_end, prefix_end + 1 + int(u2 * max(1, n - 1 - prefix_end))
+    if not 0 <= prompt_length < n:
+        raise ValueError(f"a row of {n} tokens with a prompt of {prompt_length} has no output to take a middle from")
+    prefix_end = prompt_length + int(u1 * max(n - 2 - prompt_length, 0))
+    return prefix_end, prefix_end + 1 + int(u2 * (n - 1 - prefix_end))
 
 
-# ---- command -------------------------------------------------------------------------------------------------------------
+def frame_flexmdm(prefix_ids, middle_ids, suffix_ids, boundary_ids):
+    """(ids, start, end): prefix, boundary, middle, boundary, suffix as one int64 array, the middle being ids[start:end]."""
+    ids = np.concatenate([prefix_ids, boundary_ids, middle_ids, boundary_ids, suffix_ids], dtype=np.int64, casting="unsafe")
+    start = len(prefix_ids) + len(boundary_ids)
+    return ids, start, start + len(middle_ids)
+
+
+def frame_llada(prefix_ids, middle_ids, suffix_ids, layout):
+    """(ids, prompt_length): the baseline's infill prompt and then the middle, as one int64 array."""
+    parts = [layout.before_prefix, prefix_ids, layout.between, suffix_ids, layout.after_suffix, middle_ids]
+    ids = np.concatenate(parts, dtype=np.int64, casting="unsafe")
+    return ids, len(ids) - len(middle_ids)
+
+
+def flexmdm_infill_ids(tokenizer, prefix, suffix):
+    """(prefix ids ending in the boundary, suffix ids beginning with it), lists, for generate_flexmdm_infilling."""
+    ids, start, end = frame_flexmdm(text_ids(tokenizer, prefix), [], text_ids(tokenizer, suffix), infill_boundary_ids(tokenizer))
+    return ids[:start].tolist(), ids[end:].tolist()
+
+
+def llada_infill_prompt(tokenizer, prefix, suffix):
+    """Ids, a list, of the baseline's prompt for an infill; the generated tokens are the middle."""
+    ids, _ = frame_llada(text_ids(tokenizer, prefix), [], text_ids(tokenizer, suffix), llada_infill_layout(tokenizer))
+    return ids.tolist()
+
 
 def code_row(row, tokenizer):
-    """joint_row of instruction, a line break where it has none at its end, and output."""
-    instruction = row["instruction"] if row["instruction"].endswith("\n") else row["instruction"] + "\n"
-    return joint_row(tokenizer, instruction, row["output"])
+    """joint_row of one row with fields instruction and output."""
+    from preprocess_math import joint_row
+    instruction = row["instruction"]
+    return joint_row(tokenizer, instruction if instruction.endswith("\n") else instruction + "\n", row["output"])
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", default="GSAI-ML/LLaDA-8B-Base", help="folder or hub id")
-    parser.add_argument("--data_path", help=f"local JSONL or parquet, file or folder, fields instruction and output (default: hub {HUB_DATA[0]})")
-    parser.add_argument("--output_dir", default="data_cache/code_infilling")
-    parser.add_argument("--max_length", type=int, default=1024, help="tokens with the frame; longer rows are left out and counted (paper: 1024)")
+    parser.add_argument("--data_path", help="local JSONL or parquet, file or folder, fields instruction and output "
+                                            f"(default: hub {HUB_DATA}, educational_instruct)")
+    parser.add_argument("--output_dir", default="data_cache/opc_sft")
+    parser.add_argument("--max_length", type=int, default=1024, help="tokens of a framed row; longer ones are left out and counted (paper: 1024)")
     parser.add_argument("--num_proc", type=int, default=1, help="processes that tokenise")
-    parser.add_argument("--overwrite", action="store_true", help="replace an output that was made with other settings")
-    return parser.parse_args()
+    parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
+    return parser.parse_args(argv)
 
 
 def main():
     args = parse_args()
-    from flexmdm_transfer_preprocess import is_finished, open_tokenizer, tokenizer_hash, write_dataset
-    import datasets
+    from preprocess_math import read_training_rows, write_instruction_rows
+    from flexmdm_transfer_preprocess import open_tokenizer
+
     tokenizer = open_tokenizer(args.tokenizer)
-    rows, sources = read_training_rows(args.data_path, HUB_DATA, ["instruction", "output"])
-    settings = {"script": "preprocess_code_infilling.py", "sources": sources, "tokenizer": args.tokenizer,
-                "tokenizer_hash": tokenizer_hash(tokenizer), "max_length": args.max_length, "rows_read": len(rows)}
-    if is_finished(args.output_dir, settings, args.overwrite):
-        return
-    made = rows.map(code_row, fn_kwargs={"tokenizer": tokenizer}, remove_columns=rows.column_names, num_proc=args.num_proc, desc="tokenising")
-    frame = max(2 * len(boundary_ids(tokenizer)), sum(map(len, llada_layout(tokenizer))))      # so that both models tune on the same rows
-    lengths = [len(ids) for ids in made["input_ids"]]
-    too_long = [length + frame > args.max_length for length in lengths]
-    no_middle = [length <= prompt for length, prompt in zip(lengths, made["prompt_length"])]
-    kept = made.select([index for index in range(len(made)) if not too_long[index] and not no_middle[index]])
-    if not len(kept):
-        raise InputError(f"--max_length: no row fits into {args.max_length} tokens (the frame takes {frame} of them, the shortest row has {min(lengths)})")
-    info = {"settings": settings, "rows": len(kept), "frame_tokens": frame, "too_long_with_frame": sum(too_long), "empty_output": sum(no_middle),
-            "longest_row_read": max(lengths), "border_token_straddles": sum(kept["straddles"]), "tokens": sum(map(len, kept["input_ids"]))}
-    write_dataset(datasets.DatasetDict({"train": kept.remove_columns("straddles")}), args.output_dir, info, args.overwrite)
+    rows, sources = read_training_rows(args.data_path, (HUB_DATA, "educational_instruct"), ["instruction", "output"])
+    overhead = {"flexmdm": 2 * len(infill_boundary_ids(tokenizer)), "llada": sum(map(len, llada_infill_layout(tokenizer)))}
+    settings = {"script": "preprocess_code_infilling.py", "sources": sources, "max_length": args.max_length, "framing_tokens": overhead}
+    write_instruction_rows(args, rows, code_row, {}, tokenizer, settings, room=args.max_length - max(overhead.values()))
 
 
 if __name__ == "__main__":
