@@ -98,8 +98,8 @@ class EvaluatedModel:
                 except ValueError as error:
                     raise InputError(f"--diffusion_steps: {name}: {error}; a --gen_length makes all rows alike") from None
 
-    def answer(self, prompts, tasks):
-        """Tokens after each prompt (lists of ids; LLaDA's up to the first end token), with the row fields that go with them."""
+    def answer(self, prompts, tasks, lengths=None):
+        """[(text, row fields)]: what follows each prompt (lists of ids). lengths: LLaDA's masks of each row (None: --gen_length)."""
         ids, seeds = self._padded(prompts), self._seeds(tasks)
         if self.kind == "flexmdm":
             from flexmdm_inference import generate_flexmdm
@@ -107,12 +107,12 @@ class EvaluatedModel:
         else:
             import torch
             from llada_inference import generate_mdm
-            lengths = [self.arguments["gen_length"] or self.max_length - len(prompt) for prompt in prompts]
+            lengths = lengths or [self.arguments["gen_length"] or self.max_length - len(prompt) for prompt in prompts]
             result = generate_mdm(self.model, ids, seeds=seeds, **self.ids, **{**self.arguments, "gen_length": torch.tensor(lengths)})
         return self._cut(result, [len(prompt) for prompt in prompts], [0] * len(prompts))
 
     def infill(self, prefixes, suffixes, tasks, middle_lengths=None):
-        """Tokens between each prefix and suffix (lists of ids). middle_lengths: LLaDA's masks of each row."""
+        """[(text, row fields)]: what lies between each prefix and suffix (lists of ids). middle_lengths: LLaDA's masks of each row."""
         before, after, seeds = self._padded(prefixes), self._padded(suffixes), self._seeds(tasks)
         if self.kind == "flexmdm":
             from flexmdm_inference import generate_flexmdm_infilling
