@@ -1,6 +1,6 @@
 """The sandbox: started once per worker by code_runner.py, it runs one untrusted program after another. Standard library only.
 
-    python -I -S code_sandbox.py LEVEL UNSAFE        (jobs on standard input, results on standard output: see send and receive)
+    python -I -S code_sandbox.py LEVEL UNSAFE BASE        (jobs on standard input, results on standard output: receive, send)
 
 The levels, best first; code_runner.py takes the first that this machine allows:
 
@@ -73,7 +73,9 @@ def interpreter():
     """(path of the real interpreter, not a virtual environment's link; folders it and its libraries live in)."""
     path = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
     folders = {os.path.realpath(folder) for folder in (sys.base_prefix, sys.base_exec_prefix, os.path.dirname(path))}
-    folders.update(folder for folder in os.environ.get("LD_LIBRARY_PATH", "").split(":") if os.path.isdir(folder))
+    libraries = [folder for folder in os.environ.get("LD_LIBRARY_PATH", "").split(":") if os.path.isdir(folder)]
+    folders.update(os.path.abspath(folder) for folder in libraries)
+    folders.update(map(os.path.realpath, libraries))
     if os.path.exists("/proc/self/maps"):
         with open("/proc/self/maps") as maps:
             files = {line.split(None, 5)[5].strip() for line in maps if len(line.split(None, 5)) == 6}
@@ -96,9 +98,12 @@ def enter_private_root(base, folders):
     mount("tmpfs", base, "tmpfs", MS_NOSUID, "size=1m,mode=755")
     done = []
     for folder in folders:
+        if any(folder.startswith(parent + "/") for parent in done):
+            continue
+        os.makedirs(base + os.path.dirname(folder), exist_ok=True)
         if os.path.islink(folder):                     # /lib -> usr/lib
             os.symlink(os.readlink(folder), base + folder)
-        elif not any(folder.startswith(parent + "/") for parent in done):
+        else:
             os.makedirs(base + folder, exist_ok=True)
             mount(folder, base + folder, None, MS_BIND | MS_REC)
             kept = os.statvfs(folder).f_flag & 8       # noexec must stay where it was, or the kernel refuses
@@ -213,7 +218,7 @@ class Sandbox:
             os.chown(folder, self.uid, self.uid)
         for descriptor, place in ((job, 0), (output, 1), (output, 2), (verdict, 3)):
             os.dup2(descriptor, place)
-        os.closerange(4, 256)
+        os.closerange(4, 1024)
         if self.uid is not None:
             os.setgroups([])
             os.setresgid(self.uid, self.uid, self.uid)
@@ -293,7 +298,8 @@ class Sandbox:
                   "seconds": time.monotonic() - started, "cpu_seconds": usage.ru_utime + usage.ru_stime}
         if verdict.startswith(secret):
             try:
-                result["status"], result["error"], result["suspicious"] = marshal.loads(verdict[len(secret):])
+                words = marshal.loads(verdict[len(secret):])               # the error's text is the program's: any string at all
+                result["status"], result["error"], result["suspicious"] = (word.encode("utf-8", "replace").decode() for word in words)
             except (ValueError, EOFError, TypeError):
                 result["error"] = "its verdict is torn"
         elif verdict:
@@ -357,6 +363,9 @@ def main():
     level, unsafe_as_root, base = sys.argv[1], sys.argv[2] == "1", sys.argv[3]
     jobs, results = sys.stdin.buffer, sys.stdout.buffer
     signal.signal(signal.SIGINT, signal.SIG_IGN)       # Ctrl-C is the scorer's to handle
+    if os.path.exists("/proc/self/oom_score_adj"):     # where memory runs out, programs go first
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")
     try:
         sandbox = Sandbox(level, unsafe_as_root, base)
     except OSError as error:
@@ -373,6 +382,8 @@ def main():
             os._exit(0)
         if os.waitpid(supervisor, 0)[1]:
             send(results, sandbox_error("the supervising process died"))
+    if level != "namespaces":                          # there code_runner.py removes it, because we no longer see it
+        shutil.rmtree(base, ignore_errors=True)
 
 
 if __name__ == "__main__":

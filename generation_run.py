@@ -250,7 +250,7 @@ def add_run_flags(parser, name_of_output):
     group.add_argument("--data_path", help="local copy of the data set, file or folder (default: from the hub)")
     group.add_argument("--subsample", type=int, metavar="N", help="only the first N items (default: all)")
     group.add_argument("--num_samples", type=int, default=1, metavar="K", help="answers to each item (default: 1)")
-    group.add_argument("--batch_size", type=int, default=16, help="rows generated at once (default: 16)")
+    group.add_argument("--batch_size", type=int, default=16, help="rows handed to the sampler at once (default: 16)")
     group.add_argument("--output_dir", help=f"where rows and results.json go (default: runs/{name_of_output}/<checkpoint>)")
     group.add_argument("--label", help="name of this row in results_table.py's table (default: FlexMDM or LLaDA)")
     group.add_argument("--variable_length", action="store_true", help="say that the checkpoint is a FlexMDM; refused where it is not")

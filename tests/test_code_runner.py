@@ -163,6 +163,7 @@ def test_no_hostile_program_passes_harms_or_stays(how, place):
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     results, isolation = report["results"], report["isolation"]
+    json.dumps(report, ensure_ascii=False).encode()    # what a program says can always be written down
     left_out = NOT_PROMISED.get(level, set())
     assert {name: result for name, result in results.items() if result["status"] == "passed" and name not in left_out} == {}
     assert {name: result for name, result in results.items() if result["status"] == "sandbox error"} == {}
@@ -248,6 +249,22 @@ def test_a_killed_sandbox_is_replaced(runner):
     runner.run(RIGHT, PLAIN_TEST, "f")
     runner.sandboxes[0].process.kill()
     assert runner.run(RIGHT, PLAIN_TEST, "f")["status"] == "passed"
+
+
+def test_a_killed_scorer_leaves_nothing(tmp_path):
+    """The sandbox ends by itself when its scorer is gone, also in the middle of a program."""
+    script = (f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom code_runner import CodeRunner\nrunner = CodeRunner(timeout=1)\n"
+              "print(runner.isolation['user'], runner.sandboxes[0].process.pid, flush=True)\nrunner.run('while True: pass', '', 'f')\n")
+    scorer = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)})
+    sandbox = int(scorer.stdout.readline().split()[-1])
+    time.sleep(0.3)
+    scorer.kill()
+    scorer.wait()
+    for _ in range(200):
+        if not os.path.exists(f"/proc/{sandbox}"):
+            break
+        time.sleep(0.05)
+    assert not os.path.exists(f"/proc/{sandbox}") and list(tmp_path.iterdir()) == []
 
 
 def test_programs_at_once_do_not_mix_their_results():
