@@ -40,11 +40,11 @@ def collator_of(args, model, tokenizer):
     """The collator of a task for a kind of model, and the number of tokens its frame adds to a row."""
     from flexmdm_trainer import FlexMDMCollator
     from llada_trainer import LLaDACollator
-    from preprocess_code_infilling import boundary_ids, llada_layout
+    from preprocess_code_infilling import infill_boundary_ids, llada_infill_layout
     if args.variable_length:
-        boundary = boundary_ids(tokenizer) if args.task == "code" else None
+        boundary = infill_boundary_ids(tokenizer) if args.task == "code" else None
         return FlexMDMCollator(model.config, boundary), 2 * len(boundary or [])
-    layout = llada_layout(tokenizer) if args.task == "code" else None
+    layout = llada_infill_layout(tokenizer) if args.task == "code" else None
     collator = LLaDACollator(tokenizer.mask_token_id, tokenizer.pad_token_id, fill_length=args.sft_max_length, infill_layout=layout)
     return collator, sum(map(len, layout)) if layout else 0
 
