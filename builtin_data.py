@@ -11,7 +11,7 @@ math           question, answer                                                 
 code, stdlib   seq_id, instruction, output, code, entry_point, testcase          OpenCoder-LLM/opc-sft-stage2 educational_instruct
 code_infill    task_id, entry_point, prompt, suffix, canonical_solution, test    HumanEval-infilling
 stdlib_infill  the same; test is empty: scored by exact match and by parsing     HumanEval-infilling
-text           text                                                              a pretraining corpus
+text           text, prompt (its beginning that stays clean, or "")              a pretraining corpus
 
 Everything is a function of (kind, split, n, seed); where library functions come in, also of the Python version that runs this.
 What the test split asks never occurs in training: in math the last sum or difference, in code the combination of template,
@@ -33,7 +33,7 @@ from preprocess_math import SYSTEM_PROMPT, math_target
 from records import InputError, run, write_json, write_rows, write_text
 
 MATH_TEST_SHARE, CODE_TEST_SHARE, STDLIB_TEST_SHARE = 0.2, 0.15, 0.1
-TEXT_WEIGHTS = {"math": 0.45, "equations": 0.20, "code": 0.25, "stdlib": 0.10}      # share of documents
+TEXT_WEIGHTS = {"math": 0.35, "equations": 0.25, "code": 0.30, "stdlib": 0.10}      # share of documents
 
 
 def held_out(share, *key):
@@ -133,15 +133,12 @@ def draw_math(rng, split):
 
 
 def draw_equations(rng, split):
-    """Lines of sums, differences and products without end, six a document: the arithmetic of the word problems, undiluted."""
+    """Sums, differences and products without end: the arithmetic of the word problems, undiluted."""
     while True:
-        lines = []
-        while len(lines) < 6:
-            operation = rng.choice(["add", "add", "sub", "sub", "mul"])
-            numbers, results = sample_numbers(rng, [operation, rng.choice(["add", "sub"])] if operation == "mul" else [operation], split)
-            a, b = numbers[:2] if operation != "add" or rng.random() < 0.5 else numbers[1::-1]
-            lines.append(f"{a} {SIGN[operation]} {b} = {results[0]}")
-        yield "\n".join(lines)
+        operation = rng.choice(["add", "add", "sub", "sub", "mul"])
+        numbers, results = sample_numbers(rng, [operation, rng.choice(["add", "sub"])] if operation == "mul" else [operation], split)
+        a, b = numbers[:2] if operation != "add" or rng.random() < 0.5 else numbers[1::-1]
+        yield f"{a} {SIGN[operation]} {b} =", f" {results[0]}"
 
 
 def math_rows(split, n, seed):
@@ -563,8 +560,10 @@ def chat_text(row):
 
 
 def text_rows(split, n, seed, weights=TEXT_WEIGHTS):
-    """n documents [{"text"}]: word problems (three plain for one as in fine-tuning), equations, generated functions, library functions.
+    """n documents [{"text", "prompt"}]: word problems (three plain for one as in fine-tuning), equations, generated and library functions.
 
+    prompt: the beginning of the text that is given and not learned: the question of most word problems, the left side of equations. With
+    the numbers in sight a small network learns to copy them and to calculate; hidden, they teach it nothing, being random.
     weights: share of each kind. Documents are drawn one by one and may repeat.
     """
     rng = random.Random(f"text {split} {seed}")
@@ -572,17 +571,21 @@ def text_rows(split, n, seed, weights=TEXT_WEIGHTS):
     library = split_functions(split) if weights["stdlib"] else []
     rows = []
     for kind in rng.choices(list(weights), list(weights.values()), k=n):
+        prompt = ""
         if kind == "math":
             row = next(math)
             text = chat_text(row) if rng.random() < 0.25 else f"{row['question']}\n{row['answer']}"
+            if rng.random() < 0.8:
+                prompt = text[:text.index("<reasoning>", text.index("assistant")) + len("<reasoning>")] if text[0] == "<" else f"{row['question']}\n"
         elif kind == "equations":
-            text = next(equations)
+            prompt, result = next(equations)
+            text = prompt + result
         elif kind == "code":
             text = next(code)["text"]
         else:
             module, _, function = rng.choice(library)
             text = f"# {module}\n{function}"
-        rows.append({"text": text})
+        rows.append({"text": text, "prompt": prompt})
     return rows
 
 

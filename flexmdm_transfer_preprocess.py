@@ -1,250 +1,428 @@
-"""Text corpora -> tokenised pieces of at most --max_length tokens, as a data set on disk that the transfer script reads.
+r"""Text corpora -> rows of at most --max_length tokens for transfer learning: a datasets.DatasetDict on disk, columns `input_ids`
+and `prompt_length` (0, but for documents with a --prompt_field: the beginning of their text that training keeps clean).
 
-Laptop    python flexmdm_transfer_preprocess.py --data_path wiki.test.raw --tokenizer llada_tokenizer --output_dir data_cache/wiki
-Paper     python flexmdm_transfer_preprocess.py --corpus openwebtext proof-pile-2 --num_proc 32
-Slurm     sbatch scripts/flexmdm_transfer_preprocess.sh            (no GPU needed)
+Laptop, local files:   python flexmdm_transfer_preprocess.py --data_path wiki.test.raw tinyshakespeare.txt --tokenizer llada_tokenizer
+Small hub run:         python flexmdm_transfer_preprocess.py --corpus wikitext --max_documents 2000 --output_dir data_cache/small
+The paper's data:      python flexmdm_transfer_preprocess.py --corpus openwebtext proof-pile-2 --rows_per_corpus 6400000 --num_proc 32
+Slurm:                 sbatch scripts/flexmdm_transfer_preprocess.sh             (CPUs only; the same flags may follow)
+Then:                  python flexmdm_transfer_openwebtext.py --variable_length --train_data data_cache/transfer ...
 
-A document that is too long is split at the blank line nearest its middle, and each half again, until every piece fits (the paper's
-code). Where there is no blank line the nearest line break serves, else the middle token; info.json says how often. Documents are
-tokenised once: blank lines are found in the text and looked up in the tokens' offsets.
-Of each corpus 2 % of the documents are held out, then 0.1 % of the rest are for evaluation, seed 42 (paper's code): splits "heldout",
-"validation", "train". A second run with the same settings keeps what is there; a run that was stopped reuses the tokenised parts.
+--rows_per_corpus makes corpora equal: 200,000 steps of 64 rows, half from each, are 6.4 million rows a corpus.
+Every --corpus and every --data_path (a file, or a folder's files) is one corpus. Documents: rows of JSONL, .jsonl.zst (needs
+`pip install zstandard`) and parquet files (field --text_field); a plain text file (.txt, .raw) is one document, or, where it begins
+with a WikiText heading ` = Title = `, one an article.
+
+A document is tokenised once. While a piece is longer than --max_length it is cut in two after the blank line nearest its middle
+(paper's code), without a blank line after the nearest newline, without a newline at the middle token: nothing is lost, and
+info.json says how often each happened. Left out, and counted there: pieces shorter than --min_tokens, and pieces in whose text
+the mask or padding token is written out (a model would take them for its own).
+Splits, seed 42: `heldout` 2 % of each corpus, `validation` 0.1 % of the rest (paper's code), `train`. Whole documents are held out
+where a corpus has 50 or more, single rows otherwise.
+
+A stopped run goes on where it was: documents and tokenised parts of 100,000 documents lie under --cache_path, which may be deleted
+when the output is there. A finished output made with the same settings is kept; with others the script refuses unless --overwrite.
 """
 import argparse
+import fnmatch
 import hashlib
+import io
+import json
+import os
 import re
-import shutil
-from bisect import bisect_left
+from itertools import chain, islice
 from pathlib import Path
 
-from records import InputError, read_rows, run, write_json
+from records import DATA_SUFFIXES, InputError, read_file, run, stream_jsonl, write_json
 
-HUB_CORPORA = {         # name -> arguments of datasets.load_dataset; the text is in the field `text` of all of them
-    "openwebtext": [{"path": "Skylion007/openwebtext", "revision": "refs/convert/parquet"}],
-    "proof-pile-2": [{"path": "json", "data_files": f"hf://datasets/EleutherAI/proof-pile-2/{part}/train/*.jsonl.zst"}
-                     for part in ("arxiv", "open-web-math", "algebraic-stack")],
-    "wikitext": [{"path": "Salesforce/wikitext", "name": "wikitext-103-raw-v1"}],
+TEXT_SUFFIXES = (".txt", ".raw")
+CORPORA = {         # name: hub id, revision, files. The first two sets' main revisions rest on loading scripts, so their files are read
+    "openwebtext": ("Skylion007/openwebtext", "refs/convert/parquet", "*train/*.parquet"),
+    "proof-pile-2": ("EleutherAI/proof-pile-2", "main", "*/train/*.jsonl.zst"),
+    "wikitext": ("Salesforce/wikitext", "main", "wikitext-103-raw-v1/train-*.parquet"),
 }
-HELDOUT_SHARE, VALIDATION_SHARE, SPLIT_SEED = 0.02, 0.001, 42      # [paper's code]
-WHOLE, BLANK_LINE, LINE_BREAK, MIDDLE = range(4)                    # what ended a piece
+DOCUMENTS_A_PART = 100_000
+WHOLE, BLANK_LINE, NEWLINE, MIDDLE = range(4)       # what a piece begins with: the document, or a cut of one of three kinds
+BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")      # ends after the last newline of a run of blank lines
+WIKI_HEADING = re.compile(r" = (?!= )\S.*(?<! =) = ?\n?")
 
 
-# ---- splitting -----------------------------------------------------------------------------------------------------------
-
-def cut_points(text, starts, pattern):
-    """Token indices that begin exactly where a match of `pattern` ends: cutting there splits no token. starts: character of each token."""
-    places = []
-    for match in re.finditer(pattern, text):
-        index = bisect_left(starts, match.end())
-        if 0 < index < len(starts) and starts[index] == match.end():
-            places.append(index)
-    return places
-
-
-def split_tokens(n, max_length, blank_lines, line_breaks):
-    """Cut n tokens into pieces of at most max_length: [(start, end, what the piece was ended by)].
-
-    Recursive, at the blank line nearest the middle; without one at the nearest line break, else at the middle itself. O(pieces log n).
-    """
-    pieces, todo = [], [(0, n, WHOLE)]
-    while todo:
-        start, end, ended_by = todo.pop()
-        if end - start <= max_length:
-            pieces.append((start, end, ended_by))
-            continue
-        middle = (start + end) // 2
-        cut, kind = nearest(blank_lines, start, end, middle), BLANK_LINE
-        if cut is None:
-            cut, kind = nearest(line_breaks, start, end, middle), LINE_BREAK
-        if cut is None:
-            cut, kind = middle, MIDDLE
-        todo += [(cut, end, ended_by), (start, cut, kind)]
-    return pieces
-
-
-def nearest(places, start, end, middle):
-    """The element of the sorted `places` strictly between start and end that is nearest to middle, or None."""
-    index = bisect_left(places, middle)
-    near = [place for place in places[max(0, index - 1):index + 1] if start < place < end]
-    return min(near, key=lambda place: abs(place - middle)) if near else None
-
-
-def chunk(batch, tokenizer, max_length, min_tokens):
-    """datasets.map over batches of `text`: rows of input_ids, with what ended each piece and whether it is too short to keep."""
-    encoded = tokenizer(batch["text"], add_special_tokens=False, return_offsets_mapping=True)
-    rows = {"input_ids": [], "ended_by": [], "short": []}
-    for text, ids, offsets in zip(batch["text"], encoded["input_ids"], encoded["offset_mapping"]):
-        if len(ids) <= max_length:
-            pieces = [(0, len(ids), WHOLE)]
-        else:
-            starts = [start for start, _ in offsets]
-            pieces = split_tokens(len(ids), max_length, cut_points(text, starts, r"\n[ \t]*\n\s*"), cut_points(text, starts, r"\n"))
-        for start, end, ended_by in pieces:
-            rows["input_ids"].append(ids[start:end])
-            rows["ended_by"].append(ended_by)
-            rows["short"].append(end - start < min_tokens)
-    return rows
-
-
-# ---- reading -------------------------------------------------------------------------------------------------------------
-
-def wiki_articles(text):
-    """WikiText as documents: a line ` = Title = ` begins an article (== headings == of sections do not)."""
-    starts = [match.start() for match in re.finditer(r"^ = [^=\n].*? = $", text, re.MULTILINE)]
-    starts = starts if starts and not text[:starts[0]].strip() else [0, *starts]
-    return [article for article in (text[a:b] for a, b in zip(starts, [*starts[1:], len(text)])) if article.strip()]
-
-
-def local_documents(path, text_field):
-    """Texts of one local file or folder: .txt and .raw as text (WikiText by article, others whole), the rest as rows with text_field."""
-    path = Path(path)
-    files = sorted(file for file in path.iterdir() if file.suffix in (".txt", ".raw")) if path.is_dir() else [path]
-    if not path.exists():
-        raise InputError(f"--data_path: {path} does not exist")
-    if files and files[0].suffix in (".txt", ".raw"):
-        try:
-            texts = [file.read_text(encoding="utf-8") for file in files]
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"--data_path: cannot read {path}: {error}") from None
-        documents = [document for file, text in zip(files, texts) for document in (wiki_articles(text) if file.suffix == ".raw" else [text])]
-    else:
-        documents = [row[text_field] for row in read_rows(path, fields=[text_field], flag="--data_path")]
-        wrong = next((number for number, document in enumerate(documents, 1) if not isinstance(document, str)), None)
-        if wrong:
-            raise InputError(f"--data_path: field {text_field!r} of row {wrong} in {path} is not text")
-    if not any(document.strip() for document in documents):
-        raise InputError(f"--data_path: {path} holds no text")
-    return documents
-
-
-def read_corpora(args):
-    """[(name, datasets.Dataset with a column `text`)]: every corpus of its own, because held-out rows are taken from each."""
-    import datasets
-    corpora = []
-    for path in args.data_path:
-        corpora.append((Path(path).name, datasets.Dataset.from_dict({"text": local_documents(path, args.text_field)})))
-    for name in args.corpus:
-        try:
-            parts = [datasets.load_dataset(**part, split="train", cache_dir=args.cache_path).select_columns("text")
-                     for part in HUB_CORPORA[name]]
-        except Exception as error:              # the hub's client raises a dozen kinds: no network, no such set, no rights
-            raise InputError(f"--corpus: cannot get {name} from the hub ({type(error).__name__}); give a local copy by --data_path") from None
-        documents = datasets.concatenate_datasets(parts)
-        if name == "wikitext":                  # the hub has it line by line
-            documents = datasets.Dataset.from_dict({"text": wiki_articles("".join(documents["text"]))})
-        corpora.append((name, documents))
-    if args.max_documents:
-        corpora = [(name, documents.select(range(min(args.max_documents, len(documents))))) for name, documents in corpora]
-    return corpora
-
-
-def hold_out(documents):
-    """{"train", "validation", "heldout"} of one corpus; at least one document each where there are three."""
-    n = len(documents)
-    if n < 3:
-        return {"train": documents}
-    outer = documents.train_test_split(test_size=max(1, round(HELDOUT_SHARE * n)), seed=SPLIT_SEED)
-    inner = outer["train"].train_test_split(test_size=max(1, round(VALIDATION_SHARE * n)), seed=SPLIT_SEED)
-    return {"train": inner["train"], "validation": inner["test"], "heldout": outer["test"]}
-
-
-# ---- what all three preprocessing scripts share: the tokenizer, and an output that is finished or not there -----------------
+# ---- what every preprocessing script shares ----------------------------------------------------------------------------------
 
 def open_tokenizer(name):
-    """llada_utils.load_tokenizer, whose refusals name --tokenizer."""
+    """load_tokenizer, every failure as an InputError that names --tokenizer."""
     from llada_utils import load_tokenizer
-    return load_tokenizer(name)
+    try:
+        return load_tokenizer(name)
+    except InputError as error:
+        message = str(error)
+        raise InputError(message if "--tokenizer" in message else f"--tokenizer: {message}") from None
+    except Exception as error:                              # the tokenizers library raises bare Exceptions for broken files
+        raise InputError(f"--tokenizer: cannot read {name}: {error}") from None
 
 
 def tokenizer_hash(tokenizer):
-    """12 hex digits of what decides its output."""
-    return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()[:12]
+    """12 hex digits over vocabulary, merges, rules and chat template."""
+    content = tokenizer.backend_tokenizer.to_str() + str(tokenizer.chat_template)
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
+def describe_files(files):
+    """[{"file": name, "sha256": first 12 digits}] of local files: the same data elsewhere is the same data."""
+    described = []
+    for file in files:
+        with open(file, "rb") as content:
+            described.append({"file": Path(file).name, "sha256": hashlib.file_digest(content, "sha256").hexdigest()[:12]})
+    return described
+
+
+def require_positive(args, *names):
+    """Refuse flags that are not at least 1."""
+    for name in names:
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise InputError(f"--{name}: {getattr(args, name)} is not at least 1")
 
 
 def is_finished(output_dir, settings, overwrite):
-    """True, and said so, when output_dir was made with these settings. Raises InputError when it was made with others."""
-    from llada_utils import read_json
-    output_dir = Path(output_dir)
-    if not output_dir.exists() or overwrite:
+    """Whether output_dir holds a finished output of these settings. Raises InputError for anything else that is there."""
+    folder = Path(output_dir)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        occupied = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    except OSError as error:
+        raise InputError(f"--output_dir: cannot write {folder}: {error.strerror}") from None
+    if not occupied:
         return False
-    before = read_json(output_dir / "info.json")["settings"] if (output_dir / "info.json").exists() else None
-    if before != settings:
-        changed = [key for key in settings if before is None or before.get(key) != settings[key]]
-        raise InputError(f"--output_dir: {output_dir} exists and was made with other settings ({', '.join(changed)}); --overwrite replaces it")
-    print(f"{output_dir} is there already, made with the same settings")
+    if not (folder / "info.json").is_file():
+        raise InputError(f"--output_dir: {folder} exists and is no output of a preprocessing script; name another")
+    earlier = json.loads((folder / "info.json").read_text(encoding="utf-8")).get("settings", {})
+    different = sorted(key for key in earlier.keys() | settings.keys() if earlier.get(key) != settings.get(key))
+    if overwrite:
+        return False
+    if different:
+        raise InputError(f"--output_dir: {folder} was made with other settings ({', '.join(different)}); "
+                         "add --overwrite to replace it, or name another")
+    print(f"{folder} is finished and has these settings: kept as it is")
     return True
 
 
-def write_dataset(splits, output_dir, info, overwrite):
-    """Save a DatasetDict and info.json as a folder that is complete or not there, and print what it holds."""
+def write_dataset(splits, output_dir, info, num_proc=None):
+    """A DatasetDict and its info.json as one folder, complete or not there. Prints what was written."""
     from llada_utils import complete_folder
-    if Path(output_dir).exists() and not overwrite:
-        raise InputError(f"--output_dir: {output_dir} has appeared meanwhile; --overwrite replaces it")
-    with complete_folder(output_dir) as staging:
-        splits.save_to_disk(str(staging))
-        write_json(staging / "info.json", info)
-    print(f"{output_dir}: " + ", ".join(f"{key} {value}" for key, value in info.items() if key != "settings"))
+    with complete_folder(output_dir) as folder:
+        splits.save_to_disk(str(folder), num_proc=num_proc)
+        write_json(folder / "info.json", info)
+    print(f"wrote {output_dir}: " + ", ".join(f"{name} {len(rows)} rows" for name, rows in splits.items()))
 
 
-# ---- command -------------------------------------------------------------------------------------------------------------
+# ---- documents -------------------------------------------------------------------------------------------------------------
 
-def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("--corpus", nargs="+", choices=list(HUB_CORPORA), default=[], help="corpora from the hub (the paper: the first two)")
-    parser.add_argument("--data_path", nargs="+", default=[], help="local .txt, .raw, JSONL or parquet, files or folders")
-    parser.add_argument("--text_field", default="text", help="field of the text in JSONL and parquet")
+def wiki_articles(lines):
+    """Articles of a WikiText file: each begins at a heading ` = Title = ` that follows a blank line or nothing."""
+    article, after_blank = [], True
+    for line in lines:
+        if after_blank and WIKI_HEADING.fullmatch(line) and article:
+            yield "".join(article)
+            article = []
+        article.append(line)
+        after_blank = not line.strip()
+    yield "".join(article)
+
+
+def text_documents(path):
+    """Documents of a plain text file."""
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            head = []
+            for line in file:
+                head.append(line)
+                if line.strip():
+                    break
+            lines = chain(head, file)
+            if head and WIKI_HEADING.fullmatch(head[-1]):
+                yield from wiki_articles(lines)
+            else:
+                yield "".join(lines)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--data_path: cannot read {path}: {error}") from None
+
+
+def zst_rows(path):
+    """Rows of a .jsonl.zst file."""
+    try:
+        import zstandard
+    except ImportError:
+        raise InputError(f"{path} is compressed by zstd; to read it: pip install zstandard") from None
+    with open(path, "rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as content:
+        for line in io.TextIOWrapper(content, encoding="utf-8"):
+            yield json.loads(line)
+
+
+def parquet_rows(path, fields):
+    """Rows of a parquet file with those of `fields` that it has, a thousand in memory at a time."""
+    import pyarrow.parquet as parquet
+    try:
+        file = parquet.ParquetFile(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--data_path: cannot read {path}: {error}") from None
+    columns = [field for field in fields if field in file.schema_arrow.names]
+    for batch in file.iter_batches(1000, columns=columns):
+        yield from batch.to_pylist()
+
+
+def file_documents(path, text_field, prompt_field=None):
+    """(document, characters of its prompt) of one local file. Raises InputError naming the row that has no text or another beginning."""
+    name = str(path)
+    if name.endswith(TEXT_SUFFIXES):
+        yield from ((text, 0) for text in text_documents(path))
+        return
+    if name.endswith(".parquet"):
+        rows = parquet_rows(path, [text_field, prompt_field])
+    elif name.endswith(".zst"):
+        rows = zst_rows(path)
+    else:
+        rows = stream_jsonl(path, "--data_path") if ".jsonl" in name else read_file(path, "--data_path")
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict) or not isinstance(row.get(text_field), str):
+            raise InputError(f"--text_field: row {number} of {path} has no text in a field {text_field!r}")
+        prompt = row.get(prompt_field) or ""
+        if not isinstance(prompt, str) or not row[text_field].startswith(prompt):
+            raise InputError(f"--prompt_field: the text of row {number} of {path} does not begin with its {prompt_field!r}")
+        yield row[text_field], len(prompt)
+
+
+def documents(files, text_field, prompt_field, max_documents):
+    """{"text": document, "prompt_characters": how many of its first stay clean in training} of files, each a local path or (hub id, revision, file name), which is fetched when its turn comes."""
+    def texts():
+        for file in files:
+            if isinstance(file, str):
+                yield from file_documents(file, text_field, prompt_field)
+                continue
+            from huggingface_hub import hf_hub_download
+            repo, revision, name = file
+            found = (text for text, _ in file_documents(hf_hub_download(repo, name, repo_type="dataset", revision=revision), "text"))
+            # that set has a row a line, blank ones empty
+            found = wiki_articles(line or " \n" for line in found) if repo == CORPORA["wikitext"][0] else found
+            yield from ((text, 0) for text in found)
+    for text, prompt in islice(texts(), max_documents):
+        yield {"text": text, "prompt_characters": prompt}
+
+
+def local_files(path):
+    """The files of one --data_path as strings. Raises InputError: not there, of no known kind, empty."""
+    suffixes = (*DATA_SUFFIXES, ".jsonl.zst", *TEXT_SUFFIXES)
+    folder = Path(path)
+    if not folder.exists():
+        raise InputError(f"--data_path: {path} does not exist")
+    files = sorted(file for file in folder.iterdir() if file.name.endswith(suffixes)) if folder.is_dir() else [folder]
+    if not files or not files[0].name.endswith(suffixes):
+        raise InputError(f"--data_path: {path} is or holds none of {', '.join(suffixes)}")
+    if not any(file.stat().st_size for file in files):
+        raise InputError(f"--data_path: {path} is empty")
+    return [str(file) for file in files]
+
+
+def hub_files(corpus):
+    """[(hub id, revision, file name)] of one of CORPORA."""
+    from huggingface_hub import HfApi
+    repo, revision, pattern = CORPORA[corpus]
+    try:
+        names = HfApi().list_repo_files(repo, repo_type="dataset", revision=revision)
+    except Exception as error:                       # the hub's client raises a dozen kinds: no network, no such set, no rights
+        raise InputError(f"--corpus {corpus}: cannot list {repo} on the hub ({type(error).__name__}); "
+                         "give a local copy by --data_path") from None
+    files = [(repo, revision, name) for name in sorted(names) if fnmatch.fnmatch(name, pattern)]
+    if not files:
+        raise InputError(f"--corpus {corpus}: {repo} on the hub has no files {pattern} (any more); give a local copy by --data_path")
+    return files
+
+
+# ---- pieces ----------------------------------------------------------------------------------------------------------------
+
+def cut_document(text, starts, max_length):
+    """[(start, end, kind)] of a document's pieces in order, in tokens; kind says what a piece begins with.
+
+    starts: (n,) array, the character at which each token begins, ascending. While a piece is too long it is cut nearest its middle:
+    at the first token after a blank line, else after a newline, else at the middle. One bisection a cut, no tokenising again.
+    """
+    import numpy as np
+    if len(starts) <= max_length:
+        return [(0, len(starts), WHOLE)] if len(starts) else []
+    candidates = [(kind, np.unique(np.searchsorted(starts, [match.end() for match in pattern.finditer(text)])))
+                  for kind, pattern in ((BLANK_LINE, BLANK_LINES), (NEWLINE, re.compile("\n")))]
+    pieces, waiting = [], [(0, len(starts), WHOLE)]
+    while waiting:
+        start, end, begins_with = waiting.pop()
+        if end - start <= max_length:
+            pieces.append((start, end, begins_with))
+            continue
+        middle = (start + end) / 2
+        for kind, places in candidates:
+            near = np.searchsorted(places, middle)
+            inside = [int(place) for place in places[max(near - 1, 0):near + 1] if start < place < end]
+            if inside:
+                cut = min(inside, key=lambda place: abs(place - middle))
+                break
+        else:
+            kind, cut = MIDDLE, (start + end) // 2
+        waiting += [(cut, end, kind), (start, cut, begins_with)]            # the left part is taken up first
+    return pieces
+
+
+def tokenise_and_cut(batch, numbers, tokenizer, max_length, first):
+    """datasets.map function: documents -> pieces with `prompt_length`, `document` (its number), `begins_with` and `forbidden`."""
+    import numpy as np
+    forbidden = {tokenizer.mask_token_id, tokenizer.pad_token_id}
+    encoded = tokenizer(batch["text"], add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    rows = {"input_ids": [], "prompt_length": [], "document": [], "begins_with": [], "forbidden": []}
+    documents = zip(numbers, batch["text"], batch["prompt_characters"], encoded["input_ids"], encoded["offset_mapping"])
+    for number, text, prompt, ids, offsets in documents:
+        starts = np.fromiter((start for start, _ in offsets), dtype=np.int64, count=len(offsets))                # (n,)
+        for start, end, kind in cut_document(text, starts, max_length):
+            rows["input_ids"].append(ids[start:end])
+            whole_prompt = prompt if end - start == len(ids) else 0             # only a document that stays whole keeps its prompt
+            rows["prompt_length"].append(sum(stop <= whole_prompt for _, stop in offsets) if whole_prompt else 0)
+            rows["document"].append(first + number)
+            rows["begins_with"].append(kind)
+            rows["forbidden"].append(not forbidden.isdisjoint(ids[start:end]))
+    return rows
+
+
+def split_rows(document, seed=42):
+    """(labels, unit): "train", "validation" or "heldout" for each row, given each row's document number (rows,).
+
+    2 % held out, then 0.1 % of the rest for validation, of documents where there are 50 or more, of rows otherwise;
+    at least one unit each, none with fewer than 3.
+    """
+    import numpy as np
+    units, unit_of_row = np.unique(document, return_inverse=True)
+    unit = "documents" if len(units) >= 50 else "rows"
+    if unit == "rows":
+        unit_of_row = np.arange(len(document))
+    n = int(unit_of_row.max()) + 1
+    labels = np.full(n, "train", dtype="<U10")
+    if n >= 3:
+        order = np.random.default_rng(seed).permutation(n)
+        heldout = max(1, round(0.02 * n))
+        labels[order[:heldout]] = "heldout"
+        labels[order[heldout:heldout + max(1, round(0.001 * (n - heldout)))]] = "validation"
+    return labels[unit_of_row], unit
+
+
+def input_error_behind(error):
+    """The InputError that datasets wrapped, or None."""
+    while error is not None and not isinstance(error, InputError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def cut_corpus(name, files, key, tokenizer, args):
+    """(all pieces of a corpus, number of its documents). Everything done is found again under --cache_path by `key`."""
+    import datasets
+    processes = min(args.num_proc, len(files)) if args.max_documents is None else 1
+    cache = Path(args.cache_path or f"{args.output_dir}_cache")
+    fingerprint = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    try:
+        (cache / fingerprint).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--cache_path: cannot write {cache}: {error.strerror}") from None
+    try:
+        texts = datasets.Dataset.from_generator(
+            documents, features=datasets.Features({"text": datasets.Value("large_string"), "prompt_characters": datasets.Value("int32")}), cache_dir=str(cache / "documents"),
+            gen_kwargs={"files": files, "text_field": args.text_field, "prompt_field": args.prompt_field, "max_documents": args.max_documents},
+            num_proc=processes if processes > 1 else None, fingerprint=fingerprint)
+    except Exception as error:
+        if (refusal := input_error_behind(error)) is not None:
+            raise refusal from None
+        raise
+    features = datasets.Features({"input_ids": datasets.List(datasets.Value("int32")), "prompt_length": datasets.Value("int32"), "document": datasets.Value("int64"),
+                                  "begins_with": datasets.Value("int8"), "forbidden": datasets.Value("bool")})
+    parts = []
+    for first in range(0, len(texts), DOCUMENTS_A_PART):
+        part = texts.select(range(first, min(first + DOCUMENTS_A_PART, len(texts))))
+        parts.append(part.map(
+            tokenise_and_cut, batched=True, batch_size=32, with_indices=True, remove_columns=texts.column_names, features=features,
+            fn_kwargs={"tokenizer": tokenizer, "max_length": args.max_length, "first": first},
+            num_proc=min(args.num_proc, len(part)) if args.num_proc > 1 else None, new_fingerprint=f"{fingerprint}{first}",
+            cache_file_name=str(cache / fingerprint / f"part_{first:012d}.arrow"), desc=f"{name}, from document {first}"))
+    if not sum(map(len, parts)):
+        raise InputError(f"--data_path / --corpus: {name} holds no text")
+    return datasets.concatenate_datasets(parts), len(texts)
+
+
+def choose_rows(pieces, args):
+    """({split: row numbers}, what info.json says) of one corpus's pieces."""
+    import numpy as np
+    from noise_stream import row_lengths
+    lengths = row_lengths(pieces)
+    document, begins_with, forbidden = (pieces.data.column(column).to_numpy() for column in ("document", "begins_with", "forbidden"))
+    short = lengths < args.min_tokens
+    rows = np.flatnonzero(~short & ~forbidden)
+    if not len(rows):
+        raise InputError(f"--min_tokens {args.min_tokens}: no piece of the corpus is left")
+    labels, unit = split_rows(document[rows])
+    splits = {label: rows[labels == label] for label in ("train", "validation", "heldout")}
+    over = 0
+    if args.rows_per_corpus is not None and len(splits["train"]) > args.rows_per_corpus:
+        over = len(splits["train"]) - args.rows_per_corpus
+        splits["train"] = np.sort(np.random.default_rng(42).choice(splits["train"], args.rows_per_corpus, replace=False))
+    cuts = np.bincount(begins_with, minlength=4)
+    return splits, {
+        "documents_with_text": len(np.unique(document)), "pieces": len(pieces), "tokens": int(lengths.sum()),
+        "cuts": {"blank_line": int(cuts[BLANK_LINE]), "newline": int(cuts[NEWLINE]), "middle_token": int(cuts[MIDDLE])},
+        "left_out": {"shorter_than_min_tokens": int(short.sum()), "mask_or_padding_token_in_text": int((forbidden & ~short).sum()),
+                     "over_rows_per_corpus": over},
+        "split_by": unit, "rows": {label: len(chosen) for label, chosen in splits.items()},
+        "tokens_by_split": {label: int(lengths[chosen].sum()) for label, chosen in splits.items()}}
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", nargs="+", default=[], choices=sorted(CORPORA), help="sets of the hub; fetched file by file")
+    parser.add_argument("--data_path", nargs="+", default=[], help="local files or folders; each is a corpus")
+    parser.add_argument("--text_field", default="text", help="field of local JSONL and parquet rows that is the document")
+    parser.add_argument("--prompt_field", help="field with the beginning of the text that training keeps clean (default: none)")
     parser.add_argument("--tokenizer", default="GSAI-ML/LLaDA-8B-Base", help="folder or hub id")
-    parser.add_argument("--max_length", type=int, default=1024, help="tokens of the longest piece [paper's code]")
-    parser.add_argument("--min_tokens", type=int, default=1, help="shorter pieces are left out, and counted")
-    parser.add_argument("--max_documents", type=int, default=0, help="only the first N documents of each corpus (0: all)")
-    parser.add_argument("--num_proc", type=int, default=1, help="processes that tokenise")
-    parser.add_argument("--cache_path", default="data_cache/transfer_parts", help="parts of a run that was stopped; removed when it ends")
     parser.add_argument("--output_dir", default="data_cache/transfer")
-    parser.add_argument("--overwrite", action="store_true", help="replace an output that was made with other settings")
-    args = parser.parse_args()
-    if not args.corpus and not args.data_path:
-        raise InputError("--corpus or --data_path: name at least one corpus or local file")
-    for flag, least in (("max_length", 2), ("min_tokens", 1), ("num_proc", 1), ("max_documents", 0)):
-        if getattr(args, flag) < least:
-            raise InputError(f"--{flag}: {getattr(args, flag)} is below {least}")
-    return args
+    parser.add_argument("--cache_path", help="work files of a run (default: OUTPUT_DIR_cache)")
+    parser.add_argument("--max_length", type=int, default=1024, help="longest row, in tokens (paper: 1024)")
+    parser.add_argument("--min_tokens", type=int, default=1, help="shorter pieces are left out and counted")
+    parser.add_argument("--max_documents", type=int, help="read only the first so many of each corpus")
+    parser.add_argument("--rows_per_corpus", type=int, help="at most so many training rows of each corpus, drawn with seed 42")
+    parser.add_argument("--num_proc", type=int, default=1, help="processes that read and tokenise")
+    parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
+    return parser.parse_args(argv)
 
 
 def main():
     args = parse_args()
-    missing = [path for path in args.data_path if not Path(path).exists()]
-    if missing:
-        raise InputError(f"--data_path: {missing[0]} does not exist")
-    import datasets
+    require_positive(args, "max_length", "min_tokens", "max_documents", "rows_per_corpus", "num_proc")
+    if not args.corpus and not args.data_path:
+        raise InputError(f"--data_path: name local files, or by --corpus one of {', '.join(sorted(CORPORA))}")
+    local = {path: local_files(path) for path in args.data_path}
+    if args.num_proc > 1:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"          # the tokenizer's own threads do not survive a fork
     tokenizer = open_tokenizer(args.tokenizer)
-    settings = {"script": "flexmdm_transfer_preprocess.py", "tokenizer": args.tokenizer, "tokenizer_hash": tokenizer_hash(tokenizer),
-                **{key: getattr(args, key) for key in ("corpus", "data_path", "text_field", "max_length", "min_tokens", "max_documents")}}
+    settings = {"script": "flexmdm_transfer_preprocess.py", "tokenizer_hash": tokenizer_hash(tokenizer), "seed": 42} | {
+        name: getattr(args, name) for name in ("text_field", "prompt_field", "max_length", "min_tokens", "max_documents", "rows_per_corpus")}
+    sources = {f"hub {CORPORA[name][0]}": None for name in args.corpus} | {path: describe_files(files) for path, files in local.items()}
+    settings["sources"] = [described or name for name, described in sources.items()]
     if is_finished(args.output_dir, settings, args.overwrite):
         return
-    key = hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:12]
-    parts_folder = Path(args.cache_path) / key
-    parts_folder.mkdir(parents=True, exist_ok=True)
-    made, documents_read = {}, 0
-    for number, (name, documents) in enumerate(read_corpora(args)):
-        documents_read += len(documents)
-        for split, part in hold_out(documents).items():
-            pieces = part.map(chunk, batched=True, batch_size=200, remove_columns=part.column_names, num_proc=min(args.num_proc, len(part)),
-                              fn_kwargs={"tokenizer": tokenizer, "max_length": args.max_length, "min_tokens": args.min_tokens},
-                              cache_file_name=str(parts_folder / f"{number}-{split}.arrow"), desc=f"{name}, {split}")
-            made.setdefault(split, []).append(pieces)
-    splits, info = datasets.DatasetDict(), {"settings": settings, "documents": documents_read}
-    for split, parts in made.items():
-        pieces = datasets.concatenate_datasets(parts).with_format("numpy")
-        ended_by, short = pieces["ended_by"][:], pieces["short"][:]
-        if split == "train":
-            info |= {"cut_at_blank_line": int((ended_by == BLANK_LINE).sum()), "cut_at_line_break": int((ended_by == LINE_BREAK).sum()),
-                     "cut_at_middle_token": int((ended_by == MIDDLE).sum()), "left_out_below_min_tokens": int(short.sum())}
-        splits[split] = pieces.with_format(None).select((~short).nonzero()[0]).select_columns("input_ids")
-        info[f"{split}_rows"] = len(splits[split])
-    if not len(splits["train"]):
-        raise InputError(f"--min_tokens: no piece has {args.min_tokens} tokens")
-    write_dataset(splits, args.output_dir, info, args.overwrite)
-    shutil.rmtree(parts_folder, ignore_errors=True)
+    import datasets
+    corpora = {f"hub {CORPORA[name][0]}": hub_files(name) for name in args.corpus} | local
+    chosen, info = {"train": [], "validation": [], "heldout": []}, {}
+    for name, files in corpora.items():
+        key = [sources[name] or name, [settings[part] for part in ("tokenizer_hash", "text_field", "prompt_field", "max_length", "max_documents")]]
+        pieces, documents_read = cut_corpus(name, files, key, tokenizer, args)
+        splits, about = choose_rows(pieces, args)
+        info[name] = {"documents": documents_read, "documents_without_text": documents_read - about["documents_with_text"]} | about
+        for split, rows in splits.items():
+            if len(rows):
+                chosen[split].append(pieces.select_columns(["input_ids", "prompt_length"]).select(rows))
+        print(f"{name}: {json.dumps(info[name])}")
+    result = datasets.DatasetDict({split: datasets.concatenate_datasets(parts) for split, parts in chosen.items() if parts})
+    write_dataset(result, args.output_dir, {"settings": settings, "tokenizer": args.tokenizer, "corpora": info},
+                  num_proc=args.num_proc if args.num_proc > 1 and min(map(len, result.values())) >= args.num_proc else None)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ class LLaDAConfig(PreTrainedConfig):
     mask_token_id: int = 126336
     pad_token_id: int | None = 126081
     eos_token_id: int | list[int] | None = 126081
-    initializer_range: float = 0.02
+    init_std: float = 0.02          # of a start from nothing; the original's key
 
     @classmethod
     def from_json(cls, content, source="config.json"):
@@ -63,11 +63,12 @@ class LLaDAConfig(PreTrainedConfig):
         sizes["embedding_size"] = sizes["embedding_size"] or sizes["vocab_size"]
         if sizes["d_model"] % sizes["n_heads"] or sizes["n_heads"] % sizes["n_kv_heads"]:
             raise ValueError(f"{source}: d_model {sizes['d_model']}, n_heads {sizes['n_heads']}, n_kv_heads {sizes['n_kv_heads']} do not divide")
-        return cls(**sizes)
+        return cls(**sizes, init_std=content.get("init_std", 0.02))
 
     def to_json(self):
         """The dict that LLaDA's own class reads, every key written out."""
-        return {"architectures": ["LLaDAModelLM"], "model_type": "llada", **{key: getattr(self, key) for key in SIZES}, **FIXED_SETTINGS}
+        return {"architectures": ["LLaDAModelLM"], "model_type": "llada", **{key: getattr(self, key) for key in SIZES}, **FIXED_SETTINGS,
+                "init_std": self.init_std}
 
 
 class RMSNorm(nn.Module):
@@ -146,14 +147,15 @@ class NetworkBase(PreTrainedModel):
     supports_logits_mask = True         # forward(..., logits_mask=(B, L) bool) gives only those positions' logits, (M, V)
 
     def _init_weights(self, module):
+        std = getattr(self.config, "init_std", 0.02)
         if isinstance(module, (nn.Linear, nn.Embedding)):
-            nn.init.normal_(module.weight, std=0.02)
+            nn.init.normal_(module.weight, std=std)
             if getattr(module, "bias", None) is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, LLaDABlock):            # residual branches start small in deep networks (Mitchell's rule)
             depth = 2 * getattr(self.config, "n_layers", 1)
             for projection in (module.attn_out, module.ff_out):
-                nn.init.normal_(projection.weight, std=0.02 / math.sqrt(depth))
+                nn.init.normal_(projection.weight, std=std / math.sqrt(depth))
 
 
 class LLaDAModelLM(NetworkBase):

@@ -532,6 +532,7 @@ def main():
     for flag, value in [("d_model", 64), ("n_layers", 2), ("n_heads", 4), ("mlp_hidden_size", 0), ("vocab_size", 0),
                         ("max_sequence_length", 4096), ("seed", 42)]:
         new.add_argument(f"--{flag}", type=int, default=value)
+    new.add_argument("--init_std", type=float, default=0.02, help="of random weights, here and in training from scratch")
     new.add_argument("--config_only", action="store_true", help="config.json and tokenizer, no weights: for training from scratch")
     for command in (export, llama, new):
         command.add_argument("--output_dir", required=True)
@@ -557,7 +558,7 @@ def new_base(args):
             "n_layers": args.n_layers, "mlp_hidden_size": args.mlp_hidden_size or 3 * args.d_model, "vocab_size": rows,
             "embedding_size": rows, "max_sequence_length": args.max_sequence_length, "rope_theta": 500000.0, "rms_norm_eps": 1e-5,
             "mask_token_id": tokenizer.mask_token_id, "pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id,
-            **FIXED_SETTINGS}, "the flags")
+            **FIXED_SETTINGS, "init_std": args.init_std}, "the flags")
     except ValueError as error:
         raise InputError(str(error)) from None
     torch.manual_seed(args.seed)

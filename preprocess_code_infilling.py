@@ -110,12 +110,12 @@ def parse_args(argv=None):
 def main():
     args = parse_args()
     from preprocess_math import read_training_rows, write_instruction_rows
-    from flexmdm_transfer_preprocess import open_tokenizer
-
+    from flexmdm_transfer_preprocess import open_tokenizer, require_positive
+    require_positive(args, "max_length", "num_proc")
     tokenizer = open_tokenizer(args.tokenizer)
     rows, sources = read_training_rows(args.data_path, (HUB_DATA, "educational_instruct"), ["instruction", "output"])
     overhead = {"flexmdm": 2 * len(infill_boundary_ids(tokenizer)), "llada": sum(map(len, llada_infill_layout(tokenizer)))}
-    settings = {"script": "preprocess_code_infilling.py", "sources": sources, "max_length": args.max_length, "framing_tokens": overhead}
+    settings = {"script": "preprocess_code_infilling.py", "sources": sources, "framing_tokens": overhead}
     write_instruction_rows(args, rows, code_row, {}, tokenizer, settings, room=args.max_length - max(overhead.values()))
 
 

@@ -70,8 +70,9 @@ def training_files(data_path):
 
 
 def read_training_rows(data_path, hub_data, fields):
-    """(datasets.Dataset with exactly `fields`, list of what was read) from a local copy, or from the hub (name, config or None)."""
+    """(datasets.Dataset with exactly `fields`, what was read) from a local copy, or from the hub: hub_data is (id, configuration)."""
     import datasets
+    from flexmdm_transfer_preprocess import describe_files
     if data_path is not None:
         files = training_files(data_path)
         rows = [row for file in files for row in read_rows(file, fields=fields, flag="--data_path")]
@@ -79,13 +80,43 @@ def read_training_rows(data_path, hub_data, fields):
             for field in fields:
                 if not isinstance(row[field], str):
                     raise InputError(f"--data_path: field {field!r} of row {number} in {data_path} is not text")
-        return datasets.Dataset.from_list([{field: row[field] for field in fields} for row in rows]), [str(file) for file in files]
+        rows = datasets.Dataset.from_list([{field: row[field] for field in fields} for row in rows])
+        return rows, describe_files(file for file in files if file.is_file())
     try:
         rows = datasets.load_dataset(*hub_data, split="train")
     except Exception as error:                       # the hub's client raises a dozen kinds: no network, no such set, no rights
-        raise InputError(f"cannot get {hub_data[0]} from the hub ({type(error).__name__}: {error}); "
-                         "give a local copy by --data_path") from None
-    return rows.select_columns(fields), [" ".join(name for name in hub_data if name)]
+        raise InputError(f"--data_path: {hub_data[0]} cannot be read from the hub ({type(error).__name__}); name a local copy") from None
+    return rows.select_columns(fields), [" ".join(hub_data)]
+
+
+def write_instruction_rows(args, rows, make_row, options, tokenizer, settings, room):
+    """Tokenise every row by make_row(row, tokenizer, **options), leave out what is longer than `room` tokens or has no answer, write.
+
+    args: parsed flags (output_dir, max_length, num_proc, overwrite, tokenizer); settings: what besides the tokenizer makes this output.
+    """
+    import datasets
+    from flexmdm_transfer_preprocess import is_finished, tokenizer_hash, write_dataset
+    settings = settings | {"max_length": args.max_length, "tokenizer_hash": tokenizer_hash(tokenizer)}
+    if is_finished(args.output_dir, settings, args.overwrite):
+        return
+    features = datasets.Features({"input_ids": datasets.List(datasets.Value("int32")), "prompt_length": datasets.Value("int32"),
+                                  "straddles": datasets.Value("bool")})
+    made = rows.map(make_row, fn_kwargs={"tokenizer": tokenizer, **options}, remove_columns=rows.column_names, features=features,
+                    num_proc=min(args.num_proc, len(rows)) if args.num_proc > 1 else None, desc="tokenising")
+    sizes = [(len(row["input_ids"]), row["prompt_length"]) for row in made]
+    too_long = sum(length > room for length, _ in sizes)
+    without_answer = sum(length == prompt for length, prompt in sizes)
+    kept = made.select([number for number, (length, prompt) in enumerate(sizes) if prompt < length <= room])
+    if not len(kept):
+        raise InputError(f"--max_length {args.max_length}: no row fits; the shortest needs {args.max_length - room + min(sizes)[0]} tokens")
+    straddling = sum(kept["straddles"])
+    info = {"settings": settings, "tokenizer": args.tokenizer, "rows_read": len(rows), "rows": len(kept),
+            "left_out": {"longer_than_max_length": too_long, "without_answer": without_answer},
+            "longest_row_read": args.max_length - room + max(sizes)[0], "tokens": sum(map(len, kept["input_ids"])),
+            "token_straddles_the_border": straddling}
+    print(f"{len(rows)} rows read; left out: {too_long} longer than --max_length {args.max_length}, {without_answer} without an answer; "
+          f"in {straddling} a token straddles the border of prompt and answer (it belongs to the answer)")
+    write_dataset(datasets.DatasetDict({"train": kept.remove_columns("straddles")}), args.output_dir, info)
 
 
 def parse_args(argv=None):
@@ -96,33 +127,22 @@ def parse_args(argv=None):
     parser.add_argument("--max_length", type=int, default=1024, help="tokens; longer rows are left out and counted (paper: 1024)")
     parser.add_argument("--num_proc", type=int, default=1, help="processes that tokenise")
     parser.add_argument("--strip_annotations", action="store_true", help="remove the calculator annotations <<48/2=24>>")
-    parser.add_argument("--overwrite", action="store_true", help="replace an output that was made with other settings")
+    parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
     return parser.parse_args(argv)
 
 
 def main():
     args = parse_args()
-    from flexmdm_transfer_preprocess import is_finished, open_tokenizer, tokenizer_hash, write_dataset
-    import datasets
-
+    from flexmdm_transfer_preprocess import open_tokenizer, require_positive
+    require_positive(args, "max_length", "num_proc")
     tokenizer = open_tokenizer(args.tokenizer)
     rows, sources = read_training_rows(args.data_path, (HUB_DATA, "main"), ["question", "answer"])
     for number, answer in enumerate(rows["answer"], 1):
         if "####" not in answer:
-            raise InputError(f"{sources[0]}: the answer of row {number} has no '####' before its final result")
-    settings = {"script": "preprocess_math.py", "sources": sources, "tokenizer": args.tokenizer, "tokenizer_hash": tokenizer_hash(tokenizer),
-                "max_length": args.max_length, "strip_annotations": args.strip_annotations, "rows_read": len(rows)}
-    if is_finished(args.output_dir, settings, args.overwrite):
-        return
-    made = rows.map(math_row, fn_kwargs={"tokenizer": tokenizer, "strip_annotations": args.strip_annotations},
-                    remove_columns=rows.column_names, num_proc=args.num_proc, desc="tokenising")
-    lengths = [len(ids) for ids in made["input_ids"]]
-    kept = made.select([index for index, length in enumerate(lengths) if length <= args.max_length])
-    if len(kept) == 0:
-        raise InputError(f"--max_length {args.max_length}: every row is longer (the shortest has {min(lengths)} tokens)")
-    info = {"settings": settings, "rows": len(kept), "longer_than_max_length": len(made) - len(kept), "longest_row_read": max(lengths),
-            "border_token_straddles": sum(kept["straddles"]), "tokens": sum(map(len, kept["input_ids"]))}
-    write_dataset(datasets.DatasetDict({"train": kept.remove_columns("straddles")}), args.output_dir, info, args.overwrite)
+            raise InputError(f"--data_path: the answer of row {number} has no '####' before its final result")
+    settings = {"script": "preprocess_math.py", "sources": sources, "strip_annotations": args.strip_annotations}
+    options = {"strip_annotations": args.strip_annotations}
+    write_instruction_rows(args, rows, math_row, options, tokenizer, settings, room=args.max_length)
 
 
 if __name__ == "__main__":

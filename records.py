@@ -41,6 +41,21 @@ def _open_text(path):
     return gzip.open(path, "rt", encoding="utf-8") if str(path).endswith(".gz") else open(path, encoding="utf-8")
 
 
+def stream_jsonl(path, flag):
+    """Rows of one JSONL file, gzipped or not, one at a time. Raises InputError naming the line that is not JSON."""
+    try:
+        with _open_text(path) as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    try:
+                        row = json.loads(line)
+                    except ValueError as error:
+                        raise InputError(f"{flag}: {path}, line {number} is not JSON: {error}") from None
+                    yield row
+    except (OSError, UnicodeDecodeError, EOFError) as error:                      # EOFError: cut gzip
+        raise InputError(f"{flag}: cannot read {path}: {error}") from None
+
+
 def read_file(path, flag):
     """All rows of one file, in order."""
     name = str(path)
@@ -48,20 +63,13 @@ def read_file(path, flag):
         if name.endswith(".parquet"):
             import pyarrow.parquet as parquet
             return parquet.read_table(path).to_pylist()
-        with _open_text(path) as file:
-            if name.endswith((".json", ".json.gz")):
+        if name.endswith((".json", ".json.gz")):
+            with _open_text(path) as file:
                 content = json.load(file)
-                return content if isinstance(content, list) else [content]
-            rows = []
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    try:
-                        rows.append(json.loads(line))
-                    except ValueError as error:
-                        raise InputError(f"{flag}: {path}, line {number} is not JSON: {error}") from None
-            return rows
+            return content if isinstance(content, list) else [content]
     except (OSError, ValueError, EOFError) as error:      # ValueError: broken JSON, UTF-8 or parquet; EOFError: cut gzip
         raise InputError(f"{flag}: cannot read {path}: {error}") from None
+    return list(stream_jsonl(path, flag))
 
 
 def read_rows(path, *, fields, flag):
