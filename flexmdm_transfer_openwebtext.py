@@ -53,7 +53,7 @@ def collator_of(args, model):
     from llada_trainer import LLaDACollator
     if args.variable_length:
         return FlexMDMCollator(model.config)
-    return LLaDACollator(model.config.mask_token_id, model.config.pad_token_id)
+    return LLaDACollator(model.config.mask_token_id, model.config.pad_token_id, epsilon=args.mask_ratio_epsilon)
 
 
 def main():

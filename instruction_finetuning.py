@@ -45,7 +45,8 @@ def collator_of(args, model, tokenizer):
         boundary = infill_boundary_ids(tokenizer) if args.task == "code" else None
         return FlexMDMCollator(model.config, boundary), 2 * len(boundary or [])
     layout = llada_infill_layout(tokenizer) if args.task == "code" else None
-    collator = LLaDACollator(tokenizer.mask_token_id, tokenizer.pad_token_id, fill_length=args.sft_max_length, infill_layout=layout)
+    collator = LLaDACollator(tokenizer.mask_token_id, tokenizer.pad_token_id, fill_length=args.sft_max_length, infill_layout=layout,
+                              epsilon=args.mask_ratio_epsilon)
     return collator, sum(map(len, layout)) if layout else 0
 
 

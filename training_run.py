@@ -41,6 +41,7 @@ class RunArguments(TrainingArguments):
     length_head: str = field(default="log_rate", metadata={"help": "log_rate, or softplus [paper's code]"})
     time_scale: float = field(default=1000.0, metadata={"help": "t is multiplied by this before its embedding; 1 [paper's code]"})
     time_epsilon: float = field(default=1e-3, metadata={"help": "t is drawn from [0, 1 - this): weights stay below 1 / this"})
+    mask_ratio_epsilon: float = field(default=1e-3, metadata={"help": "LLaDA: mask ratios are drawn from [this, 1); weights stay below 1 / this"})
     adaln_group_size: int = field(default=8, metadata={"help": "blocks that share one modulation [paper]"})
     attend_to_padding: bool = field(default=False, metadata={"help": "as the paper's code does; every call is then max length long"})
     # data
@@ -100,6 +101,8 @@ class RunArguments(TrainingArguments):
             raise InputError(f"--length_head: {self.length_head} is neither log_rate nor softplus")
         if not 0 < self.time_epsilon < 0.5:
             raise InputError(f"--time_epsilon: {self.time_epsilon} is not between 0 and 0.5")
+        if not 0 < self.mask_ratio_epsilon < 1:
+            raise InputError(f"--mask_ratio_epsilon: {self.mask_ratio_epsilon} is not between 0 and 1")
         world = int(os.environ.get("WORLD_SIZE", 1))
         if self.world_size != world:
             raise InputError(f"the launcher started {world} processes, but the Trainer sees {self.world_size}: every one would train the same rows")
@@ -280,7 +283,7 @@ class StopOnSignal(TrainerCallback):
 
 SETTINGS = ("model_name_or_path", "init_from", "variable_length", "from_scratch", "all_parameters", "lora_r", "lora_alpha", "lora_dropout",
             "train_data", "sft_max_length", "low_discrepancy", "loss_constant", "learning_rate", "lora_lr", "weight_decay",
-            "lora_weight_decay", "lr_scheduler_type", "warmup_steps", "max_grad_norm", "seed", "max_steps", "task")
+            "lora_weight_decay", "lr_scheduler_type", "warmup_steps", "mask_ratio_epsilon", "max_grad_norm", "seed", "max_steps", "task")
 
 
 def prepare_output(args, settings):
