@@ -66,6 +66,7 @@ def test_a_result_holds_totals_and_is_described():
 
 def test_the_sampler_s_name_says_what_a_fair_comparison_needs():
     assert sampler_name(result(use_sliding_window=True, max_window=32)) == "tau-leaping 128, random order, window 32"
+    assert sampler_name(result(events_per_evaluation=4, confidence_threshold=0.9)).endswith("no window, 4 events an evaluation, threshold 0.9")
     llada = {"settings": {"kind": "llada", "steps": 256, "remasking": "random", "block_length": 32, "llada_infill": "oracle",
                           "temperature": 0.5}}
     assert sampler_name(llada, with_steps=False) == "remasking random, blocks of 32, oracle layout, T 0.5"
