@@ -33,7 +33,7 @@ from preprocess_math import SYSTEM_PROMPT, math_target
 from records import InputError, run, write_json, write_rows, write_text
 
 MATH_TEST_SHARE, CODE_TEST_SHARE, STDLIB_TEST_SHARE = 0.2, 0.15, 0.1
-TEXT_WEIGHTS = {"math": 0.35, "equations": 0.25, "code": 0.30, "stdlib": 0.10}      # share of documents
+TEXT_WEIGHTS = {"math": 0.30, "chat": 0.10, "equations": 0.20, "code": 0.30, "stdlib": 0.10}      # share of documents
 
 
 def held_out(share, *key):
@@ -560,23 +560,25 @@ def chat_text(row):
 
 
 def text_rows(split, n, seed, weights=TEXT_WEIGHTS):
-    """n documents [{"text", "prompt"}]: word problems (three plain for one as in fine-tuning), equations, generated and library functions.
+    """n documents [{"text", "prompt"}]: word problems (math: plain, chat: as in fine-tuning), equations, generated and library functions.
 
-    prompt: the beginning of the text that is given and not learned: the question of most word problems, the left side of equations. With
+    prompt: the beginning of the text that is given and not learned: the question of a word problem, the left side of an equation. With
     the numbers in sight a small network learns to copy them and to calculate; hidden, they teach it nothing, being random.
     weights: share of each kind. Documents are drawn one by one and may repeat.
     """
     rng = random.Random(f"text {split} {seed}")
     math, equations, code = draw_math(rng, split), draw_equations(rng, split), draw_code(rng, split)
-    library = split_functions(split) if weights["stdlib"] else []
+    library = split_functions(split) if weights.get("stdlib") else []
     rows = []
     for kind in rng.choices(list(weights), list(weights.values()), k=n):
         prompt = ""
         if kind == "math":
             row = next(math)
-            text = chat_text(row) if rng.random() < 0.25 else f"{row['question']}\n{row['answer']}"
-            if rng.random() < 0.8:
-                prompt = text[:text.index("<reasoning>", text.index("assistant")) + len("<reasoning>")] if text[0] == "<" else f"{row['question']}\n"
+            prompt = f"{row['question']}\n"
+            text = prompt + row["answer"]
+        elif kind == "chat":
+            text = chat_text(next(math))
+            prompt = text[:text.rindex("<reasoning>") + len("<reasoning>")]
         elif kind == "equations":
             prompt, result = next(equations)
             text = prompt + result
@@ -597,7 +599,7 @@ CHAT_TEMPLATE = ("{{ bos_token }}{% for message in messages %}<|start_header_id|
 
 
 # Other shares than the text's: word problems have few words, all frequent; the words of the functions need the merges.
-TOKENIZER_WEIGHTS = {"math": 0.25, "equations": 0.0, "code": 0.65, "stdlib": 0.10}
+TOKENIZER_WEIGHTS = {"math": 0.15, "chat": 0.10, "code": 0.65, "stdlib": 0.10}
 
 
 def train_tokenizer(vocab_size=1024, documents=20000):
@@ -645,8 +647,8 @@ def main():
         command.add_argument("--seed", type=int, default=0)
         command.add_argument("--output", required=True, help="JSONL file to write")
         if kind == "text":
-            command.add_argument("--weights", type=float, nargs=4, metavar=("MATH", "EQUATIONS", "CODE", "STDLIB"), default=list(TEXT_WEIGHTS.values()),
-                                 help="shares of the four kinds among the documents (default: %(default)s)")
+            command.add_argument("--weights", type=float, nargs=5, metavar=("MATH", "CHAT", "EQUATIONS", "CODE", "STDLIB"), default=list(TEXT_WEIGHTS.values()),
+                                 help="shares of the five kinds among the documents (default: %(default)s)")
     kinds.add_parser("tokenizer").add_argument("--output_dir", required=True, help="folder for tokenizer.json and tokenizer_config.json")
     args = parser.parse_args()
     target, flag = (args.output_dir, "--output_dir") if args.kind == "tokenizer" else (args.output, "--output")

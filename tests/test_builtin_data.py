@@ -235,14 +235,17 @@ def test_text_has_the_shares_asked_for():
     rows = data.text_rows("train", 2000, 0)
     chat = sum(row["text"].startswith("<|startoftext|>") for row in rows)
     math = sum("\n#### " in row["text"] for row in rows)
-    equations = [row["text"] for row in rows if row["text"].count(" = ") == row["text"].count("\n") + 1 == 6 and "def " not in row["text"]]
-    assert abs(chat / 2000 - 0.1125) < 0.03 and abs(math / 2000 - 0.3375) < 0.04 and abs(len(equations) / 2000 - 0.2) < 0.04
-    for line in "\n".join(equations).split("\n"):
+    equations = [row["text"] for row in rows if "\n" not in row["text"]]
+    assert abs(chat / 2000 - 0.1) < 0.03 and abs(math / 2000 - 0.3) < 0.04 and abs(len(equations) / 2000 - 0.2) < 0.04
+    for line in equations:
         left, right = line.split(" = ")
         a, sign, b = left.split()
         assert int(right) == data.APPLY[{v: k for k, v in data.SIGN.items()}[sign]](int(a), int(b))
         assert sign == "*" or not data.step_held_out({"+": "add", "-": "sub"}[sign], int(a), int(b))
-    only = data.text_rows("train", 50, 0, {"math": 0, "equations": 0, "code": 1, "stdlib": 0})
+    for row in rows:
+        asks = row["text"].startswith("<|startoftext|>") or "#### " in row["text"] or "\n" not in row["text"]
+        assert row["text"].startswith(row["prompt"]) and bool(row["prompt"]) == asks and len(row["prompt"]) < len(row["text"])
+    only = data.text_rows("train", 50, 0, {"code": 1})
     assert all(row["text"].startswith("# ") and "\ndef " in row["text"] for row in only)
 
 
@@ -300,9 +303,9 @@ def test_the_command_writes_the_same_rows_in_every_process(tmp_path, kind):
 
 def test_text_and_tokenizer_commands(tmp_path, tokenizer_folder):
     file, folder = tmp_path / "text.jsonl", tmp_path / "tokenizer"
-    assert command("text", "--n", 30, "--weights", 1, 0, 1, 0, "--output", file).returncode == 0
+    assert command("text", "--n", 30, "--weights", 1, 1, 0, 1, 0, "--output", file).returncode == 0
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    assert rows == data.text_rows("train", 30, 0, {"math": 1, "code": 1, "stdlib": 0})
+    assert rows == data.text_rows("train", 30, 0, {"math": 1, "chat": 1, "code": 1})
     assert command("tokenizer", "--output_dir", folder).returncode == 0
     for made in tokenizer_folder.iterdir():
         assert made.read_bytes() == (folder / made.name).read_bytes()
@@ -316,7 +319,7 @@ def test_more_rows_than_there_are_is_an_error():
 
 
 @pytest.mark.parametrize("arguments, named", [(("math", "--n", 0, "--output", "x"), "--n"), (("math", "--output", "."), "--output"),
-                                              (("text", "--weights", 0, 0, 0, 0, "--output", "x"), "--weights")])
+                                              (("text", "--weights", 0, 0, 0, 0, 0, "--output", "x"), "--weights")])
 def test_bad_use_is_one_line_and_exit_code_2(tmp_path, monkeypatch, arguments, named):
     monkeypatch.chdir(tmp_path)
     answer = command(*arguments)
