@@ -8,8 +8,8 @@ The baseline as the paper ran it:   ... --gen_length 1024 --block_length 1024 --
 Score what exists already:          python eval_gsm8k.py --score_only runs/eval_gsm8k/flexmdm other_program.json --answer_rule strict
 Check data and rule:                python eval_gsm8k.py --check_references --data_path gsm8k/test.jsonl --answer_rule strict
 
-Writes to --output_dir: generations-NNN.jsonl (one file a process), settings.json, results.json. A run that was stopped goes on when the
-same command is given again. Answer rules:
+Writes to --output_dir: generations-NNN.jsonl (one file a process), settings.json, results.json, verdicts.jsonl. A run that was stopped
+goes on when the same command is given again. Answer rules:
   paper   the paper's code to the letter: the first \boxed{...} that is neither empty nor dots, as a float or its first number (commas are
           not removed); else the first <answer>...</answer>, its last number. A null ground truth is wrong. (The default.)
   strict  the last answer given, read whole: sign, thousands commas, $, units, percent, LaTeX fractions; two numbers are no answer.
@@ -25,7 +25,7 @@ from pathlib import Path
 from evaluated_model import EvaluatedModel
 from generation_run import (GenerationRun, Stop, add_run_flags, check_run_flags, content_hash, first_items, make_tasks, merge_rows,
                             note_unused_flags, read_generations)
-from records import DATA_SUFFIXES, InputError, process_rank, read_rows, run, write_json
+from records import DATA_SUFFIXES, InputError, process_rank, read_rows, run, write_json, write_rows
 from results_table import describe, make_result, pass_at_k, share_of
 from sampler_flags import ArgumentParser, add_flexmdm_flags, add_llada_flags, add_model_flags
 
@@ -184,6 +184,8 @@ def report(rows, args, *, benchmark, label, settings, details, gold=None, folder
                          details={"answer_rule": args.answer_rule, "data_path": args.data_path, **details})
     print(describe(result))
     if folder:
+        write_rows(Path(folder) / "verdicts.jsonl", [{"name": row["question"], "sample": row.get("sample", 0), "right": row["right"]}
+                                                     for row in rows])
         write_json(Path(folder) / "results.json", result)
         print(f"  written: {Path(folder) / 'results.json'}")
 

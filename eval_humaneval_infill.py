@@ -196,18 +196,19 @@ def report(rows, items, args, *, label, settings, details, folder=None, stop=Non
     metrics, tested = {}, all(item["test"].strip() for item in items)
     if tested and args.allow_code_execution:
         verdicts, isolation = run_rows(rows, items, args, stop)
+        verdicts = [{"right": verdict["status"] == "passed", **verdict} for verdict in verdicts]
         metrics.update(pass_metrics(rows, verdicts))
         counts = {status: sum(verdict["status"] == status for verdict in verdicts)
                   for status in ("passed", "failed", "timed out", "sandbox error")}
         details = {**details, "isolation": isolation, "verdicts": counts, "suspicious": sum(bool(v["suspicious"]) for v in verdicts),
                    "timeout": args.timeout}
-        if folder:
-            write_rows(Path(folder) / "verdicts.jsonl", [{"task_id": row["task_id"], "sample": row.get("sample", 0), **verdict}
-                                                         for row, verdict in zip(rows, verdicts)])
         if counts["sandbox error"]:
             print(f"warning: {counts['sandbox error']} programs could not be run and count as failed (see verdicts.jsonl)", file=sys.stderr)
     elif tested:
         print("note: programs were not run; --allow_code_execution runs them in a sandbox and gives pass@k", file=sys.stderr)
+    if not metrics:
+        references = {item["task_id"]: item["canonical_solution"] for item in items}
+        verdicts = [{"right": row["completion"] == references[row["task_id"]]} for row in rows]
     metrics.update(text_metrics(rows, items))
     result = make_result(benchmark=benchmark_name(args), label=label, metrics=metrics, rows=rows, settings=settings,
                          details={"data_path": args.data_path, **details})
@@ -216,6 +217,8 @@ def report(rows, items, args, *, label, settings, details, folder=None, stop=Non
         shown = ", ".join(f"{key}: {result['isolation'][key]}" for key in ("user", "files", "network", "processes"))
         print(f"  programs: {result['verdicts']}, suspicious {result['suspicious']}; {shown}")
     if folder:
+        write_rows(Path(folder) / "verdicts.jsonl", [{"name": row["task_id"], "sample": row.get("sample", 0), **verdict}
+                                                     for row, verdict in zip(rows, verdicts)])
         write_json(Path(folder) / "results.json", result)
         print(f"  written: {Path(folder) / 'results.json'}")
     return result

@@ -1,7 +1,7 @@
 """Results of evaluations: what one results.json holds, and many of them as the paper's table and plot (accuracy against evaluations a row).
 
     python results_table.py runs --output_dir runs/tables              every results.json below runs/ -> table.md, table.json, accuracy.png
-    python results_table.py runs/gsm8k_128 runs/gsm8k_256 --metric strict
+    python results_table.py --pair runs/event_driven runs/steps_4096         the paired difference of two runs over the same items
 Laptop, login node or job alike: it needs neither model nor GPU (matplotlib for the plot).
 
 The evaluation scripts import the functions that make a results.json from here; nothing heavy is imported before it is needed.
@@ -14,7 +14,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from records import InputError, read_file, run, write_json, write_text
+from records import InputError, read_file, read_rows, run, write_json, write_text
 from sampler_flags import ArgumentParser
 
 Z = 1.959963984540054                                  # 97.5 % quantile of the normal law
@@ -101,6 +101,32 @@ def describe(result):
     if result["seconds"]:
         lines.append(f"  {'tokens, seconds':<24} {result['tokens']:g}, {result['seconds']:.1f}")
     return "\n".join(lines)
+
+
+# ---- two results over the same items -------------------------------------------------------------------------------------
+
+def item_scores(folder):
+    """{item: share of its samples that are right} from a run's verdicts.jsonl."""
+    right = {}
+    for row in read_rows(Path(folder) / "verdicts.jsonl", fields=("name", "sample", "right"), flag="--pair"):
+        right.setdefault(row["name"], []).append(row["right"])
+    return {name: statistics.fmean(values) for name, values in right.items()}
+
+
+def paired_difference(a, b):
+    """Mean of a - b over items, {"difference", "low", "high" (95 %, normal), "n", "only_a", "only_b" (items better in one)}.
+
+    a, b: item_scores of two runs. Raises InputError where their items differ. The items' difficulty cancels: the interval is narrower
+    than what two separate intervals suggest.
+    """
+    if set(a) != set(b):
+        raise InputError(f"--pair: the runs have different items ({len(set(a) - set(b))} only in the first, {len(set(b) - set(a))} only in "
+                         "the second)")
+    differences = [a[name] - b[name] for name in a]
+    mean = statistics.fmean(differences)
+    half = Z * statistics.stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else math.inf
+    return {"difference": mean, "low": mean - half, "high": mean + half, "n": len(differences),
+            "only_a": sum(value > 0 for value in differences), "only_b": sum(value < 0 for value in differences)}
 
 
 # ---- many results --------------------------------------------------------------------------------------------------------
@@ -225,15 +251,25 @@ def plot(rows, path):
 
 def parse_args(argv=None):
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("results", nargs="+", metavar="RESULTS", help="results.json files, or folders to search for them")
+    parser.add_argument("results", nargs="*", metavar="RESULTS", help="results.json files, or folders to search for them")
+    parser.add_argument("--pair", nargs=2, metavar=("A", "B"), help="folders of two runs over the same items: prints A - B, paired")
     parser.add_argument("--output_dir", default="runs/tables", help="where table.md, table.json and accuracy.png go (default: runs/tables)")
     parser.add_argument("--metric", help="which metric to table (default: each result's first)")
     parser.add_argument("--format", choices=("png", "svg", "pdf"), default="png", help="of the plot (default: png)")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if bool(args.results) == bool(args.pair):
+        raise InputError("RESULTS: give results.json files or folders, or --pair A B")
+    return args
 
 
 def main():
     args = parse_args()
+    if args.pair:
+        pair = paired_difference(*map(item_scores, args.pair))
+        print(f"{args.pair[0]} - {args.pair[1]}: {100 * pair['difference']:+.2f} points, 95 % interval {100 * pair['low']:+.2f} to "
+              f"{100 * pair['high']:+.2f} (paired, n = {pair['n']}; better only in the first {pair['only_a']}, only in the second "
+              f"{pair['only_b']})")
+        return
     rows = table_rows(read_results(args.results), args.metric)
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from records import InputError, write_json
-from results_table import (PAPER, PAPER_STEPS, describe, make_result, markdown, pass_at_k, plot, read_results, sampler_name, share_of,
-                           spread, table_rows, wilson)
+from records import InputError, write_json, write_rows
+from results_table import (PAPER, PAPER_STEPS, describe, item_scores, make_result, markdown, paired_difference, pass_at_k, plot,
+                           read_results, sampler_name, share_of, spread, table_rows, wilson)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -66,7 +66,7 @@ def test_a_result_holds_totals_and_is_described():
 
 def test_the_sampler_s_name_says_what_a_fair_comparison_needs():
     assert sampler_name(result(use_sliding_window=True, max_window=32)) == "tau-leaping 128, random order, window 32"
-    assert sampler_name(result(events_per_evaluation=4, confidence_threshold=0.9)).endswith("no window, 4 events an evaluation, threshold 0.9")
+    assert sampler_name(result(events_per_evaluation=4, confidence_threshold=0.9)).endswith("4 events an evaluation, threshold 0.9")
     llada = {"settings": {"kind": "llada", "steps": 256, "remasking": "random", "block_length": 32, "llada_infill": "oracle",
                           "temperature": 0.5}}
     assert sampler_name(llada, with_steps=False) == "remasking random, blocks of 32, oracle layout, T 0.5"
@@ -109,6 +109,20 @@ def test_the_plot_says_axes_units_and_sizes(folder, tmp_path):
     import matplotlib
     assert matplotlib.get_backend().lower() == "agg"
     assert (tmp_path / "accuracy.svg").read_text().startswith("<?xml")
+
+
+def test_paired_difference(tmp_path):
+    for name, right in (("a", [1, 1, 1, 0, 1]), ("b", [1, 0, 1, 0, 0]), ("c", [1, 0])):
+        write_rows(tmp_path / name / "verdicts.jsonl", [{"name": f"q{n}", "sample": 0, "right": bool(r)} for n, r in enumerate(right)])
+    pair = paired_difference(item_scores(tmp_path / "a"), item_scores(tmp_path / "b"))
+    half = 1.959964 * math.sqrt(0.3 / 5)               # differences 0 1 0 0 1: variance 0.3
+    assert [pair[name] for name in ("difference", "low", "high")] == pytest.approx([0.4, 0.4 - half, 0.4 + half])
+    assert (pair["n"], pair["only_a"], pair["only_b"]) == (5, 2, 0)
+    with pytest.raises(InputError, match="different items"):
+        paired_difference(item_scores(tmp_path / "a"), item_scores(tmp_path / "c"))
+    done = subprocess.run([sys.executable, str(ROOT / "results_table.py"), "--pair", str(tmp_path / "a"), str(tmp_path / "b")],
+                          capture_output=True, text=True)
+    assert done.returncode == 0 and "+40.00 points" in done.stdout and "n = 5" in done.stdout
 
 
 def test_refusals(folder, tmp_path):
