@@ -21,7 +21,8 @@ from sampler_flags import ArgumentParser, add_flexmdm_flags, add_model_flags, fl
 def generate_flexmdm(model, prompts=None, *, steps=None, max_length=None, mask_id, pad_id, sampler="tau_leaping", unmasking="random",
                      confidence_method="position", use_sliding_window=False, alpha=5.0, max_window=32, temperature=0.0,
                      insertion_schedule=None, unmask_schedule=None, generator=None, return_trace=False, seeds=None, rows_at_once=None,
-                     num_tokens=None, batch_size=None, on_frame=None):
+                     num_tokens=None, batch_size=None, on_frame=None, events_per_evaluation=1, bound_inflation=None,
+                     confidence_threshold=None):
     """Continue prompts, or generate freely, with a FlexMDM. t runs from 0 (nothing but the prompt) to 1 (clean).
 
     model: `model(input_ids, timesteps, attention_mask)` -> {"logits": (B, L, V), "length": (B, L+1)} with a `device`; used when there:
@@ -42,6 +43,11 @@ def generate_flexmdm(model, prompts=None, *, steps=None, max_length=None, mask_i
     return_trace: `trace[b]` is a list of frames {"t": float, "evaluations": int, "ids": list[int], "slots": list[int]}: the initial
         state, the state after each evaluation that changed it, and the result. `slots[i]` is the lasting identity of position i: the
         prompt (or prefix and suffix) has 0 ... P-1, every inserted mask the next number. on_frame(row, frame) gets them as they are made.
+    Approximations, off by default (what each costs is measured in tests/test_sampler_exactness.py):
+        events_per_evaluation: event_driven proposes this many events at once, reveals that many of the surest, inserts what is accepted.
+        bound_inflation c >= 1: event_driven does not measure G again after an event, but proposes from c times what it was before.
+        confidence_threshold: whenever masks may be revealed, all that are at least this sure are (in the units of confidence_method:
+        a probability, a difference of two, or negative nats). Needs unmasking="confidence" by anything but position.
 
     Returns a GenerationResult (generation_result.py). Raises ValueError for bad arguments and when the network returns no numbers.
     """
@@ -55,13 +61,15 @@ def generate_flexmdm(model, prompts=None, *, steps=None, max_length=None, mask_i
                      sampler=sampler, unmasking=unmasking, confidence_method=confidence_method, use_sliding_window=use_sliding_window,
                      alpha=alpha, max_window=max_window, temperature=temperature, insertion_schedule=insertion_schedule,
                      unmask_schedule=unmask_schedule, generator=generator, return_trace=return_trace, seeds=seeds,
-                     rows_at_once=rows_at_once, num_tokens=num_tokens, on_frame=on_frame)
+                     rows_at_once=rows_at_once, num_tokens=num_tokens, on_frame=on_frame, events_per_evaluation=events_per_evaluation,
+                     bound_inflation=bound_inflation, confidence_threshold=confidence_threshold)
 
 
 def generate_flexmdm_infilling(model, prefixes, suffixes, *, steps=None, max_length=None, mask_id, pad_id, sampler="tau_leaping",
                                unmasking="random", confidence_method="position", use_sliding_window=False, alpha=5.0, max_window=32,
                                temperature=0.0, insertion_schedule=None, unmask_schedule=None, generator=None, return_trace=False,
-                               seeds=None, rows_at_once=None, num_tokens=None, on_frame=None):
+                               seeds=None, rows_at_once=None, num_tokens=None, on_frame=None, events_per_evaluation=1, bound_inflation=None,
+                               confidence_threshold=None):
     """Fill the middle between prefixes (long (B, P)) and suffixes (long (B, S)), both right-padded with pad_id; the rest is as in
     generate_flexmdm. Boundary tokens belong to prefix and suffix. Row b's middle is `sequences[b, P_b : lengths[b] - S_b]`."""
     if len(prefixes) != len(suffixes):
@@ -70,7 +78,8 @@ def generate_flexmdm_infilling(model, prefixes, suffixes, *, steps=None, max_len
                      sampler=sampler, unmasking=unmasking, confidence_method=confidence_method, use_sliding_window=use_sliding_window,
                      alpha=alpha, max_window=max_window, temperature=temperature, insertion_schedule=insertion_schedule,
                      unmask_schedule=unmask_schedule, generator=generator, return_trace=return_trace, seeds=seeds,
-                     rows_at_once=rows_at_once, num_tokens=num_tokens, on_frame=on_frame)
+                     rows_at_once=rows_at_once, num_tokens=num_tokens, on_frame=on_frame, events_per_evaluation=events_per_evaluation,
+                     bound_inflation=bound_inflation, confidence_threshold=confidence_threshold)
 
 
 def _no_tokens(batch):
@@ -101,6 +110,13 @@ def _generate(model, prefixes, suffixes, *, steps, max_length, mask_id, pad_id, 
             raise ValueError(f"{name} must be at least 1, not {value}")
     if not settings["temperature"] >= 0 or not settings["alpha"] > 0:
         raise ValueError(f"temperature ({settings['temperature']}) must not be negative, alpha ({settings['alpha']}) must be above 0")
+    events, inflation, threshold = (settings[name] for name in ("events_per_evaluation", "bound_inflation", "confidence_threshold"))
+    if events < 1 or (inflation is not None and not inflation >= 1):
+        raise ValueError(f"events_per_evaluation ({events}) and bound_inflation ({inflation}) must be at least 1")
+    if settings["sampler"] != "event_driven" and (events > 1 or inflation is not None):
+        raise ValueError("events_per_evaluation and bound_inflation belong to the event_driven sampler")
+    if threshold is not None and (settings["unmasking"] != "confidence" or settings["confidence_method"] == "position"):
+        raise ValueError('confidence_threshold needs unmasking="confidence" by top_prob, prob_diff or entropy')
     if mask_id == pad_id:
         raise ValueError(f"mask_id and pad_id are both {mask_id}")
     if max_length is None:
@@ -196,13 +212,13 @@ def main():
         before, after = tokenizer(args.prompt, add_special_tokens=False)["input_ids"], []
     limit = settings["max_length"] or model.config.max_length
     if len(before) + len(after) >= limit:
-        raise InputError(f"{'--prompt' if args.prompt is not None else '--prefix and --suffix'}: {len(before) + len(after)} tokens leave no "
-                         f"room within --max_length {limit}")
+        flags = "--prompt" if args.prompt is not None else "--prefix and --suffix"
+        raise InputError(f"{flags}: {len(before) + len(after)} tokens leave no room within --max_length {limit}")
     rows = [torch.tensor([ids] * args.num_samples, dtype=torch.long).view(args.num_samples, -1) for ids in (before, after)]
     result = generate_flexmdm_infilling(model, *rows, mask_id=mask_id, pad_id=pad_id, num_tokens=len(tokenizer),
                                         seeds=torch.tensor(row_seeds(args.seed, range(args.num_samples))),
-                                        return_trace=bool(args.trace), on_frame=terminal_watcher(tokenizer, mask_id) if args.watch else None,
-                                        **settings)
+                                        on_frame=terminal_watcher(tokenizer, mask_id) if args.watch else None,
+                                        return_trace=bool(args.trace), **settings)
     for row in range(args.num_samples):
         answer = result.sequences[row, len(before):int(result.lengths[row]) - len(after)].tolist()
         print(tokenizer.decode(answer))

@@ -4,7 +4,7 @@ Each row has its own clock. In one step every live row gets one evaluation of th
 
     LEAP            tau-leaping: reveal Binomial(masks, p) of them, insert Poisson(g * q) masks, predictions frozen over the step
     MEASURE         event-driven: G = sum of g at the present state, the bound from which the next event is proposed
-    INSERT, REVEAL  event-driven: a proposed event; an insertion is accepted with probability G(now) / G(bound)
+    EVENT           event-driven: a proposed reveal, or a proposed insertion, accepted with probability G(now) / G(bound)
     FINAL_LEAP      the network's time is used up (1 - time_epsilon): one tau-leap over what is left
     FINAL_REVEAL    ... and the remaining masks one at a time
     LAST            event-driven, one evaluation before the cap: reveal everything
@@ -12,6 +12,9 @@ Each row has its own clock. In one step every live row gets one evaluation of th
 So tau-leaping and the event-driven sampler, free generation, prompts and infills are the same step: choose masks, evaluate,
 write tokens, insert masks, move the clock. How many masks a row reveals never depends on the evaluation, and in random order which
 ones does not either: that is why vocabulary logits are needed at few positions only.
+
+Three approximations, off by default: several proposed events to an evaluation (`events_per_evaluation`), a bound carried over an
+event instead of measured anew (`bound_inflation`), and reveals of all masks above a `confidence_threshold`.
 
 All bookkeeping is on the CPU in integers and float64, vectorised over rows; only the network and its logits live on a device.
 The clock is `left` = 1 - t: near the end t has no digits left.
@@ -22,9 +25,10 @@ from flexmdm_interpolant import LinearSchedule, PowerSchedule, schedule_from_con
 from generation_result import GenerationResult, row_uniforms
 from token_choice import confidence, draw_tokens, excluded_tokens
 
-LEAP, MEASURE, INSERT, REVEAL, FINAL_LEAP, FINAL_REVEAL, LAST, DONE = range(8)
+LEAP, MEASURE, EVENT, FINAL_LEAP, FINAL_REVEAL, LAST, DONE = range(7)
 COUNT, ORDER, TOKEN, INSERTIONS, GAP, CLOCK = range(6)           # what a random number is for
 INDEX_BITS = 20                                                  # positions, draws: fewer than 2^20 a row and event
+PARALLEL_SHARE = 0.25   # events_per_evaluation: at most this share of the expected rest (masks and missing tokens) at once
 TOLERANCE = 1e-6        # event-driven: a row without masks that misses fewer tokens than this is finished
 
 
@@ -70,7 +74,7 @@ class FlexMDMSampler:
 
     def __init__(self, model, prefixes, prefix_lengths, suffixes, suffix_lengths, *, steps, max_length, mask_id, pad_id, sampler,
                  unmasking, confidence_method, use_sliding_window, alpha, max_window, temperature, insertion_schedule, unmask_schedule,
-                 num_tokens, seeds, rows_at_once, return_trace, on_frame):
+                 num_tokens, seeds, rows_at_once, return_trace, on_frame, events_per_evaluation, bound_inflation, confidence_threshold):
         config = getattr(model, "config", None)
         self.model, self.device = model, torch.device(getattr(model, "device", "cpu"))
         self.mask_id, self.pad_id, self.num_tokens, self.seeds = mask_id, pad_id, num_tokens, seeds
@@ -78,6 +82,7 @@ class FlexMDMSampler:
         self.order = confidence_method if unmasking == "confidence" else "random"
         self.event_driven, self.cap = sampler == "event_driven", steps if sampler == "event_driven" else None
         self.rows_at_once, self.on_frame = rows_at_once, on_frame
+        self.events, self.inflation, self.threshold = events_per_evaluation, bound_inflation, confidence_threshold
         self.max_length = max_length
         self.fixed_canvas = bool(getattr(config, "attend_to_padding", False))
 
@@ -107,6 +112,8 @@ class FlexMDMSampler:
         self.stage = torch.full((batch,), MEASURE if self.event_driven else LEAP)
         self.stage[self.lengths == max_length] = DONE                                   # no room: nothing to do
         self.bound = torch.zeros(batch, dtype=torch.float64)
+        self.resume = self.left.clone()                                                 # the clock behind the events under way
+        self.reveals, self.proposals = (torch.zeros(batch, dtype=torch.long) for _ in range(2))     # those events, stage EVENT
         self.evaluations, self.refused, self.clipped = (torch.zeros(batch, dtype=torch.long) for _ in range(3))
         self.truncated = torch.zeros(batch, dtype=torch.bool)
         self.trace = [[] for _ in range(batch)] if return_trace else None
@@ -192,7 +199,10 @@ class FlexMDMSampler:
         if len(rows):
             excluded = excluded_tokens(logits.shape[-1], self.mask_id, self.pad_id, self.num_tokens, logits.device)
             if self.order not in ("random", "position"):
-                chosen = self._surest(rows, confidence(logits, excluded, self.order).cpu(), number)
+                sure = confidence(logits, excluded, self.order).cpu()
+                if self.threshold is not None:
+                    number = number.maximum(torch.zeros_like(number).index_add_(0, rows, (sure >= self.threshold).long()))
+                chosen = self._surest(rows, sure, number)
                 rows, places, logits = rows[chosen], places[chosen], logits[chosen.to(logits.device)]
             tokens = draw_tokens(logits, excluded, self.temperature, self._uniforms(live[rows], TOKEN, places))
             self.ids[live[rows], places] = tokens.cpu()
@@ -207,7 +217,7 @@ class FlexMDMSampler:
     def _how_many(self, live, masks):
         """How many masks each row reveals with this evaluation, (R,), and which compete for it, bool (R, W)."""
         stage, available = self.stage[live], masks.sum(1)
-        number = torch.where((stage == REVEAL) | (stage == FINAL_REVEAL), 1, 0)
+        number = torch.where(stage == EVENT, self.reveals[live], torch.where(stage == FINAL_REVEAL, 1, 0))
         everything = stage == LAST
         leaping = stage == LEAP
         if bool(leaping.any()):
@@ -218,13 +228,13 @@ class FlexMDMSampler:
             happens = self._uniforms(live[rows], COUNT, places) < share[rows]
             number.index_add_(0, rows, happens.long())                                  # Binomial(masks, share)
         number = torch.where(everything, available, number.minimum(available))
-        competing = available
+        asked = number if self.threshold is None else torch.where(leaping, number.clamp(min=1), number)     # how many may be revealed
+        competing = torch.where(asked > 0, available, 0)
         if self.window is not None:
             alpha, max_window = self.window
-            window = (number * alpha).long().clamp(max=max_window).clamp(min=1).minimum(available)
-            competing = torch.where(everything, available, window)
+            window = (asked * alpha).long().clamp(max=max_window).clamp(min=1)
+            competing = torch.where(everything, competing, competing.minimum(window))
             number = number.minimum(competing)
-        competing = torch.where(number > 0, competing, 0)
         return number, masks & (masks.cumsum(1) <= competing[:, None])
 
     def _surest(self, rows, value, number):
@@ -270,7 +280,6 @@ class FlexMDMSampler:
         """Insert masks as each row's stage says. gaps: (R, W+1). Returns how many, (R,)."""
         stage, total, left = self.stage[live], gaps.sum(1), self.left[live]
         number = torch.zeros(len(live), dtype=torch.long)
-        u = self._uniforms(live, INSERTIONS, torch.zeros_like(live))
         leaping = (stage == LEAP) | (stage == FINAL_LEAP)
         if bool(leaping.any()):
             end, last = torch.zeros_like(left), torch.zeros_like(leaping)
@@ -278,11 +287,14 @@ class FlexMDMSampler:
                 step = self.grid_step[live]
                 end, last = torch.where(stage == LEAP, self.grid[1][step], 0.0), (stage == LEAP) & self.grid[2][step]
             share = self._share_of_waiting(self.insertion, left, end, insertions=True)
+            u = self._uniforms(live, INSERTIONS, torch.zeros_like(live))
             number = poisson_quantile(u, torch.where(leaping & ~last, total * share, 0.0))
-        proposed = stage == INSERT
+        proposals = torch.where(stage == EVENT, self.proposals[live], 0)
         ratio = total / self.bound[live]
-        self.clipped[live] += (proposed & (ratio > 1 + 1e-6)).long()
-        number = torch.where(proposed, (u < ratio).long(), number)
+        self.clipped[live] += ((proposals > 0) & (ratio > 1 + 1e-6)).long()
+        for proposal in range(int(proposals.max())):
+            u = self._uniforms(live, INSERTIONS, torch.full_like(live, proposal))
+            number += (proposal < proposals) & (u < ratio)
         # Poisson counts of the gaps are one Poisson total whose members choose gaps independently: any subset of them is as good
         # as any other, so keeping as many as there is room for favours no gap
         fits = number.minimum(self.max_length - self.lengths[live])
@@ -336,22 +348,28 @@ class FlexMDMSampler:
         final = stage == FINAL_LEAP
         next_stage[final] = torch.where(masks[final] > 0, FINAL_REVEAL, DONE)
 
-        running = (stage == MEASURE) | (stage == INSERT) | (stage == REVEAL)
+        running = (stage == MEASURE) | (stage == EVENT)
         if bool(running.any()):
             full = self.lengths[live] == self.max_length                                # then G is 0 without asking
             measure = running & changed & ~full
-            next_stage[measure] = MEASURE
+            if self.inflation is not None:                                              # trust the bound from before the event
+                total = torch.where(measure, total * self.inflation, total)
+                carried, measure = measure, torch.zeros_like(measure)
             propose = running & ~measure
+            next_left = torch.where(stage == EVENT, self.resume[live], next_left)
             bound = torch.where(propose, torch.where(full, 0.0, total), bound)
-            insertion, reveal = self._next_events(live, next_left, bound, masks)
-            first = torch.maximum(insertion, reveal)
+            first, resume, reveals, proposals = self._next_events(live, next_left, bound, masks)
+            beyond = first <= self.left_end
+            ended = (masks == 0) & ((bound <= TOLERANCE) | (beyond & (self.left_end == 0)))
+            if self.inflation is not None:                                              # but not to say that this was all
+                measure = carried & (beyond | ended)
+                propose &= ~measure
             next_left = torch.where(propose, first.clamp(min=self.left_end), next_left)
-            next_stage[propose] = torch.where(insertion > reveal, INSERT, REVEAL)[propose]
-            beyond = propose & (first <= self.left_end)
-            next_stage[beyond] = FINAL_LEAP if self.left_end > 0 else FINAL_REVEAL
-            nothing_to_insert = (bound <= 0) if self.left_end > 0 else torch.ones_like(propose)
-            next_stage[beyond & nothing_to_insert] = FINAL_REVEAL
-            next_stage[propose & (masks == 0) & ((bound <= TOLERANCE) | (next_stage == FINAL_REVEAL))] = DONE
+            next_stage[measure], next_stage[propose] = MEASURE, EVENT
+            leap = (bound > 0) & (self.left_end > 0)
+            next_stage[propose & beyond] = torch.where(leap, FINAL_LEAP, FINAL_REVEAL)[propose & beyond]
+            next_stage[propose & (ended | (beyond & (masks == 0) & ~leap))] = DONE
+            self.resume[live], self.reveals[live], self.proposals[live] = resume, reveals, proposals
 
         self.evaluations[live] += 1
         self.stage[live], self.left[live], self.bound[live] = next_stage, next_left, bound
@@ -359,12 +377,27 @@ class FlexMDMSampler:
         self._record(live[changed | done], 1 - now[changed | done])
 
     def _next_events(self, live, left, bound, masks):
-        """When the next insertion and the next reveal are proposed, as left (R,) each: two clocks, each with its own inverse.
-        What rings after t = 1 never does."""
-        u = torch.stack([self._uniforms(live, CLOCK, torch.full_like(live, which)) for which in (0, 1)]).log()
-        insertion = left_at(self.insertion, survival(self.insertion, left, starts_at_zero=True) * torch.exp(u[0] / bound))
-        reveal = left_at(self.unmasking, survival(self.unmasking, left) * torch.exp(u[1] / masks))
-        return torch.where(bound > 0, insertion, -1.0).minimum(left), torch.where(masks > 0, reveal, -1.0).minimum(left)
+        """The next events that are proposed: left (R,) at the first and the last, how many are reveals, and how many insertions.
+
+        Two clocks, each with its own inverse; the first to ring is the event, and what rings after t = 1 never does. Exact is one
+        event; more of them (events_per_evaluation) are drawn as if nothing had changed between, up to the end of the network's time,
+        and at most a PARALLEL_SHARE of what is left to do: the last tokens are worth an evaluation each.
+        """
+        reveals, proposals = torch.zeros_like(masks), torch.zeros_like(masks)
+        first, rings = left, torch.ones_like(left, dtype=torch.bool)
+        allowed = (PARALLEL_SHARE * (bound + masks)).clamp(1, self.events).long()       # (R,)
+        for event in range(int(allowed.max())):
+            u = torch.stack([self._uniforms(live, CLOCK, torch.full_like(live, 2 * event + which)) for which in (0, 1)]).log()
+            waiting = survival(self.insertion, left, starts_at_zero=True), survival(self.unmasking, left)
+            insertion = torch.where(bound > 0, left_at(self.insertion, waiting[0] * torch.exp(u[0] / bound)), -1.0)
+            reveal = torch.where(masks > reveals, left_at(self.unmasking, waiting[1] * torch.exp(u[1] / (masks - reveals))), -1.0)
+            following = torch.maximum(insertion, reveal).minimum(left)
+            rings = rings & (following > self.left_end) & (event < allowed)
+            first = following if event == 0 else first
+            reveals += rings & (reveal >= insertion)
+            proposals += rings & (insertion > reveal)
+            left = torch.where(rings, following, left)
+        return first, left, reveals, proposals
 
     def _stop_at_cap(self, live):
         """Event-driven: with one evaluation left, a row that is not about to finish reveals what it has and is marked truncated."""

@@ -56,7 +56,13 @@ def add_flexmdm_flags(parser):
     group.add_argument("--alpha", type=float, default=5.0, help="window: masks that compete for each one to reveal (default: 5)")
     group.add_argument("--max_window", type=int, default=32, help="window: most masks that compete (default: 32)")
     group.add_argument("--insertion_schedule", metavar="S",
-                       help="linear, power:P or geometric:MIN,MAX, when other than the trained one; the network is asked at the matching time")
+                       help="linear, power:P or geometric:MIN,MAX, if not the trained one; the network is asked at the matching time")
+    group.add_argument("--events_per_evaluation", type=int, default=1, metavar="K",
+                       help="event_driven, approximation: K events to an evaluation, the surest masks first (default: 1, exact)")
+    group.add_argument("--bound_inflation", type=float, metavar="C",
+                       help="event_driven, approximation: carry the insertion bound over events, C >= 1 times as large (default: measure)")
+    group.add_argument("--confidence_threshold", type=float, metavar="P",
+                       help="approximation: also reveal every mask at least this sure (default: off); needs --unmasking confidence")
     group.add_argument("--rows_at_once", type=int, metavar="R", help="rows in the network's batch; waiting ones enter as others finish")
 
 
@@ -88,6 +94,14 @@ def flexmdm_sampler_arguments(args):
     _require(math.isfinite(args.alpha) and args.alpha > 0, "--alpha", args.alpha, "above 0")
     _require(args.max_window >= 1, "--max_window", args.max_window, "at least 1")
     _require(args.rows_at_once is None or args.rows_at_once >= 1, "--rows_at_once", args.rows_at_once, "at least 1")
+    event_driven = args.sampler == "event_driven"
+    _require(args.events_per_evaluation >= 1, "--events_per_evaluation", args.events_per_evaluation, "at least 1")
+    _require(args.events_per_evaluation == 1 or event_driven, "--events_per_evaluation", args.events_per_evaluation,
+             "1, except with --sampler event_driven")
+    _require(args.bound_inflation is None or (event_driven and args.bound_inflation >= 1), "--bound_inflation", args.bound_inflation,
+             "at least 1, and only with --sampler event_driven")
+    _require(args.confidence_threshold is None or (args.unmasking == "confidence" and args.confidence_method != "position"),
+             "--confidence_threshold", args.confidence_threshold, "used with --unmasking confidence by top_prob, prob_diff or entropy")
     insertion_schedule = None
     if args.insertion_schedule is not None:
         from flexmdm_interpolant import parse_schedule
@@ -101,11 +115,12 @@ def flexmdm_sampler_arguments(args):
     return dict(steps=steps, max_length=args.max_length, sampler=args.sampler, unmasking=args.unmasking,
                 confidence_method=args.confidence_method, use_sliding_window=args.use_sliding_window, alpha=args.alpha,
                 max_window=args.max_window, temperature=args.temperature, insertion_schedule=insertion_schedule,
-                rows_at_once=args.rows_at_once)
+                rows_at_once=args.rows_at_once, events_per_evaluation=args.events_per_evaluation, bound_inflation=args.bound_inflation,
+                confidence_threshold=args.confidence_threshold)
 
 
 def llada_sampler_arguments(args):
-    """Keyword arguments of generate_mdm from parsed flags; None where a default depends on the prompt. Raises InputError naming the flag."""
+    """Keyword arguments of generate_mdm from parsed flags; None where a default depends on the prompt. Raises InputError."""
     _check_shared(args)
     for flag, value in (("--gen_length", args.gen_length), ("--block_length", args.block_length)):
         _require(value is None or value >= 1, flag, value, "at least 1")

@@ -25,7 +25,7 @@ class Context:
         self.middles = {middle: weight / total for middle, weight in middles.items()}
 
     def target(self, inserted=1.0):
-        """{full string: probability}: the law itself, or where each middle token is inserted with probability alpha(1) only, the thinned law."""
+        """{full string: probability}; where each middle token is only inserted with probability alpha(1) < 1, the thinned law."""
         law = defaultdict(float)
         for middle, p in self.middles.items():
             for kept in itertools.product((0, 1), repeat=len(middle)) if inserted < 1 else ((1,) * len(middle),):
@@ -56,7 +56,8 @@ def random_prompts(rng):
 def random_infills(rng):
     """Every split of every string of a law into prefix, middle and suffix; the middle's law is the conditional one."""
     strings = random_strings(rng, 8, 4, tokens=3)
-    splits = {(string[:start], string[end:]) for string in strings for start in range(len(string) + 1) for end in range(start, len(string) + 1)}
+    splits = {(string[:start], string[end:]) for string in strings
+              for start, end in itertools.combinations_with_replacement(range(len(string) + 1), 2)}
     contexts = []
     for prefix, suffix in sorted(splits):
         middles = {string[len(prefix):len(string) - len(suffix)]: weight for string, weight in strings.items()

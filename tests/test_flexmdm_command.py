@@ -5,12 +5,15 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny
 import torch
 
+import flexmdm_inference
 from flexmdm_inference import generate_flexmdm, generate_flexmdm_infilling
+from records import run
 
 SCRIPT = Path(__file__).resolve().parent.parent / "flexmdm_inference.py"
 COMMON = dict(mask_id=tiny.MASK, pad_id=tiny.PAD, num_tokens=58, temperature=1.0, max_length=24)
@@ -97,19 +100,30 @@ def checkpoint(tmp_path_factory):
     return folder
 
 
-def command(*flags):
-    return subprocess.run([sys.executable, str(SCRIPT), *map(str, flags)], capture_output=True, text=True, timeout=120)
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """The script's main in this process, as records.run calls it: (exit code, stdout, stderr)."""
+    def call(*flags):
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, flags)])
+        with pytest.raises(SystemExit) as exit:
+            run(flexmdm_inference.main)
+        written = capsys.readouterr()
+        return SimpleNamespace(returncode=exit.value.code, stdout=written.out, stderr=written.err)
+    return call
 
 
-def test_command_continues_a_prompt(checkpoint):
-    flags = ("--checkpoint_path", checkpoint / "flexmdm", "--prompt", "w7 w8", "--diffusion_steps", 12, "--temperature", 1, "--max_length", 24)
+def test_command_continues_a_prompt(checkpoint, command):
+    flags = ("--checkpoint_path", checkpoint / "flexmdm", "--prompt", "w7 w8", "--diffusion_steps", 12, "--temperature", 1,
+             "--max_length", 24)
     first, again, other = command(*flags), command(*flags), command(*flags, "--seed", 7)
     assert first.returncode == 0, first.stderr
+    alone = subprocess.run([sys.executable, str(SCRIPT), *map(str, flags)], capture_output=True, text=True, timeout=120)
+    assert (alone.returncode, alone.stdout) == (0, first.stdout), alone.stderr
     assert first.stdout == again.stdout != other.stdout
     assert "evaluations" in first.stderr and "endoftext" not in first.stdout and "mdm_mask" not in first.stdout
 
 
-def test_command_fills_a_gap_and_shows_it_growing(checkpoint):
+def test_command_fills_a_gap_and_shows_it_growing(checkpoint, command):
     done = command("--checkpoint_path", checkpoint / "flexmdm", "--prefix", "w7 w8", "--suffix", "w9", "--sampler", "event_driven",
                    "--unmasking", "confidence", "--use_sliding_window", "--num_samples", 2, "--max_length", 20, "--watch")
     assert done.returncode == 0, done.stderr
@@ -136,7 +150,7 @@ def test_help_is_fast_and_needs_no_torch():
     (("--prompt", "w7", "--trace", "page.gif", "--checkpoint_path", "{}/flexmdm"), "--trace"),
     (("--prompt", "w7", "--task", "code", "--checkpoint_path", "{}/flexmdm"), "--task"),
     (("--prompt", "w7"), "--checkpoint_path")])
-def test_bad_input_is_one_line_that_names_the_flag(checkpoint, flags, words):
+def test_bad_input_is_one_line_that_names_the_flag(checkpoint, command, flags, words):
     done = command(*(flag.format(checkpoint) for flag in flags))
     assert done.returncode == 2 and done.stdout == ""
     assert len(done.stderr.strip().splitlines()) == 1 and words in done.stderr, done.stderr

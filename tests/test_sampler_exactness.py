@@ -112,13 +112,18 @@ class Configured(ExactPosterior):
         return super().forward(input_ids, timesteps, **masks)
 
 
-@pytest.mark.parametrize("settings", [dict(sampler="event_driven"), dict(steps=500)], ids=["event_driven", "tau_leaping"])
-def test_the_final_leap_completes_what_epsilon_leaves(settings, rng):
-    """With epsilon 0.02 some 4 % of these strings still miss a token when the network's time ends; 500 steps are a finer grid than that."""
-    contexts, samples = random_prompts(rng), 20_000 if "sampler" in settings else 2_000
-    model = Configured(contexts, LinearSchedule(), time_epsilon=0.02)
-    assert is_exact(contexts, model, rng, samples=samples, **settings)
-    assert model.latest == pytest.approx(0.98, abs=1e-6)
+@pytest.mark.parametrize("settings", [dict(sampler="event_driven"), dict(steps=200)], ids=["event_driven", "tau_leaping"])
+def test_the_final_leap_writes_what_epsilon_leaves(settings, rng):
+    """With epsilon 0.1 a tenth of the tokens is missing when the network's time ends (200 steps are a finer grid than that). Poisson(g)
+    is right on average only, so the law is not exact to this order, but its mean length is."""
+    contexts, samples = random_prompts(rng), 10_000
+    model = Configured(contexts, LinearSchedule(), time_epsilon=0.1)
+    which, prefixes, suffixes = law_inputs(contexts, samples, rng)
+    result = generate_flexmdm_infilling(model, prefixes, suffixes, **COMMON, **settings)
+    given = torch.tensor([len(c.prefix) for c in contexts])[which]
+    mean = np.array([sum(p * len(middle) for middle, p in c.middles.items()) for c in contexts])[which].mean()
+    assert float((result.lengths - given).double().mean()) == pytest.approx(mean, abs=0.09)     # without the leap 0.2 less
+    assert model.latest == pytest.approx(0.9, abs=1e-6) and not bool((result.sequences == MASK).any())
 
 
 # ---- an insertion schedule other than the trained one
@@ -214,7 +219,8 @@ def test_room_favours_no_gap():
         None, torch.zeros(rows, 1, dtype=torch.long), torch.ones(rows, dtype=torch.long), torch.zeros(rows, 0, dtype=torch.long),
         torch.zeros(rows, dtype=torch.long), steps=2, sampler="tau_leaping", unmasking="random", confidence_method="position",
         use_sliding_window=False, alpha=5.0, max_window=32, insertion_schedule=None, unmask_schedule=None,
-        seeds=torch.randint(2 ** 62, (rows,)), rows_at_once=None, return_trace=False, on_frame=None, **{**COMMON, "max_length": 6})
+        seeds=torch.randint(2 ** 62, (rows,)), rows_at_once=None, return_trace=False, on_frame=None,
+        events_per_evaluation=1, bound_inflation=None, confidence_threshold=None, **{**COMMON, "max_length": 6})
     sampler.ids[:, :4], sampler.lengths[:] = torch.tensor([0, 1, 2, 3]), 4          # a prompt token and three written ones
     gaps = torch.tensor([0.0, 1000.0, 3000.0, 500.0, 500.0], dtype=torch.float64).repeat(rows, 1)
     sampler._insert(torch.arange(rows), gaps)

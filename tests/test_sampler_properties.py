@@ -46,6 +46,17 @@ class HashNetwork(torch.nn.Module):
 
 text = st.lists(st.integers(0, NUM_TOKENS - 1).filter(lambda token: token not in (MASK,)), max_size=5).map(
     lambda ids: ids[:-1] + [0] if ids and ids[-1] == PAD else ids)                                    # trailing padding is not text
+
+
+def consistent(chosen):
+    """Approximations only where they belong."""
+    if chosen["sampler"] != "event_driven":
+        chosen = {**chosen, "events_per_evaluation": 1, "bound_inflation": None}
+    if chosen["unmasking"] == "random" or chosen["confidence_method"] == "position":
+        chosen = {**chosen, "confidence_threshold": None}
+    return chosen
+
+
 samplers = st.fixed_dictionaries({
     "sampler": st.sampled_from(["tau_leaping", "event_driven"]),
     "steps": st.integers(1, 12),
@@ -57,7 +68,10 @@ samplers = st.fixed_dictionaries({
     "temperature": st.sampled_from([0.0, 0.7, 1.0]),
     "insertion_schedule": st.sampled_from([None, LinearSchedule(), PowerSchedule(1.7), GeometricSchedule(10, 0.01)]),
     "unmask_schedule": st.sampled_from([None, PowerSchedule(0.5)]),
-})
+    "events_per_evaluation": st.sampled_from([1, 1, 3]),
+    "bound_inflation": st.sampled_from([None, None, 1.0, 1.5]),
+    "confidence_threshold": st.sampled_from([None, None, 0.2]),
+}).map(consistent)
 networks = st.builds(HashNetwork, st.sampled_from([0.0, 0.3, 5.0, 5000.0]), st.booleans(), st.booleans()) | st.builds(
     HashNetwork, st.sampled_from([0.3, 5000.0]), st.just(False), st.just(True), time_epsilon=st.sampled_from([1e-3, 0.2]),
     attend_to_padding=st.booleans(), insertion_schedule=st.sampled_from([{"name": "linear"}, {"name": "power", "p": 2.0}]),
@@ -149,7 +163,16 @@ def test_thousands_of_insertions_are_asked_for_and_the_row_just_fills():
 
 
 def test_a_cap_on_evaluations_truncates():
-    network = HashNetwork(30.0, True, True)
+    class Steady(torch.nn.Module):
+        """Thirty tokens are missing from the empty row, fewer as it fills and as time passes."""
+        device = torch.device("cpu")
+
+        def forward(self, input_ids, timesteps, attention_mask=None):
+            batch, length = input_ids.shape
+            gaps = (30 - attention_mask.sum(1)).clamp(min=0) / (length + 1.0)
+            return {"logits": torch.zeros(batch, length, VOCABULARY), "length": gaps[:, None].repeat(1, length + 1)}
+
+    network = Steady()
     result = generate_flexmdm(network, batch_size=20, mask_id=MASK, pad_id=PAD, max_length=40, sampler="event_driven", steps=15)
     assert bool(result.truncated.all()) and bool((result.evaluations <= 15).all()) and not bool((result.sequences == MASK).any())
     free = generate_flexmdm(network, batch_size=20, mask_id=MASK, pad_id=PAD, max_length=40, sampler="event_driven")
@@ -169,10 +192,14 @@ def test_seeds_come_from_the_generator():
 
 @pytest.mark.parametrize("change, words", [
     (dict(steps=None), "steps"), (dict(steps=0), "steps"), (dict(sampler="euler"), "sampler"), (dict(unmasking="left"), "unmasking"),
-    (dict(confidence_method="margin"), "confidence_method"), (dict(temperature=-1.0), "temperature"), (dict(rows_at_once=0), "rows_at_once"),
+    (dict(confidence_method="margin"), "confidence_method"), (dict(temperature=-1.0), "temperature"),
+    (dict(rows_at_once=0), "rows_at_once"),
     (dict(max_length=2), "max_length"), (dict(max_length=None), "max_length"), (dict(pad_id=MASK), "mask_id"),
     (dict(prompts=torch.tensor([[1, MASK, 2]])), "mask token"), (dict(prompts=None), "batch_size"), (dict(seeds=torch.arange(5)), "seeds"),
-    (dict(sampler="event_driven", unmask_schedule=GeometricSchedule(10, 0.01)), "reaches 1")])
+    (dict(sampler="event_driven", unmask_schedule=GeometricSchedule(10, 0.01)), "reaches 1"),
+    (dict(events_per_evaluation=2), "event_driven"), (dict(bound_inflation=1.5), "event_driven"),
+    (dict(sampler="event_driven", bound_inflation=0.5), "bound_inflation"), (dict(confidence_threshold=0.9), "confidence_threshold"),
+    (dict(confidence_threshold=0.9, unmasking="confidence", confidence_method="position"), "confidence_threshold")])
 def test_bad_arguments_are_named(change, words):
     arguments = dict(prompts=torch.tensor([[1, 2, 3]]), steps=4, max_length=10, mask_id=MASK, pad_id=PAD)
     with pytest.raises(ValueError, match=words):
