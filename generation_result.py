@@ -32,8 +32,8 @@ class GenerationResult:
     clipped_ratios: torch.Tensor | None = None
 
 
-def row_seeds(batch_size, seeds=None, generator=None):
-    """Seeds of the rows, long [B] on CPU: `seeds` as given, else drawn from `generator` (None: torch's global one)."""
+def draw_seeds(batch_size, seeds=None, generator=None):
+    """One seed a row, long [B] on CPU: `seeds` as given, else drawn from `generator` (None: torch's global one)."""
     if seeds is None:
         return torch.randint(2 ** 62, (batch_size,), generator=generator,
                              device="cpu" if generator is None else generator.device).cpu()
