@@ -32,7 +32,7 @@ import re
 from itertools import chain, islice
 from pathlib import Path
 
-from records import DATA_SUFFIXES, InputError, read_file, run, stream_jsonl, write_json
+from records import DATA_SUFFIXES, InputError, describe_files, is_finished, read_file, require_positive, run, stream_jsonl, write_json
 
 TEXT_SUFFIXES = (".txt", ".raw")
 CORPORA = {         # name: hub id, revision, files. The first two sets' main revisions rest on loading scripts, so their files are read
@@ -41,6 +41,7 @@ CORPORA = {         # name: hub id, revision, files. The first two sets' main re
     "wikitext": ("Salesforce/wikitext", "main", "wikitext-103-raw-v1/train-*.parquet"),
 }
 DOCUMENTS_A_PART = 100_000
+CUTTING_SETTINGS = ("tokenizer_hash", "text_field", "prompt_field", "max_length", "max_documents")       # what tokenised parts depend on
 WHOLE, BLANK_LINE, NEWLINE, MIDDLE = range(4)       # what a piece begins with: the document, or a cut of one of three kinds
 BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")      # ends after the last newline of a run of blank lines
 WIKI_HEADING = re.compile(r" = (?!= )\S.*(?<! =) = ?\n?")
@@ -48,9 +49,11 @@ WIKI_HEADING = re.compile(r" = (?!= )\S.*(?<! =) = ?\n?")
 
 # ---- what every preprocessing script shares ----------------------------------------------------------------------------------
 
-def open_tokenizer(name):
-    """load_tokenizer, every failure as an InputError that names --tokenizer."""
+def open_tokenizer(name, num_proc):
+    """load_tokenizer for num_proc processes; every failure is an InputError that names --tokenizer."""
     from llada_utils import load_tokenizer
+    if num_proc > 1:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"      # the tokenizer's own threads do not survive a fork
     try:
         return load_tokenizer(name)
     except InputError as error:
@@ -66,45 +69,6 @@ def tokenizer_hash(tokenizer):
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
-def describe_files(files):
-    """[{"file": name, "sha256": first 12 digits}] of local files: the same data elsewhere is the same data."""
-    described = []
-    for file in files:
-        with open(file, "rb") as content:
-            described.append({"file": Path(file).name, "sha256": hashlib.file_digest(content, "sha256").hexdigest()[:12]})
-    return described
-
-
-def require_positive(args, *names):
-    """Refuse flags that are not at least 1."""
-    for name in names:
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise InputError(f"--{name}: {getattr(args, name)} is not at least 1")
-
-
-def is_finished(output_dir, settings, overwrite):
-    """Whether output_dir holds a finished output of these settings. Raises InputError for anything else that is there."""
-    folder = Path(output_dir)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        occupied = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    except OSError as error:
-        raise InputError(f"--output_dir: cannot write {folder}: {error.strerror}") from None
-    if not occupied:
-        return False
-    if not (folder / "info.json").is_file():
-        raise InputError(f"--output_dir: {folder} exists and is no output of a preprocessing script; name another")
-    earlier = json.loads((folder / "info.json").read_text(encoding="utf-8")).get("settings", {})
-    different = sorted(key for key in earlier.keys() | settings.keys() if earlier.get(key) != settings.get(key))
-    if overwrite:
-        return False
-    if different:
-        raise InputError(f"--output_dir: {folder} was made with other settings ({', '.join(different)}); "
-                         "add --overwrite to replace it, or name another")
-    print(f"{folder} is finished and has these settings: kept as it is")
-    return True
-
-
 def write_dataset(splits, output_dir, info, num_proc=None):
     """A DatasetDict and its info.json as one folder, complete or not there. Prints what was written."""
     from llada_utils import complete_folder
@@ -117,21 +81,25 @@ def write_dataset(splits, output_dir, info, num_proc=None):
 # ---- documents -------------------------------------------------------------------------------------------------------------
 
 def wiki_articles(lines):
-    """Articles of a WikiText file: each begins at a heading ` = Title = ` that follows a blank line or nothing."""
-    article, after_blank = [], True
+    """Articles of a WikiText file: each begins at a heading ` = Title = `, which follows a blank line where the file has any.
+
+    (Body lines such as ` = 1 henry and capacitance C = ` look the same; copies without blank lines are cut there too.)
+    """
+    article, after_blank, any_blank = [], True, False
     for line in lines:
-        if after_blank and WIKI_HEADING.fullmatch(line) and article:
+        if article and WIKI_HEADING.fullmatch(line) and (after_blank or not any_blank):
             yield "".join(article)
             article = []
         article.append(line)
         after_blank = not line.strip()
+        any_blank |= after_blank
     yield "".join(article)
 
 
 def text_documents(path):
-    """Documents of a plain text file."""
+    """Documents of a plain text file, all line ends as newlines."""
     try:
-        with open(path, encoding="utf-8", newline="") as file:
+        with open(path, encoding="utf-8") as file:
             head = []
             for line in file:
                 head.append(line)
@@ -152,9 +120,12 @@ def zst_rows(path):
         import zstandard
     except ImportError:
         raise InputError(f"{path} is compressed by zstd; to read it: pip install zstandard") from None
-    with open(path, "rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as content:
-        for line in io.TextIOWrapper(content, encoding="utf-8"):
-            yield json.loads(line)
+    try:
+        with open(path, "rb") as file, zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as content:
+            for line in io.TextIOWrapper(content, encoding="utf-8"):
+                yield json.loads(line)
+    except (OSError, ValueError, zstandard.ZstdError) as error:
+        raise InputError(f"--data_path: cannot read {path}: {error}") from None
 
 
 def parquet_rows(path, fields):
@@ -191,19 +162,27 @@ def file_documents(path, text_field, prompt_field=None):
 
 
 def documents(files, text_field, prompt_field, max_documents):
-    """{"text": document, "prompt_characters": how many of its first stay clean in training} of files, each a local path or (hub id, revision, file name), which is fetched when its turn comes."""
-    def texts():
+    """{"text": document, "prompt_characters": how many of its first stay clean in training}, one at a time.
+
+    files: each a local path, or (hub id, revision, file name), which is fetched when its turn comes.
+    """
+    def found():
         for file in files:
             if isinstance(file, str):
                 yield from file_documents(file, text_field, prompt_field)
                 continue
             from huggingface_hub import hf_hub_download
             repo, revision, name = file
-            found = (text for text, _ in file_documents(hf_hub_download(repo, name, repo_type="dataset", revision=revision), "text"))
-            # that set has a row a line, blank ones empty
-            found = wiki_articles(line or " \n" for line in found) if repo == CORPORA["wikitext"][0] else found
-            yield from ((text, 0) for text in found)
-    for text, prompt in islice(texts(), max_documents):
+            try:
+                path = hf_hub_download(repo, name, repo_type="dataset", revision=revision)
+            except Exception as error:               # the hub's client raises a dozen kinds: no network, no such set, no rights
+                raise InputError(f"--corpus: cannot fetch {name} of {repo} ({type(error).__name__}); "
+                                 "the same command goes on from there") from None
+            texts = (text for text, _ in file_documents(path, "text"))
+            if repo == CORPORA["wikitext"][0]:       # a row is a line there, a blank line an empty row
+                texts = wiki_articles(line or " \n" for line in texts)
+            yield from ((text, 0) for text in texts)
+    for text, prompt in islice(found(), max_documents):
         yield {"text": text, "prompt_characters": prompt}
 
 
@@ -274,8 +253,8 @@ def tokenise_and_cut(batch, numbers, tokenizer, max_length, first):
     forbidden = {tokenizer.mask_token_id, tokenizer.pad_token_id}
     encoded = tokenizer(batch["text"], add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     rows = {"input_ids": [], "prompt_length": [], "document": [], "begins_with": [], "forbidden": []}
-    documents = zip(numbers, batch["text"], batch["prompt_characters"], encoded["input_ids"], encoded["offset_mapping"])
-    for number, text, prompt, ids, offsets in documents:
+    columns = zip(numbers, batch["text"], batch["prompt_characters"], encoded["input_ids"], encoded["offset_mapping"])
+    for number, text, prompt, ids, offsets in columns:
         starts = np.fromiter((start for start, _ in offsets), dtype=np.int64, count=len(offsets))                # (n,)
         for start, end, kind in cut_document(text, starts, max_length):
             rows["input_ids"].append(ids[start:end])
@@ -325,17 +304,19 @@ def cut_corpus(name, files, key, tokenizer, args):
         (cache / fingerprint).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--cache_path: cannot write {cache}: {error.strerror}") from None
+    features = datasets.Features({"text": datasets.Value("large_string"), "prompt_characters": datasets.Value("int64")})
     try:
         texts = datasets.Dataset.from_generator(
-            documents, features=datasets.Features({"text": datasets.Value("large_string"), "prompt_characters": datasets.Value("int32")}), cache_dir=str(cache / "documents"),
-            gen_kwargs={"files": files, "text_field": args.text_field, "prompt_field": args.prompt_field, "max_documents": args.max_documents},
+            documents, features=features, cache_dir=str(cache / "documents"),
+            gen_kwargs={"files": files} | {name: getattr(args, name) for name in ("text_field", "prompt_field", "max_documents")},
             num_proc=processes if processes > 1 else None, fingerprint=fingerprint)
     except Exception as error:
         if (refusal := input_error_behind(error)) is not None:
             raise refusal from None
         raise
-    features = datasets.Features({"input_ids": datasets.List(datasets.Value("int32")), "prompt_length": datasets.Value("int32"), "document": datasets.Value("int64"),
-                                  "begins_with": datasets.Value("int8"), "forbidden": datasets.Value("bool")})
+    features = datasets.Features({"input_ids": datasets.List(datasets.Value("int32")), "prompt_length": datasets.Value("int32"),
+                                  "document": datasets.Value("int64"), "begins_with": datasets.Value("int8"),
+                                  "forbidden": datasets.Value("bool")})
     parts = []
     for first in range(0, len(texts), DOCUMENTS_A_PART):
         part = texts.select(range(first, min(first + DOCUMENTS_A_PART, len(texts))))
@@ -399,11 +380,10 @@ def main():
     if not args.corpus and not args.data_path:
         raise InputError(f"--data_path: name local files, or by --corpus one of {', '.join(sorted(CORPORA))}")
     local = {path: local_files(path) for path in args.data_path}
-    if args.num_proc > 1:
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"          # the tokenizer's own threads do not survive a fork
-    tokenizer = open_tokenizer(args.tokenizer)
-    settings = {"script": "flexmdm_transfer_preprocess.py", "tokenizer_hash": tokenizer_hash(tokenizer), "seed": 42} | {
-        name: getattr(args, name) for name in ("text_field", "prompt_field", "max_length", "min_tokens", "max_documents", "rows_per_corpus")}
+    tokenizer = open_tokenizer(args.tokenizer, args.num_proc)
+    settings = {"script": "flexmdm_transfer_preprocess.py", "tokenizer_hash": tokenizer_hash(tokenizer), "seed": 42}
+    settings |= {name: getattr(args, name) for name in ("text_field", "prompt_field", "max_length", "min_tokens", "max_documents",
+                                                        "rows_per_corpus")}
     sources = {f"hub {CORPORA[name][0]}": None for name in args.corpus} | {path: describe_files(files) for path, files in local.items()}
     settings["sources"] = [described or name for name, described in sources.items()]
     if is_finished(args.output_dir, settings, args.overwrite):
@@ -412,7 +392,7 @@ def main():
     corpora = {f"hub {CORPORA[name][0]}": hub_files(name) for name in args.corpus} | local
     chosen, info = {"train": [], "validation": [], "heldout": []}, {}
     for name, files in corpora.items():
-        key = [sources[name] or name, [settings[part] for part in ("tokenizer_hash", "text_field", "prompt_field", "max_length", "max_documents")]]
+        key = [sources[name] or name] + [settings[part] for part in CUTTING_SETTINGS]
         pieces, documents_read = cut_corpus(name, files, key, tokenizer, args)
         splits, about = choose_rows(pieces, args)
         info[name] = {"documents": documents_read, "documents_without_text": documents_read - about["documents_with_text"]} | about

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from records import InputError, run
+from records import require_positive, run
 
 INFILL_BOUNDARY = "<infill-boundary>"
 REQUEST = "Write the code that is missing between the prefix and the suffix below. Give the missing code only.\n"
@@ -47,7 +47,7 @@ def infill_boundary_ids(tokenizer):
 
 def llada_infill_layout(tokenizer):
     """The parts that frame_llada puts around prefix and suffix."""
-    return LLaDALayout(text_ids(tokenizer, REQUEST + "<prefix>"), text_ids(tokenizer, "</prefix><suffix>"), text_ids(tokenizer, "</suffix>"))
+    return LLaDALayout(*(text_ids(tokenizer, text) for text in (REQUEST + "<prefix>", "</prefix><suffix>", "</suffix>")))
 
 
 def draw_middle(n, prompt_length, u1, u2):
@@ -101,7 +101,7 @@ def parse_args(argv=None):
     parser.add_argument("--data_path", help="local JSONL or parquet, file or folder, fields instruction and output "
                                             f"(default: hub {HUB_DATA}, educational_instruct)")
     parser.add_argument("--output_dir", default="data_cache/opc_sft")
-    parser.add_argument("--max_length", type=int, default=1024, help="tokens of a framed row; longer ones are left out and counted (paper: 1024)")
+    parser.add_argument("--max_length", type=int, default=1024, help="tokens of a framed row; longer ones are left out (paper: 1024)")
     parser.add_argument("--num_proc", type=int, default=1, help="processes that tokenise")
     parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
     return parser.parse_args(argv)
@@ -109,10 +109,10 @@ def parse_args(argv=None):
 
 def main():
     args = parse_args()
+    from flexmdm_transfer_preprocess import open_tokenizer
     from preprocess_math import read_training_rows, write_instruction_rows
-    from flexmdm_transfer_preprocess import open_tokenizer, require_positive
     require_positive(args, "max_length", "num_proc")
-    tokenizer = open_tokenizer(args.tokenizer)
+    tokenizer = open_tokenizer(args.tokenizer, args.num_proc)
     rows, sources = read_training_rows(args.data_path, (HUB_DATA, "educational_instruct"), ["instruction", "output"])
     overhead = {"flexmdm": 2 * len(infill_boundary_ids(tokenizer)), "llada": sum(map(len, llada_infill_layout(tokenizer)))}
     settings = {"script": "preprocess_code_infilling.py", "sources": sources, "framing_tokens": overhead}

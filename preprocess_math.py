@@ -17,7 +17,7 @@ import argparse
 import re
 from pathlib import Path
 
-from records import DATA_SUFFIXES, InputError, read_rows, run
+from records import DATA_SUFFIXES, InputError, describe_files, is_finished, read_rows, require_positive, run
 
 SYSTEM_PROMPT = (
     "You are a careful mathematician. Work the problem below out one step at a time. "
@@ -72,7 +72,6 @@ def training_files(data_path):
 def read_training_rows(data_path, hub_data, fields):
     """(datasets.Dataset with exactly `fields`, what was read) from a local copy, or from the hub: hub_data is (id, configuration)."""
     import datasets
-    from flexmdm_transfer_preprocess import describe_files
     if data_path is not None:
         files = training_files(data_path)
         rows = [row for file in files for row in read_rows(file, fields=fields, flag="--data_path")]
@@ -95,7 +94,7 @@ def write_instruction_rows(args, rows, make_row, options, tokenizer, settings, r
     args: parsed flags (output_dir, max_length, num_proc, overwrite, tokenizer); settings: what besides the tokenizer makes this output.
     """
     import datasets
-    from flexmdm_transfer_preprocess import is_finished, tokenizer_hash, write_dataset
+    from flexmdm_transfer_preprocess import tokenizer_hash, write_dataset
     settings = settings | {"max_length": args.max_length, "tokenizer_hash": tokenizer_hash(tokenizer)}
     if is_finished(args.output_dir, settings, args.overwrite):
         return
@@ -133,9 +132,9 @@ def parse_args(argv=None):
 
 def main():
     args = parse_args()
-    from flexmdm_transfer_preprocess import open_tokenizer, require_positive
+    from flexmdm_transfer_preprocess import open_tokenizer
     require_positive(args, "max_length", "num_proc")
-    tokenizer = open_tokenizer(args.tokenizer)
+    tokenizer = open_tokenizer(args.tokenizer, args.num_proc)
     rows, sources = read_training_rows(args.data_path, (HUB_DATA, "main"), ["question", "answer"])
     for number, answer in enumerate(rows["answer"], 1):
         if "####" not in answer:

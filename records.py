@@ -2,10 +2,12 @@
 
 Reading: `read_rows` takes a data set's local copy (JSONL, JSON, parquet, gzipped or not, one file or a folder).
 Writing: `write_rows` / `write_json` write whole files, under a temporary name that is renamed when complete;
-`RowWriter` appends finished rows one by one, so that a run stopped at any moment can go on (`read_finished`).
+`RowWriter` appends finished rows one by one, so that a run stopped at any moment can go on (`read_finished`);
+`is_finished` tells whether an output folder with an info.json was made with the same settings.
 Refusing: raise `InputError` with one sentence that names the flag or file; `run` turns it into exit code 2.
 """
 import gzip
+import hashlib
 import json
 import os
 import sys
@@ -163,3 +165,42 @@ class RowWriter:
 
     def __exit__(self, *_):
         self.close()
+
+
+def describe_files(files):
+    """[{"file": name, "sha256": first 12 digits}] of local files: the same data elsewhere is the same data."""
+    described = []
+    for file in files:
+        with open(file, "rb") as content:
+            described.append({"file": Path(file).name, "sha256": hashlib.file_digest(content, "sha256").hexdigest()[:12]})
+    return described
+
+
+def require_positive(args, *names):
+    """Refuse flags that are not at least 1."""
+    for name in names:
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise InputError(f"--{name}: {getattr(args, name)} is not at least 1")
+
+
+def is_finished(output_dir, settings, overwrite):
+    """Whether output_dir holds a finished output of these settings. Raises InputError for anything else that is there."""
+    folder = Path(output_dir)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        occupied = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    except OSError as error:
+        raise InputError(f"--output_dir: cannot write {folder}: {error.strerror}") from None
+    if not occupied:
+        return False
+    if not (folder / "info.json").is_file():
+        raise InputError(f"--output_dir: {folder} exists and is no output of a preprocessing script; name another")
+    earlier = json.loads((folder / "info.json").read_text(encoding="utf-8")).get("settings", {})
+    different = sorted(key for key in earlier.keys() | settings.keys() if earlier.get(key) != settings.get(key))
+    if overwrite:
+        return False
+    if different:
+        raise InputError(f"--output_dir: {folder} was made with other settings ({', '.join(different)}); "
+                         "add --overwrite to replace it, or name another")
+    print(f"{folder} is finished and has these settings: kept as it is")
+    return True
