@@ -14,8 +14,9 @@ The answer goes to stdout, its length and cost to stderr. The sampler's one step
 """
 import sys
 
+from generation_run import item_seed
 from records import InputError, run
-from sampler_flags import ArgumentParser, add_flexmdm_flags, add_model_flags, flexmdm_sampler_arguments, row_seeds
+from sampler_flags import ArgumentParser, add_flexmdm_flags, add_model_flags, flexmdm_sampler_arguments
 
 
 def generate_flexmdm(model, prompts=None, *, steps=None, max_length=None, mask_id, pad_id, sampler="tau_leaping", unmasking="random",
@@ -141,8 +142,10 @@ def _generate(model, prefixes, suffixes, *, steps, max_length, mask_id, pad_id, 
 
 # ---- the command
 
-def terminal_watcher(tokenizer, mask_id, stream=sys.stderr):
+def terminal_watcher(tokenizer, mask_id):
     """An on_frame for row 0: redraws its text on a terminal, or writes a line a frame elsewhere. Masks are shown as blocks."""
+    stream = sys.stderr
+
     def show(row, frame):
         if row != 0:
             return
@@ -216,7 +219,7 @@ def main():
         raise InputError(f"{flags}: {len(before) + len(after)} tokens leave no room within --max_length {limit}")
     rows = [torch.tensor([ids] * args.num_samples, dtype=torch.long).view(args.num_samples, -1) for ids in (before, after)]
     result = generate_flexmdm_infilling(model, *rows, mask_id=mask_id, pad_id=pad_id, num_tokens=len(tokenizer),
-                                        seeds=torch.tensor(row_seeds(args.seed, range(args.num_samples))),
+                                        seeds=torch.tensor([item_seed(args.seed, 0, sample) for sample in range(args.num_samples)]),
                                         on_frame=terminal_watcher(tokenizer, mask_id) if args.watch else None,
                                         return_trace=bool(args.trace), **settings)
     for row in range(args.num_samples):

@@ -206,9 +206,10 @@ class FlexMDMSampler:
                 rows, places, logits = rows[chosen], places[chosen], logits[chosen.to(logits.device)]
             tokens = draw_tokens(logits, excluded, self.temperature, self._uniforms(live[rows], TOKEN, places))
             self.ids[live[rows], places] = tokens.cpu()
-        inserted = self._insert(live, gaps)                                             # (R,)
+        total = gaps.cumsum(1)[:, -1]           # term by term: `sum` would round differently in a wider batch
+        inserted = self._insert(live, gaps, total)                                      # (R,)
         masks_left = masks.sum(1) - number + inserted
-        self._advance(live, gaps.sum(1), masks_left, (number > 0) | (inserted > 0))
+        self._advance(live, total, masks_left, (number > 0) | (inserted > 0))
 
     def _answer(self, live, position):
         """Where tokens may be written: behind the prompt or prefix, before the suffix. (R, W)"""
@@ -276,9 +277,9 @@ class FlexMDMSampler:
             raise ValueError("the network's `length` is not a finite number")
         return gaps, logits
 
-    def _insert(self, live, gaps):
-        """Insert masks as each row's stage says. gaps: (R, W+1). Returns how many, (R,)."""
-        stage, total, left = self.stage[live], gaps.sum(1), self.left[live]
+    def _insert(self, live, gaps, total):
+        """Insert masks as each row's stage says. gaps: (R, W+1); total: (R,), their sum. Returns how many, (R,)."""
+        stage, left = self.stage[live], self.left[live]
         number = torch.zeros(len(live), dtype=torch.long)
         leaping = (stage == LEAP) | (stage == FINAL_LEAP)
         if bool(leaping.any()):

@@ -132,8 +132,3 @@ def llada_sampler_arguments(args):
                  f"a multiple of the {blocks} blocks that --gen_length and --block_length make")
     return dict(steps=args.diffusion_steps, gen_length=args.gen_length, block_length=args.block_length, temperature=args.temperature,
                 cfg_scale=args.cfg_scale, remasking=args.remasking)
-
-
-def row_seeds(seed, indices):
-    """One seed a row from --seed and the row's index in the whole data set: a row's draws do not depend on how rows are shared out."""
-    return [(seed << 32) + index for index in indices]

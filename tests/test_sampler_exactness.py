@@ -223,7 +223,7 @@ def test_room_favours_no_gap():
         events_per_evaluation=1, bound_inflation=None, confidence_threshold=None, **{**COMMON, "max_length": 6})
     sampler.ids[:, :4], sampler.lengths[:] = torch.tensor([0, 1, 2, 3]), 4          # a prompt token and three written ones
     gaps = torch.tensor([0.0, 1000.0, 3000.0, 500.0, 500.0], dtype=torch.float64).repeat(rows, 1)
-    sampler._insert(torch.arange(rows), gaps)
+    sampler._insert(torch.arange(rows), gaps, gaps.sum(1))
     assert bool((sampler.lengths == 6).all())
     first = (sampler.ids == MASK).long().argmax(1)                                  # place of the leftmost new mask
     share = torch.bincount(first, minlength=6)[1:5].double() / rows
