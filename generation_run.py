@@ -55,6 +55,7 @@ class Stop:
 
     def _ask(self, *_):
         self.asked = True
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)       # scripts/launch.sh repeats it; one at the process's very end would kill it
 
 
 class GenerationRun:

@@ -271,6 +271,7 @@ class StopOnSignal(TrainerCallback):
 
     def receive(self, number, frame):
         self.received = signal.Signals(number).name
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)       # scripts/launch.sh repeats it; one at the process's very end would kill it
 
     def on_step_end(self, args, state, control, **kwargs):
         flag = torch.tensor(float(self.received is not None), device=args.device)
