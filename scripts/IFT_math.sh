@@ -19,14 +19,16 @@ MODEL_KIND=${MODEL_KIND:-flexmdm}
 TRAIN_DATA=${TRAIN_DATA:-${DATA_CACHE:?name the folder that IFT_preprocess.sh wrote to}/gsm8k}
 OUTPUT_DIR=${OUTPUT_DIR:-${RUNS_DIR:?name the folder for checkpoints}/IFT_math_$MODEL_KIND}
 case $MODEL_KIND in
-  flexmdm) START=(--variable_length --init_from "${INIT_FROM:-${RUNS_DIR:?name the folder of the transfer, or give INIT_FROM}/transfer_flexmdm/final}") ;;
+  flexmdm)
+    INIT_FROM=${INIT_FROM:-${RUNS_DIR:?name the folder of the transfer, or give INIT_FROM}/transfer_flexmdm/final}
+    START=(--variable_length --init_from "$INIT_FROM") ;;
   llada) START=(${INIT_FROM:+--init_from "$INIT_FROM"}) ;;
   *) echo "error: MODEL_KIND $MODEL_KIND is neither flexmdm nor llada" >&2; exit 2 ;;
 esac
 . scripts/launch.sh
 ACCUMULATION=$(accumulation "${GLOBAL_BATCH:-64}" 4 "$@")
 
-train instruction_finetuning.py --task math "${START[@]}" --model_name_or_path "${BASE_MODEL:-GSAI-ML/LLaDA-8B-Base}" --train_data "$TRAIN_DATA" \
-  --output_dir "$OUTPUT_DIR" --num_train_epochs 100 --per_device_train_batch_size 4 \
+train instruction_finetuning.py --task math "${START[@]}" --model_name_or_path "${BASE_MODEL:-GSAI-ML/LLaDA-8B-Base}" \
+  --train_data "$TRAIN_DATA" --output_dir "$OUTPUT_DIR" --num_train_epochs 100 --per_device_train_batch_size 4 \
   --gradient_accumulation_steps "$ACCUMULATION" --activation_checkpointing --save_steps 1000 \
-  --ddp_timeout 900 --disable_tqdm true --resume_from_checkpoint auto "$@"
+  --ddp_timeout 900 --resume_from_checkpoint auto "$@"

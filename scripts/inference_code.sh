@@ -28,4 +28,5 @@ CHECKPOINT_PATH=${CHECKPOINT_PATH:-${RUNS_DIR:?name the folder of the fine-tuned
 OUTPUT_DIR=${OUTPUT_DIR:-${RUNS_DIR:?name the folder for results}/inference_code_${MODEL_KIND}_$DIFFUSION_STEPS}
 . scripts/launch.sh
 
-evaluate eval_humaneval_infill.py --checkpoint_path "$CHECKPOINT_PATH" --output_dir "$OUTPUT_DIR" --diffusion_steps "$DIFFUSION_STEPS" "${KIND[@]}" "$@"
+evaluate eval_humaneval_infill.py --checkpoint_path "$CHECKPOINT_PATH" --output_dir "$OUTPUT_DIR" \
+  --diffusion_steps "$DIFFUSION_STEPS" "${KIND[@]}" "$@"

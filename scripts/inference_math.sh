@@ -27,4 +27,5 @@ CHECKPOINT_PATH=${CHECKPOINT_PATH:-${RUNS_DIR:?name the folder of the fine-tuned
 OUTPUT_DIR=${OUTPUT_DIR:-${RUNS_DIR:?name the folder for results}/inference_math_${MODEL_KIND}_$DIFFUSION_STEPS}
 . scripts/launch.sh
 
-evaluate eval_gsm8k.py --checkpoint_path "$CHECKPOINT_PATH" --output_dir "$OUTPUT_DIR" --diffusion_steps "$DIFFUSION_STEPS" "${KIND[@]}" "$@"
+evaluate eval_gsm8k.py --checkpoint_path "$CHECKPOINT_PATH" --output_dir "$OUTPUT_DIR" \
+  --diffusion_steps "$DIFFUSION_STEPS" "${KIND[@]}" "$@"

@@ -45,7 +45,7 @@ if [ -n "${FLEXMDM_PYTHON:-}" ]; then
 elif [ -n "${FLEXMDM_ENV:-}" ]; then
   if [ ! -x "$FLEXMDM_ENV/bin/python" ]; then
     command -v conda > /dev/null || stop "FLEXMDM_ENV: $FLEXMDM_ENV has no bin/python, and there is no conda that could know it by name"
-    FLEXMDM_ENV=$(conda run -n "$FLEXMDM_ENV" python -c 'import sys; print(sys.prefix)') || stop "FLEXMDM_ENV: conda has no environment $FLEXMDM_ENV"
+    FLEXMDM_ENV=$(conda run -n "$FLEXMDM_ENV" python -c 'import sys; print(sys.prefix)') || stop "FLEXMDM_ENV: neither a folder nor conda's"
   fi
   export PATH=$FLEXMDM_ENV/bin:$PATH
   PYTHON=$FLEXMDM_ENV/bin/python
@@ -60,6 +60,7 @@ command -v "${PYTHON_COMMAND[0]}" > /dev/null || stop "no ${PYTHON_COMMAND[0]}: 
 export PYTHONUNBUFFERED=1                                  # a killed job's last lines reach the log
 export TOKENIZERS_PARALLELISM=false                        # no warnings from processes that fork after tokenising
 export HF_HUB_DISABLE_TELEMETRY=1
+export TQDM_MININTERVAL=${TQDM_MININTERVAL:-60}            # seconds between lines of a progress bar: a log is no terminal
 export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}   # batches differ in length: less fragmentation
 export TORCH_NCCL_ASYNC_ERROR_HANDLING=1                   # a collective whose peer is gone ends the process instead of waiting for ever
 # bf16 and TF32 are chosen in training_run.py, by what torch says the GPU has.
@@ -100,20 +101,13 @@ alone() {
 }
 
 # What each process does first, on its own node: learn its rank (in the batch script all of these are the first node's).
-# USR1 is ignored until the script has installed its handler: one that comes during imports would kill it. on_usr1 repeats it.
 # shellcheck disable=SC2016
 PROCESS='
 export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS LOCAL_WORLD_SIZE=$PROCESSES
 getent hosts "$MASTER_ADDR" > /dev/null || { echo "error: node $(hostname) cannot resolve $MASTER_ADDR, the first node" >&2; exit 1; }
-trap "" USR1
 exec "$@"'
 
 start() {
-  if ! under_slurm; then
-    "${PYTHON_COMMAND[@]}" -m torch.distributed.run --standalone --nproc_per_node "$PROCESSES" "$@" &
-    STEP=$!
-    return
-  fi
   MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
   # Below the ports that systems give out by themselves (from 32768), and another one after every requeue: the old one may linger.
   MASTER_PORT=$((10000 + (SLURM_JOB_ID * 16 + ${SLURM_RESTART_COUNT:-0}) % 20000))
@@ -132,17 +126,16 @@ STEP=
 # Seconds until Slurm ends the job (its time limit, or the end of its grace when it is being preempted); nothing without a limit.
 seconds_left() { local end; end=$(date -d "$(squeue -h -j "$SLURM_JOB_ID" -o %e)" +%s 2> /dev/null) && echo $((end - $(date +%s))); }
 
-# Tell the processes to save and stop: again and again, because they may not listen yet. Just before the end give them up, so that
-# there is time to say so.
+# Tell the processes to save and stop. One that has not got to its first step has no handler yet and dies, which loses nothing. Told again
+# and again, because srun may not have started them; and given up just before the end, so that there is time to say so.
 on_usr1() {
   [ -z "$SIGNALLED" ] || return 0
   SIGNALLED=USR1
-  under_slurm || return 0
   say "USR1: asking the processes to save and stop"
   (while kill -0 "$STEP" 2> /dev/null; do
     left=$(seconds_left)
     if [ "${left:-999}" -lt 10 ]; then scancel --signal=KILL "$SLURM_JOB_ID"; else scancel --signal=USR1 "$SLURM_JOB_ID" 2> /dev/null; fi
-    sleep 4
+    sleep 5
   done) &
 }
 
@@ -159,7 +152,8 @@ requeue() {
     exit 1
   fi
   if [ "$1" -lt "$2" ] && [ "$(job_field PreemptTime)" = None ]; then
-    say "signalled before its first new step: not requeued, it would come no further. Give it a longer --time, or a later --signal=B:USR1@SECONDS"
+    say "signalled before its first new step: not requeued, it would come no further."
+    say "Give it a longer --time, or a later --signal=B:USR1@SECONDS."
     exit 1
   fi
   say "requeueing"
@@ -174,9 +168,13 @@ requeue() {
 run_and_judge() {
   local mark=$1 saved=$2 needed=$3 code=0 saved_before mark_before new
   shift 3
+  if ! under_slurm; then
+    exec "${PYTHON_COMMAND[@]}" -m torch.distributed.run --standalone --nproc_per_node "$PROCESSES" "$@"
+  fi
   saved_before=$($saved)
   mark_before=$(stat -c %y "$mark" 2> /dev/null || true)
-  say "job ${SLURM_JOB_ID:-none}, start $((${SLURM_RESTART_COUNT:-0} + 1)), $saved_before saved: $NODES nodes x $PROCESSES processes x $CORES cores: $*"
+  say "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), $saved_before saved: $NODES nodes x $PROCESSES processes x $CORES cores"
+  say "$*"
   trap on_usr1 USR1
   trap on_term TERM
   start "$@"
@@ -193,11 +191,19 @@ run_and_judge() {
   fi
   say "not finished: the processes ended with $code, $new new saved"
   # code 0 without a signal to this script: the processes were asked to stop by a TERM that went to them alone (preemption with grace)
-  if under_slurm && { [ $code = 0 ] || [ "$SIGNALLED" = USR1 ]; }; then requeue "$new" "$needed"; fi
+  if [ $code = 0 ] || [ "$SIGNALLED" = USR1 ]; then requeue "$new" "$needed"; fi
   exit $((code > 0 ? code : 1))
 }
 
-newest_checkpoint() { find "$OUTPUT" -maxdepth 1 -name 'checkpoint-*' 2> /dev/null | sed 's/.*checkpoint-//' | sort -n | tail -n 1 | grep . || echo 0; }
+# The step of the newest checkpoint, or 0.
+newest_checkpoint() {
+  local name newest=0
+  for name in "$OUTPUT"/checkpoint-*; do
+    name=${name##*-}
+    if [[ $name =~ ^[0-9]+$ ]] && [ "$name" -gt "$newest" ]; then newest=$name; fi
+  done
+  echo "$newest"
+}
 generated_rows() { cat "$OUTPUT"/generations-*.jsonl 2> /dev/null | wc -l || true; }
 
 # Two new steps at least: a signal before the first one still lets it end, and is saved.

@@ -33,7 +33,10 @@ done
 for steps in ${STEPS:=128 256 512 1024 4096}; do
   [[ $steps =~ ^[1-9][0-9]*$ ]] || { echo "error: STEPS: $steps is no number of steps" >&2; exit 2; }
 done
-[ -n "$DRY_RUN" ] || command -v sbatch > /dev/null || { echo "error: no sbatch here: run this on a login node, or see the plan with --dry_run" >&2; exit 2; }
+if [ -z "$DRY_RUN" ] && ! command -v sbatch > /dev/null; then
+  echo "error: no sbatch here: run this on a login node, or see the plan with --dry_run" >&2
+  exit 2
+fi
 export RUNS_DIR DATA_CACHE
 unset OUTPUT_DIR TRAIN_DATA INIT_FROM CHECKPOINT_PATH          # one stage's settings; here they would be every stage's
 [ -n "$DRY_RUN" ] || mkdir -p "$RUNS_DIR/jobs"
@@ -74,11 +77,13 @@ stage() {
 
 # shellcheck disable=SC2086  # flags are words
 {
-stage transfer_preprocess "$DATA_CACHE/transfer/info.json" "" "" "${CPU_OPTIONS:-}" flexmdm_transfer_preprocess.sh ${TRANSFER_PREPROCESS_ARGS:-}
+stage transfer_preprocess "$DATA_CACHE/transfer/info.json" "" "" "${CPU_OPTIONS:-}" \
+  flexmdm_transfer_preprocess.sh ${TRANSFER_PREPROCESS_ARGS:-}
 stage math_preprocess "$DATA_CACHE/gsm8k/info.json" "" "TASK=math" "${CPU_OPTIONS:-}" IFT_preprocess.sh ${MATH_PREPROCESS_ARGS:-}
 stage code_preprocess "$DATA_CACHE/code_infilling/info.json" "" "TASK=code" "${CPU_OPTIONS:-}" IFT_preprocess.sh ${CODE_PREPROCESS_ARGS:-}
 if [[ " $MODEL_KINDS " == *" flexmdm "* ]]; then
-  stage transfer "$RUNS_DIR/transfer_flexmdm/final" transfer_preprocess "MODEL_KIND=flexmdm" "${TRANSFER_OPTIONS:-}" flexmdm_transfer.sh ${TRANSFER_ARGS:-}
+  stage transfer "$RUNS_DIR/transfer_flexmdm/final" transfer_preprocess "MODEL_KIND=flexmdm" "${TRANSFER_OPTIONS:-}" \
+    flexmdm_transfer.sh ${TRANSFER_ARGS:-}
 fi
 everything=
 for task in math code; do
@@ -90,7 +95,8 @@ for task in math code; do
     [ $task = math ] && flags=${INFERENCE_MATH_ARGS:-} || flags="$CODE_EXECUTION ${INFERENCE_CODE_ARGS:-}"
     for steps in $STEPS; do
       name=inference_${task}_${kind}_$steps
-      stage "$name" "$RUNS_DIR/$name/results.json" "IFT_${task}_$kind" "MODEL_KIND=$kind DIFFUSION_STEPS=$steps" "${INFERENCE_OPTIONS:-}" inference_$task.sh $flags
+      stage "$name" "$RUNS_DIR/$name/results.json" "IFT_${task}_$kind" "MODEL_KIND=$kind DIFFUSION_STEPS=$steps" \
+        "${INFERENCE_OPTIONS:-}" inference_$task.sh $flags
       everything+=" $name"
     done
   done

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -20,8 +21,8 @@ import pytest
 from conftest import ROOT
 
 SCRIPTS = ROOT / "scripts"
-OURS = ("launch", "flexmdm_transfer_preprocess", "IFT_preprocess", "flexmdm_transfer", "IFT_math", "IFT_code", "inference_math", "inference_code",
-        "results_table", "run_all")
+OURS = ("launch", "flexmdm_transfer_preprocess", "IFT_preprocess", "flexmdm_transfer", "IFT_math", "IFT_code", "inference_math",
+        "inference_code", "results_table", "run_all")
 CLUSTER = ROOT / "tests" / "cluster"
 TRAINING = "--per_device_train_batch_size 2 --sft_max_length 160 --lora_r 4 --logging_steps 1"
 DONE = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
@@ -36,7 +37,8 @@ def bash(command, environment, check=True, timeout=120):
 
 def clean_environment(**changes):
     """This process's environment without what a launcher or another cluster may have left in it."""
-    kept = {name: value for name, value in os.environ.items() if not re.match(r"SLURM|SBATCH|RANK$|WORLD_SIZE$|RUNS_DIR|DATA_CACHE|MODEL_KIND", name)}
+    other = r"SLURM|SBATCH|RANK$|WORLD_SIZE$|RUNS_DIR|DATA_CACHE|MODEL_KIND"
+    kept = {name: value for name, value in os.environ.items() if not re.match(other, name)}
     return kept | {"FLEXMDM_PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **changes}
 
 
@@ -52,7 +54,8 @@ def test_scripts_are_clean():
 
 
 @pytest.mark.parametrize("script, given, missing", [
-    ("flexmdm_transfer_preprocess", {}, "DATA_CACHE"), ("IFT_preprocess", {"DATA_CACHE": "x"}, "TASK"), ("IFT_preprocess", {"TASK": "math"}, "DATA_CACHE"),
+    ("flexmdm_transfer_preprocess", {}, "DATA_CACHE"), ("IFT_preprocess", {"DATA_CACHE": "x"}, "TASK"),
+    ("IFT_preprocess", {"TASK": "math"}, "DATA_CACHE"),
     ("flexmdm_transfer", {"RUNS_DIR": "x"}, "DATA_CACHE"), ("flexmdm_transfer", {"DATA_CACHE": "x"}, "RUNS_DIR"),
     ("IFT_math", {"RUNS_DIR": "x"}, "DATA_CACHE"), ("IFT_code", {"DATA_CACHE": "x"}, "RUNS_DIR"), ("inference_math", {}, "RUNS_DIR"),
     ("inference_code", {}, "RUNS_DIR"), ("results_table", {}, "RUNS_DIR"), ("run_all", {"DATA_CACHE": "x"}, "RUNS_DIR"),
@@ -103,8 +106,8 @@ class Cluster:
     def __init__(self, folder, data):
         self.folder, self.data, self.jobs = folder, data, []
         self.environment = clean_environment(
-            SLURM_CONF=str(folder / "slurm.conf"), RUNS_DIR=str(folder / "runs"), DATA_CACHE=str(folder / "data"), BASE_MODEL=str(data / "base"),
-            GLOBAL_BATCH="8")
+            SLURM_CONF=str(folder / "slurm.conf"), RUNS_DIR=str(folder / "runs"), DATA_CACHE=str(folder / "data"),
+            BASE_MODEL=str(data / "base"), GLOBAL_BATCH="8")
 
     def run(self, command, check=True, timeout=120, **variables):
         return bash(command, self.environment | variables, check, timeout).stdout.strip()
@@ -160,11 +163,12 @@ def cluster(tmp_path_factory):
         {sys.executable} builtin_data.py tokenizer --output_dir {data}/tokenizer
         {sys.executable} llada_utils.py new --tokenizer {data}/tokenizer --d_model 32 --n_layers 2 --n_heads 4 --output_dir {data}/base"""
     bash("set -e" + make, clean_environment())
-    settings = {"RUN": str(folder), "NNODES": "4", "PREFIX": f"v{os.getpid()}n", "BASE_PORT": str(free_ports(5)), "CRED_EXPIRE": "5", "OWNER": str(os.getpid())}
+    environment = clean_environment(RUN=str(folder), NNODES="4", PREFIX=f"v{os.getpid()}n", BASE_PORT=str(free_ports(5)), CRED_EXPIRE="5",
+                                    OWNER=str(os.getpid()))
     made = Cluster(folder, data)
     try:
         with open(folder / "up.log", "w") as log:          # not a pipe: the daemons would hold it open
-            code = subprocess.run(["bash", str(CLUSTER / "up.sh")], env=clean_environment(**settings), stdout=log, stderr=log, timeout=60).returncode
+            code = subprocess.run(["bash", str(CLUSTER / "up.sh")], env=environment, stdout=log, stderr=log, timeout=60).returncode
         assert code == 0, (folder / "up.log").read_text()
         yield made
     finally:
@@ -184,7 +188,8 @@ def test_the_whole_chain(cluster):
         MATH_PREPROCESS_ARGS=f"--data_path {data}/math_train.jsonl --num_proc 1",
         CODE_PREPROCESS_ARGS=f"--data_path {data}/code_train.jsonl --num_proc 1",
         TRANSFER_ARGS=f"--max_steps 3 {TRAINING}", IFT_MATH_ARGS=f"--max_steps 3 {TRAINING}", IFT_CODE_ARGS=f"--max_steps 3 {TRAINING}",
-        INFERENCE_MATH_ARGS=f"--data_path {data}/math_test.jsonl {sampler}", INFERENCE_CODE_ARGS=f"--data_path {data}/code_test.jsonl {sampler}")
+        INFERENCE_MATH_ARGS=f"--data_path {data}/math_test.jsonl {sampler}",
+        INFERENCE_CODE_ARGS=f"--data_path {data}/code_test.jsonl {sampler}")
     command = "bash scripts/run_all.sh --allow_code_execution"
     submitted = cluster.run(command, **variables)
     jobs = dict(reversed(line.split()[:2]) for line in submitted.splitlines() if re.match(r"\d+ ", line) and " jobs " not in line)
@@ -239,7 +244,7 @@ def undisturbed(cluster, text_data):
 
 
 def assert_same_end(cluster, output, job, undisturbed, repeated=0):
-    """The run ended as the undisturbed one: the same weights up to the order of sums over processes, at most `repeated` steps made twice."""
+    """Ended as the undisturbed run: the same weights up to the order of sums over processes, at most `repeated` steps made twice."""
     from safetensors.torch import load_file
     weights = load_file(cluster.folder / "runs" / output / "final/model.safetensors")
     assert weights.keys() == undisturbed.keys()
@@ -260,7 +265,8 @@ def test_preempted(cluster, undisturbed, partition):
     """Thrown out by a job of a better partition: saved, requeued, resumed, and what waits for it starts after its real end."""
     output = f"preempted_{partition}"
     job = transfer(cluster, output, f"--partition={partition}")
-    after = cluster.submit(f"--dependency=afterok:{job} --kill-on-invalid-dep=yes --output=slurm_logs/%x-%j.out --wrap 'ls {cluster.folder}/runs/{output}/final'")
+    after = cluster.submit(f"--dependency=afterok:{job} --kill-on-invalid-dep=yes --output=slurm_logs/%x-%j.out "
+                           f"--wrap 'ls {cluster.folder}/runs/{output}/final'")
     when_step(cluster, job, output, 3)
     urgent = cluster.submit("--nodes=4 --exclusive --output=slurm_logs/%x-%j.out --wrap 'srun sleep 2'")
     assert cluster.wait(job, after, urgent) == ["COMPLETED"] * 3, cluster.log(job)
@@ -288,8 +294,7 @@ def test_a_process_dies(cluster, text_data):
     """The job fails at once and says so; submitted again it goes on."""
     job = transfer(cluster, "dead_process", arguments="--save_steps 5")
     when_step(cluster, job, "dead_process", 12)
-    victims = [path for path in os.listdir("/proc") if path.isdigit() and f"SLURM_JOB_ID={job}" in environ(path) and "RANK=3" in environ(path)]
-    os.kill(int(victims[0]), 9)
+    os.kill(process_of(job, rank=3), signal.SIGKILL)
     began = time.monotonic()
     assert cluster.wait(job, seconds=60) == ["FAILED"], cluster.log(job)
     assert time.monotonic() - began < 45 and "not finished: the processes ended with" in cluster.log(job)
@@ -298,12 +303,16 @@ def test_a_process_dies(cluster, text_data):
     assert cluster.steps("dead_process")[-1] == STEPS and re.search(r"start 1, (10|15|20) saved", cluster.log(job))
 
 
-def environ(process):
-    try:
-        with open(f"/proc/{process}/environ") as file:
-            return file.read().split("\0")
-    except OSError:
-        return []
+def process_of(job, rank):
+    """The process id of a job's process, or None where it is not running."""
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/environ") as file:
+                if {f"SLURM_JOB_ID={job}", f"RANK={rank}"} <= set(file.read().split("\0")):
+                    return int(name)
+        except OSError:
+            pass
+    return None
 
 
 @pytest.mark.full
@@ -326,12 +335,64 @@ def test_refused_input_fails_the_job(cluster, undisturbed):
 @pytest.mark.full
 def test_signalled_before_the_first_step(cluster, text_data):
     """A warning that comes while the processes are starting: there was no progress, so the job ends and says why."""
-    job = transfer(cluster, "too_soon", "--time=2 --signal=B:USR1@115")
-    assert cluster.wait(job) == ["FAILED"], cluster.log(job)
+    job = transfer(cluster, "too_soon")
+    cluster.wait(job, until=lambda: "start 1, 0 saved" in cluster.log(job))
+    time.sleep(2)
+    cluster.run(f"scancel --batch --signal=USR1 {job}")
+    assert cluster.wait(job, seconds=60) == ["FAILED"], cluster.log(job)
     assert "signalled before its first new step: not requeued" in cluster.log(job)
     assert cluster.field(job, "Restarts") == "0"
 
 
 @pytest.mark.full
-def test_three_minutes_at_a_time(cluster, undisturbed, text_data):
-    """A time limit of three minutes: the job saves, requeues itself and goes on, until it is done."""
+def test_three_minutes_at_a_time(cluster, undisturbed):
+    """A time limit of three minutes, a warning a minute ahead: the job saves, requeues itself and goes on, three times, to the same end.
+
+    One of its processes is stopped most of the time, so that a step takes 9 s: the job needs six minutes of steps, but no computing.
+    """
+    job = transfer(cluster, "three_minutes", "--time=3 --signal=B:USR1@60")
+    stopped = []
+
+    def one_step_every_nine_seconds():
+        saving = cluster.log(job).count("asking the processes") > int(cluster.field(job, "Restarts"))
+        steps = len(cluster.steps("three_minutes"))
+        process = process_of(job, rank=3)
+        if process and steps and not saving:
+            stop(process)
+            time.sleep(9)
+            stop(process, signal.SIGCONT)
+            until = time.monotonic() + 3
+            while len(cluster.steps("three_minutes")) == steps and time.monotonic() < until:
+                time.sleep(0.02)
+        return cluster.field(job, "JobState") in DONE
+
+    def stop(process, number=signal.SIGSTOP):
+        try:
+            os.kill(process, number)
+        except ProcessLookupError:
+            pass
+
+    cluster.wait(job, seconds=1200, until=one_step_every_nine_seconds)
+    assert cluster.wait(job) == ["COMPLETED"], cluster.log(job)
+    assert int(cluster.field(job, "Restarts")) >= 3 and cluster.log(job).count("requeueing") >= 3
+    assert_same_end(cluster, "three_minutes", job, undisturbed)
+
+
+@pytest.mark.full
+def test_inference_goes_on(cluster, undisturbed):
+    """An evaluation that is warned stops after its batch, is requeued and makes only what is missing: the same rows as undisturbed."""
+    command = (f"--nodes=1 --gpus-per-node=2 scripts/inference_math.sh --data_path {cluster.data}/math_train.jsonl --max_length 160 "
+               "--batch_size 1 --diffusion_steps 100")
+    variables = {"CHECKPOINT_PATH": str(cluster.folder / "runs/undisturbed/final")}
+    rows = {}
+    for output in ("whole", "warned"):
+        folder = cluster.folder / "runs" / output
+        job = cluster.submit(command, OUTPUT_DIR=str(folder), **variables)
+        if output == "warned":
+            cluster.wait(job, until=lambda: folder.exists() and any(path.read_text() for path in folder.glob("generations-*")))
+            cluster.run(f"scancel --batch --signal=USR1 {job}")
+        assert cluster.wait(job) == ["COMPLETED"], cluster.log(job)
+        made = [json.loads(line) for path in folder.glob("generations-*.jsonl") for line in path.read_text().splitlines()]
+        rows[output] = {row["item"]: row["generations"] for row in made}
+        assert len(made) == len(rows[output]) == 48
+    assert cluster.field(job, "Restarts") == "1" and rows["whole"] == rows["warned"]
