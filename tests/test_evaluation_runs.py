@@ -503,3 +503,26 @@ def test_help_needs_no_torch():
 
 def test_content_hash_does_not_depend_on_order():
     assert content_hash({"a": 1, "b": [2]}) == content_hash({"b": [2], "a": 1}) != content_hash({"a": 1, "b": [3]})
+
+
+def test_without_a_local_copy_the_hub_sets_are_read(monkeypatch):
+    """The hub cannot be reached in tests: a stand-in for its client shows what is asked for."""
+    import datasets
+    asked = []
+
+    def load_dataset(*names, split, revision=None):
+        asked.append((names, split, revision))
+        if revision is None and "infilling" in names[0]:
+            raise RuntimeError("Dataset scripts are no longer supported")
+        return code_infill_rows("test", 3, 0) if "infilling" in names[0] else math_rows("test", 3, 0)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert len(eval_gsm8k.read_items(SimpleNamespace(data_path=None))) == 3
+    args = SimpleNamespace(data_path=None, benchmark="multi-line")
+    assert len(eval_humaneval_infill.read_items(args)) == 3
+    assert eval_humaneval_infill.benchmark_name(args) == "humaneval-infill multi-line"
+    hub = ("loubnabnl/humaneval_infilling", "HumanEval-MultiLineInfilling")
+    assert asked == [(("openai/gsm8k", "main"), "test", None), (hub, "test", None), (hub, "test", "refs/convert/parquet")]
+    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: (_ for _ in ()).throw(ConnectionError("no network")))
+    with pytest.raises(InputError, match="--data_path"):
+        eval_gsm8k.read_items(SimpleNamespace(data_path=None))
