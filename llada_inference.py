@@ -1,12 +1,23 @@
-"""LLaDA's sampler, the baseline: a canvas of masks of fixed length, revealed in a fixed number of steps (flexmdm.md, section 7)."""
-import torch
+"""Sample from a LLaDA, the baseline: a library (generate_mdm, generate_mdm_infilling), and a command for one's own prompt or infill.
 
-from flexmdm_interpolant import length_without_trailing
-from generation_result import GenerationResult, draw_seeds, row_uniforms
-from token_choice import draw_tokens
+Laptop, a prompt:     python llada_inference.py --checkpoint_path C --prompt "Once upon a time" --gen_length 64
+A GSM8K question:     python llada_inference.py --checkpoint_path C --task math --prompt "Tom has 3 apples ..." --gen_length 256 \\
+                          --block_length 32 --diffusion_steps 128
+An infill:            python llada_inference.py --checkpoint_path C --prefix $'def add(a, b):\n    return ' --suffix $'\n' --gen_length 32
+                      (framed as in fine-tuning: the missing middle is written behind prefix and suffix)
+... in place:         the same with --middle_length 12: exactly 12 tokens between prefix and suffix
+The paper's setting:  --gen_length 1024 --max_length 2048 --remasking random --diffusion_steps 256      (one block of 1024)
+Watch it:             ... --watch, or --trace page.html (plays the generation) or --trace curves.png
+One GPU:              the same command (--device auto takes it, in bfloat16)
+Slurm:                srun --gpus 1 python llada_inference.py ...
 
-TOKEN, CONFIDENCE = 0, 1                 # purposes of a step's random numbers
-PLACES_IN_FLOAT64 = 64                   # whose logits are in float64 at once: 64 x 126,464 x 8 bytes = 62 MiB
+A canvas of masks of fixed length follows the prompt and is revealed in a fixed number of steps, block by block from the left; the loop
+is in llada_sampler.py. The answer, up to the first end token, goes to stdout, its length and cost to stderr.
+"""
+import sys
+
+from records import InputError, run
+from sampler_flags import ArgumentParser, add_llada_flags, add_model_flags, llada_sampler_arguments, row_seeds
 
 
 def reveals_of_block(masks, steps):
@@ -33,132 +44,36 @@ def reveal_plan(length, steps, block_length):
     return plan
 
 
-def log_probability(logits, tokens, excluded):
-    """The network's own log probability of a token at each of n places (without temperature, as in LLaDA's code), float64 [n] on CPU.
-
-    logits: [n, V]; tokens: long [n]; excluded: bool [V], tokens that are never drawn.
-    """
-    if logits.device.type == "mps":                                                    # has no float64
-        logits, tokens, excluded = logits.cpu(), tokens.cpu(), excluded.cpu()
-    parts = [part.double().masked_fill(excluded, -torch.inf).log_softmax(-1).gather(-1, token[:, None])[:, 0]
-             for part, token in zip(logits.split(PLACES_IN_FLOAT64), tokens.split(PLACES_IN_FLOAT64))]
-    return torch.cat(parts).cpu()
+def _rows_of(ids, pad_id):
+    """The rows of ids (long [B, P], right-padded) as B tensors on CPU without their trailing padding."""
+    from flexmdm_interpolant import length_without_trailing
+    if ids.dim() != 2:
+        raise ValueError(f"prompts, prefixes and suffixes are long [B, P], not of shape {tuple(ids.shape)}")
+    return [row[:length] for row, length in zip(ids.cpu(), length_without_trailing(ids.cpu(), pad_id).tolist())]
 
 
-def most_confident(confidence, eligible, count):
-    """Bool [B, L]: in each row the count[b] eligible places of highest confidence; of equals the leftmost.
+def _generate(model, befores, masks, afters, device, *, steps, block_length, generator, seeds, **settings):
+    """Check the settings, plan every row, sample."""
+    import torch
 
-    confidence: float64 [B, L]; eligible: bool [B, L] with at least count[b] places a row; count: long [B].
-    """
-    order = confidence.masked_fill(~eligible, -torch.inf).argsort(dim=1, descending=True, stable=True)     # (B, L)
-    first = torch.arange(eligible.shape[1]) < count[:, None]                            # (B, L)
-    return torch.zeros_like(eligible).scatter(1, order, first) & eligible
-
-
-def network_logits(model, ids, real, wanted, given, *, mask_id, cfg_scale):
-    """Logits [n, V] at the wanted places, in row-major order, on the model's device. ids: long [B, L]; the others: bool [B, L].
-
-    real: not padding; given: prompt, prefix and suffix, which the unconditional half of classifier-free guidance sees as masks.
-    """
-    if cfg_scale:                                                                       # both halves in one batch
-        ids = torch.cat([ids, ids.masked_fill(given, mask_id)])                         # (2B, L)
-        real, wanted = torch.cat([real, real]), torch.cat([wanted, wanted])
-    device = model.device
-    attention_mask = None if real.all() else real.to(device)
-    ids, wanted = ids.to(device), wanted.to(device)
-    if getattr(model, "supports_logits_mask", False):
-        logits = model(ids, attention_mask=attention_mask, logits_mask=wanted).logits
-    else:
-        logits = model(ids, attention_mask=attention_mask).logits[wanted]
-    if cfg_scale:
-        conditional, unconditional = logits.chunk(2)                                    # (n, V) each
-        logits = unconditional + (cfg_scale + 1) * (conditional - unconditional)
-    return logits
-
-
-@torch.no_grad()
-def _fill(model, rows, device, *, steps, block_length, temperature, cfg_scale, remasking, mask_id, pad_id, num_tokens,
-          generator, seeds, rows_at_once, return_trace, on_frame):
-    """The sampler itself. rows: for each row (ids before the masks, number of masks, ids after them), ids long [n] on CPU; device: of the result.
-
-    All bookkeeping stays on CPU: it is small, and CPU has float64 everywhere. Only the network's input and logits are on its device.
-    """
+    from generation_result import draw_seeds
+    from llada_sampler import fill_masks
+    remasking, temperature, cfg_scale, rows_at_once = (settings[name] for name in ("remasking", "temperature", "cfg_scale", "rows_at_once"))
+    masks = torch.as_tensor(masks).expand(len(befores)).tolist()
     if remasking not in ("low_confidence", "random"):
         raise ValueError(f"remasking must be 'low_confidence' or 'random', not {remasking!r}")
     if (steps is not None and steps < 1) or temperature < 0 or cfg_scale < 0:
         raise ValueError(f"steps must be at least 1 ({steps}), temperature ({temperature}) and cfg_scale ({cfg_scale}) at least 0")
     if (block_length is not None and block_length < 1) or (rows_at_once is not None and rows_at_once < 1):
         raise ValueError(f"block_length ({block_length}) and rows_at_once ({rows_at_once}) must be at least 1")
-    if any(masks < 0 for _, masks, _ in rows):
+    if any(count < 0 for count in masks):
         raise ValueError("the number of tokens to generate must not be negative")
-    B = len(rows)
-    plans = [reveal_plan(masks, steps, block_length) for _, masks, _ in rows]
-    seeds = draw_seeds(B, seeds, generator)
-    lengths = torch.tensor([len(before) + masks + len(after) for before, masks, after in rows])            # (B,)
-    canvas = torch.full((B, int(lengths.max())), pad_id)                                # (B, L)
-    masked = torch.zeros_like(canvas, dtype=torch.bool)                                 # (B, L)
-    for row, (before, masks, after) in enumerate(rows):
-        canvas[row, :lengths[row]] = torch.cat([before, torch.full((masks,), mask_id), after])
-        masked[row, len(before):len(before) + masks] = True
-    place = torch.arange(canvas.shape[1])                                               # (L,)
-    real = place < lengths[:, None]                                                     # (B, L)
-    given = real & ~masked                                                              # (B, L)
-    cost = 2 if cfg_scale else 1
-    evaluations = [0] * B
-    trace = [[] for _ in rows] if return_trace else None
-
-    def show(row):
-        if return_trace or on_frame:
-            length = int(lengths[row])
-            frame = {"t": 1 - int(masked[row].sum()) / max(rows[row][1], 1), "evaluations": evaluations[row],
-                     "ids": canvas[row, :length].tolist(), "slots": list(range(length))}
-            if return_trace:
-                trace[row].append(frame)
-            if on_frame:
-                on_frame(row, frame)
-
-    for row in range(B):
-        show(row)
-    waiting = sorted((row for row in range(B) if plans[row]), key=lambda row: -int(lengths[row]))    # neighbours of like length
-    live, step = [], [0] * B
-    while live or waiting:
-        room = len(waiting) if rows_at_once is None else rows_at_once - len(live)
-        live, waiting = live + waiting[:room], waiting[room:]
-        L = int(lengths[live].max())
-        start, end, count = torch.tensor([plans[row][step[row]] for row in live]).T     # (R,) each
-        offset = place[:L] - torch.tensor([len(rows[row][0]) for row in live])[:, None] # (R, L), place counted from the first mask
-        eligible = masked[live, :L] & (offset >= start[:, None]) & (offset < end[:, None])                 # (R, L)
-        event = torch.tensor([step[row] for row in live])                               # (R,)
-        if remasking == "random":        # the choice does not look at the network, so only the chosen places need logits
-            eligible = most_confident(row_uniforms(seeds[live], event, CONFIDENCE, L), eligible, count)
-        logits = network_logits(model, canvas[live, :L], real[live, :L], eligible, given[live, :L], mask_id=mask_id, cfg_scale=cfg_scale)
-        excluded = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device) # (V,); end of text may be drawn
-        excluded[mask_id] = True
-        if num_tokens is not None:
-            excluded[num_tokens:] = True
-        tokens = draw_tokens(logits, excluded, temperature, row_uniforms(seeds[live], event, TOKEN, L)[eligible])          # (n,)
-        drawn = canvas[live, :L]                                                        # (R, L)
-        drawn[eligible] = tokens.cpu()
-        if remasking == "low_confidence":
-            confidence = torch.zeros(eligible.shape, dtype=torch.float64)               # (R, L)
-            confidence[eligible] = log_probability(logits, tokens, excluded)
-            eligible = most_confident(confidence, eligible, count)
-        for index, row in enumerate(live):
-            canvas[row, :L] = torch.where(eligible[index], drawn[index], canvas[row, :L])
-            masked[row, :L] &= ~eligible[index]
-            evaluations[row] += cost
-            step[row] += 1
-            show(row)
-        live = [row for row in live if step[row] < len(plans[row])]
-    return GenerationResult(sequences=canvas.to(device), lengths=lengths.to(device), evaluations=torch.tensor(evaluations, device=device),
-                            truncated=torch.zeros(B, dtype=torch.bool, device=device), trace=trace)
-
-
-def _rows_of(ids, pad_id):
-    """The rows of ids (long [B, P], right-padded) as B tensors on CPU without their trailing padding."""
-    if ids.dim() != 2:
-        raise ValueError(f"prompts, prefixes and suffixes are long [B, P], not of shape {tuple(ids.shape)}")
-    return [row[:length] for row, length in zip(ids.cpu(), length_without_trailing(ids.cpu(), pad_id).tolist())]
+    plans = [reveal_plan(count, steps, block_length) for count in masks]
+    result = fill_masks(model, list(zip(befores, masks, afters)), plans, seeds=draw_seeds(len(befores), seeds, generator), **settings)
+    for name, value in vars(result).items():
+        if isinstance(value, torch.Tensor):
+            setattr(result, name, value.to(device))
+    return result
 
 
 def generate_mdm(model, prompts, *, steps, gen_length, block_length=None, temperature=0.0, cfg_scale=0.0, remasking="low_confidence",
@@ -177,11 +92,11 @@ def generate_mdm(model, prompts, *, steps, gen_length, block_length=None, temper
     rows_at_once: rows in the network's batch (None: all); on_frame(row, frame): called with every frame of the trace as it is made.
     """
     befores = _rows_of(prompts, pad_id)
-    masks = torch.as_tensor(gen_length).expand(len(befores)).tolist()
-    nothing = torch.empty(0, dtype=torch.long)
-    return _fill(model, [(before, count, nothing) for before, count in zip(befores, masks)], prompts.device,
-                 steps=steps, block_length=block_length, temperature=temperature, cfg_scale=cfg_scale, remasking=remasking, mask_id=mask_id, pad_id=pad_id, num_tokens=num_tokens,
-                 generator=generator, seeds=seeds, rows_at_once=rows_at_once, return_trace=return_trace, on_frame=on_frame)
+    nothing = [prompts.new_zeros(0, device="cpu")] * len(befores)
+    return _generate(model, befores, gen_length, nothing, prompts.device,
+                     steps=steps, block_length=block_length, generator=generator, seeds=seeds, temperature=temperature,
+                     cfg_scale=cfg_scale, remasking=remasking, mask_id=mask_id, pad_id=pad_id, num_tokens=num_tokens,
+                     rows_at_once=rows_at_once, return_trace=return_trace, on_frame=on_frame)
 
 
 def generate_mdm_infilling(model, prefixes, suffixes, *, steps, middle_lengths, block_length=None, temperature=0.0, cfg_scale=0.0,
@@ -194,7 +109,102 @@ def generate_mdm_infilling(model, prefixes, suffixes, *, steps, middle_lengths, 
     befores, afters = _rows_of(prefixes, pad_id), _rows_of(suffixes, pad_id)
     if len(befores) != len(afters):
         raise ValueError(f"{len(befores)} prefixes, but {len(afters)} suffixes")
-    masks = torch.as_tensor(middle_lengths).expand(len(befores)).tolist()
-    return _fill(model, list(zip(befores, masks, afters)), prefixes.device, steps=steps, block_length=block_length,
-                 temperature=temperature, cfg_scale=cfg_scale, remasking=remasking, mask_id=mask_id, pad_id=pad_id, num_tokens=num_tokens,
-                 generator=generator, seeds=seeds, rows_at_once=rows_at_once, return_trace=return_trace, on_frame=on_frame)
+    return _generate(model, befores, middle_lengths, afters, prefixes.device,
+                     steps=steps, block_length=block_length, generator=generator, seeds=seeds, temperature=temperature,
+                     cfg_scale=cfg_scale, remasking=remasking, mask_id=mask_id, pad_id=pad_id, num_tokens=num_tokens,
+                     rows_at_once=rows_at_once, return_trace=return_trace, on_frame=on_frame)
+
+
+# ---- the command
+
+def parse_arguments():
+    parser = ArgumentParser(description=__doc__)
+    text = parser.add_argument_group("what to write")
+    text.add_argument("--prompt", help="text to continue; may be empty")
+    text.add_argument("--task", choices=("text", "math"), default="text", help="math: the prompt is a question, framed as in fine-tuning")
+    text.add_argument("--prefix", help="infill: what stands before the gap")
+    text.add_argument("--suffix", help="infill: what stands behind it")
+    text.add_argument("--middle_length", type=int, metavar="N", help="infill in place with exactly N tokens, prefix and suffix as they are")
+    text.add_argument("--num_samples", type=int, default=1, help="samples to draw (default: 1)")
+    text.add_argument("--trace", metavar="FILE", help="FILE.html: a page that plays the generation; FILE.png: its curves")
+    text.add_argument("--watch", action="store_true", help="show the first sample's text as it is revealed")
+    add_model_flags(parser)
+    add_llada_flags(parser)
+    args = parser.parse_args()
+    if (args.prompt is None) == (args.prefix is None and args.suffix is None):
+        raise InputError("give either --prompt, or --prefix and --suffix")
+    for flag, value in (("--num_samples", args.num_samples), ("--middle_length", args.middle_length)):
+        if value is not None and value < 1:
+            raise InputError(f"{flag} {value}: must be at least 1")
+    if args.task == "math" and args.prompt is None:
+        raise InputError("--task math goes with --prompt")
+    if args.middle_length and args.prompt is not None:
+        raise InputError("--middle_length goes with --prefix and --suffix")
+    if args.middle_length and args.gen_length:
+        raise InputError("--gen_length and --middle_length exclude each other: the middle's length is the generated length")
+    if args.lora_alpha is not None:
+        raise InputError("--lora_alpha: only the paper code's FlexMDM checkpoints need it; a LLaDA adapter stores its own")
+    if args.trace and not args.trace.endswith((".html", ".png")):
+        raise InputError(f"--trace {args.trace}: must end in .html or .png")
+    return args
+
+
+def given_ids(args, tokenizer):
+    """(ids before the masks, ids behind them) as the flags say."""
+    if args.prompt is not None:
+        from preprocess_math import math_prompt
+        prompt = math_prompt(tokenizer, args.prompt) if args.task == "math" else args.prompt
+        return tokenizer(prompt, add_special_tokens=False)["input_ids"], []
+    prefix, suffix = args.prefix or "", args.suffix or ""
+    if args.middle_length:
+        return [tokenizer(part, add_special_tokens=False)["input_ids"] for part in (prefix, suffix)]
+    from preprocess_code_infilling import llada_infill_prompt
+    return llada_infill_prompt(tokenizer, prefix, suffix), []
+
+
+def main():
+    args = parse_arguments()
+    settings = llada_sampler_arguments(args)
+    gen_length = settings.pop("gen_length") or args.middle_length
+
+    import torch
+
+    from llada_utils import checkpoint_kind, load_llada, load_tokenizer, pick_device, pick_dtype
+    if checkpoint_kind(args.checkpoint_path) != "llada":
+        raise InputError(f"--checkpoint_path: {args.checkpoint_path} is a FlexMDM; flexmdm_inference.py samples from those")
+    device = pick_device(args.device)
+    tokenizer = load_tokenizer(args.checkpoint_path)
+    before, after = given_ids(args, tokenizer)
+    model = load_llada(args.checkpoint_path, args.base_model, pick_dtype(args.dtype, device), device)
+    config, given = model.config, len(before) + len(after)
+    limit = args.max_length or min(config.max_sequence_length, 1024)                    # 1024: the paper's canvas
+    gen_length = gen_length or limit - given
+    if gen_length < 1 or given + gen_length > limit:
+        flags = "--prompt" if args.prompt is not None else "--prefix and --suffix"
+        raise InputError(f"{flags}: {given} tokens and {max(gen_length, 1)} to generate do not fit into --max_length {limit}")
+    try:
+        reveal_plan(gen_length, settings["steps"], settings["block_length"])
+    except ValueError as error:
+        raise InputError(f"--diffusion_steps {args.diffusion_steps}: {error}") from None
+    on_frame = None
+    if args.watch:
+        from trace_page import terminal_watcher
+        on_frame = terminal_watcher(tokenizer, config.mask_token_id)
+    rows = [torch.tensor([ids] * args.num_samples, dtype=torch.long).view(args.num_samples, -1) for ids in (before, after)]
+    result = generate_mdm_infilling(model, *rows, middle_lengths=gen_length, mask_id=config.mask_token_id, pad_id=config.pad_token_id,
+                                    num_tokens=len(tokenizer), seeds=torch.tensor(row_seeds(args.seed, range(args.num_samples))),
+                                    return_trace=bool(args.trace), on_frame=on_frame, **settings)
+    ends = {config.pad_token_id, tokenizer.eos_token_id, tokenizer.get_vocab().get("<|eot_id|>")}
+    for row in range(args.num_samples):
+        answer = result.sequences[row, len(before):int(result.lengths[row]) - len(after)].tolist()
+        answer = answer[:next((place for place, token in enumerate(answer) if token in ends), len(answer))]
+        print(tokenizer.decode(answer))
+        print(f"sample {row + 1}: {len(answer)} of {gen_length} tokens before the end, {int(result.evaluations[row])} evaluations",
+              file=sys.stderr)
+    if args.trace:
+        from trace_page import write_trace
+        write_trace(args.trace, result.trace, tokenizer, config.mask_token_id)
+
+
+if __name__ == "__main__":
+    run(main)

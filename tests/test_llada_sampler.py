@@ -10,7 +10,8 @@ import torch
 
 from generation_result import draw_seeds, row_uniforms
 from llada_dit import LLaDAConfig, LLaDAModelLM
-from llada_inference import CONFIDENCE, TOKEN, generate_mdm, generate_mdm_infilling, log_probability, reveal_plan, reveals_of_block
+from llada_inference import generate_mdm, generate_mdm_infilling, reveal_plan, reveals_of_block
+from llada_sampler import CONFIDENCE, TOKEN, log_probability
 
 V, TOKENS, MASK, PAD = 24, 22, 20, 21            # embedding rows, tokens of the tokenizer; ids 22 and 23 have no token
 

@@ -1,0 +1,124 @@
+"""LLaDA's sampler: the loop that reveals a canvas of masks (flexmdm.md, section 7; arXiv 2502.09992).
+
+One step for all rows: which masks of a row's current block are in question, one evaluation of the network, a token for each of them,
+and the surest (or random) ones stay. Prompts and infills differ only in where the masks lie. Every row follows a plan of its own,
+so rows of different lengths share a batch, finished rows leave it and waiting ones take their place.
+"""
+import torch
+
+from generation_result import GenerationResult, row_uniforms
+from token_choice import draw_tokens
+
+TOKEN, CONFIDENCE = 0, 1                 # purposes of a step's random numbers
+PLACES_IN_FLOAT64 = 64                   # whose logits are in float64 at once: 64 x 126,464 x 8 bytes = 62 MiB
+
+
+def log_probability(logits, tokens, excluded):
+    """The network's own log probability of a token at each of n places (without temperature, as in LLaDA's code), float64 [n] on CPU.
+
+    logits: [n, V]; tokens: long [n]; excluded: bool [V], tokens that are never drawn.
+    """
+    if logits.device.type == "mps":                                                    # has no float64
+        logits, tokens, excluded = logits.cpu(), tokens.cpu(), excluded.cpu()
+    parts = [part.double().masked_fill(excluded, -torch.inf).log_softmax(-1).gather(-1, token[:, None])[:, 0]
+             for part, token in zip(logits.split(PLACES_IN_FLOAT64), tokens.split(PLACES_IN_FLOAT64))]
+    return torch.cat(parts).cpu()
+
+
+def most_confident(confidence, eligible, count):
+    """Bool [B, L]: in each row the count[b] eligible places of highest confidence; of equals the leftmost.
+
+    confidence: float64 [B, L]; eligible: bool [B, L] with at least count[b] places a row; count: long [B].
+    """
+    order = confidence.masked_fill(~eligible, -torch.inf).argsort(dim=1, descending=True, stable=True)     # (B, L)
+    first = torch.arange(eligible.shape[1]) < count[:, None]                            # (B, L)
+    return torch.zeros_like(eligible).scatter(1, order, first) & eligible
+
+
+def network_logits(model, ids, real, wanted, given, *, mask_id, cfg_scale):
+    """Logits [n, V] at the wanted places, in row-major order, on the model's device. ids: long [B, L]; the others: bool [B, L].
+
+    real: not padding; given: prompt, prefix and suffix, which the unconditional half of classifier-free guidance sees as masks.
+    """
+    if cfg_scale:                                                                       # both halves in one batch
+        ids = torch.cat([ids, ids.masked_fill(given, mask_id)])                         # (2B, L)
+        real, wanted = torch.cat([real, real]), torch.cat([wanted, wanted])
+    device = model.device
+    attention_mask = None if real.all() else real.to(device)
+    ids, wanted = ids.to(device), wanted.to(device)
+    if getattr(model, "supports_logits_mask", False):
+        logits = model(ids, attention_mask=attention_mask, logits_mask=wanted).logits
+    else:
+        logits = model(ids, attention_mask=attention_mask).logits[wanted]
+    if cfg_scale:
+        conditional, unconditional = logits.chunk(2)                                    # (n, V) each
+        logits = unconditional + (cfg_scale + 1) * (conditional - unconditional)
+    return logits
+
+
+@torch.no_grad()
+def fill_masks(model, rows, plans, *, temperature, cfg_scale, remasking, mask_id, pad_id, num_tokens, seeds, rows_at_once, return_trace,
+               on_frame):
+    """Reveal every row's masks by its plan (llada_inference.reveal_plan). Returns a GenerationResult on CPU.
+
+    rows: for each row (ids before the masks, number of masks, ids after them), ids long [n] on CPU; the rest is generate_mdm's.
+    All bookkeeping stays on CPU: it is small, and CPU has float64 everywhere. Only the network's input and logits are on its device.
+    """
+    B = len(rows)
+    lengths = torch.tensor([len(before) + masks + len(after) for before, masks, after in rows], dtype=torch.long)       # (B,)
+    canvas = torch.full((B, int(lengths.max()) if B else 0), pad_id)                                # (B, L)
+    masked = torch.zeros_like(canvas, dtype=torch.bool)                                 # (B, L)
+    for row, (before, masks, after) in enumerate(rows):
+        canvas[row, :lengths[row]] = torch.cat([before, torch.full((masks,), mask_id), after])
+        masked[row, len(before):len(before) + masks] = True
+    place = torch.arange(canvas.shape[1])                                               # (L,)
+    real = place < lengths[:, None]                                                     # (B, L)
+    given = real & ~masked                                                              # (B, L)
+    cost = 2 if cfg_scale else 1
+    evaluations = [0] * B
+    trace = [[] for _ in rows] if return_trace else None
+
+    def show(row):
+        if return_trace or on_frame:
+            length = int(lengths[row])
+            frame = {"t": 1 - int(masked[row].sum()) / max(rows[row][1], 1), "evaluations": evaluations[row],
+                     "ids": canvas[row, :length].tolist(), "slots": list(range(length))}
+            if return_trace:
+                trace[row].append(frame)
+            if on_frame:
+                on_frame(row, frame)
+
+    for row in range(B):
+        show(row)
+    waiting = sorted((row for row in range(B) if plans[row]), key=lambda row: -int(lengths[row]))    # neighbours of like length
+    live, step = [], [0] * B
+    while live or waiting:
+        room = len(waiting) if rows_at_once is None else rows_at_once - len(live)
+        live, waiting = live + waiting[:room], waiting[room:]
+        L = int(lengths[live].max())
+        start, end, count = torch.tensor([plans[row][step[row]] for row in live]).T     # (R,) each
+        offset = place[:L] - torch.tensor([len(rows[row][0]) for row in live])[:, None] # (R, L), place counted from the first mask
+        eligible = masked[live, :L] & (offset >= start[:, None]) & (offset < end[:, None])                 # (R, L)
+        event = torch.tensor([step[row] for row in live])                               # (R,)
+        if remasking == "random":        # the choice does not look at the network, so only the chosen places need logits
+            eligible = most_confident(row_uniforms(seeds[live], event, CONFIDENCE, L), eligible, count)
+        logits = network_logits(model, canvas[live, :L], real[live, :L], eligible, given[live, :L], mask_id=mask_id, cfg_scale=cfg_scale)
+        excluded = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device) # (V,); end of text may be drawn
+        excluded[mask_id] = True
+        if num_tokens is not None:
+            excluded[num_tokens:] = True
+        tokens = draw_tokens(logits, excluded, temperature, row_uniforms(seeds[live], event, TOKEN, L)[eligible])          # (n,)
+        drawn = canvas[live, :L]                                                        # (R, L)
+        drawn[eligible] = tokens.cpu()
+        if remasking == "low_confidence":
+            confidence = torch.zeros(eligible.shape, dtype=torch.float64)               # (R, L)
+            confidence[eligible] = log_probability(logits, tokens, excluded)
+            eligible = most_confident(confidence, eligible, count)
+        canvas[live, :L] = torch.where(eligible, drawn, canvas[live, :L])
+        masked[live, :L] &= ~eligible
+        for row in live:
+            evaluations[row] += cost
+            step[row] += 1
+            show(row)
+        live = [row for row in live if step[row] < len(plans[row])]
+    return GenerationResult(canvas, lengths, torch.tensor(evaluations, dtype=torch.long), torch.zeros(B, dtype=torch.bool), trace)
