@@ -24,7 +24,7 @@ make_data math "$work/math_test.jsonl" test "$items" 1
 make_data code "$work/code_train.jsonl" train 7000 1
 make_data code_infill "$work/code_test.jsonl" test "$items" 1
 make_data stdlib_infill "$work/stdlib_test.jsonl" test "$items" 1
-"$PYTHON" flexmdm_transfer_preprocess.py --data_path "$work/text.jsonl" --tokenizer $base --max_length 128 --output_dir "$work/text"
+"$PYTHON" flexmdm_transfer_preprocess.py --data_path "$work/text.jsonl" --prompt_field prompt --tokenizer $base --max_length 128 --output_dir "$work/text"
 "$PYTHON" preprocess_math.py --data_path "$work/math_train.jsonl" --tokenizer $base --max_length 160 --output_dir "$work/math"
 "$PYTHON" preprocess_code_infilling.py --data_path "$work/code_train.jsonl" --tokenizer $base --max_length 160 --output_dir "$work/code"
 
@@ -47,14 +47,14 @@ tune llada code $code_steps --model_name_or_path $base
 say "evaluation: the same left-to-right prior for both, a window for FlexMDM, blocks for LLaDA"
 flexmdm=(--unmasking confidence --use_sliding_window --alpha 5 --max_window 8 --diffusion_steps 128 --batch_size 50)
 llada=(--max_length 160 --block_length 8 --remasking low_confidence --batch_size 50)
-run_code=(--allow_code_execution --unsafe_as_root)
+run_code=(--allow_code_execution)
 for kind in flexmdm llada; do
   flags="$kind[@]"
   "$PYTHON" eval_gsm8k.py --checkpoint_path "$work/${kind}_math/final" --data_path "$work/math_test.jsonl" "${!flags}" \
     --output_dir "$work/results/math_$kind"
   for set in code stdlib; do
     "$PYTHON" eval_humaneval_infill.py --checkpoint_path "$work/${kind}_code/final" --data_path "$work/${set}_test.jsonl" "${!flags}" \
-      "${run_code[@]}" --output_dir "$work/results/${set}_$kind"
+      --max_length 256 "${run_code[@]}" --output_dir "$work/results/${set}_$kind"
   done
 done
 "$PYTHON" eval_humaneval_infill.py --check_references --data_path "$work/code_test.jsonl" "${run_code[@]}" --output_dir "$work/results/code_references"
