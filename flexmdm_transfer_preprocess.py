@@ -298,6 +298,7 @@ def cut_corpus(name, files, key, tokenizer, args):
     """(all pieces of a corpus, number of its documents). Everything done is found again under --cache_path by `key`."""
     import datasets
     processes = min(args.num_proc, len(files)) if args.max_documents is None else 1
+    files = files if args.max_documents is None else tuple(files)       # datasets deals a list out, one call of `documents` a file
     cache = Path(args.cache_path or f"{args.output_dir}_cache")
     fingerprint = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     try:

@@ -171,8 +171,11 @@ def describe_files(files):
     """[{"file": name, "sha256": first 12 digits}] of local files: the same data elsewhere is the same data."""
     described = []
     for file in files:
-        with open(file, "rb") as content:
-            described.append({"file": Path(file).name, "sha256": hashlib.file_digest(content, "sha256").hexdigest()[:12]})
+        try:
+            with open(file, "rb") as content:
+                described.append({"file": Path(file).name, "sha256": hashlib.file_digest(content, "sha256").hexdigest()[:12]})
+        except OSError as error:
+            raise InputError(f"cannot read {file}: {error.strerror}") from None
     return described
 
 
