@@ -1,7 +1,7 @@
-"""Sample from a LLaDA, the baseline: a library (generate_mdm, generate_mdm_infilling), and a command for one's own prompt or infill.
+r"""Sample from a LLaDA, the baseline: a library (generate_mdm, generate_mdm_infilling), and a command for one's own prompt or infill.
 
 Laptop, a prompt:     python llada_inference.py --checkpoint_path C --prompt "Once upon a time" --gen_length 64
-A GSM8K question:     python llada_inference.py --checkpoint_path C --task math --prompt "Tom has 3 apples ..." --gen_length 256 \\
+A GSM8K question:     python llada_inference.py --checkpoint_path C --task math --prompt "Tom has 3 apples ..." --gen_length 256 \
                           --block_length 32 --diffusion_steps 128
 An infill:            python llada_inference.py --checkpoint_path C --prefix $'def add(a, b):\n    return ' --suffix $'\n' --gen_length 32
                       (framed as in fine-tuning: the missing middle is written behind prefix and suffix)
@@ -16,8 +16,9 @@ is in llada_sampler.py. The answer, up to the first end token, goes to stdout, i
 """
 import sys
 
+from generation_run import item_seed
 from records import InputError, run
-from sampler_flags import ArgumentParser, add_llada_flags, add_model_flags, llada_sampler_arguments, row_seeds
+from sampler_flags import ArgumentParser, add_llada_flags, add_model_flags, llada_sampler_arguments
 
 
 def reveals_of_block(masks, steps):
@@ -191,8 +192,9 @@ def main():
         from trace_page import terminal_watcher
         on_frame = terminal_watcher(tokenizer, config.mask_token_id)
     rows = [torch.tensor([ids] * args.num_samples, dtype=torch.long).view(args.num_samples, -1) for ids in (before, after)]
+    seeds = torch.tensor([item_seed(args.seed, 0, sample) for sample in range(args.num_samples)])
     result = generate_mdm_infilling(model, *rows, middle_lengths=gen_length, mask_id=config.mask_token_id, pad_id=config.pad_token_id,
-                                    num_tokens=len(tokenizer), seeds=torch.tensor(row_seeds(args.seed, range(args.num_samples))),
+                                    num_tokens=len(tokenizer), seeds=seeds,
                                     return_trace=bool(args.trace), on_frame=on_frame, **settings)
     ends = {config.pad_token_id, tokenizer.eos_token_id, tokenizer.get_vocab().get("<|eot_id|>")}
     for row in range(args.num_samples):
@@ -203,7 +205,7 @@ def main():
               file=sys.stderr)
     if args.trace:
         from trace_page import write_trace
-        write_trace(args.trace, result.trace, tokenizer, config.mask_token_id)
+        write_trace(args.trace, result.trace, tokenizer, config.mask_token_id, title="LLaDA")
 
 
 if __name__ == "__main__":
