@@ -81,7 +81,7 @@ def random_text(length, alphabet="abT>. th\n\né日€{}<"):
 
 # ---- math ------------------------------------------------------------------------------------------------------------------
 
-GSM8K = [{"question": f"Tom has {n} pens and buys {n}. How many?", "answer": f"The sum is {n}+{n}=<<{n}+{n}={2 * n}>>{2 * n}.\n#### {2 * n}"}
+GSM8K = [{"question": f"Tom has {n} pens and buys {n}. How many?", "answer": f"The sum is <<{n}+{n}={2 * n}>>{2 * n}.\n#### {2 * n}"}
          for n in range(1, 13)]
 
 
@@ -222,7 +222,8 @@ def test_code_command_keeps_rows_that_both_framings_fit(command, tmp_path, token
 # ---- cutting documents ---------------------------------------------------------------------------------------------------------
 
 def cut_slowly(text, starts, max_length, first=0, kind=transfer.WHOLE):
-    """cut_document by its definition: tokens first + (0..n), recursively, looking at every place."""
+    """cut_document by its definition, recursively, looking at every place. starts: of the tokens first + (0..n); text: the whole one,
+    because a run of blank lines does not end where a piece ends."""
     n = len(starts)
     if n <= max_length:
         return [(first, first + n, kind)]
@@ -240,13 +241,7 @@ def cut_slowly(text, starts, max_length, first=0, kind=transfer.WHOLE):
             break
     else:
         cut_kind, cut = transfer.MIDDLE, n // 2
-    left = cut_slowly_part(text, starts[:cut], max_length, first, kind)
-    return left + cut_slowly_part(text, starts[cut:], max_length, first + cut, cut_kind)
-
-
-def cut_slowly_part(text, starts, max_length, first, kind):
-    """The whole text stays in view: a run of blank lines does not end where a piece ends."""
-    return cut_slowly(text, starts, max_length, first, kind)
+    return cut_slowly(text, starts[:cut], max_length, first, kind) + cut_slowly(text, starts[cut:], max_length, first + cut, cut_kind)
 
 
 def test_cutting_equals_its_definition():
@@ -275,7 +270,7 @@ def test_cutting_takes_linear_time(paragraph):
     text = paragraph * 60_000
     begun = time.process_time()
     pieces = transfer.cut_document(text, np.arange(len(text)), 50)
-    assert len(pieces) > 2_000 and time.process_time() - begun < 5       # measured 0.1 s; a quadratic way takes minutes
+    assert len(pieces) > 2_000 and time.process_time() - begun < 5       # measured 0.3 s; a quadratic way takes minutes
 
 
 def test_splits_have_the_papers_shares_and_keep_documents_whole():
@@ -332,7 +327,8 @@ def test_transfer_command_loses_nothing(command, tmp_path, tokenizer, tokenizer_
     assert all_ids(rows) == expected and max(map(len, expected)) <= 40
     about = info["corpora"][str(tmp_path / "corpus")]
     assert about["documents"] == len(texts) + 1 and about["documents_without_text"] == 1 and about["split_by"] == "documents"
-    assert about["cuts"] == {"blank_line": cuts[transfer.BLANK_LINE], "newline": cuts[transfer.NEWLINE], "middle_token": cuts[transfer.MIDDLE]}
+    kinds = {"blank_line": transfer.BLANK_LINE, "newline": transfer.NEWLINE, "middle_token": transfer.MIDDLE}
+    assert about["cuts"] == {name: cuts[kind] for name, kind in kinds.items()}
     assert about["tokens"] == sum(len(ids) * count for ids, count in expected.items()) == sum(about["tokens_by_split"].values())
     assert about["rows"] == {split: len(rows[split]) for split in ("train", "validation", "heldout")}
     assert set(rows["train"]["prompt_length"]) == {0}
