@@ -98,6 +98,23 @@ def test_tau_leaping_is_first_order(law, schedule, order, rng):
     assert 0.4 <= fine / coarse <= 0.65, (coarse, fine)
 
 
+@pytest.mark.parametrize("unmask_schedule, p_mask", [
+    (LinearSchedule(), 0.5 * np.log(2)),                            # -(1-t) ln(1-t)
+    (PowerSchedule(2.0), 0.25)], ids=["linear", "power"])           # (1-t)^2 times the integral of 1 / (1-s)^2: (1-t) t
+@pytest.mark.parametrize("settings", [dict(sampler="event_driven"), dict(sampler="event_driven", **ORDERS["prob_diff"]), dict(steps=64)],
+                         ids=["event_driven", "adaptive", "tau_leaping"])
+def test_states_on_the_way_are_those_of_the_interpolant(settings, unmask_schedule, p_mask, rng):
+    """The last law would not notice reveals that come too early or too late: the posterior does not care. At t = 1/2 the shares of
+    deleted, mask and clean tokens are those of the joint interpolant in closed form."""
+    contexts = [Context((), (), {tuple(rng.integers(3, size=6).tolist()): 1.0 for _ in range(5)})]
+    result = generate_flexmdm(ExactPosterior(contexts, LinearSchedule()), batch_size=2_000, return_trace=True,
+                              unmask_schedule=unmask_schedule, **COMMON, **settings)
+    half = 0.5 if "sampler" in settings else 0.5 - 1 / 64           # a frame of tau-leaping carries the time its step began
+    states = [[frame for frame in frames if frame["t"] <= half + 1e-9][-1]["ids"] for frames in result.trace]
+    kept, masks = (np.mean([len(ids) for ids in states]) / 6, np.mean([ids.count(MASK) for ids in states]) / 6)
+    assert kept == pytest.approx(0.5, abs=0.025) and masks == pytest.approx(p_mask, abs=0.025)
+
+
 # ---- the network's time ends at 1 - time_epsilon
 
 class Configured(ExactPosterior):
