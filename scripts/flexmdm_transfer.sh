@@ -2,7 +2,7 @@
 #SBATCH --job-name=flexmdm_transfer
 #SBATCH --nodes=4
 #SBATCH --gpus-per-node=4
-#SBATCH --cpus-per-task=32
+#SBATCH --cpus-per-task=16
 #SBATCH --mem=512GB
 #SBATCH --time=4-00:00:00
 #SBATCH --output=slurm_logs/%x-%j.out

@@ -103,11 +103,11 @@ def free_ports(count):
 class Cluster:
     """Commands on the virtual cluster, and what became of jobs."""
 
-    def __init__(self, folder, data):
-        self.folder, self.data, self.jobs = folder, data, []
+    def __init__(self, folder):
+        self.folder, self.data, self.jobs = folder, folder / "inputs", []
         self.environment = clean_environment(
             SLURM_CONF=str(folder / "slurm.conf"), RUNS_DIR=str(folder / "runs"), DATA_CACHE=str(folder / "data"),
-            BASE_MODEL=str(data / "base"), GLOBAL_BATCH="8")
+            BASE_MODEL=str(self.data / "base"), GLOBAL_BATCH="8")
 
     def run(self, command, check=True, timeout=120, **variables):
         return bash(command, self.environment | variables, check, timeout).stdout.strip()
@@ -153,19 +153,10 @@ def cluster(tmp_path_factory):
         pytest.skip("virtual nodes need root")
     if subprocess.run(["unshare", "--uts", "--mount", "true"], capture_output=True).returncode:
         pytest.skip("this machine does not allow namespaces, which virtual nodes need")
-    folder, data = tmp_path_factory.mktemp("slurm"), tmp_path_factory.mktemp("data")
-    make = f"""
-        {sys.executable} builtin_data.py math --split train --n 48 --seed 0 --output {data}/math_train.jsonl
-        {sys.executable} builtin_data.py math --split test --n 6 --seed 0 --output {data}/math_test.jsonl
-        {sys.executable} builtin_data.py code --split train --n 48 --seed 0 --output {data}/code_train.jsonl
-        {sys.executable} builtin_data.py code_infill --split test --n 6 --seed 0 --output {data}/code_test.jsonl
-        {sys.executable} builtin_data.py text --split train --n 200 --seed 0 --output {data}/text.jsonl
-        {sys.executable} builtin_data.py tokenizer --output_dir {data}/tokenizer
-        {sys.executable} llada_utils.py new --tokenizer {data}/tokenizer --d_model 32 --n_layers 2 --n_heads 4 --output_dir {data}/base"""
-    bash("set -e" + make, clean_environment())
-    environment = clean_environment(RUN=str(folder), NNODES="4", PREFIX=f"v{os.getpid()}n", BASE_PORT=str(free_ports(5)), CRED_EXPIRE="5",
+    folder = tmp_path_factory.mktemp("slurm")
+    environment = clean_environment(RUN=str(folder), NNODES="4", PREFIX=f"v{os.getpid()}n", BASE_PORT=str(free_ports(5)), CRED_EXPIRE="60",
                                     OWNER=str(os.getpid()))
-    made = Cluster(folder, data)
+    made = Cluster(folder)
     try:
         with open(folder / "up.log", "w") as log:          # not a pipe: the daemons would hold it open
             code = subprocess.run(["bash", str(CLUSTER / "up.sh")], env=environment, stdout=log, stderr=log, timeout=60).returncode
@@ -178,7 +169,85 @@ def cluster(tmp_path_factory):
                 path.unlink()
 
 
-def test_the_whole_chain(cluster):
+@pytest.fixture(scope="module")
+def inputs(cluster):
+    """Data of every kind, a tokenizer and a tiny LLaDA, by the scripts' own commands, in one process: imports are what takes the time."""
+    data = cluster.data
+    commands = [f"builtin_data.py math --split train --n 48 --output {data}/math_train.jsonl",
+                f"builtin_data.py math --split test --n 6 --output {data}/math_test.jsonl",
+                f"builtin_data.py code --split train --n 48 --output {data}/code_train.jsonl",
+                f"builtin_data.py code_infill --split test --n 6 --output {data}/code_test.jsonl",
+                f"builtin_data.py text --split train --n 200 --output {data}/text.jsonl",
+                f"builtin_data.py tokenizer --output_dir {data}/tokenizer",
+                f"llada_utils.py new --tokenizer {data}/tokenizer --d_model 32 --n_layers 2 --n_heads 4 --output_dir {data}/base"]
+    program = f"""
+import runpy, sys
+sys.path.insert(0, ".")
+for command in {commands!r}:
+    sys.argv = command.split()
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        assert not end.code, command
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+# ---- launch.sh alone, with a stand-in for python that needs no computing -------------------------------------------------
+
+def stand_in(cluster, output, options="--nodes=2 --gpus-per-node=2", **variables):
+    return cluster.submit(f"{options} --mem=1G scripts/flexmdm_transfer.sh --per_device_train_batch_size 2",
+                          FLEXMDM_PYTHON=str(CLUSTER / "stand_in.py"), OUTPUT_DIR=str(cluster.folder / "runs" / output), **variables)
+
+
+def warn_when(cluster, job, text):
+    """The scheduler's warning to the batch script, once `text` is in its log."""
+    cluster.wait(job, until=lambda: text in cluster.log(job))
+    time.sleep(1)
+    cluster.run(f"scancel --batch --signal=USR1 {job}")
+
+
+def test_ranks_ports_and_shapes(cluster):
+    jobs = [stand_in(cluster, "shape1"), stand_in(cluster, "shape2", "--nodes=1 --ntasks-per-node=4"),
+            stand_in(cluster, "shape3", "--nodes=4 --gpus-per-node=4", PROCESSES_PER_NODE="1")]
+    assert cluster.wait(*jobs) == ["COMPLETED"] * 3, "".join(map(cluster.log, jobs))
+    ports = set()
+    for job, nodes, local in zip(jobs, (2, 1, 4), (2, 4, 1)):
+        lines = re.findall(r"rank (\d+) of (\d+), local (\d+) of (\d+), from step 0, (\S+):(\d+)", cluster.log(job))
+        assert sorted((int(a), int(b), int(c), int(d)) for a, b, c, d, _, _ in lines) == [
+            (rank, nodes * local, rank % local, local) for rank in range(nodes * local)]
+        assert len({line[4:] for line in lines}) == 1
+        ports.add(lines[0][5])
+    assert len(ports) == 3
+
+
+def test_a_warned_job_requeues_itself_and_what_follows_waits(cluster):
+    job = stand_in(cluster, "warned_once")
+    after = cluster.submit(f"--dependency=afterok:{job} --kill-on-invalid-dep=yes --output=slurm_logs/%x-%j.out "
+                           f"--wrap 'ls {cluster.folder}/runs/warned_once/final'")
+    warn_when(cluster, job, "rank 3 ")
+    assert cluster.wait(job, after) == ["COMPLETED"] * 2, cluster.log(job)
+    assert cluster.field(job, "Restarts") == "1" and re.search(r"start 2, [1-9]\d* saved", cluster.log(job))
+    again = stand_in(cluster, "warned_once", STAND_IN_DIES="0")
+    assert cluster.wait(again) == ["FAILED"], "final from an earlier job does not make a failed one a success"
+
+
+def test_a_job_warned_before_its_first_step_says_so(cluster):
+    job = stand_in(cluster, "early", STAND_IN_IMPORTS="30")
+    warn_when(cluster, job, "start 1, 0 saved")
+    assert cluster.wait(job) == ["FAILED"] and cluster.field(job, "Restarts") == "0"
+    assert "signalled before its first new step: not requeued" in cluster.log(job)
+
+
+def test_one_dead_process_ends_the_job_at_once(cluster):
+    job = stand_in(cluster, "dead", STAND_IN_DIES="3")
+    assert cluster.wait(job, seconds=60) == ["FAILED"] and "not finished: the processes ended with" in cluster.log(job)
+
+
+# ---- the chain -----------------------------------------------------------------------------------------------------------
+
+def test_the_whole_chain(cluster, inputs):
     """Everything through run_all.sh's dependencies; transfer on 2 nodes x 2 processes. Given again it submits nothing."""
     data, sampler = cluster.data, "--max_length 160 --gen_length 8 --block_length 8 --batch_size 3"
     variables = dict(
@@ -228,7 +297,7 @@ def transfer(cluster, output, options="", arguments="", **variables):
 
 
 @pytest.fixture(scope="module")
-def text_data(cluster):
+def text_data(cluster, inputs):
     if not (cluster.folder / "data/transfer").exists():
         job = cluster.submit(f"scripts/flexmdm_transfer_preprocess.sh --data_path {cluster.data}/text.jsonl --num_proc 1 --max_length 96")
         assert cluster.wait(job) == ["COMPLETED"], cluster.log(job)

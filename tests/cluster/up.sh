@@ -78,7 +78,8 @@ CONF
 number=0
 for node in $nodes; do
   number=$((number + 1))
-  echo "NodeName=$node NodeHostname=$node NodeAddr=127.0.1.$number Port=$((BASE_PORT + number)) CPUs=64 RealMemory=1048576 TmpDisk=200000 Gres=gpu:$GPUS State=UNKNOWN"
+  echo "NodeName=$node NodeHostname=$node NodeAddr=127.0.1.$number Port=$((BASE_PORT + number))" \
+    "CPUs=64 RealMemory=1048576 TmpDisk=200000 Gres=gpu:$GPUS State=UNKNOWN"
 done
 echo "PartitionName=gpu Nodes=ALL MaxTime=7-00:00:00 PriorityTier=10 State=UP Default=YES"
 echo "PartitionName=gpu_requeue Nodes=ALL MaxTime=7-00:00:00 PriorityTier=1 PreemptMode=REQUEUE GraceTime=0 State=UP"
@@ -97,13 +98,15 @@ cat "$RUN/pids/slurmctld.pid" >> "$RUN/pids/list"
 for node in $nodes; do
   mkdir -p "$RUN/spool/$node"
   # shellcheck disable=SC2016
-  unshare --uts --mount --propagation private sh -c 'mount --bind "$1" /etc/hosts && hostname "$2" && exec slurmd -N "$2"' node "$RUN/hosts" "$node"
+  unshare --uts --mount --propagation private \
+    sh -c 'mount --bind "$1" /etc/hosts && hostname "$2" && exec slurmd -N "$2"' node "$RUN/hosts" "$node"
   until [ -s "$RUN/pids/slurmd.$node.pid" ]; do sleep 0.1; done
   cat "$RUN/pids/slurmd.$node.pid" >> "$RUN/pids/list"
 done
 if [ -n "${OWNER:-}" ]; then
   # shellcheck disable=SC2016
-  RUN=$RUN setsid bash -c 'while [ -d "/proc/$1" ] && [ -s "$RUN/pids/list" ]; do sleep 1; done; exec bash "$2"' watch "$OWNER" "$HERE/down.sh" < /dev/null > /dev/null 2>&1 &
+  RUN=$RUN setsid bash -c 'while [ -d "/proc/$1" ] && [ -s "$RUN/pids/list" ]; do sleep 1; done; exec bash "$2"' \
+    watch "$OWNER" "$HERE/down.sh" < /dev/null > /dev/null 2>&1 &
 fi
 for _ in $(seq 200); do
   idle=$(sinfo -h -N -p gpu -t idle -o %N | sort -u | wc -l)
