@@ -142,31 +142,6 @@ def _generate(model, prefixes, suffixes, *, steps, max_length, mask_id, pad_id, 
 
 # ---- the command
 
-def terminal_watcher(tokenizer, mask_id):
-    """An on_frame for row 0: redraws its text on a terminal, or writes a line a frame elsewhere. Masks are shown as blocks."""
-    stream = sys.stderr
-
-    def show(row, frame):
-        if row != 0:
-            return
-        pieces, run_of = [], []
-        for token in frame["ids"] + [mask_id]:
-            if token != mask_id:
-                run_of.append(token)
-                continue
-            pieces.append(tokenizer.decode(run_of))
-            pieces.append("\u2592")
-            run_of = []
-        text = "".join(pieces[:-1])
-        head = f"t {frame['t']:.4f}  evaluations {frame['evaluations']}  tokens {len(frame['ids'])}"
-        if stream.isatty():
-            stream.write(f"\x1b[H\x1b[J{head}\n{text}\n")
-        else:
-            stream.write(f"{head}  {text!r}\n")
-        stream.flush()
-    return show
-
-
 def parse_arguments():
     parser = ArgumentParser(description=__doc__)
     text = parser.add_argument_group("what to write")
@@ -217,11 +192,14 @@ def main():
     if len(before) + len(after) >= limit:
         flags = "--prompt" if args.prompt is not None else "--prefix and --suffix"
         raise InputError(f"{flags}: {len(before) + len(after)} tokens leave no room within --max_length {limit}")
+    on_frame = None
+    if args.watch:
+        from trace_page import terminal_watcher
+        on_frame = terminal_watcher(tokenizer, mask_id)
     rows = [torch.tensor([ids] * args.num_samples, dtype=torch.long).view(args.num_samples, -1) for ids in (before, after)]
     result = generate_flexmdm_infilling(model, *rows, mask_id=mask_id, pad_id=pad_id, num_tokens=len(tokenizer),
                                         seeds=torch.tensor([item_seed(args.seed, 0, sample) for sample in range(args.num_samples)]),
-                                        on_frame=terminal_watcher(tokenizer, mask_id) if args.watch else None,
-                                        return_trace=bool(args.trace), **settings)
+                                        on_frame=on_frame, return_trace=bool(args.trace), **settings)
     for row in range(args.num_samples):
         answer = result.sequences[row, len(before):int(result.lengths[row]) - len(after)].tolist()
         print(tokenizer.decode(answer))

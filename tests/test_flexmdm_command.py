@@ -123,11 +123,13 @@ def test_command_continues_a_prompt(checkpoint, command):
     assert "evaluations" in first.stderr and "endoftext" not in first.stdout and "mdm_mask" not in first.stdout
 
 
-def test_command_fills_a_gap_and_shows_it_growing(checkpoint, command):
+def test_command_fills_a_gap_and_shows_it(checkpoint, command, tmp_path):
     done = command("--checkpoint_path", checkpoint / "flexmdm", "--prefix", "w7 w8", "--suffix", "w9", "--sampler", "event_driven",
-                   "--unmasking", "confidence", "--use_sliding_window", "--num_samples", 2, "--max_length", 20, "--watch")
+                   "--unmasking", "confidence", "--use_sliding_window", "--num_samples", 2, "--max_length", 20, "--watch",
+                   "--trace", tmp_path / "page.html")
     assert done.returncode == 0, done.stderr
-    assert "sample 2:" in done.stderr and "\u2592" in done.stderr
+    assert "sample 2:" in done.stderr and "\u2592" in done.stdout + done.stderr
+    assert (tmp_path / "page.html").stat().st_size > 1000
 
 
 def test_help_is_fast_and_needs_no_torch():
