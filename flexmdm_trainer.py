@@ -4,13 +4,15 @@
     phi(x, y) = y - x + x log(x / y)
 (arXiv 2509.01025). t = 0 is the empty sequence, t = 1 the clean one.
 """
-import torch
-import torch.nn.functional as F
+import math
 
+import torch
+
+from diffusion_trainer import DiffusionTrainer
 from flexmdm_interpolant import AnyOrderMaskInsertionInterpolant, schedule_from_config
+from masked_cross_entropy import cross_entropy, takes_targets
 from noise_stream import pad_rows
 from preprocess_code_infilling import draw_middle, frame_flexmdm
-from training_run import DiffusionTrainer
 
 SMALLEST_GAP = 1e-6         # log g is bounded below by log of this: a true gap where the network says 0 costs about 14, not infinity
 
@@ -21,9 +23,7 @@ def gap_loss(gaps, log_length):
     return log_length.exp() - gaps + torch.xlogy(gaps, gaps) - gaps * log_length
 
 
-def unmask_loss(logits, targets):
-    """-log p(target) at every masked position, in fp32: logits (M, V), targets (M,) -> (M,)."""
-    return F.cross_entropy(logits.float(), targets, reduction="none")
+unmask_loss = cross_entropy      # -log p(target) at every masked position, in fp32: logits (M, V), targets (M,) -> (M,)
 
 
 def interpolant_of(config):
@@ -40,6 +40,8 @@ class FlexMDMCollator:
     boundary marker: a random middle of the answer is framed, prefix and suffix stay clean.
     With attend_to_padding (the paper's code) nothing is trimmed: every call is max_length long.
     """
+
+    LAST_TIME = 1.0                 # the time_uniform at which training's times end: t = 1 - time_epsilon
 
     def __init__(self, config, boundary_ids=None):
         self.config, self.interpolant, self.boundary_ids = config, interpolant_of(config), boundary_ids
@@ -60,6 +62,19 @@ class FlexMDMCollator:
         position = torch.arange(len(x1)).numpy()
         return torch.as_tensor(x1).numpy(), (position < first) | (position >= last)
 
+    def time(self, item):
+        """t of a row, float64, in [0, 1 - time_epsilon]."""
+        return (1 - self.config.time_epsilon) * item["time_uniform"]
+
+    def tokens(self, item):
+        """Exact length of a row's xt with its end slot. Uses the item's random numbers up."""
+        ids, keep = self.frame(item)
+        if self.config.attend_to_padding:
+            return self.config.max_length + 1
+        u_insert = torch.from_numpy(item["random"].random((2, len(ids)))[0])
+        kept = self.time(item) >= self.interpolant.insertion_schedule.inv(u_insert)
+        return int((kept.numpy() | keep).sum()) + 1
+
     def __call__(self, items):
         config = self.config
         framed = [self.frame(item) for item in items]
@@ -68,13 +83,23 @@ class FlexMDMCollator:
         keep = torch.from_numpy(pad_rows([kept for _, kept in framed], False, width))
         draws = [item["random"].random((2, len(ids))) for item, (ids, _) in zip(items, framed)]
         uniforms = [torch.from_numpy(pad_rows([draw[which] for draw in draws], 0.0, width)) for which in (0, 1)]
-        t = (1 - config.time_epsilon) * torch.tensor([item["time_uniform"] for item in items], dtype=torch.float64)    # (B,)
+        t = torch.tensor([self.time(item) for item in items], dtype=torch.float64)                     # (B,)
         result = self.interpolant.sample_interpolant(t, x1, keep, torch.tensor([len(ids) for ids, _ in framed]), uniforms)
         if not config.attend_to_padding:
             result = result.trim()
         gaps, gaps_mask = result.gaps_and_mask
-        return {"input_ids": result.xt, "timesteps": t.float(), "x1_length": result.x1_length, "xt_length": result.xt_length,
-                "mask_indices": result.mask_indices, "targets": result.unmasked, "gaps": gaps, "gaps_mask": gaps_mask}
+        hidden = torch.arange(x1.shape[1]) < result.x1_length[:, None]                                 # (B, N)
+        row, place = ((result.xt != config.mask_token_id) & (torch.arange(result.xt.shape[1]) < result.xt_length[:, None])).nonzero().T
+        hidden[row, result.st[row, place]] = False
+        return {"x1": x1, "x1_hidden": hidden, "input_ids": result.xt, "timesteps": t.float(), "x1_length": result.x1_length, "xt_length": result.xt_length,
+                "mask_indices": result.mask_indices, "targets": result.unmasked, "gaps": gaps, "gaps_mask": gaps_mask,
+                **held_out_facts(items, [len(ids) - int(kept.sum()) for ids, kept in framed])}
+
+
+def held_out_facts(items, answer_tokens):
+    """What an evaluation needs to know of every row, each (B,): its time_uniform, its number, its tokens that are not given."""
+    return {"time_uniform": torch.tensor([item["time_uniform"] for item in items], dtype=torch.float64),
+            "row": torch.tensor([item.get("row", place) for place, item in enumerate(items)]), "answer_tokens": torch.tensor(answer_tokens)}
 
 
 def flexmdm_losses(model, batch, interpolant):
@@ -84,24 +109,50 @@ def flexmdm_losses(model, batch, interpolant):
     """
     xt, t, masks = batch["input_ids"], batch["timesteps"], batch["mask_indices"]
     attention_mask = torch.arange(xt.shape[1], device=xt.device) < batch["xt_length"][:, None]
-    output = model(xt, t, attention_mask=attention_mask, logits_mask=masks)
+    targets = batch["targets"][masks]                                           # (M,)
+    if takes_targets(model):
+        output = model(xt, t, attention_mask=attention_mask, logits_mask=masks, targets=targets)
+        costs = output["token_loss"]
+    else:
+        output = model(xt, t, attention_mask=attention_mask, logits_mask=masks)
+        costs = cross_entropy(output["logits"], targets)
     unmask_weight, insert_weight = interpolant.elbo_weight(t, xt)               # (B, L), (B, L+1)
     row = masks.nonzero()[:, 0]                                                 # (M,)
-    costs = unmask_loss(output["logits"], batch["targets"][masks]) * unmask_weight[masks]
-    unmask = torch.zeros_like(t).index_add(0, row, costs)
+    weighted = costs * unmask_weight[masks]
+    unmask = torch.zeros_like(t, dtype=weighted.dtype).index_add(0, row, weighted)
     gaps, gaps_mask = batch["gaps"], batch["gaps_mask"]
     insertion = (gap_loss(gaps, output["log_length"]) * insert_weight * gaps_mask).sum(1)
     gap_error = ((output["length"].detach() - gaps).abs() * gaps_mask).sum(1)
     return {"unmask": unmask, "insertion": insertion, "gap_error": gap_error}
 
 
+def flexmdm_rest(model, batch, x1):
+    """What the likelihood bound adds at t = 1 - time_epsilon, (B,): -log of a Poisson number of masks in every gap, then of all masks at
+    once where nothing is missing any more. batch: made at LAST_TIME; x1: (B, N) and the mask of its tokens that are still hidden."""
+    xt, t = batch["input_ids"], batch["timesteps"]
+    attention_mask = torch.arange(xt.shape[1], device=xt.device) < batch["xt_length"][:, None]
+    none = torch.zeros_like(batch["mask_indices"])
+    log_length = model(xt, t, attention_mask=attention_mask, logits_mask=none)["log_length"].float()
+    gaps = batch["gaps"].float()
+    poisson = log_length.exp() - gaps * log_length.clamp_min(math.log(SMALLEST_GAP)) + torch.lgamma(gaps + 1)      # (B, L+1)
+    tokens, hidden, mask_id = x1
+    attention_mask = torch.arange(tokens.shape[1], device=xt.device) < batch["x1_length"][:, None]
+    output = model(torch.where(hidden, mask_id, tokens), t, attention_mask=attention_mask, logits_mask=hidden)
+    costs = cross_entropy(output["logits"], tokens[hidden])
+    return (poisson * batch["gaps_mask"]).sum(1).index_add(0, hidden.nonzero()[:, 0], costs)
+
+
 class FlexMDMTrainer(DiffusionTrainer):
     """Hugging Face Trainer on the FlexMDM loss."""
+    TERMS = ("unmask", "insertion")
 
-    def row_losses(self, model, batch):
+    def row_terms(self, model, batch):
         losses = flexmdm_losses(model, batch, self.data_collator.interpolant)
         with torch.no_grad():
-            self.note(len(batch["timesteps"]), unmask_loss=losses["unmask"], insertion_loss=losses["insertion"],
-                      gap_error=losses["gap_error"], masks=batch["mask_indices"].sum(1), xt_length=batch["xt_length"],
-                      tokens=batch["x1_length"])
-        return losses["unmask"] + losses["insertion"]
+            self.note(len(batch["timesteps"]), batch["xt_length"].sum() + len(batch["timesteps"]), unmask_loss=losses["unmask"],
+                      insertion_loss=losses["insertion"], gap_error=losses["gap_error"], masks=batch["mask_indices"].sum(1),
+                      xt_length=batch["xt_length"], tokens=batch["x1_length"])
+        return {term: losses[term] for term in self.TERMS}
+
+    def rest_terms(self, model, batch):
+        return flexmdm_rest(model, batch, (batch["x1"], batch["x1_hidden"], self.data_collator.config.mask_token_id))

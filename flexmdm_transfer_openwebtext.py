@@ -12,9 +12,12 @@ A small base from nothing:                      ... --from_scratch --all_paramet
 Going on after a stop of any kind:              ... --resume_from_checkpoint auto
 The paper's learning rate shape:                ... --lr_scheduler_kwargs '{"num_cycles": 5}'
 The paper code's network:                       ... --length_head softplus --time_scale 1 --attend_to_padding
+Weights in shards:                              ... --fully_shard, or --deepspeed scripts/ds_zero2.json (ds_zero1, 3, 3_offload)
+How well a checkpoint models a text:            ... --evaluate_only --init_from CHECKPOINT --eval_data FILE.txt (or a data folder)
+What a run will need, without weights:          ... --dry_run --variable_length --gradient_checkpointing
 Every flag of transformers.TrainingArguments works. Results: runs/JOB_NAME/{checkpoint-N, final, train_log.jsonl, settings.json}.
 """
-from training_run import RunArguments, check_kind, load_rows, parse_arguments, train
+from training_run import RunArguments, check_kind, dry_run, evaluate_only, held_out_rows, load_rows, parse_arguments, train
 
 
 def build_model(args):
@@ -27,6 +30,7 @@ def build_model(args):
     set_seed(args.seed)
     dtype = torch.bfloat16 if args.bf16 and not args.all_parameters else torch.float32         # of the frozen base
     source = args.init_from or args.model_name_or_path
+    resolve_folder(source, "--init_from" if args.init_from else "--model_name_or_path")
     tokenizer = load_tokenizer(source)
     if args.init_from:
         load = load_flexmdm if args.variable_length else load_llada
@@ -59,14 +63,21 @@ def collator_of(args, model):
 def main():
     args = parse_arguments(RunArguments, __doc__)
     check_kind(args)
-    rows = load_rows(args.train_data)
+    if args.dry_run:
+        dry_run(args)
+        return
+    rows = load_rows(args.train_data) if args.train_data else None
     from flexmdm_trainer import FlexMDMTrainer
     from llada_trainer import LLaDATrainer
     model, tokenizer = build_model(args)
+    trainer_cls = FlexMDMTrainer if args.variable_length else LLaDATrainer
+    if args.evaluate_only:
+        evaluate_only(args, trainer_cls, model, tokenizer, held_out_rows(args, rows, tokenizer), collator_of(args, model))
+        return
     kind = "FlexMDM" if args.variable_length else "LLaDA"
     card = (f"# {kind} by transfer learning\n\nFrom `{args.init_from or args.model_name_or_path}` on `{args.train_data}`. "
             "Training settings: settings.json of the run.\n")
-    train(args, FlexMDMTrainer if args.variable_length else LLaDATrainer, model, tokenizer, rows, collator_of(args, model), card)
+    train(args, trainer_cls, model, tokenizer, rows, collator_of(args, model), card)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,14 @@ Slurm     sbatch scripts/IFT_math.sh, sbatch scripts/IFT_code.sh        (16 H100
               prefix <infill-boundary> middle <infill-boundary> suffix, LLaDA an instruction with both and the middle at its end
 --variable_length     FlexMDM, from --init_from; without it LLaDA from --model_name_or_path (or --init_from): LoRA on q, k, v, head
 LLaDA's rows are filled to --sft_max_length with end-of-text, which belongs to the answer: it is how LLaDA learns to stop.
+Without training: --evaluate_only (likelihood bound of the answers), --dry_run (memory, steps, GPU hours).
 Going on after a stop of any kind: ... --resume_from_checkpoint auto. Results: runs/JOB_NAME/{checkpoint-N, final, train_log.jsonl}.
 """
 from dataclasses import dataclass, field
 
 from flexmdm_transfer_openwebtext import build_model
 from records import InputError, run
-from training_run import RunArguments, check_kind, load_rows, parse_arguments, train
+from training_run import RunArguments, check_kind, dry_run, evaluate_only, held_out_split, load_rows, parse_arguments, train
 
 
 @dataclass
@@ -67,9 +68,13 @@ def rows_that_fit(rows, extra, limit, flag="--sft_max_length"):
 def main():
     args = parse_arguments(InstructionArguments, __doc__)
     check_kind(args)
-    rows = load_rows(args.train_data)
+    if args.dry_run:
+        dry_run(args)
+        return
+    flag = "eval_data" if args.evaluate_only and args.eval_data else "train_data"
+    rows = load_rows(getattr(args, flag), f"--{flag}")
     if "prompt_length" not in rows["train"].column_names:
-        raise InputError(f"--train_data: {args.train_data} has no prompt_length; preprocess_{'math' if args.task == 'math' else 'code_infilling'}.py writes it")
+        raise InputError(f"--{flag}: {getattr(args, flag)} has no prompt_length; preprocess_{'math' if args.task == 'math' else 'code_infilling'}.py writes it")
     from flexmdm_trainer import FlexMDMTrainer
     from llada_trainer import LLaDATrainer
     model, tokenizer = build_model(args)
@@ -78,10 +83,14 @@ def main():
         model.config.max_length = args.sft_max_length
         collator.interpolant.max_length = args.sft_max_length
     rows = rows_that_fit(rows, extra, args.sft_max_length)
+    trainer_cls = FlexMDMTrainer if args.variable_length else LLaDATrainer
+    if args.evaluate_only:
+        evaluate_only(args, trainer_cls, model, tokenizer, held_out_split(rows), collator)
+        return
     kind = "FlexMDM" if args.variable_length else "LLaDA"
     card = (f"# {kind} tuned on {args.task}\n\nFrom `{args.init_from or args.model_name_or_path}` on `{args.train_data}`. "
             "Training settings: settings.json of the run.\n")
-    train(args, FlexMDMTrainer if args.variable_length else LLaDATrainer, model, tokenizer, rows, collator, card)
+    train(args, trainer_cls, model, tokenizer, rows, collator, card)
 
 
 if __name__ == "__main__":

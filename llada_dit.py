@@ -16,6 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MaskedLMOutput
 
 from flexmdm_interpolant import length_without_trailing
+from masked_cross_entropy import chunked_cross_entropy
 
 # What the original class could be told and this network does not do: any other value is refused by name.
 FIXED_SETTINGS = {
@@ -116,27 +117,53 @@ class LLaDABlock(GradientCheckpointingLayer):
         self.up_proj = nn.Linear(width, config.mlp_hidden_size, bias=False)
         self.ff_out = nn.Linear(config.mlp_hidden_size, width, bias=False)
 
-    def attention(self, y, cos, sin, key_mask):
-        batch, length, width = y.shape
-        heads = [projection(y).view(batch, length, -1, self.head_dim).transpose(1, 2)        # (B, H or H_kv, T, head_dim)
-                 for projection in (self.q_proj, self.k_proj, self.v_proj)]
+    def attention(self, y, cos, sin, key_mask, packing=None):
+        projected = [projection(y) for projection in (self.q_proj, self.k_proj, self.v_proj)]
+        if packing is not None:
+            projected = [packing.pad(x) for x in projected]
+        batch, length, width = projected[0].shape
+        heads = [x.view(batch, length, -1, self.head_dim).transpose(1, 2) for x in projected]        # (B, H or H_kv, T, head_dim)
         q, k, v = rotate(heads[0], cos, sin), rotate(heads[1], cos, sin), heads[2]
         if self.n_kv_heads < self.n_heads:
             k, v = (x.repeat_interleave(self.n_heads // self.n_kv_heads, 1) for x in (k, v))
         merged = F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask).transpose(1, 2).reshape(batch, length, width)
-        return self.attn_out(merged)
+        return self.attn_out(merged if packing is None else packing.pack(merged))
 
-    def forward(self, x, cos, sin, key_mask=None, scale=None, shift=None):
-        y = modulate(self.attn_norm(x), scale, shift)                   # (B, T, d)
-        x = x + self.attention(y, cos, sin, key_mask)
+    def forward(self, x, cos, sin, key_mask=None, scale=None, shift=None, packing=None):
+        y = modulate(self.attn_norm(x), scale, shift)                   # (B, T, d), or (N, d) when packed
+        x = x + self.attention(y, cos, sin, key_mask, packing)
         y = modulate(self.ff_norm(x), scale, shift)
         return x + self.ff_out(F.silu(self.ff_proj(y)) * self.up_proj(y))
 
 
 def modulate(y, scale, shift):
+    """scale, shift: (B, d) for y (B, T, d), (N, d) for packed y (N, d)."""
     if scale is None:
         return y
-    return (1 + scale[:, None].to(y.dtype)) * y + shift[:, None].to(y.dtype)
+    if y.ndim > scale.ndim:
+        scale, shift = scale[:, None], shift[:, None]
+    return (1 + scale.to(y.dtype)) * y + shift.to(y.dtype)
+
+
+class Packing:
+    """The N real tokens of a padded batch, one after the other: what is computed token by token need not see padding.
+
+    keep: bool (B, T), real tokens. Attention still works on (B, T), with the key mask.
+    """
+
+    def __init__(self, keep):
+        self.shape = keep.shape
+        self.place = keep.flatten().nonzero()[:, 0]                     # (N,)
+        self.row = self.place // keep.shape[1]                          # (N,)
+
+    def pack(self, x):
+        """(B, T, d) -> (N, d)."""
+        return x.flatten(0, 1).index_select(0, self.place)
+
+    def pad(self, x):
+        """(N, d) -> (B, T, d), zeros where padding is."""
+        batch, length = self.shape
+        return x.new_zeros(batch * length, x.shape[1]).index_copy(0, self.place, x).view(batch, length, -1)
 
 
 class NetworkBase(PreTrainedModel):
@@ -145,6 +172,7 @@ class NetworkBase(PreTrainedModel):
     _no_split_modules = ["LLaDABlock"]
     _supports_sdpa = True
     supports_logits_mask = True         # forward(..., logits_mask=(B, L) bool) gives only those positions' logits, (M, V)
+    supports_targets = True             # with targets=(M,) besides: their losses (M,) instead of logits, chunk by chunk
 
     def _init_weights(self, module):
         std = getattr(self.config, "init_std", 0.02)
@@ -178,19 +206,27 @@ class LLaDAModelLM(NetworkBase):
     def hidden(self, input_ids, key_mask=None, modulations=None, collect=None):
         """Last hidden state after ln_f, (B, T, d).
 
-        key_mask: bool (B, T), keys that may be attended to, or None for all; modulations: per block (scale, shift), each (B, d);
+        key_mask: bool (B, T), keys that may be attended to, or None for all (in training the rest is padding: not computed, and zero in
+        the result); modulations: per block (scale, shift), each (B, d);
         collect: a list that receives the original's hidden states (embedding, input of every later block, last after ln_f).
         """
         transformer, config = self.model.transformer, self.config
+        packing = Packing(key_mask) if key_mask is not None and self.training and collect is None else None
         x = transformer.wte(input_ids)                  # (B, T, d)
+        if packing is not None:
+            x = packing.pack(x)                         # (N, d)
+            each = {id(pair): tuple(part[packing.row] for part in pair) for pair in modulations or ()}        # (N, d), one pair a group
+            modulations = [each[id(pair)] for pair in modulations] if modulations else None
         cos, sin = rope_tables(input_ids.shape[1], config.d_model // config.n_heads, config.rope_theta, x.device)
         attn_mask = None if key_mask is None else key_mask[:, None, None, :]        # (B, 1, 1, T)
         for index, block in enumerate(transformer.blocks):
             if collect is not None:
                 collect.append(x)
             # passed as arguments: state kept on modules would be stale when a checkpointed block is run again
-            x = block(x, cos, sin, attn_mask, *(modulations[index] if modulations else (None, None)))
+            x = block(x, cos, sin, attn_mask, *(modulations[index] if modulations else (None, None)), packing)
         x = transformer.ln_f(x)
+        if packing is not None:
+            x = packing.pad(x)                          # (B, T, d)
         if collect is not None:
             collect.append(x)
         return x
@@ -199,10 +235,17 @@ class LLaDAModelLM(NetworkBase):
         """Vocabulary logits of hidden states (..., d) -> (..., V)."""
         return self.model.transformer.ff_out(hidden)
 
-    def forward(self, input_ids, attention_mask=None, logits_mask=None, output_hidden_states=False):
-        """input_ids: long (B, L); attention_mask: (B, L), 0 where padding, or None -> .logits (B, L, V), or (M, V) at logits_mask."""
+    def token_loss(self, hidden, targets):
+        """-log p(target) at hidden states (M, d) -> (M,), in fp32 or finer, without all their logits at once."""
+        return chunked_cross_entropy(self.head, hidden, targets, self.config.embedding_size)
+
+    def forward(self, input_ids, attention_mask=None, logits_mask=None, targets=None, output_hidden_states=False):
+        """input_ids: long (B, L); attention_mask: (B, L), 0 where padding, or None -> .logits (B, L, V), or (M, V) at logits_mask.
+        With targets, long (M,): .loss (M,), the cross-entropy at logits_mask, and no logits."""
         collect = [] if output_hidden_states else None
         hidden = self.hidden(input_ids, None if attention_mask is None else attention_mask.bool(), collect=collect)
+        if targets is not None:
+            return MaskedLMOutput(loss=self.token_loss(hidden[logits_mask], targets))
         logits = self.head(hidden if logits_mask is None else hidden[logits_mask])
         return MaskedLMOutput(logits=logits, hidden_states=None if collect is None else tuple(collect))
 
@@ -310,13 +353,14 @@ class LLaDADiT(NetworkBase):
         groups = [modulation(temb).chunk(2, -1) for modulation in self.temb_mods]
         return [groups[index // self.config.adaln_group_size] for index in range(self.backbone.config.n_layers)]
 
-    def forward(self, input_ids, timesteps, attention_mask=None, logits_mask=None, output_hidden_states=False):
+    def forward(self, input_ids, timesteps, attention_mask=None, logits_mask=None, targets=None, output_hidden_states=False):
         """The network contract.
 
         input_ids: long (B, L), right-padded; timesteps: (B,), t of the FlexMDM clock (1 = clean); attention_mask: (B, L), 1 on the
         text, or None: then what is left without trailing padding; logits_mask: bool (B, L) or None.
         Returns {"logits": (B, L, V), or (M, V) at logits_mask; "length": (B, L+1) expected missing tokens before position j,
-        "log_length": its log}, both in fp32 and meaningful for j <= length of the row only.
+        "log_length": its log}, both in fp32 and meaningful for j <= length of the row only. With targets, long (M,), it has
+        "token_loss" (M,), the cross-entropy at logits_mask, instead of logits.
         """
         config, (batch, length) = self.config, input_ids.shape
         end_slot = input_ids.new_full((batch, 1), config.pad_token_id)
@@ -331,8 +375,11 @@ class LLaDADiT(NetworkBase):
         hidden = self.backbone.hidden(ids, key_mask, self.modulations(timesteps), collect)      # (B, L+1, d)
         log_length = self.scalar_length_head(hidden)                    # (B, L+1)
         text = hidden[:, :length]
-        logits = self.backbone.head(text if logits_mask is None else text[logits_mask])
-        output = {"logits": logits, "length": log_length.exp(), "log_length": log_length}
+        output = {"length": log_length.exp(), "log_length": log_length}
+        if targets is not None:
+            output["token_loss"] = self.backbone.token_loss(text[logits_mask], targets)
+        else:
+            output["logits"] = self.backbone.head(text if logits_mask is None else text[logits_mask])
         if collect is not None:
             output["hidden_states"] = tuple(collect)
         return output

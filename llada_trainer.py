@@ -8,10 +8,11 @@ how LLaDA learns to stop. Text rows for pretraining are padded instead; padding 
 import numpy as np
 import torch
 
-from flexmdm_trainer import unmask_loss
+from diffusion_trainer import DiffusionTrainer
+from flexmdm_trainer import held_out_facts
+from masked_cross_entropy import cross_entropy, takes_targets
 from noise_stream import pad_rows
 from preprocess_code_infilling import draw_middle, frame_llada
-from training_run import DiffusionTrainer
 
 
 class LLaDACollator:
@@ -20,6 +21,8 @@ class LLaDACollator:
     fill_length: instruction tuning, every row is filled with pad_id (= end of text) to this length and all of it is answer;
     None: rows are padded to the batch's longest. infill_layout: None, or the token parts that frame_llada needs.
     """
+
+    LAST_TIME = 0.0                 # the time_uniform at which training's mask ratios end: epsilon
 
     def __init__(self, mask_id, pad_id, fill_length=None, infill_layout=None, epsilon=1e-3):
         self.mask_id, self.pad_id, self.fill_length, self.infill_layout, self.epsilon = mask_id, pad_id, fill_length, infill_layout, epsilon
@@ -33,6 +36,10 @@ class LLaDACollator:
         framed, prompt_length = frame_llada(ids[:start], ids[start:end], ids[end:], self.infill_layout)
         return np.asarray(framed, dtype=np.int64), prompt_length
 
+    def tokens(self, item):
+        """Length of a row as the network sees it."""
+        return self.fill_length or len(self.frame(item)[0])
+
     def __call__(self, items):
         framed = [self.frame(item) for item in items]
         ids = torch.from_numpy(pad_rows([row for row, _ in framed], self.pad_id, self.fill_length))            # (B, L)
@@ -45,23 +52,41 @@ class LLaDACollator:
         answer = attention_mask & (position >= torch.tensor([length for _, length in framed])[:, None])
         masks = answer & (uniforms < mask_ratio[:, None])
         return {"input_ids": torch.where(masks, self.mask_id, ids), "attention_mask": attention_mask, "mask_indices": masks,
-                "targets": ids, "mask_ratio": mask_ratio.float(), "x1_length": torch.tensor([len(row) for row, _ in framed])}
+                "targets": ids, "mask_ratio": mask_ratio.float(), "x1_length": torch.tensor([len(row) for row, _ in framed]),
+                **held_out_facts(items, [len(row) - prompt for row, prompt in framed])}
+
+
+def token_costs(model, batch):
+    """Cross-entropy at every masked position (M,), in fp32, and the row of each (M,)."""
+    masks = batch["mask_indices"]
+    attention_mask = None if bool(batch["attention_mask"].all()) else batch["attention_mask"]
+    targets = batch["targets"][masks]
+    if takes_targets(model):
+        costs = model(batch["input_ids"], attention_mask=attention_mask, logits_mask=masks, targets=targets).loss
+    else:
+        costs = cross_entropy(model(batch["input_ids"], attention_mask=attention_mask, logits_mask=masks).logits, targets)
+    return costs, masks.nonzero()[:, 0]
 
 
 def llada_losses(model, batch):
     """Loss of every row (B,): cross-entropy over masked answer tokens / mask_ratio, in fp32, not yet divided by anything."""
-    masks, mask_ratio = batch["mask_indices"], batch["mask_ratio"]
-    full = bool(batch["attention_mask"].all())
-    output = model(batch["input_ids"], attention_mask=None if full else batch["attention_mask"], logits_mask=masks)
-    row = masks.nonzero()[:, 0]                                                 # (M,)
-    costs = unmask_loss(output.logits, batch["targets"][masks]) / mask_ratio[row]
-    return torch.zeros_like(mask_ratio).index_add(0, row, costs)
+    mask_ratio = batch["mask_ratio"]
+    costs, row = token_costs(model, batch)
+    weighted = costs / mask_ratio[row]
+    return torch.zeros_like(mask_ratio, dtype=weighted.dtype).index_add(0, row, weighted)
 
 
 class LLaDATrainer(DiffusionTrainer):
     """Hugging Face Trainer on the masked diffusion loss."""
+    TERMS = ("unmask",)
 
-    def row_losses(self, model, batch):
+    def row_terms(self, model, batch):
         losses = llada_losses(model, batch)
-        self.note(len(losses), unmask_loss=losses.detach(), masks=batch["mask_indices"].sum(1), tokens=batch["x1_length"])
-        return losses
+        self.note(len(losses), batch["attention_mask"].sum(), unmask_loss=losses.detach(), masks=batch["mask_indices"].sum(1),
+                  tokens=batch["x1_length"])
+        return {"unmask": losses}
+
+    def rest_terms(self, model, batch):
+        """At the smallest mask ratio, all masks are revealed at once."""
+        costs, row = token_costs(model, batch)
+        return torch.zeros_like(batch["mask_ratio"]).index_add(0, row, costs)
