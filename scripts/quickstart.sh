@@ -10,7 +10,7 @@ set -euo pipefail
 if [ -n "${SHORT:-}" ]; then
   work=${WORK:-runs/quickstart_short} transfer_steps=16 math_steps=8 code_steps=8 items=12
 else
-  work=${WORK:-runs/quickstart} transfer_steps=500 math_steps=350 code_steps=350 items=200
+  work=${WORK:-runs/quickstart} transfer_steps=650 math_steps=350 code_steps=350 items=200
 fi
 base=LLaDA-tiny-Base
 export OMP_NUM_THREADS=1
@@ -20,7 +20,7 @@ say() { printf '\n== %s (%d s)\n' "$*" $((SECONDS - started)); }
 
 say "data: built-in word problems, functions with tests, library functions"
 make_data() { [ -f "$2" ] || "$PYTHON" builtin_data.py "$1" --split "$3" --n "$4" --seed "$5" --output "$2"; }
-make_data text "$work/text.jsonl" train 20000 5
+[ -f "$work/text.jsonl" ] || "$PYTHON" builtin_data.py text --split train --n 30000 --seed 5 --weights 0.3 0.2 0.1 0.4 0 --output "$work/text.jsonl"
 make_data math "$work/math_train.jsonl" train 7000 5
 make_data math "$work/math_test.jsonl" test "$items" 5
 make_data code "$work/code_train.jsonl" train 7000 5
@@ -56,14 +56,14 @@ llada() {
 flexmdm() {
   say "flexmdm: transfer, LLaDA-tiny becomes a FlexMDM"
   "$PYTHON" flexmdm_transfer_openwebtext.py --variable_length --model_name_or_path $base --train_data "$work/text" --sft_max_length 136 \
-    --max_steps "$transfer_steps" --output_dir "$work/transfer" "${settings[@]}"
-  tune flexmdm math "$math_steps" --variable_length --init_from "$work/transfer/final"
-  tune flexmdm code "$code_steps" --variable_length --init_from "$work/transfer/final"
-  evaluate flexmdm --unmasking confidence --use_sliding_window --alpha 5 --max_window 8 --diffusion_steps 128
+    --max_steps "$transfer_steps" --output_dir "$work/transfer" --time_epsilon 0.02 --all_parameters "${settings[@]}"
+  tune flexmdm math "$math_steps" --variable_length --all_parameters --init_from "$work/transfer/final"
+  tune flexmdm code "$code_steps" --variable_length --all_parameters --init_from "$work/transfer/final"
+  evaluate flexmdm --unmasking confidence --use_sliding_window --alpha 5 --max_window 8 --diffusion_steps 96
 }
 llada > "$work/llada.log" 2>&1 &
 other=$!
-trap 'pkill -P "$other" 2> /dev/null; kill "$other" 2> /dev/null || true' EXIT
+trap 'pkill -P "$other" 2> /dev/null || true; kill "$other" 2> /dev/null || true' EXIT
 flexmdm
 say "waiting for LLaDA ($work/llada.log)"
 wait "$other" || { tail -n 5 "$work/llada.log" >&2; exit 1; }
