@@ -39,7 +39,7 @@ if [ -z "$DRY_RUN" ] && ! command -v sbatch > /dev/null; then
 fi
 export RUNS_DIR DATA_CACHE
 unset OUTPUT_DIR TRAIN_DATA INIT_FROM CHECKPOINT_PATH          # one stage's settings; here they would be every stage's
-[ -n "$DRY_RUN" ] || mkdir -p "$RUNS_DIR/jobs"
+[ -n "$DRY_RUN" ] || mkdir -p "$RUNS_DIR/jobs" slurm_logs      # Slurm opens a job's log before the job runs, and fails without a word
 
 declare -A JOB=()
 SUBMITTED=0

@@ -247,12 +247,15 @@ def test_one_dead_process_ends_the_job_at_once(cluster):
 
 # ---- the chain -----------------------------------------------------------------------------------------------------------
 
-def test_the_whole_chain(cluster, inputs):
+@pytest.mark.parametrize("steps, shape", [("4", "--nodes=1 --gpus-per-node=1"),
+                                          pytest.param("4 8", "--nodes=2 --gpus-per-node=2", marks=pytest.mark.full)], ids=["tiny", "full"])
+def test_the_whole_chain(cluster, inputs, steps, shape):
     """Everything through run_all.sh's dependencies; transfer on 2 nodes x 2 processes. Given again it submits nothing."""
     data, sampler = cluster.data, "--max_length 160 --gen_length 8 --block_length 8 --batch_size 3"
+    runs, name = cluster.folder / f"chain_{len(steps)}", f"inference_math_llada_{steps[0]}"
     variables = dict(
-        STEPS="4", TRANSFER_OPTIONS="--nodes=2 --gpus-per-node=2", IFT_OPTIONS="--nodes=1 --gpus-per-node=2",
-        INFERENCE_OPTIONS="--nodes=1 --gpus-per-node=2",
+        STEPS=steps, RUNS_DIR=str(runs), DATA_CACHE=str(runs / "data"),
+        TRANSFER_OPTIONS="--nodes=2 --gpus-per-node=2", IFT_OPTIONS=shape, INFERENCE_OPTIONS=shape,
         TRANSFER_PREPROCESS_ARGS=f"--data_path {data}/text.jsonl --num_proc 1 --max_length 96",
         MATH_PREPROCESS_ARGS=f"--data_path {data}/math_train.jsonl --num_proc 1",
         CODE_PREPROCESS_ARGS=f"--data_path {data}/code_train.jsonl --num_proc 1",
@@ -263,25 +266,27 @@ def test_the_whole_chain(cluster, inputs):
     submitted = cluster.run(command, **variables)
     jobs = dict(reversed(line.split()[:2]) for line in submitted.splitlines() if re.match(r"\d+ ", line) and " jobs " not in line)
     cluster.jobs += jobs.values()
-    assert "13 jobs submitted" in submitted and len(jobs) == 13
+    count = 9 + 4 * len(steps.split())
+    assert f"{count} jobs submitted" in submitted and len(jobs) == count
     again = cluster.run(command, **variables)
-    assert "nothing to submit" in again and again.count("already queued") + again.count("finished ") == 13
-    states = cluster.wait(*jobs.values(), seconds=500)
+    assert "nothing to submit" in again and again.count("already queued") + again.count("finished ") == count
+    states = cluster.wait(*jobs.values(), seconds=900)
     assert dict(zip(jobs, states)) == dict.fromkeys(jobs, "COMPLETED"), "\n".join(map(cluster.log, jobs.values()))
 
     assert cluster.field(jobs["transfer"], "NumNodes") == "2" and "2 nodes x 2 processes" in cluster.log(jobs["transfer"])
-    assert cluster.steps("transfer_flexmdm") == [1, 2, 3]
+    assert cluster.steps(runs / "transfer_flexmdm") == [1, 2, 3]
     for task in ("math", "code"):
         for kind, label in (("flexmdm", "FlexMDM"), ("llada", "LLaDA")):
-            result = json.loads((cluster.folder / f"runs/inference_{task}_{kind}_4/results.json").read_text())
-            assert result["label"] == label and result["rows"] == 6 and result["processes"] == 2
-            assert result["metrics"]["pass@1"]["n"] == 6
-    table = (cluster.folder / "runs/tables/table.md").read_text()
-    assert table.count("| FlexMDM |") == table.count("| LLaDA |") == 2
+            for number in steps.split():
+                result = json.loads((runs / f"inference_{task}_{kind}_{number}/results.json").read_text())
+                assert result["label"] == label and result["rows"] == result["metrics"]["pass@1"]["n"] == 6
+                assert result["processes"] == (1 if "=1" in shape else 4)
+    table = (runs / "tables/table.md").read_text()
+    assert table.count("| FlexMDM |") == table.count("| LLaDA |") == 2 * len(steps.split())
     assert "nothing to submit" in cluster.run(command, **variables)
-    shutil.rmtree(cluster.folder / "runs/inference_math_llada_4")
+    shutil.rmtree(runs / name)
     more = cluster.run(command + " --dry_run", **variables)
-    assert re.findall(r"^to submit +(\S+)", more, re.M) == ["inference_math_llada_4", "results_table"]
+    assert re.findall(r"^to submit +(\S+)", more, re.M) == [name, "results_table"]
 
 
 # ---- jobs that are disturbed (--full) ------------------------------------------------------------------------------------
