@@ -132,10 +132,11 @@ on_usr1() {
   [ -z "$SIGNALLED" ] || return 0
   SIGNALLED=USR1
   say "USR1: asking the processes to save and stop"
-  (while kill -0 "$STEP" 2> /dev/null; do
+  (set +e
+  scancel --signal=USR1 "$SLURM_JOB_ID"
+  while sleep 4 && kill -0 "$STEP" 2> /dev/null; do
     left=$(seconds_left)
-    if [ "${left:-999}" -lt 10 ]; then scancel --signal=KILL "$SLURM_JOB_ID"; else scancel --signal=USR1 "$SLURM_JOB_ID" 2> /dev/null; fi
-    sleep 5
+    if [ "${left:-999}" -lt 9 ]; then scancel "$SLURM_JOB_ID.0"; else scancel --signal=USR1 "$SLURM_JOB_ID" 2> /dev/null; fi
   done) &
 }
 
@@ -164,7 +165,7 @@ requeue() {
 }
 
 # run_and_judge MARK SAVED NEEDED SCRIPT ARGS...: start, wait, and end the job as what it is: finished, to be requeued, or failed.
-#   MARK: path that is there when the work is complete; SAVED: command that prints how many steps or rows are saved
+#   MARK: path that is there when the work is complete, "" where the exit code says it; SAVED: command that prints what is saved, a number
 run_and_judge() {
   local mark=$1 saved=$2 needed=$3 code=0 saved_before mark_before new
   shift 3
@@ -173,8 +174,8 @@ run_and_judge() {
   fi
   saved_before=$($saved)
   mark_before=$(stat -c %y "$mark" 2> /dev/null || true)
-  say "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), $saved_before saved: $NODES nodes x $PROCESSES processes x $CORES cores"
-  say "$*"
+  say "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), ${saved_before:-0} saved"
+  say "$NODES nodes x $PROCESSES processes x $CORES cores: $*"
   trap on_usr1 USR1
   trap on_term TERM
   start "$@"
@@ -183,6 +184,7 @@ run_and_judge() {
     wait "$STEP" || code=$?
     kill -0 "$STEP" 2> /dev/null || break  # still there: a signal interrupted the wait
   done
+  [ -n "$mark" ] || exit $code
   new=$(($($saved) - saved_before))
   if [ -e "$mark" ] && { [ "$(stat -c %y "$mark")" != "$mark_before" ] || { [ $code = 0 ] && [ -z "$SIGNALLED" ]; }; }; then
     [ $code = 0 ] || say "complete, although the processes ended with $code"
@@ -206,13 +208,19 @@ newest_checkpoint() {
 }
 generated_rows() { cat "$OUTPUT"/generations-*.jsonl 2> /dev/null | wc -l || true; }
 
+# has FLAG ARGS...: whether the flag is among the arguments.
+has() { case " ${*:2} " in *" $1 "*) return 0 ;; *) return 1 ;; esac; }
+
 # Two new steps at least: a signal before the first one still lets it end, and is saved.
 train() {
+  if has --dry_run "$@"; then alone "$@"; fi
+  if has --evaluate_only "$@"; then run_and_judge "" : 0 "$@"; fi
   OUTPUT=$(value_of --output_dir "$@")
   run_and_judge "$OUTPUT/final" newest_checkpoint 2 "$@"
 }
 
 evaluate() {
+  if has --score_only "$@" || has --check_references "$@"; then alone "$@"; fi
   OUTPUT=$(value_of --output_dir "$@")
   run_and_judge "$OUTPUT/results.json" generated_rows 1 "$@"
 }

@@ -196,8 +196,8 @@ for command in {commands!r}:
 
 # ---- launch.sh alone, with a stand-in for python that needs no computing -------------------------------------------------
 
-def stand_in(cluster, output, options="--nodes=2 --gpus-per-node=2", **variables):
-    return cluster.submit(f"{options} --mem=1G scripts/flexmdm_transfer.sh --per_device_train_batch_size 2",
+def stand_in(cluster, output, options="--nodes=2 --gpus-per-node=2", arguments="", **variables):
+    return cluster.submit(f"{options} --mem=1G scripts/flexmdm_transfer.sh --per_device_train_batch_size 2 {arguments}",
                           FLEXMDM_PYTHON=str(CLUSTER / "stand_in.py"), OUTPUT_DIR=str(cluster.folder / "runs" / output), **variables)
 
 
@@ -238,6 +238,21 @@ def test_a_job_warned_before_its_first_step_says_so(cluster):
     warn_when(cluster, job, "start 1, 0 saved")
     assert cluster.wait(job) == ["FAILED"] and cluster.field(job, "Restarts") == "0"
     assert "signalled before its first new step: not requeued" in cluster.log(job)
+
+
+@pytest.mark.full
+def test_a_job_that_cannot_stop_in_time_says_so(cluster):
+    """A real time limit, and a step that is longer than the warning."""
+    job = stand_in(cluster, "slow", "--nodes=2 --gpus-per-node=2 --time=1 --signal=B:USR1@40", STAND_IN_STEP="600")
+    assert cluster.wait(job, seconds=150) == ["FAILED"], cluster.log(job)
+    assert "signalled before its first new step: not requeued" in cluster.log(job)
+
+
+def test_what_is_no_run_has_nothing_to_go_on_with(cluster):
+    """--dry_run is one process; --evaluate_only all of them, judged by the exit code."""
+    jobs = [stand_in(cluster, "none", arguments=flag) for flag in ("--dry_run", "--evaluate_only")]
+    assert cluster.wait(*jobs) == ["COMPLETED"] * 2, "".join(map(cluster.log, jobs))
+    assert [re.findall(r"no run: (\w+)", cluster.log(job)) for job in jobs] == [["None"], ["4"] * 4]
 
 
 def test_one_dead_process_ends_the_job_at_once(cluster):
