@@ -106,7 +106,8 @@ def test_pages_can_be_read_back_and_joined(tmp_path):
     (tmp_path / "other.html").write_text("<html></html>")
     for flags, message in (([tmp_path / "none.html", "--output", "x.html"], "none.html"),
                            ([tmp_path / "other.html", "--output", "x.png"], "other.html"),
-                           ([pages[0], "--output", "x.pdf"], "--output"), ([pages[0], "--output", "x.html", "--titles", "a", "b"], "--titles")):
+                           ([pages[0], "--output", "x.pdf"], "--output"),
+                           ([pages[0], "--output", "x.html", "--titles", "a", "b"], "--titles")):
         done = run(*flags)
         assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr and done.stderr.count("\n") == 1
 
