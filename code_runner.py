@@ -82,7 +82,10 @@ class Sandbox:
         return result
 
     def close(self):
-        self.process.stdin.close()                     # its sign to end
+        try:
+            self.process.stdin.close()                 # its sign to end
+        except BrokenPipeError:                        # it has ended already, with a job still in the pipe
+            pass
         try:
             self.process.wait(timeout=30)
         except subprocess.TimeoutExpired:
