@@ -78,7 +78,8 @@ def _generate(model, befores, masks, afters, device, *, steps, block_length, gen
 
 
 def generate_mdm(model, prompts, *, steps, gen_length, block_length=None, temperature=0.0, cfg_scale=0.0, remasking="low_confidence",
-                 mask_id, pad_id, num_tokens=None, generator=None, seeds=None, rows_at_once=None, return_trace=False, on_frame=None):
+                 mask_id, pad_id, num_tokens=None, generator=None, seeds=None, rows_at_once=None, cache_refresh=None, return_trace=False,
+                 on_frame=None):
     """Answer each prompt with gen_length tokens. Returns a GenerationResult on the prompts' device.
 
     model: `model(ids, attention_mask=None).logits` [B, L, V] with a `device`; where it has `supports_logits_mask`, logits are computed
@@ -91,18 +92,20 @@ def generate_mdm(model, prompts, *, steps, gen_length, block_length=None, temper
     Never drawn: mask_id and ids from num_tokens on. pad_id is: in LLaDA it is the end of text, which fills the answer's rest.
     seeds: long [B]; every random number of a row is a function of (its seed, its step, purpose). generator draws seeds that are not given.
     rows_at_once: rows in the network's batch (None: all); on_frame(row, frame): called with every frame of the trace as it is made.
+    cache_refresh: None, or r: keys and values of what lies left of a row's block are kept for r evaluations (llada_cache.py); an
+        approximation for r > 1, and every evaluation still counts as one.
     """
     befores = _rows_of(prompts, pad_id)
     nothing = [prompts.new_zeros(0, device="cpu")] * len(befores)
     return _generate(model, befores, gen_length, nothing, prompts.device,
                      steps=steps, block_length=block_length, generator=generator, seeds=seeds, temperature=temperature,
                      cfg_scale=cfg_scale, remasking=remasking, mask_id=mask_id, pad_id=pad_id, num_tokens=num_tokens,
-                     rows_at_once=rows_at_once, return_trace=return_trace, on_frame=on_frame)
+                     rows_at_once=rows_at_once, cache_refresh=cache_refresh, return_trace=return_trace, on_frame=on_frame)
 
 
 def generate_mdm_infilling(model, prefixes, suffixes, *, steps, middle_lengths, block_length=None, temperature=0.0, cfg_scale=0.0,
                            remasking="low_confidence", mask_id, pad_id, num_tokens=None, generator=None, seeds=None, rows_at_once=None,
-                           return_trace=False, on_frame=None):
+                           cache_refresh=None, return_trace=False, on_frame=None):
     """Fill middle_lengths (int, or long [B]) masks between each prefix and suffix (long [B, P], [B, S], right-padded), in place.
 
     Everything else as in generate_mdm; guidance hides prefix and suffix. The middle of row b is `sequences[b, P_b : lengths[b] - S_b]`.
@@ -113,7 +116,7 @@ def generate_mdm_infilling(model, prefixes, suffixes, *, steps, middle_lengths, 
     return _generate(model, befores, middle_lengths, afters, prefixes.device,
                      steps=steps, block_length=block_length, generator=generator, seeds=seeds, temperature=temperature,
                      cfg_scale=cfg_scale, remasking=remasking, mask_id=mask_id, pad_id=pad_id, num_tokens=num_tokens,
-                     rows_at_once=rows_at_once, return_trace=return_trace, on_frame=on_frame)
+                     rows_at_once=rows_at_once, cache_refresh=cache_refresh, return_trace=return_trace, on_frame=on_frame)
 
 
 # ---- the command
@@ -127,6 +130,8 @@ def parse_arguments():
     text.add_argument("--suffix", help="infill: what stands behind it")
     text.add_argument("--middle_length", type=int, metavar="N", help="infill in place with exactly N tokens, prefix and suffix as they are")
     text.add_argument("--num_samples", type=int, default=1, help="samples to draw (default: 1)")
+    text.add_argument("--cache_refresh", type=int, metavar="R",
+                      help="keep keys and values left of the current block for R evaluations: faster, and approximate (default: no cache)")
     text.add_argument("--trace", metavar="FILE", help="FILE.html: a page that plays the generation; FILE.png: its curves")
     text.add_argument("--watch", action="store_true", help="show the first sample's text as it is revealed")
     add_model_flags(parser)
@@ -134,7 +139,8 @@ def parse_arguments():
     args = parser.parse_args()
     if (args.prompt is None) == (args.prefix is None and args.suffix is None):
         raise InputError("give either --prompt, or --prefix and --suffix")
-    for flag, value in (("--num_samples", args.num_samples), ("--middle_length", args.middle_length)):
+    for flag, value in (("--num_samples", args.num_samples), ("--middle_length", args.middle_length),
+                        ("--cache_refresh", args.cache_refresh)):
         if value is not None and value < 1:
             raise InputError(f"{flag} {value}: must be at least 1")
     if args.task == "math" and args.prompt is None:
@@ -194,7 +200,7 @@ def main():
     rows = [torch.tensor([ids] * args.num_samples, dtype=torch.long).view(args.num_samples, -1) for ids in (before, after)]
     seeds = torch.tensor([item_seed(args.seed, 0, sample) for sample in range(args.num_samples)])
     result = generate_mdm_infilling(model, *rows, middle_lengths=gen_length, mask_id=config.mask_token_id, pad_id=config.pad_token_id,
-                                    num_tokens=len(tokenizer), seeds=seeds,
+                                    num_tokens=len(tokenizer), seeds=seeds, cache_refresh=args.cache_refresh,
                                     return_trace=bool(args.trace), on_frame=on_frame, **settings)
     ends = {config.pad_token_id, tokenizer.eos_token_id, tokenizer.get_vocab().get("<|eot_id|>")}
     for row in range(args.num_samples):

@@ -7,10 +7,9 @@ so rows of different lengths share a batch, finished rows leave it and waiting o
 import torch
 
 from generation_result import GenerationResult, row_uniforms
-from token_choice import draw_tokens
+from token_choice import ELEMENTS_AT_ONCE, draw_tokens
 
-TOKEN, CONFIDENCE = 0, 1                 # purposes of a step's random numbers
-PLACES_IN_FLOAT64 = 64                   # whose logits are in float64 at once: 64 x 126,464 x 8 bytes = 62 MiB
+TOKEN, CONFIDENCE = 0, 1                # purposes of a step's random numbers
 
 
 def log_probability(logits, tokens, excluded):
@@ -20,8 +19,9 @@ def log_probability(logits, tokens, excluded):
     """
     if logits.device.type == "mps":                                                    # has no float64
         logits, tokens, excluded = logits.cpu(), tokens.cpu(), excluded.cpu()
+    at_once = max(1, ELEMENTS_AT_ONCE // logits.shape[1])
     parts = [part.double().masked_fill(excluded, -torch.inf).log_softmax(-1).gather(-1, token[:, None])[:, 0]
-             for part, token in zip(logits.split(PLACES_IN_FLOAT64), tokens.split(PLACES_IN_FLOAT64))]
+             for part, token in zip(logits.split(at_once), tokens.split(at_once))]
     return torch.cat(parts).cpu()
 
 
@@ -35,30 +35,18 @@ def most_confident(confidence, eligible, count):
     return torch.zeros_like(eligible).scatter(1, order, first) & eligible
 
 
-def network_logits(model, ids, real, wanted, given, *, mask_id, cfg_scale):
-    """Logits [n, V] at the wanted places, in row-major order, on the model's device. ids: long [B, L]; the others: bool [B, L].
-
-    real: not padding; given: prompt, prefix and suffix, which the unconditional half of classifier-free guidance sees as masks.
-    """
-    if cfg_scale:                                                                       # both halves in one batch
-        ids = torch.cat([ids, ids.masked_fill(given, mask_id)])                         # (2B, L)
-        real, wanted = torch.cat([real, real]), torch.cat([wanted, wanted])
+def evaluate(model, ids, real, wanted):
+    """Logits [n, V] at the wanted places, in row-major order, on the model's device. ids: long [B, L]; real (not padding), wanted: bool."""
     device = model.device
     attention_mask = None if real.all() else real.to(device)
-    ids, wanted = ids.to(device), wanted.to(device)
     if getattr(model, "supports_logits_mask", False):
-        logits = model(ids, attention_mask=attention_mask, logits_mask=wanted).logits
-    else:
-        logits = model(ids, attention_mask=attention_mask).logits[wanted]
-    if cfg_scale:
-        conditional, unconditional = logits.chunk(2)                                    # (n, V) each
-        logits = unconditional + (cfg_scale + 1) * (conditional - unconditional)
-    return logits
+        return model(ids.to(device), attention_mask=attention_mask, logits_mask=wanted.to(device)).logits
+    return model(ids.to(device), attention_mask=attention_mask).logits[wanted.to(device)]
 
 
 @torch.no_grad()
-def fill_masks(model, rows, plans, *, temperature, cfg_scale, remasking, mask_id, pad_id, num_tokens, seeds, rows_at_once, return_trace,
-               on_frame):
+def fill_masks(model, rows, plans, *, temperature, cfg_scale, remasking, mask_id, pad_id, num_tokens, seeds, rows_at_once, cache_refresh,
+               return_trace, on_frame):
     """Reveal every row's masks by its plan (llada_inference.reveal_plan). Returns a GenerationResult on CPU.
 
     rows: for each row (ids before the masks, number of masks, ids after them), ids long [n] on CPU; the rest is generate_mdm's.
@@ -66,7 +54,7 @@ def fill_masks(model, rows, plans, *, temperature, cfg_scale, remasking, mask_id
     """
     B = len(rows)
     lengths = torch.tensor([len(before) + masks + len(after) for before, masks, after in rows], dtype=torch.long)       # (B,)
-    canvas = torch.full((B, int(lengths.max()) if B else 0), pad_id)                                # (B, L)
+    canvas = torch.full((B, int(lengths.max()) if B else 0), pad_id)                  # (B, L)
     masked = torch.zeros_like(canvas, dtype=torch.bool)                                 # (B, L)
     for row, (before, masks, after) in enumerate(rows):
         canvas[row, :lengths[row]] = torch.cat([before, torch.full((masks,), mask_id), after])
@@ -75,6 +63,10 @@ def fill_masks(model, rows, plans, *, temperature, cfg_scale, remasking, mask_id
     real = place < lengths[:, None]                                                     # (B, L)
     given = real & ~masked                                                              # (B, L)
     cost = 2 if cfg_scale else 1
+    cache = None
+    if cache_refresh is not None:
+        from llada_cache import PrefixCache                                             # knows the network's inside, unlike all else here
+        cache = PrefixCache(model, cache_refresh)
     evaluations = [0] * B
     trace = [[] for _ in rows] if return_trace else None
 
@@ -102,7 +94,18 @@ def fill_masks(model, rows, plans, *, temperature, cfg_scale, remasking, mask_id
         event = torch.tensor([step[row] for row in live])                               # (R,)
         if remasking == "random":        # the choice does not look at the network, so only the chosen places need logits
             eligible = most_confident(row_uniforms(seeds[live], event, CONFIDENCE, L), eligible, count)
-        logits = network_logits(model, canvas[live, :L], real[live, :L], eligible, given[live, :L], mask_id=mask_id, cfg_scale=cfg_scale)
+        ids, text, wanted, names = canvas[live, :L], real[live, :L], eligible, live
+        if cfg_scale:                    # both halves in one batch; in the second all that was given is hidden
+            ids = torch.cat([ids, ids.masked_fill(given[live, :L], mask_id)])           # (2R, L)
+            text, wanted, names = text.repeat(2, 1), wanted.repeat(2, 1), live + [row + B for row in live]
+        if cache:
+            block = [len(rows[row][0]) + plans[row][step[row]][0] for row in live] * cost
+            logits = cache.logits(names, ids, text, wanted, block)                      # (n, V), or twice that
+        else:
+            logits = evaluate(model, ids, text, wanted)
+        if cfg_scale:
+            conditional, unconditional = logits.chunk(2)                                # (n, V) each
+            logits = unconditional + (cfg_scale + 1) * (conditional - unconditional)
         excluded = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device) # (V,); end of text may be drawn
         excluded[mask_id] = True
         if num_tokens is not None:
@@ -120,5 +123,7 @@ def fill_masks(model, rows, plans, *, temperature, cfg_scale, remasking, mask_id
             evaluations[row] += cost
             step[row] += 1
             show(row)
+        if cache:
+            cache.drop([row + half * B for row in live if step[row] == len(plans[row]) for half in range(cost)])
         live = [row for row in live if step[row] < len(plans[row])]
     return GenerationResult(canvas, lengths, torch.tensor(evaluations, dtype=torch.long), torch.zeros(B, dtype=torch.bool), trace)

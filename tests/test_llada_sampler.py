@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from generation_result import draw_seeds, row_uniforms
-from llada_dit import LLaDAConfig, LLaDAModelLM
+from llada_cache import PrefixCache
+from llada_dit import LLaDAConfig, LLaDAModelLM, rope_tables
 from llada_inference import generate_mdm, generate_mdm_infilling, reveal_plan, reveals_of_block
 from llada_sampler import CONFIDENCE, TOKEN, log_probability
 
@@ -270,3 +271,57 @@ def test_row_uniforms_are_uniform_and_independent():
     assert (u.var(1) * 12 - 1).abs().max() < 0.05
     assert (torch.corrcoef(u) - torch.eye(7)).abs().max() < 5 / 20_000 ** 0.5
     assert row_uniforms(seeds[5:7], torch.tensor([3, 4]), TOKEN, 9)[0].equal(row_uniforms(seeds[5:6], 3, TOKEN, 12)[0, :9])
+
+
+# ---- the cache
+
+CACHED = dict(steps=12, gen_length=12, block_length=4, mask_id=MASK, pad_id=PAD, num_tokens=TOKENS)
+
+
+@pytest.mark.parametrize("cfg_scale", [0.0, 0.8])
+def test_a_cache_refreshed_every_step_changes_nothing(network, cfg_scale):
+    """Also guards llada_cache.py's own walk through the blocks against changes of the network's."""
+    prompts, suffixes = pad_rows(random_rows(5, 9)), pad_rows(random_rows(5, 3))
+    plain = generate_mdm(network, prompts, cfg_scale=cfg_scale, **CACHED)
+    cached = generate_mdm(network, prompts, cfg_scale=cfg_scale, cache_refresh=1, **CACHED)
+    assert cached.sequences.equal(plain.sequences) and cached.evaluations.equal(plain.evaluations)
+    settings = dict(steps=3, middle_lengths=torch.tensor([4, 0, 7, 2, 3]), mask_id=MASK, pad_id=PAD, num_tokens=TOKENS, cfg_scale=cfg_scale)
+    plain = generate_mdm_infilling(network, prompts, suffixes, **settings)
+    assert generate_mdm_infilling(network, prompts, suffixes, cache_refresh=1, **settings).sequences.equal(plain.sequences)
+
+
+@torch.no_grad()
+def test_between_refreshes_only_the_past_is_old(network):
+    """The second evaluation, written out: the prompt's keys and values come from the first, everything from the block on is new."""
+    cache, prompt, masks = PrefixCache(network, 4), 7, 5
+    first = torch.tensor([[random.randrange(20) for _ in range(prompt)] + [MASK] * masks])
+    second = first.clone()
+    second[0, prompt + 2] = 3
+    real, wanted = torch.ones_like(first, dtype=torch.bool), first == MASK
+    whole = network(first, logits_mask=wanted).logits
+    assert torch.allclose(cache.logits([0], first, real, wanted, [prompt]), whole, atol=1e-10)
+    cached = cache.logits([0], second, real, wanted, [prompt])
+    assert cache.places == prompt + masks + masks
+    x_old, x_new = network.model.transformer.wte(first), network.model.transformer.wte(second)[:, prompt:]
+    cos, sin = rope_tables(prompt + masks, 8, network.config.rope_theta, "cpu")
+    for block in network.model.transformer.blocks:
+        joined = torch.cat([x_old[:, :prompt], x_new], 1)              # what the block would see with an old past and a new present
+        x_new = block(joined, cos, sin)[:, prompt:]
+        x_old = block(x_old, cos, sin)
+    expected = network.head(network.model.transformer.ln_f(x_new))[0]
+    assert torch.allclose(cached, expected, atol=1e-10)
+    assert not torch.allclose(cached, network(second, logits_mask=wanted).logits, atol=1e-6)
+
+
+def test_cached_rows_do_not_depend_on_the_batch(network):
+    rows, seeds = random_rows(6, 10), torch.randint(2 ** 62, (6,))
+    together = generate_mdm(network, pad_rows(rows), seeds=seeds, cache_refresh=3, temperature=1.0, **CACHED)
+    few = generate_mdm(network, pad_rows(rows), seeds=seeds, cache_refresh=3, temperature=1.0, rows_at_once=2, **CACHED)
+    assert together.sequences.equal(few.sequences)
+    for b, row in enumerate(rows):
+        alone = generate_mdm(network, pad_rows([row]), seeds=seeds[b:b + 1], cache_refresh=3, temperature=1.0, **CACHED)
+        assert alone.sequences[0, :alone.lengths[0]].equal(together.sequences[b, :together.lengths[b]])
+    with pytest.raises(ValueError, match="cache_refresh"):
+        generate_mdm(network, pad_rows(rows), cache_refresh=-1, **CACHED)
+    with pytest.raises(ValueError, match="LLaDAModelLM"):
+        generate_mdm(SimpleNamespace(device="cpu"), pad_rows(rows), cache_refresh=2, **CACHED)
