@@ -209,7 +209,7 @@ class DiffusionTrainer(Trainer):
             for name, parameter in self.accelerator.unwrap_model(self.model, keep_torch_compile=False).named_parameters():
                 if parameter.requires_grad:
                     whole = whole_tensor(parameter)
-                    state |= {name: whole.cpu()} if self.args.should_save else {}
+                    state |= {name: whole.to("cpu", copy=True)} if self.args.should_save else {}
         if self.args.should_save:
             os.makedirs(output_dir, exist_ok=True)
             model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)

@@ -25,6 +25,7 @@ def shard_by_fsdp2(model, device):
 def shard_by_zero3(model, deepspeed_config):
     """What deepspeed.initialize would do after it has moved the whole model to the GPU, parameter by parameter. In place."""
     import deepspeed
+    deepspeed.init_distributed()
     deepspeed.zero.Init(module=model, config_dict_or_path=deepspeed_config)
     return model
 

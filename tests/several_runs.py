@@ -2,7 +2,8 @@
 
     RANK=0 WORLD_SIZE=2 ... python tests/several_runs.py jobs.json
 jobs.json: [{"script", "words", "port", "facts"}]. `facts` is a file that receives what the Trainer really used (rank 0 writes it): the
-class around the model, ZeRO's stage, the process group's and the Trainer's world size, the largest share of a parameter held here, memory grown in MiB.
+class around the model, ZeRO's stage, the process group's and the Trainer's world size, the share of all elements (and of one block's matrix) held here, memory
+grown in MiB.
 "stop_at": send SIGTERM to this process when that step begins. "fails": InputError expected; its line is printed.
 """
 import importlib
@@ -32,21 +33,22 @@ def watch(job):
 
     def prepare(self, *arguments):
         model, loader = whole(self, *arguments)
-        shares = []
-        for parameter in self.model.parameters():
+        def elements(parameter):
+            """(held by this process, whole)"""
             if isinstance(parameter, DTensor):
-                shares.append(parameter.to_local().numel() / parameter.numel())
-            elif hasattr(parameter, "ds_tensor"):
-                shares.append(parameter.ds_tensor.numel() / parameter.ds_numel)
-            else:
-                shares.append(1.0)
+                return parameter.to_local().numel(), parameter.numel()
+            if hasattr(parameter, "ds_tensor"):
+                return parameter.ds_tensor.numel(), parameter.ds_numel
+            return parameter.numel(), parameter.numel()
+        held, whole_size = map(sum, zip(*(elements(parameter) for parameter in self.model.parameters())))
+        block = self.model.backbone.model.transformer.blocks[0].ff_proj.weight
         optimizer = self.optimizer.optimizer
         grown = anonymous_mib() - job["anonymous_mib"]
         state = getattr(optimizer, "single_partition_of_fp32_groups", None) or getattr(optimizer, "fp32_partitioned_groups_flat", None)
         trained = sum(getattr(p, "ds_numel", p.numel()) for p in self.model.parameters() if p.requires_grad)
         facts = {"wrapped": type(model).__name__, "stage": model.zero_optimization_stage() if hasattr(model, "zero_optimization_stage") else None,
                  "group": torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1, "trainer": self.args.world_size, "grown_mib": grown,
-                 "largest_share": max(shares), "dtensors": any(isinstance(p, DTensor) for p in self.model.parameters()),
+                 "held_share": held / whole_size, "block_share": elements(block)[0] / elements(block)[1], "dtensors": any(isinstance(p, DTensor) for p in self.model.parameters()),
                  "optimizer_share": sum(part.numel() for part in state) / trained if state else None}
         if job.get("facts") and self.args.process_index == 0:
             Path(job["facts"]).write_text(json.dumps(facts))
