@@ -4,6 +4,14 @@ Attention is bidirectional, so the keys and values of the prompt (and of finishe
 revealed. Between refreshes they are kept as they were, and only places from the current block on go through the network. A row is
 refreshed when its block changes and every `refresh` steps; with refresh = 1 nothing is approximated. Rows do not depend on each other.
 Idea: Fast-dLLM's prefix cache (arXiv 2505.22618) and dLLM-Cache (arXiv 2506.06295).
+
+Measured (the quickstart's LLaDA, 200 held-out problems, prompts of 76 to 89 tokens in 136, blocks of 8, one token an evaluation,
+temperature 0, one CPU core, shared machine, November 2026); "same" is answers equal to the uncached ones, token for token:
+    refresh               no cache    1       2       4       8 (once a block)
+    right of 200          153         153     156     151     148          (95 % interval of one row: +- 12)
+    same of 200           200         200     195     183     172
+    places, in 1,000                  1,448   924     664     530
+    CPU seconds           64 to 84    61      40      30      25
 """
 import torch
 import torch.nn.functional as F
