@@ -173,51 +173,64 @@ def _screen_lines(pieces, columns):
     return lines
 
 
-def _pieces(frame, decode, mask_id, known):
-    """(text, style) of a frame: runs of masks, of tokens shown before, and of new ones. Runs are decoded whole, so that a character
-    that several tokens spell is readable."""
-    runs = []
-    for slot, token in zip(frame["slots"], frame["ids"]):
+def _pieces(positions, tokenizer, mask_id, known):
+    """(text, style) of positions (slot, token): runs of masks, of tokens shown before, and of new ones. Runs are decoded whole, so that
+    a character that several tokens spell is readable; a special token that repeats (end of text does) is written once, with its count."""
+    special, runs = set(tokenizer.all_special_ids), []
+    for slot, token in positions:
         style = "mask" if token == mask_id else "old" if slot in known else "new"
-        if not runs or runs[-1][0] != style:
+        before = runs[-1][1][-1] if runs else None
+        if not runs or runs[-1][0] != style or (token != before and (token in special or before in special)):
             runs.append((style, []))
         runs[-1][1].append(token)
-    return [(MASK_SIGN * len(ids) if style == "mask" else _printable(decode(ids)), style) for style, ids in runs]
+    pieces = []
+    for style, ids in runs:
+        if style == "mask":
+            pieces.append((MASK_SIGN * len(ids), style))
+        elif ids[0] in special:
+            pieces.append((_printable(tokenizer.decode(ids[:1])) + (f"\u00d7{len(ids)}" if len(ids) > 1 else ""), style))
+        else:
+            pieces.append((_printable(tokenizer.decode(ids)), style))
+    return pieces
 
 
 def terminal_watcher(tokenizer, mask_id, stream=None, row=0):
     """A sampler's on_frame(row, frame) that shows one row's text as it grows, on stderr.
 
     On a terminal it redraws in place, at most 25 times a second, with masks dim and new tokens green; the end of a long text stays in
-    view. Elsewhere (a file, a pipe) it prints a line whenever a quarter more evaluations have gone by.
+    view. Elsewhere (a file, a pipe) it prints a line whenever a quarter more evaluations have gone by, without the given text around.
     """
     stream = stream or sys.stderr
     codes = {"mask": "\x1b[2m", "old": "", "new": "\x1b[1;32m"}
-    state = {"lines": 0, "drawn": 0.0, "printed": -1, "known": None}
+    lines_shown, drawn_at, printed_at, given, known = 0, 0.0, -1, None, None
 
     def show(number, frame):
+        nonlocal lines_shown, drawn_at, printed_at, given, known
         if number != row:
             return
-        shown = {slot for slot, token in zip(frame["slots"], frame["ids"]) if token != mask_id}
-        if state["known"] is None:
-            state["known"] = shown
-        masks = len(frame["ids"]) - len(shown)
-        head = f"evaluation {frame['evaluations']}  t {frame['t']:.3f}  {len(frame['ids'])} tokens, {masks} masks"
+        positions = list(zip(frame["slots"], frame["ids"]))
+        shown = {slot for slot, token in positions if token != mask_id}
+        if given is None:
+            given = known = shown
+        masks = len(positions) - len(shown)
+        head = f"evaluation {frame['evaluations']}  t {frame['t']:.3f}  {len(positions)} tokens, {masks} masks"
         if stream.isatty():
-            if masks and time.monotonic() - state["drawn"] < 0.04:
+            if masks and time.monotonic() - drawn_at < 0.04:
                 return
             columns, rows = shutil.get_terminal_size()
-            lines = _screen_lines(_pieces(frame, tokenizer.decode, mask_id, state["known"]), columns)[-max(1, rows - 3):]
-            back = f"\x1b[{state['lines']}F\x1b[J" if state["lines"] else ""
+            lines = _screen_lines(_pieces(positions, tokenizer, mask_id, known), columns)[-max(1, rows - 3):]
+            back = f"\x1b[{lines_shown}F\x1b[J" if lines_shown else ""
             body = "".join("".join(f"{codes[style]}{c}\x1b[0m" if codes[style] else c for c, style in line) + "\n" for line in lines)
             stream.write(f"{back}{head[:columns]}\n{body}")
-            state.update(lines=len(lines) + 1, drawn=time.monotonic(), known=shown)
+            lines_shown, drawn_at, known = len(lines) + 1, time.monotonic(), shown
         else:
-            if masks and frame["evaluations"] < 1.25 * state["printed"]:
+            if masks and frame["evaluations"] < 1.25 * printed_at:
                 return
-            text = "".join(text for text, _ in _pieces(frame, tokenizer.decode, mask_id, shown))
+            written = [index for index, (slot, _) in enumerate(positions) if slot not in given]
+            middle = positions[written[0]:written[-1] + 1] if written else []
+            text = "".join(text for text, _ in _pieces(middle, tokenizer, mask_id, shown))
             stream.write(f"{head}  {text!r}\n")
-            state["printed"] = frame["evaluations"]
+            printed_at = frame["evaluations"]
         stream.flush()
     return show
 

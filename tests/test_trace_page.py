@@ -31,6 +31,12 @@ def decode(ids):
     return "".join(HOSTILE[token] for token in ids)
 
 
+class Words:
+    """What the terminal and write_trace ask of a tokenizer."""
+    all_special_ids = [7]
+    decode = staticmethod(decode)
+
+
 def insertion_trace(length, given=0, evaluations=None):
     """Frames of a random generation: tokens are inserted and revealed at random times, the first `given` are there from the start."""
     steps = evaluations or 3 * length
@@ -264,9 +270,8 @@ def test_the_terminal_redraws_in_place(monkeypatch):
     """The last thing on the screen is the result; what a token spells cannot steer the terminal; a long text is cut to the window."""
     monkeypatch.setenv("COLUMNS", "60")
     monkeypatch.setenv("LINES", "12")
-    tokenizer = type("Tokenizer", (), {"decode": staticmethod(decode)})
     trace, stream = insertion_trace(60, given=3), Terminal()
-    show = terminal_watcher(tokenizer, MASK, stream)
+    show = terminal_watcher(Words, MASK, stream)
     for frame in trace:
         show(0, frame)
         show(1, frame)                                                          # another row: not shown
@@ -274,20 +279,25 @@ def test_the_terminal_redraws_in_place(monkeypatch):
     assert not re.search("\x1b(?!\\[(2m|0m|1;32m))", last)                      # only its own colours
     lines = re.sub("\x1b\\[[0-9;]*m", "", last).split("\n")
     assert lines[0].startswith(f"evaluation {trace[-1]['evaluations']}  t 1.000  60 tokens, 0 masks") and len(lines) <= 11
-    whole = _screen_lines([(expected(trace[-1]), "old")], 60)
+    text = re.sub(r"(<\|end\|>){2,}", lambda run: f"<|end|>×{len(run[0]) // 7}", expected(trace[-1]))
+    whole = _screen_lines([(text, "old")], 60)
     assert lines[1:-1] == ["".join(c for c, _ in line) for line in whole[-9:]]
     assert all(len(line) <= 60 for line in lines)
 
 
 def test_elsewhere_it_prints_a_few_lines():
-    tokenizer = type("Tokenizer", (), {"decode": staticmethod(decode)})
     trace, stream = insertion_trace(400, evaluations=1000), io.StringIO()
-    show = terminal_watcher(tokenizer, MASK, stream)
+    show = terminal_watcher(Words, MASK, stream)
     for frame in trace:
         show(0, frame)
     lines = stream.getvalue().splitlines()
     assert 5 < len(lines) < 80 and "\x1b" not in stream.getvalue()
     assert "evaluation 1000" in lines[-1] and MASK_SIGN not in lines[-1]
+    stream = io.StringIO()
+    show = terminal_watcher(Words, MASK, stream)
+    for ids in ([6, MASK, MASK, MASK, 8], [6, 8, MASK, 7, 8], [6, 8, 7, 7, 8]):                # the given tokens around are left out
+        show(0, {"t": 0.5, "evaluations": 1, "ids": ids, "slots": [0, 1, 2, 3, 4]})
+    assert [line.split("masks  ")[1] for line in stream.getvalue().splitlines()] == [repr(MASK_SIGN * 3), repr("é<|end|>×2")]
 
 
 def test_wide_characters_take_two_cells():
@@ -308,6 +318,5 @@ def test_the_command_writes_both_kinds(tmp_path):
     assert panel["title"] == "LLaDA" and panel["evaluations"] == list(range(9)) and len(panel["slots"]) == 10
     assert "evaluation 0  t 0.000  10 tokens, 8 masks" in done.stderr and "evaluation 8  t 1.000" in done.stderr
     trace = [insertion_trace(5), insertion_trace(6)]
-    tokenizer = type("Tokenizer", (), {"decode": staticmethod(decode), "all_special_ids": [7]})
-    write_trace(tmp_path / "two.html", trace, tokenizer, MASK)
+    write_trace(tmp_path / "two.html", trace, Words, MASK)
     assert [panel["title"] for panel in read_panels(tmp_path / "two.html")] == ["FlexMDM, sample 1", "FlexMDM, sample 2"]
