@@ -562,8 +562,9 @@ def chat_text(row):
 def text_rows(split, n, seed, weights=TEXT_WEIGHTS):
     """n documents [{"text", "prompt"}]: word problems (math: plain, chat: as in fine-tuning), equations, generated and library functions.
 
-    prompt: the beginning of the text that is given and not learned: the question of a word problem, the left side of an equation. With
-    the numbers in sight a small network learns to copy them and to calculate; hidden, they teach it nothing, being random.
+    prompt: the beginning of the text that is given and not learned: the question of a word problem, the left side of an equation, the
+    comment and the head of a generated function. With numbers and names in sight a small network learns to copy them and to calculate;
+    hidden, they teach it nothing, being random.
     weights: share of each kind. Documents are drawn one by one and may repeat.
     """
     rng = random.Random(f"text {split} {seed}")
@@ -584,6 +585,7 @@ def text_rows(split, n, seed, weights=TEXT_WEIGHTS):
             text = prompt + result
         elif kind == "code":
             text = next(code)["text"]
+            prompt = text[:text.index(":\n") + 2]
         else:
             module, _, function = rng.choice(library)
             text = f"# {module}\n{function}"

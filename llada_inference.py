@@ -176,13 +176,15 @@ def main():
 
     import torch
 
-    from llada_utils import checkpoint_kind, load_llada, load_tokenizer, pick_device, pick_dtype
+    from llada_utils import checkpoint_kind, compile_network, load_llada, load_tokenizer, pick_device, pick_dtype
     if checkpoint_kind(args.checkpoint_path) != "llada":
         raise InputError(f"--checkpoint_path: {args.checkpoint_path} is a FlexMDM; flexmdm_inference.py samples from those")
     device = pick_device(args.device)
     tokenizer = load_tokenizer(args.checkpoint_path)
     before, after = given_ids(args, tokenizer)
     model = load_llada(args.checkpoint_path, args.base_model, pick_dtype(args.dtype, device), device)
+    if args.torch_compile:
+        compile_network(model)
     config, given = model.config, len(before) + len(after)
     limit = args.max_length or min(config.max_sequence_length, 1024)                    # 1024: the paper's canvas
     gen_length = gen_length or limit - given

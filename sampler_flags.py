@@ -35,6 +35,7 @@ def add_model_flags(parser, checkpoint_required=True):
     group.add_argument("--lora_alpha", type=float, help="LoRA alpha of a checkpoint that does not store it (default: its rank)")
     group.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="auto: bfloat16 on a GPU, else float32")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    group.add_argument("--torch_compile", action="store_true", help="compile the network: a minute at the start, then faster steps on a GPU")
     group.add_argument("--seed", type=int, default=42, help="every random number follows from it (default: 42)")
     group.add_argument("--diffusion_steps", type=int, metavar="N",
                        help="FlexMDM tau_leaping: steps of its grid (default: 256, the paper's for GSM8K); event_driven: most evaluations "

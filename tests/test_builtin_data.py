@@ -244,9 +244,10 @@ def test_text_has_the_shares_asked_for():
         assert sign == "*" or not data.step_held_out({"+": "add", "-": "sub"}[sign], int(a), int(b))
     for row in rows:
         asks = row["text"].startswith("<|startoftext|>") or "#### " in row["text"] or "\n" not in row["text"]
-        assert row["text"].startswith(row["prompt"]) and bool(row["prompt"]) == asks and len(row["prompt"]) < len(row["text"])
+        generated = re.match(r"# .*\ndef \w+\(\w+\):\n", row["prompt"])
+        assert row["text"].startswith(row["prompt"]) and bool(row["prompt"]) == bool(asks or generated) and len(row["prompt"]) < len(row["text"])
     only = data.text_rows("train", 50, 0, {"code": 1})
-    assert all(row["text"].startswith("# ") and "\ndef " in row["text"] for row in only)
+    assert all(re.fullmatch(r"# .*\ndef \w+\(\w+\):\n", row["prompt"]) and row["text"].startswith(row["prompt"] + "    ") for row in only)
 
 
 def test_chat_text_is_what_fine_tuning_shows(tokenizer, math):

@@ -36,11 +36,12 @@ class LengthLaw(torch.nn.Module):
         return {"logits": torch.zeros(int(logits_mask.sum()), PAD + 1), "length": (total / (m + 1)).repeat(1, input_ids.shape[1] + 1)}
 
 
-def lengths_of(p, rows, **settings):
+def lengths_of(p, rows, quiet=False, **settings):
     result = generate_flexmdm(LengthLaw(p), batch_size=rows, max_length=300, **COMMON, **settings)
     per_token = float(result.evaluations.double().mean() / result.lengths.double().mean())
-    print(f"{settings}: {per_token:.2f} evaluations a token, at most {int(result.evaluations.max())} a row, mean length "
-          f"{float(result.lengths.double().mean()):.1f}, ratios clipped {float(result.clipped_ratios.double().mean()):.2f} a row")
+    if not quiet:
+        print(f"{settings}: {per_token:.2f} evaluations a token, at most {int(result.evaluations.max())} a row, mean length "
+              f"{float(result.lengths.double().mean()):.1f}, ratios clipped {float(result.clipped_ratios.double().mean()):.2f} a row")
     return result, per_token
 
 

@@ -1,0 +1,183 @@
+#!/usr/bin/env python
+"""What a sampler evaluation costs, and how many of them a token takes.
+
+    python scripts/benchmark_sampling.py                     (four minutes on one core, up to 8 GB of memory)
+    python scripts/benchmark_sampling.py --only evaluations  (the second table alone, half a minute)
+    python scripts/benchmark_sampling.py --device cuda       (one GPU, bfloat16; memory is then the GPU's)
+
+First table: a network of d 256, 8 layers, vocabulary 126,464 with random weights; 4 prompts of 100 tokens; the insertion head is overridden
+by an oracle that knows of answers of 150 tokens. At 16 states spread over one trajectory of the event-driven sampler:
+    plain     canvas of 1,024, logits and probabilities of the whole vocabulary at every position
+    ours      the sampler's own step, everything included: canvas as long as the longest row, logits where masks compete
+    compiled  ours with --torch_compile (with --compiled; the first step at each canvas length then compiles, and is not counted)
+Memory: the process's peak less what it held when the model stood ready. Each row of the table is a process of its own.
+
+Second table: evaluations a token for answers of 150 tokens, exact and approximated, and beside it each setting's distance from a law of
+short strings that can be enumerated (tests/exact_posterior.py): total variation of 20,000 samples, next to pure sampling noise.
+"""
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+ROWS, PROMPT, ANSWER, CANVAS, STATES = 4, 100, 150, 1024, 16
+VOCABULARY, MASK, PAD = 126464, 126336, 126081
+SAMPLER = dict(mask_id=MASK, pad_id=PAD, num_tokens=126349, max_length=CANVAS, sampler="event_driven", unmasking="confidence",
+               confidence_method="prob_diff", use_sliding_window=True)
+SETTINGS = {"exact": {}, "bound_inflation 2": {"bound_inflation": 2.0}, "bound_inflation 1.25": {"bound_inflation": 1.25},
+            "1.25, 2 events": {"bound_inflation": 1.25, "events_per_evaluation": 2}, "1.25, 4 events": {"bound_inflation": 1.25, "events_per_evaluation": 4}}
+
+
+def status_mib(field):
+    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field)) / 1024
+
+
+def network(device):
+    import torch
+    from llada_dit import FlexMDMConfig, LLaDAConfig, LLaDADiT
+    backbone = LLaDAConfig(d_model=256, n_layers=8, n_heads=8, n_kv_heads=8, mlp_hidden_size=768, vocab_size=VOCABULARY, embedding_size=VOCABULARY,
+                           mask_token_id=MASK, pad_token_id=PAD, eos_token_id=PAD)
+    torch.manual_seed(0)
+    model = LLaDADiT(FlexMDMConfig(backbone=backbone.to_json(), max_length=CANVAS, mask_token_id=MASK, pad_token_id=PAD)).eval()
+    return model.to(device, torch.bfloat16 if device == "cuda" else torch.float32)
+
+
+class Oracle:
+    """The network's call with a `length` that knows the answer has ANSWER tokens. The network is asked at the wanted evaluations only."""
+    supports_logits_mask = True
+
+    def __init__(self, model, device="cpu", wanted=()):
+        import torch
+        self.model, self.device, self.wanted, self.calls, self.positions = model, torch.device(device), set(wanted), 0, []
+        self.config = getattr(model, "config", None)
+
+    def __call__(self, ids, t, attention_mask=None, logits_mask=None):
+        import torch
+        self.calls += 1
+        if self.calls - 1 in self.wanted:
+            output = self.model(ids, t, attention_mask=attention_mask, logits_mask=logits_mask)
+            self.positions.append(ids.numel())
+        else:
+            output = {"logits": torch.zeros(1, VOCABULARY, device=self.device).expand(int(logits_mask.sum()), VOCABULARY)}
+        have, gap = attention_mask.sum(1, keepdim=True), torch.arange(ids.shape[1] + 1, device=self.device)
+        allowed = (gap >= PROMPT) & (gap <= have)
+        output["length"] = allowed / allowed.sum(1, keepdim=True) * (PROMPT + ANSWER - have).clamp(min=0)
+        return output
+
+
+def generate(model, rows=ROWS, **settings):
+    import torch
+    from flexmdm_inference import generate_flexmdm
+    prompts = torch.randint(0, 1000, (rows, PROMPT), generator=torch.Generator().manual_seed(1))
+    return generate_flexmdm(model, prompts, seeds=torch.arange(rows), **SAMPLER, **settings)
+
+
+def measure(way, device):
+    """{"seconds" an evaluation, "mib", "positions" an evaluation} of one way, at the same 16 states."""
+    import torch
+    import flexmdm_sampler
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    model = network(device)
+    counted = Oracle(None, device)
+    generate(counted)                                                       # how many evaluations the trajectory has
+    wanted = torch.linspace(0, counted.calls - 1, STATES).long().tolist()
+    if way == "compiled":
+        model.compile(dynamic=True)
+    held = torch.cuda.memory_allocated() / 2**20 if device == "cuda" else status_mib("VmRSS")
+    seconds, states, whole_step = [], [], flexmdm_sampler.FlexMDMSampler._step
+
+    def timed(sampler, live):
+        chosen = oracle.calls in oracle.wanted
+        begun = clock()
+        whole_step(sampler, live)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        if chosen:
+            seconds.append(clock() - begun)
+
+    if way == "plain":
+        class Plain(Oracle):
+            def __call__(self, ids, t, attention_mask=None, logits_mask=None):
+                if self.calls in wanted:
+                    states.append((ids, t, attention_mask))
+                return super().__call__(ids, t, attention_mask, logits_mask)
+        generate(Plain(None, device))                                       # the states alone
+        pad = torch.nn.functional.pad
+        for ids, t, attention_mask in states:
+            begun = clock()
+            with torch.no_grad():
+                extra = CANVAS - ids.shape[1]
+                logits = model(pad(ids, (0, extra), value=PAD), t, attention_mask=pad(attention_mask, (0, extra)))["logits"]
+                torch.softmax(logits, -1).max(-1)
+            if device == "cuda":
+                torch.cuda.synchronize()
+            seconds.append(clock() - begun)
+        positions = ROWS * CANVAS
+    else:
+        flexmdm_sampler.FlexMDMSampler._step = timed
+        if way == "compiled":                                               # once to compile
+            oracle = Oracle(model, device, wanted)
+            generate(oracle)
+            seconds.clear()
+        oracle = Oracle(model, device, wanted)
+        generate(oracle)
+        positions = sum(oracle.positions) / len(oracle.positions)
+    peak = torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else status_mib("VmHWM")
+    return {"seconds": sum(seconds) / len(seconds), "states": len(seconds), "mib": peak - held, "positions": positions, "evaluations": counted.calls}
+
+
+def evaluations_table():
+    import numpy as np
+    import torch
+    from exact_posterior import MASK as SHORT_MASK, NUM_TOKENS, PAD as SHORT_PAD, ExactPosterior, law_inputs, noise_quantile, random_lengths, total_variation
+    from flexmdm_inference import generate_flexmdm_infilling
+    from flexmdm_interpolant import LinearSchedule
+    from test_sampler_approximations import lengths_of
+    rng = np.random.default_rng(0)
+    contexts = random_lengths(rng)
+    which, prefixes, suffixes = law_inputs(contexts, 20_000, rng)
+    print(f"{'':<24}{'evaluations':>12}{'most':>7}{'mean':>8}{'distance':>10}{'noise':>8}")
+    print(f"{'':<24}{'a token':>12}{'a row':>7}{'length':>8}{'to truth':>10}{'99.9 %':>8}")
+    for name, settings in SETTINGS.items():
+        result, per_token = lengths_of(np.eye(ANSWER + 1)[ANSWER], 20, quiet=True, **settings)
+        short = generate_flexmdm_infilling(ExactPosterior(contexts, LinearSchedule()), prefixes, suffixes, max_length=16, mask_id=SHORT_MASK,
+                                           pad_id=SHORT_PAD, num_tokens=NUM_TOKENS, temperature=1.0, sampler="event_driven",
+                                           generator=torch.Generator().manual_seed(3), **settings)
+        distance, judged = total_variation(contexts, which, short)
+        print(f"{name:<24}{per_token:>12.2f}{int(result.evaluations.max()):>7}{float(result.lengths.double().mean()):>8.1f}"
+              f"{distance:>10.4f}{noise_quantile(judged, rng):>8.4f}", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--threads", type=int, default=1, help="CPU cores")
+    parser.add_argument("--only", choices=["cost", "evaluations"])
+    parser.add_argument("--compiled", action="store_true", help="also with torch.compile (needs a C++ compiler)")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        import torch
+        torch.set_num_threads(args.threads)
+        print(json.dumps(measure(args.measure, args.device)))
+        return
+    if args.only != "evaluations":
+        print(f"d 256, 8 layers, V 126,464, {ROWS} prompts of {PROMPT} tokens, answers of {ANSWER}: {STATES} states of one trajectory, {args.device}")
+        print(f"{'':<12}{'s an evaluation':>16}{'positions':>11}{'peak MiB':>10}{'faster':>8}{'memory':>8}")
+        for way in ["plain", "ours"] + ["compiled"] * args.compiled:
+            words = [sys.executable, __file__, "--measure", way, "--device", args.device, "--threads", str(args.threads)]
+            found = json.loads(subprocess.run(words, check=True, text=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
+            plain = found if way == "plain" else plain
+            print(f"{way:<12}{found['seconds']:>16.3f}{found['positions']:>11.0f}{found['mib']:>10.0f}{plain['seconds'] / found['seconds']:>7.1f}x"
+                  f"{found['mib'] / plain['mib']:>8.3f}", flush=True)
+        print(f"the trajectory has {found['evaluations']} evaluations; its slowest row decides")
+    if args.only != "cost":
+        evaluations_table()
+
+
+if __name__ == "__main__":
+    main()
