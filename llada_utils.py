@@ -420,6 +420,8 @@ def write_checkpoint(model, folder, tokenizer, state=None, card=""):
         write_json(folder / "config.json", model.config.to_json())
     tokenizer.save_pretrained(str(folder))
     write_text(folder / "README.md", card or "No model card was given.\n")
+    for file in folder.glob("*.safetensors"):
+        shutil.copymode(folder / "README.md", file)         # safetensors makes its files readable by their owner alone
 
 
 def export_merged(checkpoint, output_dir, base=None, lora_alpha=None, dtype=torch.float32):

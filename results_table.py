@@ -244,7 +244,7 @@ def plot(rows, path):
         panel.set_ylabel(f"{here[0]['metric']} (%), 95 % interval")
         panel.set_title(benchmark)
         panel.grid(alpha=0.3)
-        panel.legend(fontsize="small")
+        panel.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.14))
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
 
