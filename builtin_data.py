@@ -33,7 +33,7 @@ from preprocess_math import SYSTEM_PROMPT, math_target
 from records import InputError, run, write_json, write_rows, write_text
 
 MATH_TEST_SHARE, STDLIB_TEST_SHARE = 0.2, 0.1
-TEXT_WEIGHTS = {"math": 0.30, "chat": 0.10, "equations": 0.20, "code": 0.30, "stdlib": 0.10}      # share of documents
+TEXT_WEIGHTS = {"math": 0.30, "chat": 0.10, "equations": 0.20, "code": 0.30, "stdlib": 0.10, "functions": 0.0}    # share of documents
 
 
 # ---------------------------------------------------------------------------------------------------------------- word problems
@@ -232,11 +232,11 @@ def chat_text(row):
 
 
 def text_rows(split, n, seed, weights=TEXT_WEIGHTS):
-    """n documents [{"text", "prompt"}]: word problems (math: plain, chat: as in fine-tuning), equations, generated and library functions.
+    """n documents [{"text", "prompt"}]: word problems (math: plain, chat: as in fine-tuning), equations, generated functions (code; functions:
+    with their comment and head given) and library functions (stdlib).
 
-    prompt: the beginning of the text that is given and not learned: the question of a word problem, the left side of an equation, the
-    comment and the head of a generated function. With numbers and names in sight a small network learns to copy them and to calculate;
-    hidden, they teach it nothing, being random.
+    prompt: the beginning of the text that is given and not learned: the question of a word problem, the left side of an equation. With
+    the numbers in sight a small network learns to copy them and to calculate; hidden, they teach it nothing, being random.
     weights: share of each kind. Documents are drawn one by one and may repeat.
     """
     rng = random.Random(f"text {split} {seed}")
@@ -255,9 +255,9 @@ def text_rows(split, n, seed, weights=TEXT_WEIGHTS):
         elif kind == "equations":
             prompt, result = next(equations)
             text = prompt + result
-        elif kind == "code":
+        elif kind in ("code", "functions"):
             text = next(code)["text"]
-            prompt = text[:text.index(":\n") + 2]
+            prompt = text[:text.index(":\n") + 2] if kind == "functions" else ""
         else:
             module, _, function = rng.choice(library)
             text = f"# {module}\n{function}"
@@ -321,8 +321,8 @@ def main():
         command.add_argument("--seed", type=int, default=0)
         command.add_argument("--output", required=True, help="JSONL file to write")
         if kind == "text":
-            command.add_argument("--weights", type=float, nargs=5, metavar=("MATH", "CHAT", "EQUATIONS", "CODE", "STDLIB"), default=list(TEXT_WEIGHTS.values()),
-                                 help="shares of the five kinds among the documents (default: %(default)s)")
+            command.add_argument("--weights", type=float, nargs=6, metavar=tuple(map(str.upper, TEXT_WEIGHTS)), default=list(TEXT_WEIGHTS.values()),
+                                 help="shares of the six kinds among the documents (default: %(default)s)")
     kinds.add_parser("tokenizer").add_argument("--output_dir", required=True, help="folder for tokenizer.json and tokenizer_config.json")
     args = parser.parse_args()
     target, flag = (args.output_dir, "--output_dir") if args.kind == "tokenizer" else (args.output, "--output")

@@ -13,6 +13,7 @@
 #                                    (neither given: .venv of the repository if it is there, else python3)
 #   FLEXMDM_SETUP=FILE               sourced first: module loads, proxies, tokens
 #   FLEXMDM_WRAP="apptainer exec --nv image.sif"   words before every python command: a container
+#   STRATEGY=ddp                     training: ddp, zero1, zero2, zero3, zero3_offload (DeepSpeed, scripts/ds_*.json), fsdp2 (--fully_shard)
 #   PROCESSES_PER_NODE=8             otherwise: --ntasks-per-node where given, else as many as the job has GPUs a node, else 1
 # shellcheck shell=bash
 
@@ -64,6 +65,13 @@ export TQDM_MININTERVAL=${TQDM_MININTERVAL:-60}            # seconds between lin
 export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}   # batches differ in length: less fragmentation
 export TORCH_NCCL_ASYNC_ERROR_HANDLING=1                   # a collective whose peer is gone ends the process instead of waiting for ever
 # bf16 and TF32 are chosen in training_run.py, by what torch says the GPU has.
+
+case ${STRATEGY:-ddp} in                                   # where weights and optimizer live
+  ddp) ENGINE=() ;;
+  zero1 | zero2 | zero3 | zero3_offload) ENGINE=(--deepspeed "scripts/ds_$STRATEGY.json") ;;
+  fsdp2) ENGINE=(--fully_shard) ;;
+  *) stop "STRATEGY: $STRATEGY is none of ddp, zero1, zero2, zero3, zero3_offload, fsdp2" ;;
+esac
 
 # ---- the shape of the job --------------------------------------------------------------------------------------------------
 
@@ -216,7 +224,7 @@ train() {
   if has --dry_run "$@"; then alone "$@"; fi
   if has --evaluate_only "$@"; then run_and_judge "" : 0 "$@"; fi
   OUTPUT=$(value_of --output_dir "$@")
-  run_and_judge "$OUTPUT/final" newest_checkpoint 2 "$@"
+  run_and_judge "$OUTPUT/final" newest_checkpoint 2 "$@" "${ENGINE[@]}"
 }
 
 evaluate() {

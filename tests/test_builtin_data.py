@@ -245,9 +245,10 @@ def test_text_has_the_shares_asked_for():
         assert sign == "*" or not data.step_held_out({"+": "add", "-": "sub"}[sign], int(a), int(b))
     for row in rows:
         asks = row["text"].startswith("<|startoftext|>") or "#### " in row["text"] or "\n" not in row["text"]
-        generated = re.match(r"# .*\ndef \w+\(\w+\):\n", row["prompt"])
-        assert row["text"].startswith(row["prompt"]) and bool(row["prompt"]) == bool(asks or generated) and len(row["prompt"]) < len(row["text"])
+        assert row["text"].startswith(row["prompt"]) and bool(row["prompt"]) == asks and len(row["prompt"]) < len(row["text"])
     only = data.text_rows("train", 50, 0, {"code": 1})
+    assert all(row["text"].startswith("# ") and "\ndef " in row["text"] for row in only)
+    only = data.text_rows("train", 50, 0, {"functions": 1})
     assert all(re.fullmatch(r"# .*\ndef \w+\(\w+\):\n", row["prompt"]) and row["text"].startswith(row["prompt"] + "    ") for row in only)
 
 
@@ -305,7 +306,7 @@ def test_the_command_writes_the_same_rows_in_every_process(tmp_path, kind):
 
 def test_text_and_tokenizer_commands(tmp_path, tokenizer_folder):
     file, folder = tmp_path / "text.jsonl", tmp_path / "tokenizer"
-    assert command("text", "--n", 30, "--weights", 1, 1, 0, 1, 0, "--output", file).returncode == 0
+    assert command("text", "--n", 30, "--weights", 1, 1, 0, 1, 0, 1, "--output", file).returncode == 0
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     assert rows == data.text_rows("train", 30, 0, {"math": 1, "chat": 1, "code": 1})
     assert command("tokenizer", "--output_dir", folder).returncode == 0
@@ -321,7 +322,7 @@ def test_more_rows_than_there_are_is_an_error():
 
 
 @pytest.mark.parametrize("arguments, named", [(("math", "--n", 0, "--output", "x"), "--n"), (("math", "--output", "."), "--output"),
-                                              (("text", "--weights", 0, 0, 0, 0, 0, "--output", "x"), "--weights")])
+                                              (("text", "--weights", 0, 0, 0, 0, 0, 0, "--output", "x"), "--weights")])
 def test_bad_use_is_one_line_and_exit_code_2(tmp_path, monkeypatch, arguments, named):
     monkeypatch.chdir(tmp_path)
     answer = command(*arguments)
