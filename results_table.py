@@ -239,6 +239,8 @@ def plot(rows, path):
                     name = None
         if any(row["evaluations"] for row in here) or benchmark in PAPER:
             panel.set_xscale("log", base=2)
+            low, high = panel.get_xlim()
+            panel.set_xlim(low / 1.5, high * 1.5)                       # a single point has its ticks too
             panel.xaxis.set_major_formatter(matplotlib.ticker.ScalarFormatter())
         panel.set_xlabel("network evaluations a row (mean)")
         panel.set_ylabel(f"{here[0]['metric']} (%), 95 % interval")

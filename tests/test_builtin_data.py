@@ -308,7 +308,7 @@ def test_text_and_tokenizer_commands(tmp_path, tokenizer_folder):
     file, folder = tmp_path / "text.jsonl", tmp_path / "tokenizer"
     assert command("text", "--n", 30, "--weights", 1, 1, 0, 1, 0, 1, "--output", file).returncode == 0
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    assert rows == data.text_rows("train", 30, 0, {"math": 1, "chat": 1, "code": 1})
+    assert rows == data.text_rows("train", 30, 0, {"math": 1, "chat": 1, "code": 1, "functions": 1})
     assert command("tokenizer", "--output_dir", folder).returncode == 0
     for made in tokenizer_folder.iterdir():
         assert made.read_bytes() == (folder / made.name).read_bytes()
