@@ -41,7 +41,7 @@ def watch(job):
                 return parameter.ds_tensor.numel(), parameter.ds_numel
             return parameter.numel(), parameter.numel()
         held, whole_size = map(sum, zip(*(elements(parameter) for parameter in self.model.parameters())))
-        block = self.model.backbone.model.transformer.blocks[0].ff_proj.weight
+        block = next(parameter for name, parameter in self.model.named_parameters() if "blocks.0.ff_proj" in name)      # of either kind
         optimizer = self.optimizer.optimizer
         grown = anonymous_mib() - job["anonymous_mib"]
         state = getattr(optimizer, "single_partition_of_fp32_groups", None) or getattr(optimizer, "fp32_partitioned_groups_flat", None)

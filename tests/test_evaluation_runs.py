@@ -120,7 +120,7 @@ def test_sigterm_finishes_the_batch_says_what_is_missing_and_exits_0(tmp_path, w
 
 
 def test_ctrl_c_keeps_what_is_finished(tmp_path):
-    process = stub(tmp_path, pause=0.1)
+    process = stub(tmp_path, items=600, pause=0.1)      # long enough for a busy machine to get to the signal
     wait_for_bytes(tmp_path, process, 0)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)

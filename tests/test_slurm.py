@@ -39,7 +39,7 @@ def bash(command, environment, check=True, timeout=120):
 
 def clean_environment(**changes):
     """This process's environment without what a launcher or another cluster may have left in it."""
-    other = r"SLURM|SBATCH|RANK$|WORLD_SIZE$|RUNS_DIR|DATA_CACHE|MODEL_KIND"
+    other = r"SLURM|SBATCH|RANK$|WORLD_SIZE$|RUNS_DIR|DATA_CACHE|MODEL_KIND|STRATEGY"
     kept = {name: value for name, value in os.environ.items() if not re.match(other, name)}
     return kept | {"FLEXMDM_PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **changes}
 
@@ -87,6 +87,11 @@ def test_dry_run_prints_the_whole_plan(tmp_path):
     assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1
 
 
+def test_an_unknown_strategy_is_one_line(tmp_path):
+    done = bash("bash scripts/flexmdm_transfer.sh", clean_environment(RUNS_DIR=str(tmp_path), DATA_CACHE="x", STRATEGY="zero4"), check=False)
+    assert done.returncode == 2 and done.stdout == "" and re.fullmatch(r"error: STRATEGY: zero4 .*\n", done.stderr)
+
+
 # ---- the virtual cluster -------------------------------------------------------------------------------------------------
 
 def free_ports(count):
@@ -124,15 +129,17 @@ class Cluster:
         return found and found.group(1)
 
     def wait(self, *jobs, seconds=300, until=None):
-        """The jobs' states once all have ended (or `until()` is true). A job that waits to start again is told to start now."""
-        deadline = time.monotonic() + seconds
+        """The jobs' states once all have ended (or `until()` is true). A requeued job, which waits for two minutes, starts after 3 s."""
+        deadline, requeued = time.monotonic() + seconds, {}
         while True:
             states = [self.field(job, "JobState") for job in jobs]
             if until() if until else all(state in DONE for state in states):
                 return states
             for job, state in zip(jobs, states):
-                if state == "PENDING" and self.field(job, "Reason") == "BeginTime":
-                    self.run(f"scontrol update JobId={job} StartTime=now", check=False)
+                if state != "PENDING" or self.field(job, "Reason") != "BeginTime":
+                    requeued.pop(job, None)
+                elif time.monotonic() - requeued.setdefault(job, time.monotonic()) > 3:         # at once, a node would refuse it:
+                    self.run(f"scontrol update JobId={job} StartTime=now", check=False)         # "credential revoked", and it fails
             assert time.monotonic() < deadline, "\n".join([f"after {seconds} s: {states}", *map(self.log, jobs)])
             time.sleep(0.5)
 
@@ -169,7 +176,7 @@ def cluster(tmp_path_factory):
     if subprocess.run(["unshare", "--uts", "--mount", "true"], capture_output=True).returncode:
         pytest.skip("this machine does not allow namespaces, which virtual nodes need")
     folder = tmp_path_factory.mktemp("slurm")
-    environment = clean_environment(RUN=str(folder), NNODES="4", PREFIX=f"v{os.getpid()}n", BASE_PORT=str(free_ports(5)), CRED_EXPIRE="60",
+    environment = clean_environment(RUN=str(folder), NNODES="4", PREFIX=f"v{os.getpid()}n", BASE_PORT=str(free_ports(5)),
                                     OWNER=str(os.getpid()))
     made = Cluster(folder)
     try:
@@ -355,6 +362,17 @@ def assert_same_end(cluster, output, job, undisturbed):
     for name in weights:
         assert (weights[name] - undisturbed[name]).abs().max() < 1e-6, name
     assert cluster.steps(output) == list(range(1, STEPS + 1))
+
+
+@pytest.mark.full
+def test_weights_in_shards_end_the_same(cluster, undisturbed):
+    """STRATEGY=fsdp2 on 2 nodes x 2 processes."""
+    from safetensors.torch import load_file
+    job = transfer(cluster, "sharded", STRATEGY="fsdp2")
+    assert cluster.wait(job) == ["COMPLETED"], cluster.log(job)
+    assert "--fully_shard" in cluster.log(job)
+    weights = load_file(cluster.folder / "runs/sharded/final/model.safetensors")
+    assert weights.keys() == undisturbed.keys() and all((weights[name] - undisturbed[name]).abs().max() < 1e-3 for name in weights)
 
 
 def when_step(cluster, job, output, step):

@@ -10,12 +10,11 @@
 #   RUN           folder for all that it writes
 #   NNODES        virtual nodes, each with 64 declared cores, 1 TB of declared memory and 4 fake GPUs
 #   BASE_PORT, PREFIX   differ between clusters that run at once
-#   CRED_EXPIRE   seconds that a requeued job waits before it may start (Slurm's default is 120)
 #   OWNER         process id: the cluster goes down by itself when that process has gone
 set -euo pipefail
 HERE=$(cd "$(dirname "$0")" && pwd)
 RUN=${RUN:?a folder for everything that the cluster writes}
-NNODES=${NNODES:-4} BASE_PORT=${BASE_PORT:-17000} PREFIX=${PREFIX:-node} CRED_EXPIRE=${CRED_EXPIRE:-120} GPUS=4
+NNODES=${NNODES:-4} BASE_PORT=${BASE_PORT:-17000} PREFIX=${PREFIX:-node} GPUS=4
 if [ -s "$RUN/pids/list" ]; then echo "already up in $RUN: run down.sh first" >&2; exit 1; fi
 mkdir -p "$RUN"/{state,log,spool,gpus,pids,munge/socket}
 chmod 755 "$RUN" "$RUN/munge/socket"
@@ -43,7 +42,7 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 CredType=cred/munge
-AuthInfo=socket=$RUN/munge/socket/munge,cred_expire=$CRED_EXPIRE
+AuthInfo=socket=$RUN/munge/socket/munge
 StateSaveLocation=$RUN/state
 SlurmctldPidFile=$RUN/pids/slurmctld.pid
 SlurmctldLogFile=$RUN/log/slurmctld.log
