@@ -152,6 +152,7 @@ def main():
         return
     if folder.exists():
         parser.error(f"--scratch: {folder} exists, remove it first")
+    Path(args.scratch).mkdir(parents=True, exist_ok=True)
     if not any(getattr(args, size) for size in SIZES) and shutil.disk_usage(args.scratch).free < 18e9:
         parser.error(f"--scratch: {args.scratch} has less than 18 GB free")
     try:
