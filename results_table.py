@@ -216,7 +216,8 @@ def plot(rows, path):
     matplotlib.use("Agg")
     import matplotlib.pyplot as pyplot
     benchmarks = list(dict.fromkeys(row["benchmark"] for row in rows))
-    figure, panels = pyplot.subplots(1, len(benchmarks), figsize=(6.4 * len(benchmarks), 4.8), squeeze=False, layout="constrained")
+    lines = max(len({(row["label"], row["curve"]) for row in rows if row["benchmark"] == benchmark}) + 2 for benchmark in benchmarks)
+    figure, panels = pyplot.subplots(1, len(benchmarks), figsize=(6.4 * len(benchmarks), 4.4 + 0.2 * lines), squeeze=False, layout="constrained")
     for panel, benchmark in zip(panels[0], benchmarks):
         for model, scores in PAPER.get(benchmark, {}).items():
             panel.plot(PAPER_STEPS, scores, "--", color={"FlexMDM": "C0", "LLaDA": "C1"}[model], alpha=0.5, label=f"{model} 8B, paper")
