@@ -235,13 +235,6 @@ def load_llada(path_or_hub_id, base=None, dtype=torch.float32, device="cpu", mer
     return (merge_lora(model) if merge else model).eval()
 
 
-def compile_network(model):
-    """torch.compile in place, for any batch size and length. Raises InputError where a CPU network would need a compiler that is not there."""
-    if next(model.parameters()).device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
-        raise InputError("--torch_compile: on a CPU it needs a C++ compiler, and there is no g++ or clang++")
-    model.compile(dynamic=True)
-
-
 def flexmdm_config(folder):
     content = read_json(folder / "config.json")
     known = set(FlexMDMConfig.__annotations__) | {"architectures", "model_type"}
@@ -512,6 +505,13 @@ def pick_dtype(name, device):
     if name == "auto":
         name = "bfloat16" if torch.device(device).type == "cuda" else "float32"
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+def compile_network(model):
+    """torch.compile in place, for any batch size and length. Raises InputError where a CPU network would need a compiler that is not there."""
+    if next(model.parameters()).device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+        raise InputError("--torch_compile: on a CPU it needs a C++ compiler, and there is no g++ or clang++")
+    model.compile(dynamic=True)
 
 
 def end_process_group():

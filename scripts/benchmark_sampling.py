@@ -17,23 +17,20 @@ short strings that can be enumerated (tests/exact_posterior.py): total variation
 """
 import argparse
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts"), str(ROOT / "tests")]
+from benchmark_training import in_process, status_mib  # noqa: E402
+
 ROWS, PROMPT, ANSWER, CANVAS, STATES = 4, 100, 150, 1024, 16
 VOCABULARY, MASK, PAD = 126464, 126336, 126081
 SAMPLER = dict(mask_id=MASK, pad_id=PAD, num_tokens=126349, max_length=CANVAS, sampler="event_driven", unmasking="confidence",
                confidence_method="prob_diff", use_sliding_window=True)
 SETTINGS = {"exact": {}, "bound_inflation 2": {"bound_inflation": 2.0}, "bound_inflation 1.25": {"bound_inflation": 1.25},
             "1.25, 2 events": {"bound_inflation": 1.25, "events_per_evaluation": 2}, "1.25, 4 events": {"bound_inflation": 1.25, "events_per_evaluation": 4}}
-
-
-def status_mib(field):
-    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field)) / 1024
 
 
 def network(device):
@@ -47,20 +44,21 @@ def network(device):
 
 
 class Oracle:
-    """The network's call with a `length` that knows the answer has ANSWER tokens. The network is asked at the wanted evaluations only."""
+    """The network's call with a `length` that knows the answer has ANSWER tokens. `states` are the inputs of the wanted evaluations, and
+    with `ask` the network is asked there, only there."""
     supports_logits_mask = True
 
-    def __init__(self, model, device="cpu", wanted=()):
-        import torch
-        self.model, self.device, self.wanted, self.calls, self.positions = model, torch.device(device), set(wanted), 0, []
-        self.config = getattr(model, "config", None)
+    def __init__(self, model, wanted=(), ask=True):
+        self.model, self.device, self.config, self.wanted, self.ask, self.calls, self.states = model, model.device, model.config, set(wanted), ask, 0, []
 
     def __call__(self, ids, t, attention_mask=None, logits_mask=None):
         import torch
+        wanted = self.calls in self.wanted
         self.calls += 1
-        if self.calls - 1 in self.wanted:
+        if wanted:
+            self.states.append((ids, t, attention_mask))
+        if wanted and self.ask:
             output = self.model(ids, t, attention_mask=attention_mask, logits_mask=logits_mask)
-            self.positions.append(ids.numel())
         else:
             output = {"logits": torch.zeros(1, VOCABULARY, device=self.device).expand(int(logits_mask.sum()), VOCABULARY)}
         have, gap = attention_mask.sum(1, keepdim=True), torch.arange(ids.shape[1] + 1, device=self.device)
@@ -69,26 +67,27 @@ class Oracle:
         return output
 
 
-def generate(model, rows=ROWS, **settings):
+def generate(model):
     import torch
     from flexmdm_inference import generate_flexmdm
-    prompts = torch.randint(0, 1000, (rows, PROMPT), generator=torch.Generator().manual_seed(1))
-    return generate_flexmdm(model, prompts, seeds=torch.arange(rows), **SAMPLER, **settings)
+    prompts = torch.randint(0, 1000, (ROWS, PROMPT), generator=torch.Generator().manual_seed(1))
+    return generate_flexmdm(model, prompts, seeds=torch.arange(ROWS), **SAMPLER)
 
 
 def measure(way, device):
     """{"seconds" an evaluation, "mib", "positions" an evaluation} of one way, at the same 16 states."""
     import torch
     import flexmdm_sampler
+    from llada_utils import compile_network
     clock = time.process_time if device == "cpu" else time.perf_counter
     model = network(device)
-    counted = Oracle(None, device)
+    counted = Oracle(model)
     generate(counted)                                                       # how many evaluations the trajectory has
     wanted = torch.linspace(0, counted.calls - 1, STATES).long().tolist()
     if way == "compiled":
-        model.compile(dynamic=True)
+        compile_network(model)
     held = torch.cuda.memory_allocated() / 2**20 if device == "cuda" else status_mib("VmRSS")
-    seconds, states, whole_step = [], [], flexmdm_sampler.FlexMDMSampler._step
+    seconds, whole_step = [], flexmdm_sampler.FlexMDMSampler._step
 
     def timed(sampler, live):
         chosen = oracle.calls in oracle.wanted
@@ -100,14 +99,10 @@ def measure(way, device):
             seconds.append(clock() - begun)
 
     if way == "plain":
-        class Plain(Oracle):
-            def __call__(self, ids, t, attention_mask=None, logits_mask=None):
-                if self.calls in wanted:
-                    states.append((ids, t, attention_mask))
-                return super().__call__(ids, t, attention_mask, logits_mask)
-        generate(Plain(None, device))                                       # the states alone
+        oracle = Oracle(model, wanted, ask=False)                           # the states alone
+        generate(oracle)
         pad = torch.nn.functional.pad
-        for ids, t, attention_mask in states:
+        for ids, t, attention_mask in oracle.states:
             begun = clock()
             with torch.no_grad():
                 extra = CANVAS - ids.shape[1]
@@ -119,15 +114,13 @@ def measure(way, device):
         positions = ROWS * CANVAS
     else:
         flexmdm_sampler.FlexMDMSampler._step = timed
-        if way == "compiled":                                               # once to compile
-            oracle = Oracle(model, device, wanted)
-            generate(oracle)
+        for _ in range(2 if way == "compiled" else 1):                      # the first time compiles
             seconds.clear()
-        oracle = Oracle(model, device, wanted)
-        generate(oracle)
-        positions = sum(oracle.positions) / len(oracle.positions)
+            oracle = Oracle(model, wanted)
+            generate(oracle)
+        positions = sum(ids.numel() for ids, _, _ in oracle.states) / len(oracle.states)
     peak = torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else status_mib("VmHWM")
-    return {"seconds": sum(seconds) / len(seconds), "states": len(seconds), "mib": peak - held, "positions": positions, "evaluations": counted.calls}
+    return {"seconds": sum(seconds) / len(seconds), "mib": peak - held, "positions": positions, "evaluations": counted.calls}
 
 
 def evaluations_table():
@@ -169,8 +162,7 @@ def main():
         print(f"d 256, 8 layers, V 126,464, {ROWS} prompts of {PROMPT} tokens, answers of {ANSWER}: {STATES} states of one trajectory, {args.device}")
         print(f"{'':<12}{'s an evaluation':>16}{'positions':>11}{'peak MiB':>10}{'faster':>8}{'memory':>8}")
         for way in ["plain", "ours"] + ["compiled"] * args.compiled:
-            words = [sys.executable, __file__, "--measure", way, "--device", args.device, "--threads", str(args.threads)]
-            found = json.loads(subprocess.run(words, check=True, text=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
+            found = in_process(__file__, args, way)
             plain = found if way == "plain" else plain
             print(f"{way:<12}{found['seconds']:>16.3f}{found['positions']:>11.0f}{found['mib']:>10.0f}{plain['seconds'] / found['seconds']:>7.1f}x"
                   f"{found['mib'] / plain['mib']:>8.3f}", flush=True)

@@ -149,9 +149,9 @@ def measure_table(way, device):
     return {"tokens_per_second": tokens / (clock() - started)}
 
 
-def in_process(args, what, way):
-    """A measurement in a process of its own."""
-    words = [sys.executable, __file__, "--measure", what, way, "--device", args.device, "--threads", str(args.threads)]
+def in_process(script, args, *what):
+    """What a benchmark script prints for `--measure WHAT...`, in a process of its own."""
+    words = [sys.executable, script, "--measure", *what, "--device", args.device, "--threads", str(args.threads)]
     return json.loads(subprocess.run(words, check=True, text=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
 
 
@@ -168,7 +168,7 @@ def main():
         print(json.dumps({"step": measure_step, "table": measure_table}[args.measure[0]](args.measure[1], args.device)))
         return
     if args.only != "table":
-        found = {way: in_process(args, "step", way) for way in ("plain", "ours", "ours, gradient checkpointing")}
+        found = {way: in_process(__file__, args, "step", way) for way in ("plain", "ours", "ours, gradient checkpointing")}
         plain = found["plain"]
         print(f"one step, d 256, 8 layers, V 126,464, batch 4 x 1,024 with {LEFT} tokens left, {plain['masks']} masks, {args.device}")
         print(f"{'':<32}{'CPU seconds' if args.device == 'cpu' else 'seconds':>12}{'peak MiB':>10}{'faster':>8}{'memory':>8}{'loss':>12}{'|gradient|':>13}")
@@ -178,7 +178,7 @@ def main():
     if args.only != "step":
         print("tokens of x1 a second, d 128, 5 layers, V 1,024, LoRA r 128, steps of 2 x 16 rows of 40 to 160 tokens")
         for way, what in {"plain": "padded to 160, full logits", "trimmed": "trimmed, logits at masks", "ours": "trimmed and packed, logits at masks"}.items():
-            print(f"{what:<40}{in_process(args, 'table', way)['tokens_per_second']:>10,.0f}")
+            print(f"{what:<40}{in_process(__file__, args, 'table', way)['tokens_per_second']:>10,.0f}")
 
 
 if __name__ == "__main__":

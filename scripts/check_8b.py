@@ -2,7 +2,7 @@
 """LLaDA-8B for real, by hand: a random checkpoint with its exact config, tensor names, shapes and six shards, then what a run does with it.
 
     python scripts/check_8b.py --scratch /big/disk --tokenizer llada_tokenizer        (16 GB of disk, 17 GiB of memory, CPU)
-    python scripts/check_8b.py --scratch /tmp/x --tokenizer llada_tokenizer --n_layers 1 --d_model 64 --n_heads 2 --mlp_hidden_size 96    (seconds)
+    python scripts/check_8b.py --scratch scratch --tokenizer llada_tokenizer --n_layers 1 --d_model 64 --n_heads 2 --mlp_hidden_size 96    (seconds)
 
 Each stage is a process of its own, so that its peak memory is its own; every line says seconds and peak resident memory:
     write     six safetensors shards and their index, one shard in memory at a time
@@ -20,16 +20,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+from benchmark_training import status_mib  # noqa: E402
+
 SHARDS, LIMIT_GIB = 6, 18.0
 SIZES = ("n_layers", "d_model", "n_heads", "mlp_hidden_size")
 
 
 def peak_gib():
     """Peak resident memory of this process, mapped files included."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) / 2**20
-    return float("nan")
+    return status_mib("VmHWM") / 1024
 
 
 class Clock:

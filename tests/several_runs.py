@@ -86,8 +86,6 @@ def main():
             undo()
             import torch
             if torch.distributed.is_initialized():
-                if sys.exc_info()[0] is None:
-                    torch.distributed.barrier()             # nobody hangs up while another still speaks
                 torch.distributed.destroy_process_group()
     sys.stdout.flush()
     os._exit(0)             # gloo can abort a finished process at interpreter exit

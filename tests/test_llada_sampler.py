@@ -100,7 +100,8 @@ def test_plan_goes_block_by_block_and_refuses_uneven_steps():
 @pytest.mark.parametrize("remasking", ["low_confidence", "random"])
 @pytest.mark.parametrize("steps, block_length", [(4, 12), (12, 4), (6, 6), (12, 12), (24, 6)])
 def test_temperature_0_equals_the_reimplementation(network, steps, block_length, remasking, cfg_scale):
-    """Ragged prompts (an empty one too, where order does not go by confidence) with 12 tokens each, in one batch: token for token what each row gives alone."""
+    """Ragged prompts (an empty one too, where order does not go by confidence) with 12 tokens each, in one batch: token for token what
+    each row gives alone."""
     rows = random_rows(4, 9) + ([[]] if remasking == "random" else random_rows(1, 1))
     seeds = torch.randint(2 ** 62, (5,))
     result = generate_mdm(network, pad_rows(rows), steps=steps, gen_length=12, block_length=block_length, remasking=remasking,

@@ -23,7 +23,7 @@ def test_short_quickstart_and_a_second_run(tmp_path):
     assert first.count("95 %") >= 1 and (tmp_path / "work/table.md").read_text() in first
     for kind in ("flexmdm", "llada"):
         assert (tmp_path / f"work/results/math_{kind}/results.json").exists()
-        assert (tmp_path / f"work/{kind}_code/final/config.json").exists() or kind == "llada"
+        assert (tmp_path / f"work/{kind}_code/final/config.json").exists()
     rows = {file: file.read_bytes() for file in (tmp_path / "work/results").rglob("generations-*.jsonl")}
     second, again = once()
     second_chain = (tmp_path / "work/other.log").read_text()

@@ -39,13 +39,15 @@ def chain(tmp_path_factory):
     script("preprocess_math", "--data_path", data / "gsm8k" / "train.jsonl", "--tokenizer", tokenizer, "--num_proc", 2, "--output_dir", work / "math")
     script("preprocess_code_infilling", "--data_path", data / "code" / "mbpp_as_opc.jsonl", "--tokenizer", tokenizer, "--output_dir", work / "code")
 
+    assert json.loads((work / "base" / "config.json").read_text())["embedding_size"] == VOCABULARY
+
     def train(name, output, rows, length, *words):
         script(name, "--train_data", work / rows, "--output_dir", work / output, "--max_steps", STEPS, "--per_device_train_batch_size", 1,
                "--sft_max_length", length, "--learning_rate", 1e-3, "--lora_r", 8, "--lora_alpha", 8, "--save_strategy", "no", *words)
     train("flexmdm_transfer_openwebtext", "transfer", "text", 128, "--variable_length", "--model_name_or_path", work / "base")
-    for task, length in (("math", 512), ("code", 512)):
-        train("instruction_finetuning", f"flexmdm_{task}", task, length, "--task", task, "--variable_length", "--init_from", work / "transfer" / "final")
-        train("instruction_finetuning", f"llada_{task}", task, length, "--task", task, "--model_name_or_path", work / "base")
+    for task in ("math", "code"):
+        train("instruction_finetuning", f"flexmdm_{task}", task, 512, "--task", task, "--variable_length", "--init_from", work / "transfer" / "final")
+        train("instruction_finetuning", f"llada_{task}", task, 512, "--task", task, "--model_name_or_path", work / "base")
     return work
 
 

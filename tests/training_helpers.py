@@ -55,7 +55,7 @@ def run_here(script, words, monkeypatch):
 
 def environment(**more):
     clean = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    return {**clean, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false", "GLOO_SOCKET_IFNAME": "lo", **more}
+    return {**clean, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false", **more}
 
 
 def start(script, words, processes=1, **more):
@@ -90,25 +90,17 @@ def make_base(folder, **changes):
     return tiny.write_llada(folder, **changes)
 
 
-def free_ports(count):
-    """So many TCP ports that nobody listens on, below those that the kernel gives to outgoing connections: it must not give one away
-    between this moment and a job's start."""
-    import random
+def free_port():
     import socket
-    found = []
-    while len(found) < count:
-        port = random.SystemRandom().randrange(20000, 32000)
-        with socket.socket() as probe:
-            if port not in found and probe.connect_ex(("127.0.0.1", port)):
-                found.append(port)
-    return found
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def run_together(folder, jobs, processes=2, timeout=600):
     """tests/several_runs.py over jobs (dicts without `port`), in that many processes. Returns the output of the first process."""
-    ports = free_ports(len(jobs))
-    listing = Path(folder) / f"jobs-{ports[0]}.json"
-    listing.write_text(json.dumps([{**job, "words": [str(word) for word in job["words"]], "port": port} for job, port in zip(jobs, ports)], default=str))
+    listing = Path(folder) / f"jobs-{free_port()}.json"
+    listing.write_text(json.dumps([{**job, "words": [str(word) for word in job["words"]], "port": free_port()} for job in jobs], default=str))
     running = [subprocess.Popen([sys.executable, str(ROOT / "tests/several_runs.py"), str(listing)], text=True, stdout=subprocess.PIPE,
                                 stderr=subprocess.STDOUT, env=environment(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes),
                                                                           LOCAL_WORLD_SIZE=str(processes), MASTER_ADDR="127.0.0.1"))

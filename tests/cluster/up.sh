@@ -1,8 +1,8 @@
 #!/bin/bash
 # A real Slurm on this one machine: a controller and virtual nodes that accept the production scripts unmodified.
-#   RUN=/tmp/virtual NNODES=4 bash tests/cluster/up.sh && . /tmp/virtual/env.sh
+#   RUN=$PWD/virtual NNODES=4 bash tests/cluster/up.sh && . virtual/env.sh
 #   sbatch ...; squeue; sinfo
-#   RUN=/tmp/virtual bash tests/cluster/down.sh
+#   RUN=$PWD/virtual bash tests/cluster/down.sh
 # Needs root, and: apt-get install -y --no-install-recommends slurmctld slurmd slurm-client munge
 #
 # Partitions: gpu (the default); gpu_requeue, whose jobs a job in gpu throws out at once; gpu_grace, the same with 60 s of warning.
