@@ -20,7 +20,7 @@ from likelihood_bound import loss_by_time
 from llada_utils import read_json, write_checkpoint
 from records import InputError
 from sharded_model import load_sharded_optimizer, save_sharded_optimizer, whole_tensor
-from training_checkpoints import MANIFEST, keep_newest, load_trained, put_in_place, seal
+from training_checkpoints import MANIFEST, keep_newest, load_trained, put_in_place, seal, trained_pairs
 from training_estimate import flops_a_token, peak_flops
 
 OPTIMIZER_FOLDER = "optimizer_shards"
@@ -234,8 +234,10 @@ class DiffusionTrainer(Trainer):
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
         zero = self.is_deepspeed_enabled and resume_from_checkpoint is not None
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None if zero else resume_from_checkpoint)
-        if zero:                    # not strict: the frozen base is not in the checkpoint
+        if zero:                    # DeepSpeed cannot be strict, the frozen base is not in the checkpoint: names and shapes are checked here
             from transformers.integrations.deepspeed import deepspeed_load_checkpoint
+            for _ in trained_pairs(self.accelerator.unwrap_model(self.model), Path(resume_from_checkpoint)):
+                pass
             deepspeed_load_checkpoint(self.model_wrapped, resume_from_checkpoint, load_module_strict=False)
             self._load_optimizer_and_scheduler(resume_from_checkpoint)
         if resume_from_checkpoint is not None and (Path(resume_from_checkpoint) / MANIFEST).exists():

@@ -107,21 +107,29 @@ def check_checkpoint(folder, engine, processes):
                          "ds_to_universal (part of DeepSpeed) converts it, or start as many")
 
 
-def load_trained(model, folder):
-    """Put what write_checkpoint wrote back into a model of the same kind, in place."""
+def trained_pairs(model, folder):
+    """(parameter, its tensor) of all that write_checkpoint wrote of a model of this kind, one at a time. Raises InputError for a tensor that
+    this run does not train, and at the end for what is missing."""
     parameters = dict(model.named_parameters())
     adapter = (folder / "adapter_model.safetensors").exists()
     names = {f"base_model.model.{name.replace('.default.', '.')}" if adapter else name: name
              for name, parameter in parameters.items() if parameter.requires_grad or not (adapter or holds_trainable(model))}
     seen = set()
-    with torch.no_grad():
-        for name, tensor in read_tensors(folder, "adapter_model.safetensors" if adapter else "model.safetensors"):
-            if name not in names or parameters[names[name]].shape != tensor.shape:
-                raise InputError(f"{FLAG}: {folder} holds {name} {tuple(tensor.shape)}, which this run does not train")
-            copy_into(parameters[names[name]], tensor)
-            seen.add(name)
+    for name, tensor in read_tensors(folder, "adapter_model.safetensors" if adapter else "model.safetensors"):
+        parameter = parameters.get(names.get(name))
+        if parameter is None or getattr(parameter, "ds_shape", parameter.shape) != tensor.shape:        # ds_shape: whole, under ZeRO-3
+            raise InputError(f"{FLAG}: {folder} holds {name} {tuple(tensor.shape)}, which this run does not train")
+        yield parameter, tensor
+        seen.add(name)
     if set(names) - seen:
         raise InputError(f"{FLAG}: {folder} lacks {', '.join(sorted(set(names) - seen)[:4])}")
+
+
+def load_trained(model, folder):
+    """Put what write_checkpoint wrote back into a model of the same kind, in place."""
+    with torch.no_grad():
+        for parameter, tensor in trained_pairs(model, folder):
+            copy_into(parameter, tensor)
 
 
 def holds_trainable(model):

@@ -4,16 +4,19 @@ Run: pytest tests/test_training_runs.py        (all networks and data are made h
 """
 import json
 import os
+import random
 import signal
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import tiny
-from llada_utils import checkpoint_kind, load_flexmdm, load_llada
+from llada_utils import checkpoint_kind, load_flexmdm, load_llada, write_checkpoint
 from noise_stream import NoiseStream, deal
 from records import InputError
+from training_checkpoints import trained_pairs
 from training_helpers import SCRIPTS, assert_same_weights, log_of, make_base, run_flags, run_here, run_together, weights, write_data
 
 
@@ -253,3 +256,21 @@ def test_a_step_has_the_same_rows_and_noise_for_any_number_of_processes(processe
         assert facts(plain) == facts(dealt)
         for place in range(16):
             assert collate.tokens(dealt[step * 16 + place]) == int(collate([dealt[step * 16 + place]])["xt_length"]) + 1
+
+
+@pytest.mark.parametrize("change, message", [(lambda state, name: {**state, "other": state[name].clone()}, "holds other"),
+                                             (lambda state, name: {**state, name: state[name][..., :-1].clone()}, "which this run does not train"),
+                                             (lambda state, name: {key: value for key, value in state.items() if key != name}, "lacks")],
+                         ids=["unexpected", "misshapen", "missing"])
+def test_a_checkpoint_s_tensors_are_the_trained_ones(change, message, tmp_path):
+    """What every engine checks, DeepSpeed too, whose own reading of a checkpoint without its frozen base cannot be strict."""
+    model, folder = tiny.flexmdm(), tmp_path / "checkpoint"
+    folder.mkdir()
+    write_checkpoint(model, folder, tiny.tokenizer())
+    parameters = dict(model.named_parameters())
+    pairs = list(trained_pairs(model, folder))
+    assert len(pairs) == len(parameters) and all(torch.equal(parameter.detach(), tensor) for parameter, tensor in pairs)
+    state = weights(folder)
+    save_file(change(state, random.choice(sorted(state))), folder / "model.safetensors")
+    with pytest.raises(InputError, match=message):
+        list(trained_pairs(model, folder))
