@@ -1,0 +1,237 @@
+#!/usr/bin/env bash
+# The evidence of RESULTS.md, at a scale anyone can rerun: at most 150 minutes on 2 cores, no GPU, no network.
+#   bash scripts/reproduce_small.sh                          every chain; stopped and started again it goes on
+#   bash scripts/reproduce_small.sh comparison_1             one chain alone; more seeds: comparison_4, ablations_4, ...
+#   bash scripts/reproduce_small.sh --scale 20 --jobs 1      20 times the steps and items, for a GPU; --scale 0.01: does everything run?
+#   FLEXMDM_DATA=/path bash scripts/reproduce_small.sh real_code gsm8k       with gsm8k/ and humaneval/ (tests/conftest.py); else left out
+# Chains are run --jobs at a time, each in one thread (networks this small gain nothing from a second):
+#   comparison_SEED   transfer against the matched baseline, LoRA and from scratch; tuning and evaluation on word problems and infilling
+#   ablations_SEED    head, time scale, padding, AdaLN groups, insertion schedule: loss by quarter of t
+#   real_code         the standard library's functions, held-out modules; HumanEval single-line infilling
+#   lengths           lengths of free samples, answers and infills; exact match by true length        (after comparison_1)
+#   gsm8k             the 7,473 problems; loss and accuracy                                           (after comparison_1)
+#   samplers          accuracy against evaluations                                                   (after scripts/quickstart.sh)
+# Each writes results/CHAIN.json when it is done; scripts/reproduction.py report fills the tables and plots of RESULTS.md from those.
+# --scale multiplies training steps and evaluated items. WORK names another folder for the work files, RESULTS another for the JSON.
+set -euo pipefail
+. "$(dirname "$0")/environment.sh"
+scale=1 jobs=2 chains=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --scale | --jobs)
+      [[ ${2:-} =~ ^[0-9]*\.?[0-9]+$ ]] && [ "$(awk -v x="$2" 'BEGIN { print x > 0 }')" = 1 ] || { echo "reproduce_small.sh: $1 needs a number above 0" >&2; exit 2; }
+      printf -v "${1#--}" %s "$2"; shift 2 ;;
+    comparison_[1-9]* | ablations_[1-9]* | real_code | lengths | gsm8k | samplers) chains+=("$1"); shift ;;
+    *) echo "reproduce_small.sh: $1 is no chain; its head lists them" >&2; exit 2 ;;
+  esac
+done
+[ ${#chains[@]} -gt 0 ] || chains=(comparison_1 comparison_2 comparison_3 real_code ablations_1 ablations_2 ablations_3 lengths gsm8k samplers)
+work=${WORK:-runs/reproduce} results=${RESULTS:-results} base=LLaDA-tiny-Base data=${FLEXMDM_DATA:-}
+mkdir -p "$work" "$results"
+export OMP_NUM_THREADS=1 scale work results base data
+
+scaled() { awk -v n="$1" -v s="$scale" -v least="${2:-4}" 'BEGIN { n = int(n * s + 0.5); print n < least ? least : n }'; }
+say() { printf '== %s %s\n' "$(date +%H:%M:%S)" "$*"; }
+
+make_data() {  # kind file split n flags...
+  local kind=$1 file=$work/$2.jsonl split=$3 n=$4; shift 4
+  [ -f "$file" ] || "$PYTHON" builtin_data.py "$kind" --split "$split" --n "$n" --seed 7 --output "$file" "$@"
+}
+shared_data() {
+  make_data text text train "$(scaled 60000 2000)" --weights 0.25 0.05 0.05 0.15 0.05 0.45
+  make_data math math_train train "$(scaled 16000 500)"
+  make_data code code_train train "$(scaled 20000 500)"
+  make_data math math_test test "$(scaled 200 8)"
+  make_data code_infill code_test test "$(scaled 200 8)"
+  "$PYTHON" flexmdm_transfer_preprocess.py --data_path "$work/text.jsonl" --prompt_field prompt --tokenizer $base --max_length 128 --output_dir "$work/text"
+  "$PYTHON" preprocess_math.py --data_path "$work/math_train.jsonl" --tokenizer $base --max_length 128 --output_dir "$work/math"
+  "$PYTHON" preprocess_code_infilling.py --data_path "$work/code_train.jsonl" --tokenizer $base --max_length 136 --output_dir "$work/code"
+  [ -f "$work/random/config.json" ] || "$PYTHON" llada_utils.py new --tokenizer $base --output_dir "$work/random" --d_model 128 --n_layers 5 \
+    --n_heads 4 --mlp_hidden_size 352 --max_sequence_length 512 --init_std 0.06
+}
+
+# What every training run shares; a matched pair differs in --variable_length and what belongs to it.
+settings=(--learning_rate 2e-3 --adam_beta2 0.98 --loss_constant 32 --logging_steps 25 --save_steps 200 --save_total_limit 1
+  --resume_from_checkpoint auto --per_device_train_batch_size 32 --sft_max_length 136)
+flexmdm=(--variable_length --time_epsilon 0.02)
+llada=(--mask_ratio_epsilon 0.02)
+transfer() {  # folder steps flags...
+  local folder=$1 steps=$2; shift 2
+  say "$folder: text, $steps steps"
+  "$PYTHON" flexmdm_transfer_openwebtext.py --max_steps "$steps" --output_dir "$work/$folder" --lr_scheduler_type constant_with_warmup \
+    "${settings[@]}" "$@"
+}
+tune() {  # folder task steps flags...
+  local folder=$1 task=$2 steps=$3; shift 3
+  say "$folder: tuning on $task, $steps steps"
+  "$PYTHON" instruction_finetuning.py --task "$task" --max_steps "$steps" --output_dir "$work/$folder" "${settings[@]}" "$@"
+}
+bound() {  # script run flags...: likelihood bound and held-out loss by quarter of time, RUN/bound.log
+  local script=$1 run=$2; shift 2
+  [ ! -f "$run/bound.log" ] || return 0
+  "$PYTHON" "$script" --evaluate_only "${settings[@]}" --eval_draws 2 --per_device_eval_batch_size 64 "$@" --init_from "$run/final" > "$run/bound.tmp"
+  mv "$run/bound.tmp" "$run/bound.log"
+}
+math() {  # folder checkpoint flags...
+  local folder=$1 checkpoint=$2; shift 2
+  say "$folder: word problems"
+  "$PYTHON" eval_gsm8k.py --checkpoint_path "$work/$checkpoint/final" --data_path "$work/math_test.jsonl" --max_length 136 --batch_size 50 \
+    --output_dir "$work/$folder" "$@"
+}
+infill() {  # folder checkpoint items flags...
+  local folder=$1 checkpoint=$2 items=$3; shift 3
+  say "$folder: infills of $items"
+  "$PYTHON" eval_humaneval_infill.py --checkpoint_path "$work/$checkpoint/final" --data_path "$items" --batch_size 50 --code_workers 1 \
+    --allow_code_execution --output_dir "$work/$folder" "$@"
+}
+surest=(--unmasking confidence --confidence_method top_prob)
+event=(--sampler event_driven "${surest[@]}" --no-use_sliding_window)
+fast=("${event[@]}" --bound_inflation 1.25 --confidence_threshold 0.9)
+tau=(--sampler tau_leaping "${surest[@]}")
+window=(--use_sliding_window --alpha 15 --max_window 32)
+fixed=(--remasking low_confidence)
+
+comparison() {  # seed
+  local s=seed$1 name text math code
+  settings+=(--seed "$1")
+  text=$(scaled 800) math=$(scaled 300) code=$(scaled 500)
+  transfer "$s/transfer" "$text" "${flexmdm[@]}" --train_data "$work/text" --model_name_or_path $base --insertion_schedule power:5 --all_parameters
+  transfer "$s/continued" "$text" "${llada[@]}" --train_data "$work/text" --model_name_or_path $base --all_parameters
+  tune "$s/flexmdm_math" math "$math" --train_data "$work/math" --variable_length --init_from "$work/$s/transfer/final" --all_parameters
+  tune "$s/llada_math" math "$math" --train_data "$work/math" "${llada[@]}" --init_from "$work/$s/continued/final" --all_parameters
+  tune "$s/flexmdm_code" code "$code" --train_data "$work/code" --variable_length --init_from "$work/$s/transfer/final" --all_parameters
+  tune "$s/llada_code" code "$code" --train_data "$work/code" "${llada[@]}" --init_from "$work/$s/continued/final" --all_parameters
+  math "$s/results/math_flexmdm_event" "$s/flexmdm_math" "${event[@]}"
+  math "$s/results/math_flexmdm_fast" "$s/flexmdm_math" "${fast[@]}"
+  math "$s/results/math_flexmdm_tau40" "$s/flexmdm_math" "${tau[@]}" --diffusion_steps 40 --no-use_sliding_window
+  math "$s/results/math_flexmdm_tau40_window" "$s/flexmdm_math" "${tau[@]}" --diffusion_steps 40 "${window[@]}"
+  math "$s/results/math_llada_blocks" "$s/llada_math" "${fixed[@]}" --gen_length 40 --block_length 8
+  math "$s/results/math_llada_one_block" "$s/llada_math" "${fixed[@]}" --gen_length 40
+  local items=$work/code_test.jsonl
+  infill "$s/results/code_flexmdm_event" "$s/flexmdm_code" "$items" --max_length 256 "${event[@]}"
+  infill "$s/results/code_flexmdm_fast" "$s/flexmdm_code" "$items" --max_length 256 "${fast[@]}"
+  infill "$s/results/code_flexmdm_tau32" "$s/flexmdm_code" "$items" --max_length 256 "${tau[@]}" --diffusion_steps 32 --no-use_sliding_window
+  infill "$s/results/code_flexmdm_tau32_window" "$s/flexmdm_code" "$items" --max_length 256 "${tau[@]}" --diffusion_steps 32 "${window[@]}"
+  infill "$s/results/code_llada_blocks" "$s/llada_code" "$items" --max_length 256 "${fixed[@]}" --gen_length 32 --block_length 8
+  infill "$s/results/code_llada_one_block" "$s/llada_code" "$items" --max_length 256 "${fixed[@]}" --gen_length 32
+  infill "$s/results/code_llada_in_place" "$s/continued" "$items" --max_length 256 "${fixed[@]}" --llada_infill oracle
+  transfer "$s/transfer_lora" "$text" "${flexmdm[@]}" --train_data "$work/text" --model_name_or_path $base --insertion_schedule power:5
+  transfer "$s/scratch" "$text" "${flexmdm[@]}" --train_data "$work/text" --model_name_or_path "$work/random" --insertion_schedule power:5 --all_parameters
+  for name in transfer transfer_lora scratch; do bound flexmdm_transfer_openwebtext.py "$work/$s/$name" --variable_length --train_data "$work/text"; done
+  bound flexmdm_transfer_openwebtext.py "$work/$s/continued" "${llada[@]}" --train_data "$work/text"
+}
+
+ablations() {  # seed
+  local s=ablations$1 steps name flags
+  settings+=(--seed "$1")
+  steps=$(scaled 250)
+  while read -r name flags; do
+    # shellcheck disable=SC2086  # flags are words
+    transfer "$s/$name" "$steps" --variable_length --all_parameters --train_data "$work/text" --model_name_or_path $base \
+      --eval_strategy steps --eval_steps "$steps" --per_device_eval_batch_size 64 $flags < /dev/null
+    case $name in default | power_*) bound flexmdm_transfer_openwebtext.py "$work/$s/$name" --variable_length --train_data "$work/text" < /dev/null ;; esac
+  done << 'END'
+default --insertion_schedule linear
+softplus --length_head softplus
+time_1 --time_scale 1
+padding --attend_to_padding
+per_block --adaln_group_size 1
+power_3 --insertion_schedule power:3
+power_5 --insertion_schedule power:5
+geometric --insertion_schedule geometric:10,0.01
+END
+}
+
+real_code() {
+  local r=real_code steps tuning
+  steps=$(scaled 1200) tuning=$(scaled 500)
+  make_data text stdlib_text train "$(scaled 40000 1000)" --weights 0 0 0 0.1 0.9 0
+  make_data stdlib stdlib_train train "$(scaled 6000 300)"
+  make_data stdlib_infill stdlib_test test "$(scaled 300 8)"
+  "$PYTHON" flexmdm_transfer_preprocess.py --data_path "$work/stdlib_text.jsonl" --tokenizer $base --max_length 160 --output_dir "$work/stdlib_text"
+  "$PYTHON" preprocess_code_infilling.py --data_path "$work/stdlib_train.jsonl" --tokenizer $base --max_length 176 --output_dir "$work/stdlib_code"
+  settings+=(--seed 1 --sft_max_length 176)
+  transfer $r/base "$steps" "${llada[@]}" --train_data "$work/stdlib_text" --model_name_or_path $base --all_parameters
+  transfer $r/transfer "$steps" "${flexmdm[@]}" --train_data "$work/stdlib_text" --model_name_or_path "$work/$r/base/final" --insertion_schedule power:5 --all_parameters
+  transfer $r/continued "$steps" "${llada[@]}" --train_data "$work/stdlib_text" --init_from "$work/$r/base/final" --all_parameters
+  tune $r/flexmdm_code code "$tuning" --train_data "$work/stdlib_code" --variable_length --init_from "$work/$r/transfer/final" --all_parameters
+  tune $r/llada_code code "$tuning" --train_data "$work/stdlib_code" "${llada[@]}" --init_from "$work/$r/continued/final" --all_parameters
+  local set items
+  for set in stdlib humaneval; do
+    items=$work/stdlib_test.jsonl
+    if [ $set = humaneval ]; then
+      items=$data/humaneval/HumanEval-SingleLineInfilling.jsonl.gz
+      [ -n "$data" ] && [ -f "$items" ] || { say "FLEXMDM_DATA has no humaneval/: left out"; continue; }
+    fi
+    infill $r/results/${set}_flexmdm $r/flexmdm_code "$items" --max_length 512 "${fast[@]}"
+    infill $r/results/${set}_llada $r/llada_code "$items" --max_length 512 "${fixed[@]}" --gen_length 32 --block_length 8
+    infill $r/results/${set}_llada_oracle $r/continued "$items" --max_length 512 "${fixed[@]}" --llada_infill oracle
+    infill $r/results/${set}_llada_fixed $r/continued "$items" --max_length 512 "${fixed[@]}" --llada_infill fixed --gen_length 12
+  done
+}
+
+lengths() {
+  local r=lengths items=$work/length_items.jsonl
+  [ -f "$items" ] || "$PYTHON" scripts/length_study.py items --tokenizer $base --longest 40 --each "$(scaled 12 1)" --output "$items"
+  infill $r/results/flexmdm seed1/flexmdm_code "$items" --max_length 256 "${event[@]}"
+  infill $r/results/llada_oracle seed1/continued "$items" --max_length 256 "${fixed[@]}" --llada_infill oracle
+  infill $r/results/llada_fixed_12 seed1/continued "$items" --max_length 256 "${fixed[@]}" --llada_infill fixed --gen_length 12
+  infill $r/results/llada_tuned seed1/llada_code "$items" --max_length 256 "${fixed[@]}" --gen_length 40 --block_length 8
+  [ -f "$work/$r/free.json" ] || "$PYTHON" scripts/length_study.py free --flexmdm "$work/seed1/transfer/final" --llada "$work/seed1/continued/final" \
+    --text "$work/text" --n "$(scaled 400 8)" --output "$work/$r/free.json"
+}
+
+gsm8k() {
+  [ -n "$data" ] && [ -f "$data/gsm8k/train.jsonl" ] || { say "FLEXMDM_DATA has no gsm8k/: left out"; exit 0; }
+  local r=gsm8k steps kind
+  steps=$(scaled 300)
+  settings+=(--seed 1 --sft_max_length 448 --per_device_train_batch_size 16)
+  "$PYTHON" preprocess_math.py --data_path "$data/gsm8k/train.jsonl" --tokenizer $base --max_length 448 --output_dir "$work/gsm8k_train"
+  "$PYTHON" preprocess_math.py --data_path "$data/gsm8k/test.jsonl" --tokenizer $base --max_length 448 --output_dir "$work/gsm8k_test"
+  tune $r/flexmdm math "$steps" --train_data "$work/gsm8k_train" --variable_length --init_from "$work/seed1/transfer/final" --all_parameters
+  bound instruction_finetuning.py "$work/$r/flexmdm" --task math --eval_data "$work/gsm8k_test" --variable_length
+  tune $r/llada math "$steps" --train_data "$work/gsm8k_train" "${llada[@]}" --init_from "$work/seed1/continued/final" --all_parameters
+  bound instruction_finetuning.py "$work/$r/llada" --task math --eval_data "$work/gsm8k_test" "${llada[@]}"
+  for kind in flexmdm llada; do
+    local flags=("${event[@]}" --bound_inflation 1.25 --events_per_evaluation 4)
+    [ $kind = flexmdm ] || flags=("${fixed[@]}" --gen_length 192 --block_length 32 --diffusion_steps 96)
+    say "$r/results/$kind: GSM8K"
+    "$PYTHON" eval_gsm8k.py --checkpoint_path "$work/$r/$kind/final" --data_path "$data/gsm8k/test.jsonl" --subsample "$(scaled 100 8)" --max_length 512 \
+      --batch_size 50 --output_dir "$work/$r/results/$kind" "${flags[@]}"
+  done
+}
+
+samplers() { bash scripts/sampler_curve.sh; }
+
+chain() {
+  local name=$1
+  [ ! -f "$results/$name.json" ] || { say "$results/$name.json is there: $name is done"; return 0; }
+  local first=${name%%_[1-9]*} log=$work/$name.log
+  if [ "$first" = lengths ] || [ "$first" = gsm8k ]; then
+    until [ -f "$results/comparison_1.json" ]; do [ -f "$work/comparison_1.failed" ] && return 1; sleep 5; done
+  fi
+  say "$name begins, log: $log"
+  rm -f "$work/$name.failed"
+  ("$first" "${name##*_}") > "$log" 2>&1 &          # not inside `if`: there, set -e would not hold
+  if wait $!; then
+    "$PYTHON" scripts/reproduction.py collect "$name" --work "$work" --results "$results" --scale "$scale"
+    say "$name is done"
+  else
+    touch "$work/$name.failed"
+    tail -n 4 "$log" >&2
+    say "$name failed, see $log"
+    return 1
+  fi
+}
+
+trap 'trap - INT TERM; kill 0; exit 130' INT TERM     # jobs in the background do not hear Ctrl-C themselves
+say "data"
+shared_data > "$work/data.log" 2>&1 || { tail -n 4 "$work/data.log" >&2; exit 1; }
+running=0 failed=0
+for name in "${chains[@]}"; do
+  if [ $running -ge "$jobs" ]; then wait -n || failed=1; running=$((running - 1)); fi
+  chain "$name" &
+  running=$((running + 1))
+done
+while [ $running -gt 0 ]; do wait -n || failed=1; running=$((running - 1)); done
+exit $failed
