@@ -19,7 +19,7 @@ scale=1 jobs=2 chains=()
 while [ $# -gt 0 ]; do
   case $1 in
     --scale | --jobs)
-      [[ ${2:-} =~ ^[0-9]*\.?[0-9]+$ ]] && [ "$(awk -v x="$2" 'BEGIN { print x > 0 }')" = 1 ] || { echo "reproduce_small.sh: $1 needs a number above 0" >&2; exit 2; }
+      [[ ${2:-} =~ ^[0-9]*\.?[0-9]+$ && ${2:-} =~ [1-9] ]] || { echo "reproduce_small.sh: $1 needs a number above 0" >&2; exit 2; }
       printf -v "${1#--}" %s "$2"; shift 2 ;;
     comparison_[1-9]* | ablations_[1-9]* | real_code | lengths | gsm8k | samplers) chains+=("$1"); shift ;;
     *) echo "reproduce_small.sh: $1 is no chain; its head lists them" >&2; exit 2 ;;

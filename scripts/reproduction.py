@@ -1,0 +1,386 @@
+"""results/*.json of scripts/reproduce_small.sh, and the tables and plots of RESULTS.md that are read from them.
+
+    python scripts/reproduction.py collect comparison_1 --work runs/reproduce          (reproduce_small.sh does this itself)
+    python scripts/reproduction.py report                                              fills RESULTS.md, draws results/*.png
+Seconds on one CPU core; nothing is trained or sampled. A table stands in RESULTS.md between <!-- NAME --> and <!-- /NAME -->.
+Intervals are 95 %: Wilson's of a share; Student's over seeds; over items (normal) where the models are taken as given.
+"""
+import json
+import math
+import re
+import statistics
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from records import InputError, read_file, read_finished, run, write_json, write_text  # noqa: E402
+from results_table import sampler_name, versions, wilson  # noqa: E402
+from sampler_flags import ArgumentParser  # noqa: E402
+
+STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}       # 97.5 % quantile by degrees of freedom
+NORMAL = 1.96
+
+
+# ---- collect
+
+def machine():
+    """What the numbers were made on: processor, cores, commit, date, versions."""
+    cpu = next((line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "") \
+        if Path("/proc/cpuinfo").exists() else ""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    return {"processor": cpu, "commit": commit, "date": date.today().isoformat(), "versions": versions()}
+
+
+def training(folder):
+    """Steps, seconds, loss curve, held-out loss and likelihood bound of a finished run."""
+    log = read_finished(folder / "train_log.jsonl")
+    lines = [row for row in log if "loss" in row]
+    names = [name for name in ("loss", "unmask_loss", "insertion_loss", "gap_error") if lines and name in lines[-1]]
+    content = {"steps": log[-1]["step"], "seconds": round(next((row["train_runtime"] for row in log if "train_runtime" in row), 0), 1),
+               "curve": {"step": [row["step"] for row in lines], **{name: [round(row[name], 4) for row in lines] for name in names}}}
+    held_out = [row for row in log if "eval_loss" in row]
+    if held_out:
+        content["held_out"] = {key.removeprefix("eval_"): value for key, value in held_out[-1].items() if key.startswith("eval_") and "loss" in key}
+    if (folder / "bound.log").exists():
+        line = [line for line in (folder / "bound.log").read_text().splitlines() if line.startswith("{")][-1]
+        content["bound"] = {key: value for key, value in json.loads(line).items() if key != "what"}
+    return content
+
+
+def evaluation(folder, with_rows=False):
+    """Metrics, evaluations and which items were right (a 0/1 string in the items' order; a list of shares with several samples)."""
+    result = read_file(folder / "results.json", "--work")[0]
+    right = {}
+    for row in read_finished(folder / "verdicts.jsonl"):
+        right.setdefault(row["name"], []).append(int(row["right"]))
+    single = all(len(values) == 1 for values in right.values())
+    content = {"label": result["label"], "sampler": sampler_name(result), "metrics": result["metrics"], "rows": result["rows"],
+               "evaluations": result["evaluations"], "tokens": result["tokens"], "seconds": result["seconds"],
+               "items_hash": result["settings"].get("data_hash"),
+               "right": "".join(str(right[name][0]) for name in sorted(right)) if single
+               else [round(statistics.fmean(right[name]), 4) for name in sorted(right)]}
+    if with_rows:
+        passed = {row["name"]: int(row["right"]) for row in read_finished(folder / "verdicts.jsonl")}
+        rows = [row for file in sorted(folder.glob("generations-*.jsonl")) for row in read_finished(file)]
+        content["columns"] = ["reference tokens", "written tokens", "exact", "passed"]
+        content["infills"] = sorted([row["reference_length"], row["length"], int(row["completion"] == row["ground_truth"]),
+                                     passed[row["task_id"]]] for row in rows)
+    return content
+
+
+def collect(args):
+    """RESULTS/CHAIN.json from the work folder."""
+    chain, work = args.chain, Path(args.work)
+    folder = {"samplers": Path("runs/sampler_curve")}.get(chain, work / re.sub(r"^comparison_", "seed", re.sub(r"^ablations_", "ablations", chain)))
+    if not folder.is_dir():
+        raise InputError(f"--work: {folder} is missing; scripts/reproduce_small.sh {chain} makes it")
+    runs = {path.parent.name: training(path.parent) for path in sorted(folder.glob("*/train_log.jsonl")) if (path.parent / "final").is_dir()}
+    evaluations = {path.parent.name: evaluation(path.parent, with_rows=chain == "lengths") for path in sorted(folder.glob("**/results.json"))}
+    content = {"chain": chain, "scale": args.scale, **machine(), "training": runs, "evaluations": evaluations}
+    if (folder / "free.json").exists():
+        content["free"] = read_file(folder / "free.json", "--work")[0]
+    target = Path(args.results) / f"{chain}.json"
+    write_text(target, json.dumps(content, separators=(",", ":")) + "\n")
+    print(f"wrote {target}: {len(runs)} trainings, {len(evaluations)} evaluations")
+
+
+# ---- statistics
+
+def percent(share):
+    return f"{100 * share['value']:.1f} [{100 * share['low']:.1f}, {100 * share['high']:.1f}]"
+
+
+def over_seeds(values):
+    """(mean, low, high) by Student's t; the ends are None with a single seed."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return mean, None, None
+    half = STUDENT.get(len(values) - 1, NORMAL) * statistics.stdev(values) / math.sqrt(len(values))
+    return mean, mean - half, mean + half
+
+
+def over_items(pairs):
+    """(mean, low, high) of right_a - right_b, items being the sample: their differences are averaged over the models first."""
+    columns = [[int(x) - int(y) for x, y in zip(a, b)] for a, b in pairs]
+    items = [statistics.fmean(values) for values in zip(*columns)]
+    half = NORMAL * statistics.stdev(items) / math.sqrt(len(items))
+    return statistics.fmean(items), statistics.fmean(items) - half, statistics.fmean(items) + half
+
+
+def signed(values, factor=100, digits=1):
+    mean, low, high = values
+    ends = "" if low is None else f" [{factor * low:+.{digits}f}, {factor * high:+.{digits}f}]"
+    return f"{factor * mean:+.{digits}f}{ends}"
+
+
+def mean_and_seeds(values, factor=100, digits=1):
+    """"61.5 (60.0, 62.5, 62.0)": the mean, and each seed's value."""
+    return f"{factor * statistics.fmean(values):.{digits}f} ({', '.join(f'{factor * value:.{digits}f}' for value in values)})"
+
+
+# ---- tables
+
+def score(evaluation):
+    return next(iter(evaluation["metrics"].values()))
+
+
+PAIRS = [("word problems, no prior", "math_flexmdm_tau40", "math_llada_one_block"), ("word problems, left-to-right prior", "math_flexmdm_tau40_window", "math_llada_blocks"),
+         ("infilling, no prior", "code_flexmdm_tau32", "code_llada_one_block"), ("infilling, left-to-right prior", "code_flexmdm_tau32_window", "code_llada_blocks"),
+         ("word problems, each at its best", "math_flexmdm_event", "math_llada_blocks"), ("infilling, each at its best", "code_flexmdm_event", "code_llada_blocks")]
+
+
+def table_headline(chains):
+    seeds = chains["comparison"]
+    lines = ["| | FlexMDM %, mean (seeds) | evaluations | LLaDA %, mean (seeds) | evaluations | difference, points: over seeds | over items |", "|---|---|---|---|---|---|---|"]
+    for name, a, b in PAIRS:
+        found = [(seed["evaluations"][a], seed["evaluations"][b]) for seed in seeds]
+        shares = [[score(pair[side])["value"] for pair in found] for side in (0, 1)]
+        calls = [statistics.fmean(pair[side]["evaluations"]["mean"] for pair in found) for side in (0, 1)]
+        difference = over_seeds([x - y for x, y in zip(*shares)])
+        lines.append(f"| {name} | {mean_and_seeds(shares[0])} | {calls[0]:.0f} | {mean_and_seeds(shares[1])} | {calls[1]:.0f} | {signed(difference)} | "
+                     f"{signed(over_items([(pair[0]['right'], pair[1]['right']) for pair in found]))} |")
+    return "\n".join(lines)
+
+
+def table_settings(chains):
+    seeds = chains["comparison"]
+    lines = ["| task | model and sampler | %, mean (seeds) | evaluations | seconds a row |", "|---|---|---|---|---|"]
+    for name in sorted({name for seed in seeds for name in seed["evaluations"]}):
+        found = [seed["evaluations"][name] for seed in seeds if name in seed["evaluations"]]
+        task = {"math": "word problems", "code": "infilling"}[name.split("_")[0]]
+        seconds = statistics.fmean(each["seconds"] / each["rows"] for each in found)
+        lines.append(f"| {task} | {found[0]['label']}, {found[0]['sampler']} | {mean_and_seeds([score(each)['value'] for each in found])} | "
+                     f"{statistics.fmean(each['evaluations']['mean'] for each in found):.1f} | {seconds:.2f} |")
+    return "\n".join(lines)
+
+
+ARMS = {"transfer": "FlexMDM, transfer, all parameters", "transfer_lora": "FlexMDM, transfer, LoRA + new parts", "scratch": "FlexMDM, from random weights",
+        "continued": "LLaDA, continued (its own loss)"}
+
+
+def table_transfer(chains):
+    seeds = chains["comparison"]
+    lines = ["| | held-out loss, mean (seeds) | of it at masks | of it in gaps | nats a token, at most | loss less transfer's, over seeds |", "|---|---|---|---|---|---|"]
+    for arm, name in ARMS.items():
+        bounds = [seed["training"][arm]["bound"] for seed in seeds]
+        cells = [mean_and_seeds([bound[key] for bound in bounds], 1, 3) if all(key in bound for bound in bounds) else ""
+                 for key in ("loss", "unmask_loss", "insertion_loss", "nats_per_token")]
+        differences = [bound["loss"] - seed["training"]["transfer"]["bound"]["loss"] for bound, seed in zip(bounds, seeds)]
+        lines.append(f"| {name} | {' | '.join(cells)} | {signed(over_seeds(differences), 1, 3) if arm in ('transfer_lora', 'scratch') else ''} |")
+    return "\n".join(lines)
+
+
+CHOICES = {"default": "default: log-rate head, t x 1000, padding masked, AdaLN shared by 8 blocks, insertion linear", "softplus": "softplus head x 1024", "time_1": "t x 1",
+           "padding": "padding attended to", "per_block": "AdaLN for each block", "power_3": "insertion power:3", "power_5": "insertion power:5", "geometric": "insertion geometric:10,0.01"}
+
+
+def table_ablations(chains):
+    seeds = chains["ablations"]
+    quarters = [f"loss_quarter_{quarter}" for quarter in range(1, 5)]
+    lines = ["| one choice changed | held-out loss | t < 1/4 | < 1/2 | < 3/4 | < 1 | gaps (full phi) | masks | loss less default's, over seeds | nats a token, at most |",
+             "|---|---|---|---|---|---|---|---|---|---|"]
+    for arm, name in CHOICES.items():
+        found = [seed["training"][arm] for seed in seeds]
+        held_out = [run["held_out"] for run in found]
+        cells = [f"{statistics.fmean(each[key] for each in held_out):.3f}" for key in ("loss", *quarters)]
+        cells += [f"{statistics.fmean(each[key] for each in held_out):.2f}" for key in ("insertion_loss", "unmask_loss")]
+        comparable = arm in ("softplus", "time_1", "padding", "per_block")
+        differences = [each["loss"] - seed["training"]["default"]["held_out"]["loss"] for each, seed in zip(held_out, seeds)]
+        bound = f"{statistics.fmean(run['bound']['nats_per_token'] for run in found):.3f}" if all("bound" in run for run in found) else ""
+        lines.append(f"| {name} | {' | '.join(cells)} | {signed(over_seeds(differences), 1, 3) if comparable else ''} | {bound} |")
+    return "\n".join(lines)
+
+
+def table_evaluations(chain, metrics, names):
+    """One row for each evaluation of a chain, in the order of names {evaluation: what it is}."""
+    lines = ["| | n | " + " | ".join(f"{metric.replace('_', ' ')} %" for metric in metrics) + " | evaluations |", "|---|---" + "|---" * len(metrics) + "|---|"]
+    for name, shown in names.items():
+        if name in chain["evaluations"]:
+            found = chain["evaluations"][name]
+            cells = [percent(found["metrics"][metric]) if metric in found["metrics"] else "" for metric in metrics]
+            lines.append(f"| {shown} | {found['rows']} | {' | '.join(cells)} | {found['evaluations']['mean']:.1f} |")
+    return "\n".join(lines)
+
+
+LAYOUTS = {"flexmdm": "FlexMDM, tuned", "llada": "LLaDA, tuned, 32 masks behind the prompt, blocks of 8", "llada_oracle": "LLaDA in place, true length given",
+           "llada_fixed": "LLaDA in place, 12 masks"}
+
+
+def table_real_code(chains):
+    names = {f"{data}_{key}": f"{shown}: {name}" for data, shown in (("stdlib", "library lines"), ("humaneval", "HumanEval single-line")) for key, name in LAYOUTS.items()}
+    return table_evaluations(chains["real_code"][0], ("pass@1", "exact_match", "parses"), names)
+
+
+def table_gsm8k(chains):
+    chain = chains["gsm8k"][0]
+    lines = ["| | nats an answer token, at most | test problems | right % | an answer found % | evaluations |", "|---|---|---|---|---|---|"]
+    for kind, name in (("flexmdm", "FlexMDM"), ("llada", "LLaDA")):
+        found, bound = chain["evaluations"][kind], chain["training"][kind]["bound"]
+        lines.append(f"| {name} | {bound['nats_per_token']:.3f} +- {bound['nats_per_token_error']:.3f} | {found['rows']} | {percent(score(found))} | "
+                     f"{percent(found['metrics']['answer_found'])} | {found['evaluations']['mean']:.1f} |")
+    return "\n".join(lines)
+
+
+def histogram(values, width, most):
+    counts = [0] * (most // width + 1)
+    for value in values:
+        counts[min(value, most) // width] += 1
+    return [count / len(values) for count in counts]
+
+
+def total_variation(a, b, width=8):
+    """Total variation distance of two samples' lengths in bins of `width` tokens."""
+    most = max(*a, *b)
+    return sum(abs(x - y) for x, y in zip(histogram(a, width, most), histogram(b, width, most))) / 2
+
+
+def table_lengths(chains):
+    chain = chains["lengths"][0]
+    free = chain["free"]
+    half = [free["text"][side::2][:len(free["flexmdm"])] for side in (0, 1)]
+    lines = ["| lengths | n | mean, tokens | true mean | total variation, bins of 8 | mean absolute error |", "|---|---|---|---|---|---|",
+             f"| text without a prompt, another sample of it | {len(half[0])} | {statistics.fmean(half[0]):.1f} | {statistics.fmean(free['text']):.1f} | "
+             f"{total_variation(*half):.3f} | |"]
+    for kind, name in (("flexmdm", "FlexMDM, free samples"), ("llada", f"LLaDA, free samples on a canvas of {free['canvas']}")):
+        lines.append(f"| {name} | {len(free[kind])} | {statistics.fmean(free[kind]):.1f} | {statistics.fmean(free['text']):.1f} | {total_variation(free[kind], free['text']):.3f} | |")
+    for key, name in (("flexmdm", "FlexMDM, infills of 0 to 40 tokens"), ("llada_tuned", "LLaDA tuned, 40 masks, ends itself"), ("llada_fixed_12", "LLaDA in place, 12 masks")):
+        rows = chain["evaluations"][key]["infills"]
+        true, written = [row[0] for row in rows], [row[1] for row in rows]
+        lines.append(f"| {name} | {len(rows)} | {statistics.fmean(written):.1f} | {statistics.fmean(true):.1f} | {total_variation(written, true):.3f} | "
+                     f"{statistics.fmean(abs(x - y) for x, y in zip(true, written)):.2f} |")
+    return "\n".join(lines)
+
+
+LENGTH_KINDS = {"flexmdm": "FlexMDM", "llada_oracle": "LLaDA, true length given", "llada_fixed_12": "LLaDA, 12 masks", "llada_tuned": "LLaDA tuned, 40 masks"}
+LENGTH_BINS = [(0, 0), (1, 2), (3, 5), (6, 10), (11, 15), (16, 20), (21, 30), (31, 40)]
+
+
+def table_exact_by_length(chains):
+    chain = chains["lengths"][0]
+    lines = ["| true length | n | " + " | ".join(f"{name}, exact %" for name in LENGTH_KINDS.values()) + " |", "|---|---" + "|---" * len(LENGTH_KINDS) + "|"]
+    for low, high in LENGTH_BINS:
+        cells = []
+        for kind in LENGTH_KINDS:
+            exact = [row[2] for row in chain["evaluations"][kind]["infills"] if low <= row[0] <= high]
+            ends = wilson(sum(exact), len(exact))
+            cells.append(percent({"value": sum(exact) / max(len(exact), 1), "low": ends[0], "high": ends[1]}))
+        lines.append(f"| {low if low == high else f'{low} to {high}'} | {len(exact)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def table_samplers(chains):
+    chain = chains["samplers"][0]
+    rows = sorted(chain["evaluations"].values(), key=lambda each: (each["label"], "event" in each["sampler"], each["evaluations"]["mean"]))
+    lines = ["| model, sampler | items x answers | pass@1 % | evaluations a row | seconds a row |", "|---|---|---|---|---|"]
+    for each in rows:
+        share = score(each)
+        lines.append(f"| {each['label']}, {each['sampler']} | {share['n']} x {each['rows'] // share['n']} | {percent(share)} | {each['evaluations']['mean']:.1f} | "
+                     f"{each['seconds'] / each['rows']:.2f} |")
+    return "\n".join(lines)
+
+
+def table_cost(chains):
+    lines = ["| chain | training, core minutes | evaluation, core minutes | date | commit | processor |", "|---|---|---|---|---|---|"]
+    total = [0.0, 0.0]
+    for each in [each for found in chains.values() for each in found]:
+        parts = [sum(run["seconds"] for run in each["training"].values()) / 60, sum(item["seconds"] for item in each["evaluations"].values()) / 60]
+        total = [x + y for x, y in zip(total, parts)]
+        lines.append(f"| {each['chain']} | {parts[0]:.1f} | {parts[1]:.1f} | {each['date']} | {each['commit']} | {each['processor']} |")
+    return "\n".join([*lines, f"| all | {total[0]:.1f} | {total[1]:.1f} | | | |"])
+
+
+TABLES = {"headline": ("comparison", table_headline), "settings": ("comparison", table_settings), "transfer": ("comparison", table_transfer),
+          "ablations": ("ablations", table_ablations), "real_code": ("real_code", table_real_code), "gsm8k": ("gsm8k", table_gsm8k),
+          "lengths": ("lengths", table_lengths), "exact_by_length": ("lengths", table_exact_by_length), "samplers": ("samplers", table_samplers),
+          "cost": (None, table_cost)}
+
+
+# ---- plots
+
+def plot_curves(chains, path):
+    """Training loss of each arm, a line a seed."""
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as pyplot
+    figure, panels = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for number, (arm, name) in enumerate(ARMS.items()):
+        panel = panels[arm == "continued"]
+        for seed, chain in enumerate(chains["comparison"]):
+            curve = chain["training"][arm]["curve"]
+            panel.plot(curve["step"], curve["loss"], color=f"C{number}", alpha=0.7, linewidth=1, label=name if seed == 0 else None)
+    for panel, title in zip(panels, ("FlexMDM", "LLaDA")):
+        panel.set(xlabel="step (32 rows each)", ylabel="training loss (sum over the row / 32), mean of 25 steps", yscale="log",
+                  title=f"{title}, {len(chains['comparison'])} seeds")
+        panel.grid(alpha=0.3, which="both")
+        panel.legend(fontsize="small")
+    figure.savefig(path, dpi=130)
+
+
+def plot_exact_by_length(chains, path):
+    """Exact match by true length, running bins, Wilson bars."""
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as pyplot
+    figure, panel = pyplot.subplots(figsize=(7, 4.4), layout="constrained")
+    for number, (kind, name) in enumerate(LENGTH_KINDS.items()):
+        rows = chains["lengths"][0]["evaluations"][kind]["infills"]
+        x, y, error = [], [], [[], []]
+        for low, high in LENGTH_BINS:
+            exact = [row[2] for row in rows if low <= row[0] <= high]
+            if exact:
+                ends, share = wilson(sum(exact), len(exact)), sum(exact) / len(exact)
+                x.append((low + high) / 2 + 0.25 * number)
+                y.append(100 * share)
+                error[0].append(max(0.0, 100 * (share - ends[0])))
+                error[1].append(max(0.0, 100 * (ends[1] - share)))
+        panel.errorbar(x, y, error, fmt="o-", capsize=2, label=name)
+    panel.set(xlabel="true length of the middle (tokens)", ylabel="exact match (%), 95 % interval", title=f"n = {len(rows)} infills a model")
+    panel.grid(alpha=0.3)
+    panel.legend(fontsize="small")
+    figure.savefig(path, dpi=130)
+
+
+PLOTS = {"loss_curves.png": ("comparison", plot_curves), "exact_by_length.png": ("lengths", plot_exact_by_length)}
+
+
+def report(args):
+    """Fill the tables of RESULTS.md for which there are results; draw the plots."""
+    chains = {}
+    for path in sorted(Path(args.results).glob("*.json")):
+        chains.setdefault(re.sub(r"_\d+$", "", path.stem), []).append(read_file(path, "--results")[0])
+    if not chains:
+        raise InputError(f"--results: {args.results} has no JSON files; scripts/reproduce_small.sh writes them")
+    target = ROOT / "RESULTS.md" if args.output is None else Path(args.output)
+    text = target.read_text()
+    for name, (needed, table) in TABLES.items():
+        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        if begin not in text or end not in text:
+            raise InputError(f"--output: {target} has no place for the table {name} ({begin} ... {end})")
+        if needed is None or needed in chains:
+            text = text[:text.index(begin) + len(begin)] + "\n" + table(chains) + "\n" + text[text.index(end):]
+    write_text(target, text)
+    drawn = [name for name, (needed, _) in PLOTS.items() if needed in chains]
+    for name in drawn:
+        PLOTS[name][1](chains, Path(args.results) / name)
+    print(f"wrote {target}" + (f" and {', '.join(drawn)}" if drawn else ""))
+
+
+def main():
+    parser = ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", help="collect or report")
+    first, second = commands.add_parser("collect"), commands.add_parser("report")
+    first.add_argument("chain", help="a chain of scripts/reproduce_small.sh")
+    first.add_argument("--work", default="runs/reproduce", help="its work folder (default: runs/reproduce)")
+    first.add_argument("--scale", type=float, default=1.0, help="the --scale it ran with, for the record")
+    for command in (first, second):
+        command.add_argument("--results", default="results", help="folder of the JSON files (default: results)")
+    second.add_argument("--output", help="file whose tables are filled (default: RESULTS.md)")
+    args = parser.parse_args()
+    {"collect": collect, "report": report}[args.command](args)
+
+
+if __name__ == "__main__":
+    run(main)
