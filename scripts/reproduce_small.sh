@@ -163,10 +163,10 @@ real_code() {
       items=$data/humaneval/HumanEval-SingleLineInfilling.jsonl.gz
       [ -n "$data" ] && [ -f "$items" ] || { say "FLEXMDM_DATA has no humaneval/: left out"; continue; }
     fi
-    infill $r/results/${set}_flexmdm $r/flexmdm_code "$items" --max_length 512 "${fast[@]}"
-    infill $r/results/${set}_llada $r/llada_code "$items" --max_length 512 "${fixed[@]}" --gen_length 32 --block_length 8
-    infill $r/results/${set}_llada_oracle $r/continued "$items" --max_length 512 "${fixed[@]}" --llada_infill oracle
-    infill $r/results/${set}_llada_fixed $r/continued "$items" --max_length 512 "${fixed[@]}" --llada_infill fixed --gen_length 12
+    infill "$r/results/${set}_flexmdm" $r/flexmdm_code "$items" --max_length 768 "${fast[@]}"
+    infill "$r/results/${set}_llada" $r/llada_code "$items" --max_length 768 "${fixed[@]}" --gen_length 32 --block_length 8
+    infill "$r/results/${set}_llada_oracle" $r/continued "$items" --max_length 768 "${fixed[@]}" --llada_infill oracle
+    infill "$r/results/${set}_llada_fixed" $r/continued "$items" --max_length 768 "${fixed[@]}" --llada_infill fixed --gen_length 12
   done
 }
 
@@ -187,7 +187,8 @@ gsm8k() {
   steps=$(scaled 300)
   settings+=(--seed 1 --sft_max_length 448 --per_device_train_batch_size 16)
   "$PYTHON" preprocess_math.py --data_path "$data/gsm8k/train.jsonl" --tokenizer $base --max_length 448 --output_dir "$work/gsm8k_train"
-  "$PYTHON" preprocess_math.py --data_path "$data/gsm8k/test.jsonl" --tokenizer $base --max_length 448 --output_dir "$work/gsm8k_test"
+  head -n "$(scaled 300 16)" "$data/gsm8k/test.jsonl" > "$work/gsm8k_test.jsonl"
+  "$PYTHON" preprocess_math.py --data_path "$work/gsm8k_test.jsonl" --tokenizer $base --max_length 448 --output_dir "$work/gsm8k_test"
   tune $r/flexmdm math "$steps" --train_data "$work/gsm8k_train" --variable_length --init_from "$work/seed1/transfer/final" --all_parameters
   bound instruction_finetuning.py "$work/$r/flexmdm" --task math --eval_data "$work/gsm8k_test" --variable_length
   tune $r/llada math "$steps" --train_data "$work/gsm8k_train" "${llada[@]}" --init_from "$work/seed1/continued/final" --all_parameters

@@ -307,10 +307,10 @@ def plot_curves(chains, path):
     import matplotlib.pyplot as pyplot
     figure, panels = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for number, (arm, name) in enumerate(ARMS.items()):
-        panel = panels[arm == "continued"]
+        panel = panels[int(arm == "continued")]
         for seed, chain in enumerate(chains["comparison"]):
             curve = chain["training"][arm]["curve"]
-            panel.plot(curve["step"], curve["loss"], color=f"C{number}", alpha=0.7, linewidth=1, label=name if seed == 0 else None)
+            panel.plot(curve["step"], curve.get("loss", []), color=f"C{number}", alpha=0.7, linewidth=1, label=name if seed == 0 else None)
     for panel, title in zip(panels, ("FlexMDM", "LLaDA")):
         panel.set(xlabel="step (32 rows each)", ylabel="training loss (sum over the row / 32), mean of 25 steps", yscale="log",
                   title=f"{title}, {len(chains['comparison'])} seeds")
