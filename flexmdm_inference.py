@@ -47,6 +47,8 @@ def generate_flexmdm(model, prompts=None, *, steps=None, max_length=None, mask_i
     Approximations, off by default (what each costs is measured in tests/test_sampler_exactness.py):
         events_per_evaluation: event_driven proposes this many events at once, reveals that many of the surest, inserts what is accepted.
         bound_inflation c >= 1: event_driven does not measure G again after an event, but proposes from c times what it was before.
+            tau_leaping draws what may happen from c times the G it last saw, and leaves out the evaluations of steps in which nothing
+            may: the law of its grid is kept wherever G stays below that, at the cost of its events instead of its steps.
         confidence_threshold: whenever masks may be revealed, all that are at least this sure are (in the units of confidence_method:
         a probability, a difference of two, or negative nats). Needs unmasking="confidence" by anything but position.
 
@@ -114,8 +116,10 @@ def _generate(model, prefixes, suffixes, *, steps, max_length, mask_id, pad_id, 
     events, inflation, threshold = (settings[name] for name in ("events_per_evaluation", "bound_inflation", "confidence_threshold"))
     if events < 1 or (inflation is not None and not inflation >= 1):
         raise ValueError(f"events_per_evaluation ({events}) and bound_inflation ({inflation}) must be at least 1")
-    if settings["sampler"] != "event_driven" and (events > 1 or inflation is not None):
-        raise ValueError("events_per_evaluation and bound_inflation belong to the event_driven sampler")
+    if settings["sampler"] != "event_driven" and events > 1:
+        raise ValueError("events_per_evaluation belongs to the event_driven sampler")
+    if settings["sampler"] != "event_driven" and inflation is not None and threshold is not None:
+        raise ValueError("tau_leaping takes either bound_inflation or confidence_threshold: steps that are left out could reveal nothing")
     if threshold is not None and (settings["unmasking"] != "confidence" or settings["confidence_method"] == "position"):
         raise ValueError('confidence_threshold needs unmasking="confidence" by top_prob, prob_diff or entropy')
     if mask_id == pad_id:

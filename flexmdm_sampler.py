@@ -3,7 +3,7 @@
 Each row has its own clock. In one step every live row gets one evaluation of the network, and does with it what its stage says:
 
     LEAP            tau-leaping: reveal Binomial(masks, p) of them, insert Poisson(g * q) masks, predictions frozen over the step
-    MEASURE         event-driven: G = sum of g at the present state, the bound from which the next event is proposed
+    MEASURE         G = sum of g at the present state, the bound from which what comes next is proposed
     EVENT           event-driven: a proposed reveal, or a proposed insertion, accepted with probability G(now) / G(bound)
     FINAL_LEAP      the network's time is used up (1 - time_epsilon): one tau-leap over what is left
     FINAL_REVEAL    ... and the remaining masks one at a time
@@ -14,15 +14,17 @@ write tokens, insert masks, move the clock. How many masks a row reveals never d
 ones does not either: that is why vocabulary logits are needed at few positions only.
 
 Three approximations, off by default: several proposed events to an evaluation (`events_per_evaluation`), a bound carried over an
-event instead of measured anew (`bound_inflation`), and reveals of all masks above a `confidence_threshold`.
+event instead of measured anew (`bound_inflation`), and reveals of all masks above a `confidence_threshold`. With a bound, tau-leaping
+too asks the network only in steps in which something is proposed: a grid of 4,096 steps then costs what its events cost.
 
 All bookkeeping is on the CPU in integers and float64, vectorised over rows; only the network and its logits live on a device.
-The clock is `left` = 1 - t: near the end t has no digits left.
+The clock is `left` = 1 - t (sampler_clock.py).
 """
 import torch
 
-from flexmdm_interpolant import LinearSchedule, PowerSchedule, schedule_from_config
+from flexmdm_interpolant import LinearSchedule, schedule_from_config
 from generation_result import GenerationResult, row_uniforms
+from sampler_clock import Grid, left_at, poisson_quantile, share_of_waiting, survival
 from token_choice import confidence, draw_tokens, excluded_tokens
 
 LEAP, MEASURE, EVENT, FINAL_LEAP, FINAL_REVEAL, LAST, DONE = range(7)
@@ -30,40 +32,6 @@ COUNT, ORDER, TOKEN, INSERTIONS, GAP, CLOCK = range(6)           # what a random
 INDEX_BITS = 20                                                  # positions, draws: fewer than 2^20 a row and event
 PARALLEL_SHARE = 0.25   # events_per_evaluation: at most this share of the expected rest (masks and missing tokens) at once
 TOLERANCE = 1e-6        # event-driven: a row without masks that misses fewer tokens than this is finished
-
-
-def survival(schedule, left, starts_at_zero=False):
-    """1 - schedule.at(1 - left) without the detour over t. starts_at_zero: P(T > t) of insertion times, where what a schedule
-    already has at t = 0 has not happened yet in the empty sequence that sampling starts from."""
-    if isinstance(schedule, LinearSchedule):
-        return left
-    if isinstance(schedule, PowerSchedule):
-        return left ** schedule.p
-    value = 1 - schedule.at(1 - left)
-    return torch.where(left == 1, 1.0, value) if starts_at_zero else value
-
-
-def left_at(schedule, value):
-    """The inverse of `survival`, at most 1; zero or negative where the schedule ends before it gets there."""
-    if isinstance(schedule, LinearSchedule):
-        return value
-    if isinstance(schedule, PowerSchedule):
-        return value ** (1 / schedule.p)
-    return (1 - schedule.inv(1 - value)).clamp(max=1)
-
-
-def poisson_quantile(u, rate):
-    """Smallest k with P(Poisson(rate) <= k) >= u, float64 in, long out, any shape: the law's exact inverse, at any rate."""
-    count = torch.zeros(rate.shape, dtype=torch.long)
-    some = u > torch.exp(-rate)
-    u, rate = u[some], rate[some]
-    low, high = torch.zeros_like(rate), torch.ceil(rate + 40 * rate.sqrt() + 40)        # P(k <= low) < u <= P(k <= high)
-    while bool((high - low > 1).any()):
-        middle = torch.floor((low + high) / 2)
-        enough = torch.special.gammaincc(middle + 1, rate) >= u
-        low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
-    count[some] = high.long()
-    return count
 
 
 class FlexMDMSampler:
@@ -108,12 +76,14 @@ class FlexMDMSampler:
         self.slots = torch.where(position < self.lengths[:, None], position, -1)        # (B, W) identity of each position
 
         self.left = torch.ones(batch, dtype=torch.float64)
-        self.grid, self.grid_step = self._grid(steps), torch.zeros(batch, dtype=torch.long)
-        self.stage = torch.full((batch,), MEASURE if self.event_driven else LEAP)
+        self.grid = None if self.event_driven else Grid(steps, self.left_end, self.insertion, self.unmasking)
+        self.grid_step = torch.zeros(batch, dtype=torch.long)
+        self.skips = self.grid is not None and bound_inflation is not None              # tau-leaping that leaves out idle steps
+        self.stage = torch.full((batch,), MEASURE if self.event_driven or self.skips else LEAP)
         self.stage[self.lengths == max_length] = DONE                                   # no room: nothing to do
         self.bound = torch.zeros(batch, dtype=torch.float64)
         self.resume = self.left.clone()                                                 # the clock behind the events under way
-        self.reveals, self.proposals = (torch.zeros(batch, dtype=torch.long) for _ in range(2))     # those events, stage EVENT
+        self.reveals, self.proposals = (torch.zeros(batch, dtype=torch.long) for _ in range(2))     # those events
         self.evaluations, self.refused, self.clipped = (torch.zeros(batch, dtype=torch.long) for _ in range(3))
         self.truncated = torch.zeros(batch, dtype=torch.bool)
         self.trace = [[] for _ in range(batch)] if return_trace else None
@@ -127,33 +97,12 @@ class FlexMDMSampler:
             end = left_at(self.insertion, survival(self.trained, end)).clamp(min=0)
         return float(end)
 
-    def _grid(self, steps):
-        """Tau-leaping's steps: (left at the start, left at the end, whether everything is revealed), each (K,).
-
-        Uniform in t. Where the grid is finer than the network's time reaches, it is cut there and a FINAL_LEAP follows."""
-        if self.event_driven:
-            return None
-        start = 1 - torch.arange(steps, dtype=torch.float64) / steps
-        inside = start > self.left_end * (1 + 1e-9)
-        self.cut = not bool(start[-1] >= self.left_end * (1 - 1e-9))
-        if self.cut:
-            start = start[inside]
-        end = torch.cat([start[1:], torch.tensor([self.left_end if self.cut else 0.0], dtype=torch.float64)])
-        last = torch.zeros(len(start), dtype=torch.bool)
-        last[-1] = not self.cut
-        return start, end, last
-
     def _network_time(self, left):
         """The t that the network is asked at."""
         if self.trained is None:
             return 1 - left
         waiting = survival(self.insertion, left, starts_at_zero=True)
         return self.trained.inv(1 - waiting).clamp(0, 1 - self.time_epsilon)
-
-    def _share_of_waiting(self, schedule, left, after, insertions=False):
-        """The probability that what still waits at `left` happens until `after`."""
-        waiting = survival(schedule, left, insertions)
-        return torch.where(waiting > 0, 1 - survival(schedule, after, insertions) / waiting, 1.0)
 
     # ---- random numbers: functions of (seed of the row, its evaluation, purpose, index)
 
@@ -222,12 +171,14 @@ class FlexMDMSampler:
         everything = stage == LAST
         leaping = stage == LEAP
         if bool(leaping.any()):
-            start, end, last = (part[self.grid_step[live]] for part in self.grid)
-            everything = everything | (leaping & last)
-            share = self._share_of_waiting(self.unmasking, start, end)
-            rows, places = (masks & leaping[:, None]).nonzero(as_tuple=True)
-            happens = self._uniforms(live[rows], COUNT, places) < share[rows]
-            number.index_add_(0, rows, happens.long())                                  # Binomial(masks, share)
+            step = self.grid_step[live]
+            everything = everything | (leaping & self.grid.last[step])
+            if self.skips:
+                number = torch.where(leaping, self.reveals[live], number)
+            else:
+                rows, places = (masks & leaping[:, None]).nonzero(as_tuple=True)
+                happens = self._uniforms(live[rows], COUNT, places) < self.grid.reveal[step][rows]
+                number.index_add_(0, rows, happens.long())                              # Binomial(masks, share)
         number = torch.where(everything, available, number.minimum(available))
         asked = number if self.threshold is None else torch.where(leaping, number.clamp(min=1), number)     # how many may be revealed
         competing = torch.where(asked > 0, available, 0)
@@ -281,18 +232,17 @@ class FlexMDMSampler:
         """Insert masks as each row's stage says. gaps: (R, W+1); total: (R,), their sum. Returns how many, (R,)."""
         stage, left = self.stage[live], self.left[live]
         number = torch.zeros(len(live), dtype=torch.long)
-        leaping = (stage == LEAP) | (stage == FINAL_LEAP)
+        on_grid = stage == (MEASURE if self.skips else LEAP)            # steps whose number is drawn here, from G itself
+        leaping, proposing = (stage == FINAL_LEAP) | (on_grid & (not self.event_driven)), stage == (LEAP if self.skips else EVENT)
         if bool(leaping.any()):
-            end, last = torch.zeros_like(left), torch.zeros_like(leaping)
+            share = share_of_waiting(self.insertion, left, torch.zeros_like(left), insertions=True)         # FINAL_LEAP
             if self.grid is not None:
-                step = self.grid_step[live]
-                end, last = torch.where(stage == LEAP, self.grid[1][step], 0.0), (stage == LEAP) & self.grid[2][step]
-            share = self._share_of_waiting(self.insertion, left, end, insertions=True)
+                share = torch.where(on_grid, self.grid.insert[self.grid_step[live]], share)
             u = self._uniforms(live, INSERTIONS, torch.zeros_like(live))
-            number = poisson_quantile(u, torch.where(leaping & ~last, total * share, 0.0))
-        proposals = torch.where(stage == EVENT, self.proposals[live], 0)
+            number = poisson_quantile(u, torch.where(leaping, total * share, 0.0))
+        proposals = torch.where(proposing, self.proposals[live], 0)
         ratio = total / self.bound[live]
-        self.clipped[live] += ((proposals > 0) & (ratio > 1 + 1e-6)).long()
+        self.clipped[live] += (((proposals > 0) | (proposing & self.skips)) & (ratio > 1 + 1e-6)).long()
         for proposal in range(int(proposals.max())):
             u = self._uniforms(live, INSERTIONS, torch.full_like(live, proposal))
             number += (proposal < proposals) & (u < ratio)
@@ -337,20 +287,25 @@ class FlexMDMSampler:
         now = next_left.clone()
 
         if self.grid is not None:
-            leaping = stage == LEAP
-            step = self.grid_step[live]
-            next_left = torch.where(leaping, self.grid[1][step], next_left)
-            over = leaping & (step == len(self.grid[0]) - 1)
-            empty = leaping & (total == 0) & (masks == 0)                               # nothing is missing, nor ever will be
-            next_stage[over] = FINAL_LEAP if self.cut else DONE
-            next_stage[empty] = DONE
-            self.grid_step[live] = step + (leaping & ~over).long()
+            leaping = (stage == LEAP) | (stage == MEASURE)
+            step = self.grid_step[live] + 1                                             # the one that comes next
+            if self.skips:
+                full = self.lengths[live] == self.max_length
+                bound = torch.where(leaping, torch.where(full, 0.0, total * self.inflation), bound)
+                step = self._next_leap(live, step, masks, bound)
+            over = leaping & (step >= len(self.grid))
+            step = step.clamp(max=len(self.grid) - 1)
+            next_left = torch.where(leaping, torch.where(over, self.grid.end[-1], self.grid.start[step]), next_left)
+            next_stage[leaping] = LEAP
+            next_stage[over] = FINAL_LEAP if self.grid.cut else DONE
+            next_stage[leaping & (total == 0) & (masks == 0)] = DONE                    # nothing is missing, nor ever will be
+            self.grid_step[live] = torch.where(leaping, step, self.grid_step[live])
         next_stage[(stage == LAST) | ((stage == FINAL_REVEAL) & (masks == 0))] = DONE
         final = stage == FINAL_LEAP
         next_stage[final] = torch.where(masks[final] > 0, FINAL_REVEAL, DONE)
 
         running = (stage == MEASURE) | (stage == EVENT)
-        if bool(running.any()):
+        if self.event_driven and bool(running.any()):
             full = self.lengths[live] == self.max_length                                # then G is 0 without asking
             measure = running & changed & ~full
             if self.inflation is not None:                                              # trust the bound from before the event
@@ -376,6 +331,15 @@ class FlexMDMSampler:
         self.stage[live], self.left[live], self.bound[live] = next_stage, next_left, bound
         done = next_stage == DONE
         self._record(live[changed | done], 1 - now[changed | done])
+
+    def _next_leap(self, live, step, masks, bound):
+        """The next step of the grid in which something is proposed, (R,), K where there is none; keeps what it is."""
+        u = torch.stack([self._uniforms(live, CLOCK, torch.full_like(live, which)) for which in range(4)], 1)       # (R, 4)
+        most = int(masks.max())
+        u_masks = self._uniforms(live.repeat_interleave(most), COUNT, torch.arange(most).repeat(len(live))).view(len(live), most)
+        ahead = step < len(self.grid)
+        found, self.reveals[live], self.proposals[live] = self.grid.next_step(step.clamp(max=len(self.grid) - 1), masks, bound, u, u_masks)
+        return torch.where(ahead, found, step)
 
     def _next_events(self, live, left, bound, masks):
         """The next events that are proposed: left (R,) at the first and the last, how many are reveals, and how many insertions.

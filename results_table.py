@@ -160,7 +160,7 @@ def sampler_name(result, with_steps=True):
         words.append("event-driven" if settings.get("sampler") == "event_driven" else f"tau-leaping {steps}".strip())
         words.append(settings.get("confidence_method") if settings.get("unmasking") == "confidence" else "random order")
         words.append(f"window {settings.get('max_window')}" if settings.get("use_sliding_window") else "no window")
-        for name, shown in (("events_per_evaluation", "{} events an evaluation"), ("bound_inflation", "bound x {}"),
+        for name, shown in (("events_per_evaluation", "{} events an evaluation"), ("bound_inflation", "bound x {}" if settings.get("sampler") == "event_driven" else "idle steps left out, bound x {}"),
                             ("confidence_threshold", "threshold {}"), ("insertion_schedule", "insertions {}")):
             if settings.get(name) not in (None, 1):
                 words.append(shown.format(settings[name]))

@@ -61,7 +61,8 @@ def add_flexmdm_flags(parser):
     group.add_argument("--events_per_evaluation", type=int, default=1, metavar="K",
                        help="event_driven, approximation: K events to an evaluation, the surest masks first (default: 1, exact)")
     group.add_argument("--bound_inflation", type=float, metavar="C",
-                       help="event_driven, approximation: carry the insertion bound over events, C >= 1 times as large (default: measure)")
+                       help="event_driven, approximation: carry the insertion bound over events, C >= 1 times as large (default: measure); "
+                            "tau_leaping: leave out the evaluations of steps in which, by that bound, nothing can happen")
     group.add_argument("--confidence_threshold", type=float, metavar="P",
                        help="approximation: also reveal every mask at least this sure (default: off); needs --unmasking confidence")
     group.add_argument("--rows_at_once", type=int, metavar="R", help="rows in the network's batch; waiting ones enter as others finish")
@@ -99,8 +100,9 @@ def flexmdm_sampler_arguments(args):
     _require(args.events_per_evaluation >= 1, "--events_per_evaluation", args.events_per_evaluation, "at least 1")
     _require(args.events_per_evaluation == 1 or event_driven, "--events_per_evaluation", args.events_per_evaluation,
              "1, except with --sampler event_driven")
-    _require(args.bound_inflation is None or (event_driven and args.bound_inflation >= 1), "--bound_inflation", args.bound_inflation,
-             "at least 1, and only with --sampler event_driven")
+    _require(args.bound_inflation is None or args.bound_inflation >= 1, "--bound_inflation", args.bound_inflation, "at least 1")
+    _require(args.bound_inflation is None or args.confidence_threshold is None or event_driven, "--bound_inflation", args.bound_inflation,
+             "used with --sampler event_driven where there is a --confidence_threshold")
     _require(args.confidence_threshold is None or (args.unmasking == "confidence" and args.confidence_method != "position"),
              "--confidence_threshold", args.confidence_threshold, "used with --unmasking confidence by top_prob, prob_diff or entropy")
     insertion_schedule = None

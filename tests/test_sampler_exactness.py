@@ -9,6 +9,7 @@ itself. A thousandth of correct runs does not, so a run that exceeds it is drawn
 Tau-leaping: the distance at 64 steps is 0.4 to 0.65 of that at 32 steps, 100,000 samples each (first order in 1/steps).
 The negative controls must fail by the same rule.
 """
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,6 +21,7 @@ from exact_posterior import (MASK, NUM_TOKENS, PAD, Context, ExactPosterior, law
 import flexmdm_sampler
 from flexmdm_inference import generate_flexmdm, generate_flexmdm_infilling
 from flexmdm_interpolant import GeometricSchedule, LinearSchedule, PowerSchedule
+from sampler_clock import Grid
 
 LAWS = {"lengths 0..6": random_lengths, "mixed prompts": random_prompts, "every split": random_infills}
 SCHEDULES = {"linear": LinearSchedule, "power": lambda: PowerSchedule(1.7), "geometric": lambda: GeometricSchedule(10, 0.01)}
@@ -96,6 +98,42 @@ def test_tau_leaping_is_first_order(law, schedule, order, rng):
     coarse, fine = (distance_and_noise(contexts, model, rng, 100_000, inserted=inserted, steps=steps, insertion_schedule=insertion,
                                        **ORDERS[order])[0] for steps in (32, 64))
     assert 0.4 <= fine / coarse <= 0.65, (coarse, fine)
+
+
+@pytest.mark.parametrize("insertion, unmasking", [(LinearSchedule(), LinearSchedule()), (PowerSchedule(3.0), PowerSchedule(0.7)),
+                                                  (GeometricSchedule(10, 0.01), LinearSchedule())], ids=["linear", "power", "geometric"])
+@pytest.mark.parametrize("masks, bound, begin", [(3, 1.3, 2), (0, 2.0, 0), (5, 0.0, 4), (1, 0.02, 0)])
+def test_the_next_step_that_matters_has_its_closed_form(insertion, unmasking, masks, bound, begin):
+    """Grid.next_step against the law of drawing Binomial(masks, p_k) and Poisson(bound q_k) step by step until one is not 0."""
+    grid, rows = Grid(8, 0.0, insertion, unmasking), 200_000
+    u, u_masks = torch.rand(rows, 4, dtype=torch.float64), torch.rand(rows, 6, dtype=torch.float64)
+    step, reveals, proposals = grid.next_step(torch.full((rows,), begin), torch.full((rows,), masks), torch.full((rows,), bound).double(), u, u_masks)
+    assert bool((((reveals > 0) | (proposals > 0)) == (step < 8)).all()) and bool((step >= begin).all())
+    stay = 1.0
+    for k in range(begin, 8):
+        p, q = float(grid.reveal[k]), bound * float(grid.insert[k])
+        for r in range(masks + 1):
+            for c in range(4):
+                expected = stay * math.comb(masks, r) * p ** r * (1 - p) ** (masks - r) * math.exp(-q) * q ** c / math.factorial(c)
+                found = float(((step == k) & (reveals == r) & (proposals == c)).double().mean())
+                if r or c:
+                    assert abs(found - expected) < 5 * math.sqrt(expected / rows) + 2e-5, (k, r, c)
+        stay *= (1 - p) ** masks * math.exp(-q)
+    assert abs(float((step == 8).double().mean()) - stay) < 5 * math.sqrt(stay / rows) + 2e-5
+
+
+@pytest.mark.parametrize("law, schedule, order", [("lengths 0..6", "linear", "random"), ("every split", "power", "top_prob")])
+def test_tau_leaping_that_leaves_out_idle_steps_keeps_its_law(law, schedule, order, rng):
+    """The same distance from the truth as the whole grid's, first order in it, and evaluations that do not grow with it."""
+    contexts, insertion = LAWS[law](rng), SCHEDULES[schedule]()
+    model = ExactPosterior(contexts, insertion)
+    settings = dict(insertion_schedule=insertion, **ORDERS[order])
+    plain = distance_and_noise(contexts, model, rng, 100_000, steps=32, **settings)[0]
+    coarse, fine = (distance_and_noise(contexts, model, rng, 100_000, steps=steps, bound_inflation=3.0, **settings)[0] for steps in (32, 64))
+    assert abs(coarse / plain - 1) < 0.08 and 0.4 <= fine / coarse <= 0.65, (plain, coarse, fine)
+    assert is_exact(contexts, model, rng, steps=20_000, bound_inflation=3.0, **settings)        # its error is below the noise by then
+    result = distance_and_noise(contexts, model, rng, 2_000, steps=20_000, bound_inflation=3.0, **settings)[2]
+    assert float(result.evaluations.double().mean()) < 40
 
 
 @pytest.mark.parametrize("unmask_schedule, p_mask", [
@@ -263,8 +301,9 @@ def test_temperature_draws_from_the_tempered_posterior():
 # ---- a row is on its own
 
 @pytest.mark.parametrize("settings", [dict(sampler="event_driven", unmasking="confidence", confidence_method="top_prob"),
-                                      dict(sampler="event_driven", steps=9), dict(steps=12), dict(steps=7, **ORDERS["prob_diff"])],
-                         ids=["event_driven", "capped", "tau_random", "tau_window"])
+                                      dict(sampler="event_driven", steps=9), dict(steps=12), dict(steps=7, **ORDERS["prob_diff"]),
+                                      dict(steps=90, bound_inflation=1.5, **ORDERS["prob_diff"])],
+                         ids=["event_driven", "capped", "tau_random", "tau_window", "tau_skipping"])
 def test_rows_do_not_depend_on_what_shares_the_batch(settings, rng):
     contexts = random_infills(rng)
     which, prefixes, suffixes = law_inputs(contexts, 300, rng)

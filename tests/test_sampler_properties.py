@@ -61,7 +61,9 @@ text = st.lists(st.integers(0, NUM_TOKENS - 1).filter(lambda token: token not in
 def consistent(chosen):
     """Approximations only where they belong."""
     if chosen["sampler"] != "event_driven":
-        chosen = {**chosen, "events_per_evaluation": 1, "bound_inflation": None}
+        chosen = {**chosen, "events_per_evaluation": 1}
+        if chosen["bound_inflation"] is not None:
+            chosen = {**chosen, "confidence_threshold": None}
     if chosen["unmasking"] == "random" or chosen["confidence_method"] == "position":
         chosen = {**chosen, "confidence_threshold": None}
     return chosen
@@ -198,7 +200,7 @@ def test_seeds_come_from_the_generator():
     (dict(max_length=2), "max_length"), (dict(max_length=None), "max_length"), (dict(pad_id=MASK), "mask_id"),
     (dict(prompts=torch.tensor([[1, MASK, 2]])), "mask token"), (dict(prompts=None), "batch_size"), (dict(seeds=torch.arange(5)), "seeds"),
     (dict(sampler="event_driven", unmask_schedule=GeometricSchedule(10, 0.01)), "reaches 1"),
-    (dict(events_per_evaluation=2), "event_driven"), (dict(bound_inflation=1.5), "event_driven"),
+    (dict(events_per_evaluation=2), "event_driven"), (dict(bound_inflation=1.5, unmasking="confidence", confidence_method="entropy", confidence_threshold=-1.0), "confidence_threshold"),
     (dict(sampler="event_driven", bound_inflation=0.5), "bound_inflation"), (dict(confidence_threshold=0.9), "confidence_threshold"),
     (dict(confidence_threshold=0.9, unmasking="confidence", confidence_method="position"), "confidence_threshold")])
 def test_bad_arguments_are_named(change, words):
