@@ -20,7 +20,7 @@ from records import InputError, read_file, read_finished, run, write_json, write
 from results_table import sampler_name, versions, wilson  # noqa: E402
 from sampler_flags import ArgumentParser  # noqa: E402
 
-STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}       # 97.5 % quantile by degrees of freedom
+STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}       # 97.5 % by degrees of freedom
 NORMAL = 1.96
 
 
@@ -39,7 +39,8 @@ def training(folder):
     log = read_finished(folder / "train_log.jsonl")
     lines = [row for row in log if "loss" in row]
     names = [name for name in ("loss", "unmask_loss", "insertion_loss", "gap_error") if lines and name in lines[-1]]
-    content = {"steps": log[-1]["step"], "seconds": round(next((row["train_runtime"] for row in log if "train_runtime" in row), 0), 1),
+    seconds = next((row["train_runtime"] for row in log if "train_runtime" in row), 0)
+    content = {"steps": log[-1]["step"], "seconds": round(seconds, 1),
                "curve": {"step": [row["step"] for row in lines], **{name: [round(row[name], 4) for row in lines] for name in names}}}
     held_out = [row for row in log if "eval_loss" in row]
     if held_out:
@@ -74,7 +75,7 @@ def evaluation(folder, with_rows=False):
 def collect(args):
     """RESULTS/CHAIN.json from the work folder."""
     chain, work = args.chain, Path(args.work)
-    folder = {"samplers": Path("runs/sampler_curve")}.get(chain, work / re.sub(r"^comparison_", "seed", re.sub(r"^ablations_", "ablations", chain)))
+    folder = Path("runs/sampler_curve") if chain == "samplers" else work / chain.replace("comparison_", "seed").replace("ablations_", "ablations")
     if not folder.is_dir():
         raise InputError(f"--work: {folder} is missing; scripts/reproduce_small.sh {chain} makes it")
     runs = {path.parent.name: training(path.parent) for path in sorted(folder.glob("*/train_log.jsonl")) if (path.parent / "final").is_dir()}
@@ -127,21 +128,26 @@ def score(evaluation):
     return next(iter(evaluation["metrics"].values()))
 
 
-PAIRS = [("word problems, no prior", "math_flexmdm_tau40", "math_llada_one_block"), ("word problems, left-to-right prior", "math_flexmdm_tau40_window", "math_llada_blocks"),
-         ("infilling, no prior", "code_flexmdm_tau32", "code_llada_one_block"), ("infilling, left-to-right prior", "code_flexmdm_tau32_window", "code_llada_blocks"),
-         ("word problems, each at its best", "math_flexmdm_event", "math_llada_blocks"), ("infilling, each at its best", "code_flexmdm_event", "code_llada_blocks")]
+PAIRS = [("word problems, no prior", "math_flexmdm_tau40", "math_llada_one_block"),
+         ("word problems, left-to-right prior", "math_flexmdm_tau40_window", "math_llada_blocks"),
+         ("infilling, no prior", "code_flexmdm_tau32", "code_llada_one_block"),
+         ("infilling, left-to-right prior", "code_flexmdm_tau32_window", "code_llada_blocks"),
+         ("word problems, event-driven against blocks", "math_flexmdm_event", "math_llada_blocks"),
+         ("infilling, event-driven against blocks", "code_flexmdm_event", "code_llada_blocks")]
 
 
 def table_headline(chains):
     seeds = chains["comparison"]
-    lines = ["| | FlexMDM %, mean (seeds) | evaluations | LLaDA %, mean (seeds) | evaluations | difference, points: over seeds | over items |", "|---|---|---|---|---|---|---|"]
+    lines = ["| | FlexMDM %, mean (seeds) | evaluations | LLaDA %, mean (seeds) | evaluations | difference, points: over seeds | over items |",
+             "|---|---|---|---|---|---|---|"]
     for name, a, b in PAIRS:
         found = [(seed["evaluations"][a], seed["evaluations"][b]) for seed in seeds]
         shares = [[score(pair[side])["value"] for pair in found] for side in (0, 1)]
         calls = [statistics.fmean(pair[side]["evaluations"]["mean"] for pair in found) for side in (0, 1)]
         difference = over_seeds([x - y for x, y in zip(*shares)])
+        items = over_items([(pair[0]["right"], pair[1]["right"]) for pair in found])
         lines.append(f"| {name} | {mean_and_seeds(shares[0])} | {calls[0]:.0f} | {mean_and_seeds(shares[1])} | {calls[1]:.0f} | {signed(difference)} | "
-                     f"{signed(over_items([(pair[0]['right'], pair[1]['right']) for pair in found]))} |")
+                     f"{signed(items)} |")
     return "\n".join(lines)
 
 
@@ -157,13 +163,14 @@ def table_settings(chains):
     return "\n".join(lines)
 
 
-ARMS = {"transfer": "FlexMDM, transfer, all parameters", "transfer_lora": "FlexMDM, transfer, LoRA + new parts", "scratch": "FlexMDM, from random weights",
-        "continued": "LLaDA, continued (its own loss)"}
+ARMS = {"transfer": "FlexMDM, transfer, all parameters", "transfer_lora": "FlexMDM, transfer, LoRA + new parts",
+        "scratch": "FlexMDM, from random weights", "continued": "LLaDA, continued (its own loss)"}
 
 
 def table_transfer(chains):
     seeds = chains["comparison"]
-    lines = ["| | held-out loss, mean (seeds) | of it at masks | of it in gaps | nats a token, at most | loss less transfer's, over seeds |", "|---|---|---|---|---|---|"]
+    lines = ["| | held-out loss, mean (seeds) | of it at masks | of it in gaps | nats a token, at most | loss less transfer's, over seeds |",
+             "|---|---|---|---|---|---|"]
     for arm, name in ARMS.items():
         bounds = [seed["training"][arm]["bound"] for seed in seeds]
         cells = [mean_and_seeds([bound[key] for bound in bounds], 1, 3) if all(key in bound for bound in bounds) else ""
@@ -173,15 +180,16 @@ def table_transfer(chains):
     return "\n".join(lines)
 
 
-CHOICES = {"default": "default: log-rate head, t x 1000, padding masked, AdaLN shared by 8 blocks, insertion linear", "softplus": "softplus head x 1024", "time_1": "t x 1",
-           "padding": "padding attended to", "per_block": "AdaLN for each block", "power_3": "insertion power:3", "power_5": "insertion power:5", "geometric": "insertion geometric:10,0.01"}
+CHOICES = {"default": "default: log-rate head, t x 1000, padding masked, AdaLN shared by 8 blocks, insertion linear",
+           "softplus": "softplus head x 1024", "time_1": "t x 1", "padding": "padding attended to", "per_block": "AdaLN for each block",
+           "power_3": "insertion power:3", "power_5": "insertion power:5", "geometric": "insertion geometric:10,0.01"}
 
 
 def table_ablations(chains):
     seeds = chains["ablations"]
     quarters = [f"loss_quarter_{quarter}" for quarter in range(1, 5)]
-    lines = ["| one choice changed | held-out loss | t < 1/4 | < 1/2 | < 3/4 | < 1 | gaps (full phi) | masks | loss less default's, over seeds | nats a token, at most |",
-             "|---|---|---|---|---|---|---|---|---|---|"]
+    lines = ["| one choice changed | held-out loss | t < 1/4 | < 1/2 | < 3/4 | < 1 | gaps (full phi) | masks | loss less default's, over seeds | "
+             "nats a token, at most |", "|---|---|---|---|---|---|---|---|---|---|"]
     for arm, name in CHOICES.items():
         found = [seed["training"][arm] for seed in seeds]
         held_out = [run["held_out"] for run in found]
@@ -196,7 +204,8 @@ def table_ablations(chains):
 
 def table_evaluations(chain, metrics, names):
     """One row for each evaluation of a chain, in the order of names {evaluation: what it is}."""
-    lines = ["| | n | " + " | ".join(f"{metric.replace('_', ' ')} %" for metric in metrics) + " | evaluations |", "|---|---" + "|---" * len(metrics) + "|---|"]
+    lines = ["| | n | " + " | ".join(f"{metric.replace('_', ' ')} %" for metric in metrics) + " | evaluations |",
+             "|---|---" + "|---" * len(metrics) + "|---|"]
     for name, shown in names.items():
         if name in chain["evaluations"]:
             found = chain["evaluations"][name]
@@ -210,7 +219,8 @@ LAYOUTS = {"flexmdm": "FlexMDM, tuned", "llada": "LLaDA, tuned, 32 masks behind 
 
 
 def table_real_code(chains):
-    names = {f"{data}_{key}": f"{shown}: {name}" for data, shown in (("stdlib", "library lines"), ("humaneval", "HumanEval single-line")) for key, name in LAYOUTS.items()}
+    sets = {"stdlib": "library lines", "humaneval": "HumanEval single-line"}
+    names = {f"{data}_{key}": f"{shown}: {name}" for data, shown in sets.items() for key, name in LAYOUTS.items()}
     return table_evaluations(chains["real_code"][0], ("pass@1", "exact_match", "parses"), names)
 
 
@@ -245,8 +255,10 @@ def table_lengths(chains):
              f"| text without a prompt, another sample of it | {len(half[0])} | {statistics.fmean(half[0]):.1f} | {statistics.fmean(free['text']):.1f} | "
              f"{total_variation(*half):.3f} | |"]
     for kind, name in (("flexmdm", "FlexMDM, free samples"), ("llada", f"LLaDA, free samples on a canvas of {free['canvas']}")):
-        lines.append(f"| {name} | {len(free[kind])} | {statistics.fmean(free[kind]):.1f} | {statistics.fmean(free['text']):.1f} | {total_variation(free[kind], free['text']):.3f} | |")
-    for key, name in (("flexmdm", "FlexMDM, infills of 0 to 40 tokens"), ("llada_tuned", "LLaDA tuned, 40 masks, ends itself"), ("llada_fixed_12", "LLaDA in place, 12 masks")):
+        lines.append(f"| {name} | {len(free[kind])} | {statistics.fmean(free[kind]):.1f} | {statistics.fmean(free['text']):.1f} | "
+                     f"{total_variation(free[kind], free['text']):.3f} | |")
+    for key, name in (("flexmdm", "FlexMDM, infills of 0 to 40 tokens"), ("llada_tuned", "LLaDA tuned, 40 masks, ends itself"),
+                      ("llada_fixed_12", "LLaDA in place, 12 masks")):
         rows = chain["evaluations"][key]["infills"]
         true, written = [row[0] for row in rows], [row[1] for row in rows]
         lines.append(f"| {name} | {len(rows)} | {statistics.fmean(written):.1f} | {statistics.fmean(true):.1f} | {total_variation(written, true):.3f} | "
@@ -275,7 +287,8 @@ def table_samplers(chains):
     found = chains["samplers"][0]["evaluations"]
     exact = found["event_driven"]
     rows = sorted(found.values(), key=lambda each: ("event" in each["sampler"], "left out" in each["sampler"], each["evaluations"]["mean"]))
-    lines = ["| FlexMDM sampler | items x answers | pass@1 % | evaluations a row | seconds a row | event-driven less this, points, paired |", "|---|---|---|---|---|---|"]
+    lines = ["| FlexMDM sampler | items x answers | pass@1 % | evaluations a row | seconds a row | event-driven less this, points, paired |",
+             "|---|---|---|---|---|---|"]
     for each in rows:
         share = score(each)
         difference = "" if each is exact or each["items_hash"] != exact["items_hash"] else signed(over_items([(exact["right"], each["right"])]))
@@ -314,7 +327,7 @@ def plot_curves(chains, path):
             curve = chain["training"][arm]["curve"]
             panel.plot(curve["step"], curve.get("loss", []), color=f"C{number}", alpha=0.7, linewidth=1, label=name if seed == 0 else None)
     for panel, title in zip(panels, ("FlexMDM", "LLaDA")):
-        panel.set(xlabel="step (32 rows each)", ylabel="training loss (sum over the row / 32), mean of 25 steps", yscale="log",
+        panel.set(xlabel="step (32 rows each)", ylabel="training loss (row's sum / 32), mean of 25 steps", yscale="log",
                   title=f"{title}, {len(chains['comparison'])} seeds")
         panel.grid(alpha=0.3, which="both")
         panel.legend(fontsize="small")
