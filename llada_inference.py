@@ -130,8 +130,6 @@ def parse_arguments():
     text.add_argument("--suffix", help="infill: what stands behind it")
     text.add_argument("--middle_length", type=int, metavar="N", help="infill in place with exactly N tokens, prefix and suffix as they are")
     text.add_argument("--num_samples", type=int, default=1, help="samples to draw (default: 1)")
-    text.add_argument("--cache_refresh", type=int, metavar="R",
-                      help="keep keys and values left of the current block for R evaluations: faster, and approximate (default: no cache)")
     text.add_argument("--trace", metavar="FILE", help="FILE.html: a page that plays the generation; FILE.png: its curves")
     text.add_argument("--watch", action="store_true", help="show the first sample's text as it is revealed")
     add_model_flags(parser)
@@ -139,8 +137,7 @@ def parse_arguments():
     args = parser.parse_args()
     if (args.prompt is None) == (args.prefix is None and args.suffix is None):
         raise InputError("give either --prompt, or --prefix and --suffix")
-    for flag, value in (("--num_samples", args.num_samples), ("--middle_length", args.middle_length),
-                        ("--cache_refresh", args.cache_refresh)):
+    for flag, value in (("--num_samples", args.num_samples), ("--middle_length", args.middle_length)):
         if value is not None and value < 1:
             raise InputError(f"{flag} {value}: must be at least 1")
     if args.task == "math" and args.prompt is None:
@@ -202,8 +199,7 @@ def main():
     rows = [torch.tensor([ids] * args.num_samples, dtype=torch.long).view(args.num_samples, -1) for ids in (before, after)]
     seeds = torch.tensor([item_seed(args.seed, 0, sample) for sample in range(args.num_samples)])
     result = generate_mdm_infilling(model, *rows, middle_lengths=gen_length, mask_id=config.mask_token_id, pad_id=config.pad_token_id,
-                                    num_tokens=len(tokenizer), seeds=seeds, cache_refresh=args.cache_refresh,
-                                    return_trace=bool(args.trace), on_frame=on_frame, **settings)
+                                    num_tokens=len(tokenizer), seeds=seeds, return_trace=bool(args.trace), on_frame=on_frame, **settings)
     ends = {config.pad_token_id, tokenizer.eos_token_id, tokenizer.get_vocab().get("<|eot_id|>")}
     for row in range(args.num_samples):
         answer = result.sequences[row, len(before):int(result.lengths[row]) - len(after)].tolist()

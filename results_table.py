@@ -168,6 +168,8 @@ def sampler_name(result, with_steps=True):
         words += [f"{steps} steps" if steps else "a step a token"] if with_steps else []
         words.append(f"remasking {settings.get('remasking')}")
         words.append(f"blocks of {settings['block_length']}" if settings.get("block_length") else "one block")
+        if settings.get("cache_refresh"):
+            words.append(f"cache of {settings['cache_refresh']} evaluations")
         if settings.get("llada_infill"):
             words.append(f"{settings['llada_infill']} layout")
     if settings.get("temperature"):

@@ -75,6 +75,8 @@ def add_llada_flags(parser):
     group.add_argument("--block_length", type=int, metavar="L", help="tokens a block, blocks go left to right (default: one block)")
     group.add_argument("--remasking", choices=("low_confidence", "random"), default="low_confidence",
                        help="reveal the most confident tokens, or random ones (the paper's: random)")
+    group.add_argument("--cache_refresh", type=int, metavar="R", help="approximation: keep keys and values left of the current block for R "
+                       "evaluations (default: no cache)")
     group.add_argument("--cfg_scale", type=float, default=0.0, help="classifier-free guidance; above 0 it doubles the evaluations")
 
 
@@ -125,7 +127,7 @@ def flexmdm_sampler_arguments(args):
 def llada_sampler_arguments(args):
     """Keyword arguments of generate_mdm from parsed flags; None where a default depends on the prompt. Raises InputError."""
     _check_shared(args)
-    for flag, value in (("--gen_length", args.gen_length), ("--block_length", args.block_length)):
+    for flag, value in (("--gen_length", args.gen_length), ("--block_length", args.block_length), ("--cache_refresh", args.cache_refresh)):
         _require(value is None or value >= 1, flag, value, "at least 1")
     _require(math.isfinite(args.cfg_scale) and args.cfg_scale >= 0, "--cfg_scale", args.cfg_scale, "a number from 0 on")
     if args.gen_length and args.block_length:
@@ -134,4 +136,4 @@ def llada_sampler_arguments(args):
         _require(args.diffusion_steps is None or args.diffusion_steps % blocks == 0, "--diffusion_steps", args.diffusion_steps,
                  f"a multiple of the {blocks} blocks that --gen_length and --block_length make")
     return dict(steps=args.diffusion_steps, gen_length=args.gen_length, block_length=args.block_length, temperature=args.temperature,
-                cfg_scale=args.cfg_scale, remasking=args.remasking)
+                cfg_scale=args.cfg_scale, remasking=args.remasking, cache_refresh=args.cache_refresh)
