@@ -163,10 +163,10 @@ real_code() {
       items=$data/humaneval/HumanEval-SingleLineInfilling.jsonl.gz
       [ -n "$data" ] && [ -f "$items" ] || { say "FLEXMDM_DATA has no humaneval/: left out"; continue; }
     fi
-    infill "$r/results/${set}_flexmdm" $r/flexmdm_code "$items" --max_length 768 "${fast[@]}"
-    infill "$r/results/${set}_llada" $r/llada_code "$items" --max_length 768 "${fixed[@]}" --gen_length 32 --block_length 8
-    infill "$r/results/${set}_llada_oracle" $r/continued "$items" --max_length 768 "${fixed[@]}" --llada_infill oracle
-    infill "$r/results/${set}_llada_fixed" $r/continued "$items" --max_length 768 "${fixed[@]}" --llada_infill fixed --gen_length 12
+    infill "$r/results/${set}_flexmdm" $r/flexmdm_code "$items" --max_length 1024 "${fast[@]}"
+    infill "$r/results/${set}_llada" $r/llada_code "$items" --max_length 1024 "${fixed[@]}" --gen_length 32 --block_length 8
+    infill "$r/results/${set}_llada_oracle" $r/continued "$items" --max_length 1024 "${fixed[@]}" --llada_infill oracle
+    infill "$r/results/${set}_llada_fixed" $r/continued "$items" --max_length 1024 "${fixed[@]}" --llada_infill fixed --gen_length 12
   done
 }
 
