@@ -225,7 +225,8 @@ def plot(rows, path):
             panel.plot(PAPER_STEPS, scores, "--", color={"FlexMDM": "C0", "LLaDA": "C1"}[model], alpha=0.5, label=f"{model} 8B, paper")
         here = [row for row in rows if row["benchmark"] == benchmark]
         colors = {"FlexMDM": "C0", "LLaDA": "C1"}
-        others = iter(f"C{number}" for number in range(2, 10_000))
+        wheel = [matplotlib.colormaps["tab20"](number) for number in (*range(4, 20, 2), *range(1, 20, 2))]      # C2 ... C9, then light ones
+        others = iter(wheel * 100)
         for label, family in dict.fromkeys((row["label"], row["curve"]) for row in here):
             color = colors.pop(label, None) or next(others)
             line = [row for row in here if (row["label"], row["curve"]) == (label, family)]
