@@ -40,8 +40,8 @@ make_data text text train 60000 --weights 0.35 0.05 0.05 0 0 0.55
 wait "$other" || { tail -n 5 "$work/data.log" >&2; exit 1; }
 
 # Insertion power:5, not the paper's linear: most tokens stand as masks before the first is revealed. A network of this size, in this time,
-# counts what is missing between words it can see far worse than it fills masks (README, "Numbers"). LoRA on a 1.3 M network learns insertion
-# too slowly, so FlexMDM trains all parameters, and LLaDA where it has something new to learn, the infilling prompt; on word problems LoRA
+# counts what is missing between words it can see far worse than it fills masks (README, "Numbers"). LoRA is a little
+# worse (RESULTS.md), so FlexMDM trains all parameters, and LLaDA where it has something new to learn, the infilling prompt; on word problems LoRA
 # keeps it from forgetting its sums.
 settings=(--learning_rate 2e-3 --adam_beta2 0.98 --loss_constant 32 --logging_steps 25 --save_steps 200 --save_total_limit 1
   --resume_from_checkpoint auto --sft_max_length 136 --per_device_train_batch_size 32)
