@@ -326,15 +326,20 @@ def cut_hole(rng, body, max_pieces):
             return edges[start], edges[start + length]
 
 
+def infill_row(item, task_id, prompt, middle, suffix):
+    """A row in HumanEval-infilling's fields: prompt + middle + suffix is the item's program, check(candidate) tests it."""
+    checks = "".join(f"    assert candidate({argument!r}) == {result!r}\n" for argument, result in item["calls"])
+    return {"task_id": task_id, "entry_point": item["entry_point"], "prompt": prompt, "suffix": suffix, "canonical_solution": middle,
+            "test": f"def check(candidate):\n{checks}"}
+
+
 def code_infill_rows(split, n, seed, max_pieces=20):
-    """n infill items in HumanEval-infilling's fields: prompt + canonical_solution + suffix is the program, check(candidate) tests it."""
+    """n infill items in HumanEval-infilling's fields, each with a random hole."""
     rng, rows = random.Random(f"code_infill {split} {seed}"), []
     items = take_distinct(draw_code(rng, split), n, "text")
     for number, item in enumerate(items):
         head, body = item["code"].split(":", 1)
         start, end = cut_hole(rng, body, max_pieces)
-        checks = "".join(f"    assert candidate({argument!r}) == {result!r}\n" for argument, result in item["calls"])
-        rows.append({"task_id": f"BuiltinInfilling/{split}/{seed}/{number}", "entry_point": item["entry_point"],
-                     "prompt": f"{item['instruction']}{head}:{body[:start]}", "suffix": body[end:], "canonical_solution": body[start:end],
-                     "test": f"def check(candidate):\n{checks}"})
+        rows.append(infill_row(item, f"BuiltinInfilling/{split}/{seed}/{number}", f"{item['instruction']}{head}:{body[:start]}",
+                               body[start:end], body[end:]))
     return rows

@@ -103,5 +103,4 @@ class Grid:
         quiet = torch.exp(-rate)                                                                                    # P(no proposal)
         given_some = poisson_quantile(quiet + u[:, 3] * -torch.expm1(-rate), rate).clamp(min=1)
         proposals = torch.where(reveals_some, poisson_quantile(u[:, 3], rate), given_some)
-        zero = torch.zeros_like(reveals)
-        return torch.where(nothing, len(self), found), torch.where(nothing, zero, reveals), torch.where(nothing, zero, proposals)
+        return found, torch.where(nothing, 0, reveals), torch.where(nothing, 0, proposals)

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from builtin_functions import PIECES, draw_code  # noqa: E402
+from builtin_functions import PIECES, draw_code, infill_row  # noqa: E402
 from records import InputError, require_positive, run, write_json, write_rows  # noqa: E402
 from sampler_flags import ArgumentParser  # noqa: E402
 
@@ -62,10 +62,7 @@ def length_items(tokenizer, longest, each, seed=0):
             if tokens(middle) != count or (item["text"], start) in seen:       # pieces joined may tokenise otherwise
                 continue
             seen.add((item["text"], start))
-            checks = "".join(f"    assert candidate({argument!r}) == {result!r}\n" for argument, result in item["calls"])
-            rows.append({"task_id": f"Length/{count}/{made}", "entry_point": item["entry_point"],
-                         "prompt": f"{item['instruction']}{head}{border}{body[:start]}", "suffix": body[end:], "canonical_solution": middle,
-                         "test": f"def check(candidate):\n{checks}"})
+            rows.append(infill_row(item, f"Length/{count}/{made}", f"{item['instruction']}{head}{border}{body[:start]}", middle, body[end:]))
             made += 1
             if made == each:
                 break

@@ -28,7 +28,7 @@ done
 [ ${#chains[@]} -gt 0 ] || chains=(comparison_1 comparison_2 comparison_3 real_code ablations_1 ablations_2 ablations_3 lengths gsm8k samplers)
 work=${WORK:-runs/reproduce} results=${RESULTS:-results} base=LLaDA-tiny-Base data=${FLEXMDM_DATA:-}
 mkdir -p "$work" "$results"
-export OMP_NUM_THREADS=1 scale work results base data
+export OMP_NUM_THREADS=1
 
 scaled() { awk -v n="$1" -v s="$scale" -v least="${2:-4}" 'BEGIN { n = int(n * s + 0.5); print n < least ? least : n }'; }
 say() { printf '== %s %s\n' "$(date +%H:%M:%S)" "$*"; }
@@ -72,11 +72,10 @@ bound() {  # script run flags...: likelihood bound and held-out loss by quarter 
   "$PYTHON" "$script" --evaluate_only "${settings[@]}" --eval_draws 2 --per_device_eval_batch_size 64 "$@" --init_from "$run/final" > "$run/bound.tmp"
   mv "$run/bound.tmp" "$run/bound.log"
 }
-math() {  # folder checkpoint flags...
-  local folder=$1 checkpoint=$2; shift 2
-  say "$folder: word problems"
-  "$PYTHON" eval_gsm8k.py --checkpoint_path "$work/$checkpoint/final" --data_path "$work/math_test.jsonl" --max_length 136 --batch_size 50 \
-    --output_dir "$work/$folder" "$@"
+math() {  # folder checkpoint problems flags...
+  local folder=$1 checkpoint=$2 problems=$3; shift 3
+  say "$folder: $problems"
+  "$PYTHON" eval_gsm8k.py --checkpoint_path "$work/$checkpoint/final" --data_path "$problems" --batch_size 50 --output_dir "$work/$folder" "$@"
 }
 infill() {  # folder checkpoint items flags...
   local folder=$1 checkpoint=$2 items=$3; shift 3
@@ -92,7 +91,7 @@ window=(--use_sliding_window --alpha 15 --max_window 32)
 fixed=(--remasking low_confidence)
 
 comparison() {  # seed
-  local s=seed$1 name text math code
+  local s=seed$1 name text math code items problems=$work/math_test.jsonl
   settings+=(--seed "$1")
   text=$(scaled 800) math=$(scaled 300) code=$(scaled 500)
   transfer "$s/transfer" "$text" "${flexmdm[@]}" --train_data "$work/text" --model_name_or_path $base --insertion_schedule power:5 --all_parameters
@@ -101,13 +100,13 @@ comparison() {  # seed
   tune "$s/llada_math" math "$math" --train_data "$work/math" "${llada[@]}" --init_from "$work/$s/continued/final" --all_parameters
   tune "$s/flexmdm_code" code "$code" --train_data "$work/code" --variable_length --init_from "$work/$s/transfer/final" --all_parameters
   tune "$s/llada_code" code "$code" --train_data "$work/code" "${llada[@]}" --init_from "$work/$s/continued/final" --all_parameters
-  math "$s/results/math_flexmdm_event" "$s/flexmdm_math" "${event[@]}"
-  math "$s/results/math_flexmdm_fast" "$s/flexmdm_math" "${fast[@]}"
-  math "$s/results/math_flexmdm_tau40" "$s/flexmdm_math" "${tau[@]}" --diffusion_steps 40 --no-use_sliding_window
-  math "$s/results/math_flexmdm_tau40_window" "$s/flexmdm_math" "${tau[@]}" --diffusion_steps 40 "${window[@]}"
-  math "$s/results/math_llada_blocks" "$s/llada_math" "${fixed[@]}" --gen_length 40 --block_length 8
-  math "$s/results/math_llada_one_block" "$s/llada_math" "${fixed[@]}" --gen_length 40
-  local items=$work/code_test.jsonl
+  math "$s/results/math_flexmdm_event" "$s/flexmdm_math" "$problems" --max_length 136 "${event[@]}"
+  math "$s/results/math_flexmdm_fast" "$s/flexmdm_math" "$problems" --max_length 136 "${fast[@]}"
+  math "$s/results/math_flexmdm_tau40" "$s/flexmdm_math" "$problems" --max_length 136 "${tau[@]}" --diffusion_steps 40 --no-use_sliding_window
+  math "$s/results/math_flexmdm_tau40_window" "$s/flexmdm_math" "$problems" --max_length 136 "${tau[@]}" --diffusion_steps 40 "${window[@]}"
+  math "$s/results/math_llada_blocks" "$s/llada_math" "$problems" --max_length 136 "${fixed[@]}" --gen_length 40 --block_length 8
+  math "$s/results/math_llada_one_block" "$s/llada_math" "$problems" --max_length 136 "${fixed[@]}" --gen_length 40
+  items=$work/code_test.jsonl
   infill "$s/results/code_flexmdm_event" "$s/flexmdm_code" "$items" --max_length 256 "${event[@]}"
   infill "$s/results/code_flexmdm_fast" "$s/flexmdm_code" "$items" --max_length 256 "${fast[@]}"
   infill "$s/results/code_flexmdm_tau32" "$s/flexmdm_code" "$items" --max_length 256 "${tau[@]}" --diffusion_steps 32 --no-use_sliding_window
@@ -161,7 +160,7 @@ real_code() {
     items=$work/stdlib_test.jsonl
     if [ $set = humaneval ]; then
       items=$data/humaneval/HumanEval-SingleLineInfilling.jsonl.gz
-      [ -n "$data" ] && [ -f "$items" ] || { say "FLEXMDM_DATA has no humaneval/: left out"; continue; }
+      [ -f "$items" ] || { say "FLEXMDM_DATA has no humaneval/: left out"; continue; }
     fi
     infill "$r/results/${set}_flexmdm" $r/flexmdm_code "$items" --max_length 1024 "${fast[@]}"
     infill "$r/results/${set}_llada" $r/llada_code "$items" --max_length 1024 "${fixed[@]}" --gen_length 32 --block_length 8
@@ -182,7 +181,6 @@ lengths() {
 }
 
 gsm8k() {
-  [ -n "$data" ] && [ -f "$data/gsm8k/train.jsonl" ] || { say "FLEXMDM_DATA has no gsm8k/: left out"; exit 0; }
   local r=gsm8k steps kind
   steps=$(scaled 300)
   settings+=(--seed 1 --sft_max_length 448 --per_device_train_batch_size 16)
@@ -196,18 +194,17 @@ gsm8k() {
   for kind in flexmdm llada; do
     local flags=("${event[@]}" --bound_inflation 1.25 --events_per_evaluation 4)
     [ $kind = flexmdm ] || flags=("${fixed[@]}" --gen_length 192 --block_length 32 --diffusion_steps 96)
-    say "$r/results/$kind: GSM8K"
-    "$PYTHON" eval_gsm8k.py --checkpoint_path "$work/$r/$kind/final" --data_path "$data/gsm8k/test.jsonl" --subsample "$(scaled 100 8)" --max_length 512 \
-      --batch_size 50 --output_dir "$work/$r/results/$kind" "${flags[@]}"
+    math "$r/results/$kind" "$r/$kind" "$data/gsm8k/test.jsonl" --subsample "$(scaled 100 8)" --max_length 512 "${flags[@]}"
   done
 }
 
-samplers() { bash scripts/sampler_curve.sh; }
+samplers() { env -u WORK -u OUTPUT bash scripts/sampler_curve.sh; }      # of the quickstart's own folder, not of this work folder
 
 chain() {
   local name=$1
   [ ! -f "$results/$name.json" ] || { say "$results/$name.json is there: $name is done"; return 0; }
   local first=${name%%_[1-9]*} log=$work/$name.log
+  [ "$first" != gsm8k ] || [ -f "$data/gsm8k/train.jsonl" ] || { say "FLEXMDM_DATA has no gsm8k/: gsm8k is left out"; return 0; }
   if [ "$first" = lengths ] || [ "$first" = gsm8k ]; then
     until [ -f "$results/comparison_1.json" ]; do [ -f "$work/comparison_1.failed" ] && return 1; sleep 5; done
   fi

@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from records import InputError, read_file, read_finished, run, write_json, write_text  # noqa: E402
-from results_table import sampler_name, versions, wilson  # noqa: E402
+from results_table import item_scores, sampler_name, share_of, versions  # noqa: E402
 from sampler_flags import ArgumentParser  # noqa: E402
 
 STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}       # 97.5 % by degrees of freedom
@@ -54,21 +54,17 @@ def training(folder):
 def evaluation(folder, with_rows=False):
     """Metrics, evaluations and which items were right (a 0/1 string in the items' order; a list of shares with several samples)."""
     result = read_file(folder / "results.json", "--work")[0]
-    right = {}
-    for row in read_finished(folder / "verdicts.jsonl"):
-        right.setdefault(row["name"], []).append(int(row["right"]))
-    single = all(len(values) == 1 for values in right.values())
+    right = item_scores(folder)
     content = {"label": result["label"], "sampler": sampler_name(result), "metrics": result["metrics"], "rows": result["rows"],
                "evaluations": result["evaluations"], "tokens": result["tokens"], "seconds": result["seconds"],
                "items_hash": result["settings"].get("data_hash"),
-               "right": "".join(str(right[name][0]) for name in sorted(right)) if single
-               else [round(statistics.fmean(right[name]), 4) for name in sorted(right)]}
+               "right": "".join(str(int(right[name])) for name in sorted(right)) if result["rows"] == len(right)
+               else [round(right[name], 4) for name in sorted(right)]}
     if with_rows:
-        passed = {row["name"]: int(row["right"]) for row in read_finished(folder / "verdicts.jsonl")}
         rows = [row for file in sorted(folder.glob("generations-*.jsonl")) for row in read_finished(file)]
         content["columns"] = ["reference tokens", "written tokens", "exact", "passed"]
         content["infills"] = sorted([row["reference_length"], row["length"], int(row["completion"] == row["ground_truth"]),
-                                     passed[row["task_id"]]] for row in rows)
+                                     int(right[row["task_id"]])] for row in rows)
     return content
 
 
@@ -270,16 +266,18 @@ LENGTH_KINDS = {"flexmdm": "FlexMDM", "llada_oracle": "LLaDA, true length given"
 LENGTH_BINS = [(0, 0), (1, 2), (3, 5), (6, 10), (11, 15), (16, 20), (21, 30), (31, 40)]
 
 
+def exact_by_length(rows):
+    """[((low, high), share_of exact)] of a lengths evaluation's infills, for the bins that have any."""
+    bins = [(ends, [row[2] for row in rows if ends[0] <= row[0] <= ends[1]]) for ends in LENGTH_BINS]
+    return [(ends, share_of(sum(exact), len(exact))) for ends, exact in bins if exact]
+
+
 def table_exact_by_length(chains):
     chain = chains["lengths"][0]
     lines = ["| true length | n | " + " | ".join(f"{name}, exact %" for name in LENGTH_KINDS.values()) + " |", "|---|---" + "|---" * len(LENGTH_KINDS) + "|"]
-    for low, high in LENGTH_BINS:
-        cells = []
-        for kind in LENGTH_KINDS:
-            exact = [row[2] for row in chain["evaluations"][kind]["infills"] if low <= row[0] <= high]
-            ends = wilson(sum(exact), len(exact))
-            cells.append(percent({"value": sum(exact) / max(len(exact), 1), "low": ends[0], "high": ends[1]}))
-        lines.append(f"| {low if low == high else f'{low} to {high}'} | {len(exact)} | {' | '.join(cells)} |")
+    for found in zip(*(exact_by_length(chain["evaluations"][kind]["infills"]) for kind in LENGTH_KINDS)):
+        (low, high), share = found[0]
+        lines.append(f"| {low if low == high else f'{low} to {high}'} | {share['n']} | {' | '.join(percent(share) for _, share in found)} |")
     return "\n".join(lines)
 
 
@@ -342,15 +340,9 @@ def plot_exact_by_length(chains, path):
     figure, panel = pyplot.subplots(figsize=(7, 4.4), layout="constrained")
     for number, (kind, name) in enumerate(LENGTH_KINDS.items()):
         rows = chains["lengths"][0]["evaluations"][kind]["infills"]
-        x, y, error = [], [], [[], []]
-        for low, high in LENGTH_BINS:
-            exact = [row[2] for row in rows if low <= row[0] <= high]
-            if exact:
-                ends, share = wilson(sum(exact), len(exact)), sum(exact) / len(exact)
-                x.append((low + high) / 2 + 0.25 * number)
-                y.append(100 * share)
-                error[0].append(max(0.0, 100 * (share - ends[0])))
-                error[1].append(max(0.0, 100 * (ends[1] - share)))
+        found = exact_by_length(rows)
+        x, y = [sum(ends) / 2 + 0.25 * number for ends, _ in found], [100 * share["value"] for _, share in found]
+        error = [[max(0.0, 100 * sign * (share[end] - share["value"])) for _, share in found] for end, sign in (("low", -1), ("high", 1))]
         panel.errorbar(x, y, error, fmt="o-", capsize=2, label=name)
     panel.set(xlabel="true length of the middle (tokens)", ylabel="exact match (%), 95 % interval", title=f"n = {len(rows)} infills a model")
     panel.grid(alpha=0.3)

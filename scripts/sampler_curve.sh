@@ -13,11 +13,11 @@ work=${WORK:-runs/quickstart} output=${OUTPUT:-runs/sampler_curve} items=${ITEMS
 export OMP_NUM_THREADS=1 work output
 mkdir -p "$output"
 [ -f "$output/code.jsonl" ] || "$PYTHON" builtin_data.py code_infill --split test --n "$items" --seed 6 --output "$output/code.jsonl"
-evaluate() {  # one line: name, kind, flags
-  local name kind flags
-  read -r name kind flags <<< "$1"
+evaluate() {  # one line: name, flags
+  local name flags
+  read -r name flags <<< "$1"
   # shellcheck disable=SC2086  # flags are words
-  "$PYTHON" eval_humaneval_infill.py --checkpoint_path "$work/${kind}_code/final" --data_path "$output/code.jsonl" --max_length 256 --batch_size 50 \
+  "$PYTHON" eval_humaneval_infill.py --checkpoint_path "$work/flexmdm_code/final" --data_path "$output/code.jsonl" --max_length 256 --batch_size 50 \
     --allow_code_execution --code_workers 1 --output_dir "$output/$name" $flags > "$output/$name.log" 2>&1 || { tail -n 3 "$output/$name.log" >&2; return 1; }
   echo "done: $name"
 }
@@ -25,14 +25,14 @@ export -f evaluate
 order="--unmasking confidence --confidence_method top_prob"
 event="--sampler event_driven $order"
 {
-  echo "event_driven flexmdm $event --num_samples $samples"
-  echo "tau_4096_skip flexmdm --diffusion_steps 4096 $order --bound_inflation 2 --num_samples $samples"
-  for steps in 1024 256 64; do echo "tau_${steps}_skip flexmdm --diffusion_steps $steps $order --bound_inflation 2"; done
-  for steps in 64 16 256 1024 4096; do [ $steps -gt "$most" ] || echo "tau_$steps flexmdm --diffusion_steps $steps $order"; done
-  for bound in 2 1.25; do echo "bound_$bound flexmdm $event --bound_inflation $bound"; done
-  for events in 2 4; do echo "events_$events flexmdm $event --bound_inflation 1.25 --events_per_evaluation $events"; done
-  for sure in 0.9 0.6; do echo "threshold_$sure flexmdm $event --bound_inflation 1.25 --confidence_threshold $sure"; done
-  echo "tau_64_threshold flexmdm --diffusion_steps 64 $order --confidence_threshold 0.9"
+  echo "event_driven $event --num_samples $samples"
+  echo "tau_4096_skip --diffusion_steps 4096 $order --bound_inflation 2 --num_samples $samples"
+  for steps in 1024 256 64; do echo "tau_${steps}_skip --diffusion_steps $steps $order --bound_inflation 2"; done
+  for steps in 64 16 256 1024 4096; do [ $steps -gt "$most" ] || echo "tau_$steps --diffusion_steps $steps $order"; done
+  for bound in 2 1.25; do echo "bound_$bound $event --bound_inflation $bound"; done
+  for events in 2 4; do echo "events_$events $event --bound_inflation 1.25 --events_per_evaluation $events"; done
+  for sure in 0.9 0.6; do echo "threshold_$sure $event --bound_inflation 1.25 --confidence_threshold $sure"; done
+  echo "tau_64_threshold --diffusion_steps 64 $order --confidence_threshold 0.9"
 } | xargs -d '\n' -P "${JOBS:-2}" -I {} bash -c 'evaluate "$@"' _ {}
 "$PYTHON" results_table.py "$output" --output_dir "$output"
 for grid in tau_4096_skip tau_1024_skip tau_256_skip tau_64; do "$PYTHON" results_table.py --pair "$output/event_driven" "$output/$grid"; done | tee "$output/pairs.txt"

@@ -200,7 +200,8 @@ def test_seeds_come_from_the_generator():
     (dict(max_length=2), "max_length"), (dict(max_length=None), "max_length"), (dict(pad_id=MASK), "mask_id"),
     (dict(prompts=torch.tensor([[1, MASK, 2]])), "mask token"), (dict(prompts=None), "batch_size"), (dict(seeds=torch.arange(5)), "seeds"),
     (dict(sampler="event_driven", unmask_schedule=GeometricSchedule(10, 0.01)), "reaches 1"),
-    (dict(events_per_evaluation=2), "event_driven"), (dict(bound_inflation=1.5, unmasking="confidence", confidence_method="entropy", confidence_threshold=-1.0), "confidence_threshold"),
+    (dict(events_per_evaluation=2), "event_driven"),
+    (dict(bound_inflation=1.5, unmasking="confidence", confidence_method="entropy", confidence_threshold=-1.0), "confidence_threshold"),
     (dict(sampler="event_driven", bound_inflation=0.5), "bound_inflation"), (dict(confidence_threshold=0.9), "confidence_threshold"),
     (dict(confidence_threshold=0.9, unmasking="confidence", confidence_method="position"), "confidence_threshold")])
 def test_bad_arguments_are_named(change, words):
