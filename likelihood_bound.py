@@ -48,16 +48,21 @@ def likelihood_bound(main, rest, epsilon):
 
 
 def report(trainer, draws, ends, epsilon, what):
-    """Evaluate two NoiseStreams with a trainer, print the bound and the loss by quarter, and one JSON line of both."""
+    """Evaluate two NoiseStreams with a trainer, print the bound and the loss by quarter, and one JSON line of both.
+
+    ends None: a model whose law is not the text's (geometric insertion stops below 1) has no bound; its loss is printed all the same.
+    """
     main = trainer.predict(draws, metric_key_prefix="heldout")
-    trainer.rest = True
-    rest = trainer.predict(ends, metric_key_prefix="heldout")
-    trainer.rest = False
-    parts = [(output.predictions.sum(1), output.label_ids[:, 1], output.label_ids[:, 2]) for output in (main, rest)]
-    values = likelihood_bound(*parts, epsilon)
-    values |= {name.removeprefix("heldout_"): value for name, value in main.metrics.items() if "loss" in name}
+    values = {name.removeprefix("heldout_"): value for name, value in main.metrics.items() if "loss" in name}
+    if ends is not None:
+        trainer.rest = True
+        rest = trainer.predict(ends, metric_key_prefix="heldout")
+        trainer.rest = False
+        parts = [(output.predictions.sum(1), output.label_ids[:, 1], output.label_ids[:, 2]) for output in (main, rest)]
+        values = likelihood_bound(*parts, epsilon) | values
     if trainer.is_world_process_zero():
-        print(f"{what}: at most {values['nats_per_token']:.4f} +- {values['nats_per_token_error']:.4f} nats a token "
+        print(f"{what}: no bound, its insertion schedule ends below 1" if ends is None else
+              f"{what}: at most {values['nats_per_token']:.4f} +- {values['nats_per_token_error']:.4f} nats a token "
               f"({values['rows']} rows, {values['tokens']:.0f} tokens, {len(draws) // values['rows']} draws a row)")
         print("loss by quarter of time: " + ", ".join(f"{values[f'loss_quarter_{k}']:.4f}" for k in range(1, 5) if f"loss_quarter_{k}" in values))
         print(json.dumps({"what": what, **values}))

@@ -66,10 +66,11 @@ tune() {  # folder task steps flags...
   say "$folder: tuning on $task, $steps steps"
   "$PYTHON" instruction_finetuning.py --task "$task" --max_steps "$steps" --output_dir "$work/$folder" "${settings[@]}" "$@"
 }
-bound() {  # script run flags...: likelihood bound and held-out loss by quarter of time, RUN/bound.log
-  local script=$1 run=$2; shift 2
+bound() {  # script run eval_data flags...: likelihood bound and held-out loss by quarter of time, RUN/bound.log
+  local script=$1 run=$2 rows=$3; shift 3
   [ ! -f "$run/bound.log" ] || return 0
-  "$PYTHON" "$script" --evaluate_only "${settings[@]}" --eval_draws 2 --per_device_eval_batch_size 64 "$@" --init_from "$run/final" > "$run/bound.tmp"
+  "$PYTHON" "$script" --evaluate_only "${settings[@]}" --eval_data "$rows" --eval_draws 2 --per_device_eval_batch_size 64 "$@" \
+    --init_from "$run/final" > "$run/bound.tmp"
   mv "$run/bound.tmp" "$run/bound.log"
 }
 math() {  # folder checkpoint problems flags...
@@ -116,8 +117,8 @@ comparison() {  # seed
   infill "$s/results/code_llada_in_place" "$s/continued" "$items" --max_length 256 "${fixed[@]}" --llada_infill oracle
   transfer "$s/transfer_lora" "$text" "${flexmdm[@]}" --train_data "$work/text" --model_name_or_path $base --insertion_schedule power:5
   transfer "$s/scratch" "$text" "${flexmdm[@]}" --train_data "$work/text" --model_name_or_path "$work/random" --insertion_schedule power:5 --all_parameters
-  for name in transfer transfer_lora scratch; do bound flexmdm_transfer_openwebtext.py "$work/$s/$name" --variable_length --train_data "$work/text"; done
-  bound flexmdm_transfer_openwebtext.py "$work/$s/continued" "${llada[@]}" --train_data "$work/text"
+  for name in transfer transfer_lora scratch; do bound flexmdm_transfer_openwebtext.py "$work/$s/$name" "$work/text/heldout" --variable_length; done
+  bound flexmdm_transfer_openwebtext.py "$work/$s/continued" "$work/text/heldout" "${llada[@]}"
 }
 
 ablations() {  # seed
@@ -126,9 +127,8 @@ ablations() {  # seed
   steps=$(scaled 250)
   while read -r name flags; do
     # shellcheck disable=SC2086  # flags are words
-    transfer "$s/$name" "$steps" --variable_length --all_parameters --train_data "$work/text" --model_name_or_path $base \
-      --eval_strategy steps --eval_steps "$steps" --per_device_eval_batch_size 64 $flags < /dev/null
-    case $name in default | power_*) bound flexmdm_transfer_openwebtext.py "$work/$s/$name" --variable_length --train_data "$work/text" < /dev/null ;; esac
+    transfer "$s/$name" "$steps" --variable_length --all_parameters --train_data "$work/text" --model_name_or_path $base $flags < /dev/null
+    bound flexmdm_transfer_openwebtext.py "$work/$s/$name" "$work/text/heldout" --variable_length < /dev/null
   done << 'END'
 default --insertion_schedule linear
 softplus --length_head softplus
@@ -188,9 +188,9 @@ gsm8k() {
   head -n "$(scaled 300 16)" "$data/gsm8k/test.jsonl" > "$work/gsm8k_test.jsonl"
   "$PYTHON" preprocess_math.py --data_path "$work/gsm8k_test.jsonl" --tokenizer $base --max_length 448 --output_dir "$work/gsm8k_test"
   tune $r/flexmdm math "$steps" --train_data "$work/gsm8k_train" --variable_length --init_from "$work/seed1/transfer/final" --all_parameters
-  bound instruction_finetuning.py "$work/$r/flexmdm" --task math --eval_data "$work/gsm8k_test" --variable_length
+  bound instruction_finetuning.py "$work/$r/flexmdm" "$work/gsm8k_test" --task math --variable_length
   tune $r/llada math "$steps" --train_data "$work/gsm8k_train" "${llada[@]}" --init_from "$work/seed1/continued/final" --all_parameters
-  bound instruction_finetuning.py "$work/$r/llada" --task math --eval_data "$work/gsm8k_test" "${llada[@]}"
+  bound instruction_finetuning.py "$work/$r/llada" "$work/gsm8k_test" --task math "${llada[@]}"
   for kind in flexmdm llada; do
     local flags=("${event[@]}" --bound_inflation 1.25 --events_per_evaluation 4)
     [ $kind = flexmdm ] || flags=("${fixed[@]}" --gen_length 192 --block_length 32 --diffusion_steps 96)

@@ -35,16 +35,13 @@ def machine():
 
 
 def training(folder):
-    """Steps, seconds, loss curve, held-out loss and likelihood bound of a finished run."""
+    """Steps, seconds, loss curve, and likelihood bound with held-out loss of a finished run."""
     log = read_finished(folder / "train_log.jsonl")
     lines = [row for row in log if "loss" in row]
     names = [name for name in ("loss", "unmask_loss", "insertion_loss", "gap_error") if lines and name in lines[-1]]
     seconds = next((row["train_runtime"] for row in log if "train_runtime" in row), 0)
     content = {"steps": log[-1]["step"], "seconds": round(seconds, 1),
                "curve": {"step": [row["step"] for row in lines], **{name: [round(row[name], 4) for row in lines] for name in names}}}
-    held_out = [row for row in log if "eval_loss" in row]
-    if held_out:
-        content["held_out"] = {key.removeprefix("eval_"): value for key, value in held_out[-1].items() if key.startswith("eval_") and "loss" in key}
     if (folder / "bound.log").exists():
         line = [line for line in (folder / "bound.log").read_text().splitlines() if line.startswith("{")][-1]
         content["bound"] = {key: value for key, value in json.loads(line).items() if key != "what"}
@@ -185,16 +182,16 @@ def table_ablations(chains):
     seeds = chains["ablations"]
     quarters = [f"loss_quarter_{quarter}" for quarter in range(1, 5)]
     lines = ["| one choice changed | held-out loss | t < 1/4 | < 1/2 | < 3/4 | < 1 | gaps (full phi) | masks | loss less default's, over seeds | "
-             "nats a token, at most |", "|---|---|---|---|---|---|---|---|---|---|"]
+             "nats a token, at most | less default's, over seeds |", "|---|---|---|---|---|---|---|---|---|---|---|"]
     for arm, name in CHOICES.items():
-        found = [seed["training"][arm] for seed in seeds]
-        held_out = [run["held_out"] for run in found]
-        cells = [f"{statistics.fmean(each[key] for each in held_out):.3f}" for key in ("loss", *quarters)]
-        cells += [f"{statistics.fmean(each[key] for each in held_out):.2f}" for key in ("insertion_loss", "unmask_loss")]
-        comparable = arm in ("softplus", "time_1", "padding", "per_block")
-        differences = [each["loss"] - seed["training"]["default"]["held_out"]["loss"] for each, seed in zip(held_out, seeds)]
-        bound = f"{statistics.fmean(run['bound']['nats_per_token'] for run in found):.3f}" if all("bound" in run for run in found) else ""
-        lines.append(f"| {name} | {' | '.join(cells)} | {signed(over_seeds(differences), 1, 3) if comparable else ''} | {bound} |")
+        found, default = ([seed["training"][each]["bound"] for seed in seeds] for each in (arm, "default"))
+        cells = [f"{statistics.fmean(each[key] for each in found):.3f}" for key in ("loss", *quarters)]
+        cells += [f"{statistics.fmean(each[key] for each in found):.2f}" for key in ("insertion_loss", "unmask_loss")]
+        for key, comparable in (("loss", arm in ("softplus", "time_1", "padding", "per_block")), ("nats_per_token", arm not in ("default", "geometric"))):
+            differences = signed(over_seeds([x[key] - y[key] for x, y in zip(found, default)]), 1, 3) if comparable else ""
+            mean = [] if key == "loss" else [f"{statistics.fmean(each[key] for each in found):.3f}" if key in found[0] else ""]
+            cells += [*mean, differences]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
