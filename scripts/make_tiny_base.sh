@@ -13,7 +13,7 @@ output=$(realpath -m "${1:-$(dirname "$0")/../LLaDA-tiny-Base}")
 work=${WORK:-runs/tiny_base}
 mkdir -p "$work"
 [ -f "$work/tokenizer/tokenizer.json" ] || "$PYTHON" builtin_data.py tokenizer --output_dir "$work/tokenizer"
-[ -f "$work/config/config.json" ] || "$PYTHON" llada_utils.py new --config_only --tokenizer "$work/tokenizer" --output_dir "$work/config" \
+[ -f "$work/config/config.json" ] || "$PYTHON" new_base.py random --config_only --tokenizer "$work/tokenizer" --output_dir "$work/config" \
   --d_model 128 --n_layers 5 --n_heads 4 --mlp_hidden_size 352 --max_sequence_length 512 --init_std 0.06
 
 part() {  # name documents seed steps shares(math chat equations code stdlib functions) flags...

@@ -46,7 +46,7 @@ shared_data() {
   "$PYTHON" flexmdm_transfer_preprocess.py --data_path "$work/text.jsonl" --prompt_field prompt --tokenizer $base --max_length 128 --output_dir "$work/text"
   "$PYTHON" preprocess_math.py --data_path "$work/math_train.jsonl" --tokenizer $base --max_length 128 --output_dir "$work/math"
   "$PYTHON" preprocess_code_infilling.py --data_path "$work/code_train.jsonl" --tokenizer $base --max_length 136 --output_dir "$work/code"
-  [ -f "$work/random/config.json" ] || "$PYTHON" llada_utils.py new --tokenizer $base --output_dir "$work/random" --d_model 128 --n_layers 5 \
+  [ -f "$work/random/config.json" ] || "$PYTHON" new_base.py random --tokenizer $base --output_dir "$work/random" --d_model 128 --n_layers 5 \
     --n_heads 4 --mlp_hidden_size 352 --max_sequence_length 512 --init_std 0.06
 }
 

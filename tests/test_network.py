@@ -10,8 +10,9 @@ import torch
 
 import tiny
 from llada_dit import FIXED_SETTINGS, LLaDAConfig, ScalarLengthHead, timestep_embedding
-from llada_utils import (add_lora, checkpoint_kind, export_merged, import_llama, load_flexmdm, load_llada, load_tokenizer, merge_lora,
+from llada_utils import (add_lora, checkpoint_kind, export_merged, load_flexmdm, load_llada, load_tokenizer, merge_lora,
                          new_flexmdm, write_checkpoint)
+from new_base import import_llama
 from records import InputError
 
 LORA = {"r": 4, "lora_alpha": 6, "lora_dropout": 0.0}

@@ -201,7 +201,7 @@ def inputs(cluster):
                 f"builtin_data.py code_infill --split test --n 6 --output {data}/code_test.jsonl",
                 f"builtin_data.py text --split train --n 200 --output {data}/text.jsonl",
                 f"builtin_data.py tokenizer --output_dir {data}/tokenizer",
-                f"llada_utils.py new --tokenizer {data}/tokenizer --d_model 32 --n_layers 2 --n_heads 4 --output_dir {data}/base"]
+                f"new_base.py random --tokenizer {data}/tokenizer --d_model 32 --n_layers 2 --n_heads 4 --output_dir {data}/base"]
     program = f"""
 import runpy, sys
 sys.path.insert(0, ".")
