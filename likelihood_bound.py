@@ -8,6 +8,7 @@ point: FlexMDM's Poisson number of masks a gap, then all masks at once; LLaDA's 
 The error is the standard error over rows (every row's draws of noise are averaged first).
 """
 import json
+from time import perf_counter
 
 import numpy as np
 
@@ -52,6 +53,7 @@ def report(trainer, draws, ends, epsilon, what):
 
     ends None: a model whose law is not the text's (geometric insertion stops below 1) has no bound; its loss is printed all the same.
     """
+    begin = perf_counter()
     main = trainer.predict(draws, metric_key_prefix="heldout")
     values = {name.removeprefix("heldout_"): value for name, value in main.metrics.items() if "loss" in name}
     if ends is not None:
@@ -65,5 +67,5 @@ def report(trainer, draws, ends, epsilon, what):
               f"{what}: at most {values['nats_per_token']:.4f} +- {values['nats_per_token_error']:.4f} nats a token "
               f"({values['rows']} rows, {values['tokens']:.0f} tokens, {len(draws) // values['rows']} draws a row)")
         print("loss by quarter of time: " + ", ".join(f"{values[f'loss_quarter_{k}']:.4f}" for k in range(1, 5) if f"loss_quarter_{k}" in values))
-        print(json.dumps({"what": what, **values}))
+        print(json.dumps({"what": what, **values, "seconds": round(perf_counter() - begin, 1)}))
     return values

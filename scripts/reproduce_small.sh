@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The evidence of RESULTS.md, at a scale anyone can rerun: at most 150 minutes on 2 cores, no GPU, no network.
+# The evidence of RESULTS.md, at a scale anyone can rerun: planned for 150 minutes on 2 cores (RESULTS.md: what it took), no GPU, no network.
 #   bash scripts/reproduce_small.sh                          every chain; stopped and started again it goes on
 #   bash scripts/reproduce_small.sh comparison_1             one chain alone; more seeds: comparison_4, ablations_4, ...
 #   bash scripts/reproduce_small.sh --scale 20 --jobs 1      20 times the steps and items, for a GPU; --scale 0.01: does everything run?
@@ -39,11 +39,13 @@ make_data() {  # kind file split n flags...
 }
 shared_data() {
   make_data text text train "$(scaled 60000 2000)" --weights 0.25 0.05 0.05 0.15 0.05 0.45
+  make_data text text_test test "$(scaled 1200 40)" --weights 0.25 0.05 0.05 0.15 0.05 0.45
   make_data math math_train train "$(scaled 16000 500)"
   make_data code code_train train "$(scaled 20000 500)"
   make_data math math_test test "$(scaled 200 8)"
   make_data code_infill code_test test "$(scaled 200 8)"
   "$PYTHON" flexmdm_transfer_preprocess.py --data_path "$work/text.jsonl" --prompt_field prompt --tokenizer $base --max_length 128 --output_dir "$work/text"
+  "$PYTHON" flexmdm_transfer_preprocess.py --data_path "$work/text_test.jsonl" --prompt_field prompt --tokenizer $base --max_length 128 --output_dir "$work/text_test"
   "$PYTHON" preprocess_math.py --data_path "$work/math_train.jsonl" --tokenizer $base --max_length 128 --output_dir "$work/math"
   "$PYTHON" preprocess_code_infilling.py --data_path "$work/code_train.jsonl" --tokenizer $base --max_length 136 --output_dir "$work/code"
   [ -f "$work/random/config.json" ] || "$PYTHON" new_base.py random --tokenizer $base --output_dir "$work/random" --d_model 128 --n_layers 5 \
@@ -88,7 +90,9 @@ surest=(--unmasking confidence --confidence_method top_prob)
 event=(--sampler event_driven "${surest[@]}" --no-use_sliding_window)
 fast=("${event[@]}" --bound_inflation 1.25 --confidence_threshold 0.9)
 tau=(--sampler tau_leaping "${surest[@]}")
-window=(--use_sliding_window --alpha 15 --max_window 32)
+window=(--use_sliding_window --alpha 15 --max_window 32)            # the paper's; wider than most holes here
+narrow=(--use_sliding_window --alpha 8 --max_window 8)               # the first 8 masks, as in LLaDA's blocks of 8
+unseen=$work/text_test/train                                         # made of what no training text holds (builtin_data.py --split test)
 fixed=(--remasking low_confidence)
 
 comparison() {  # seed
@@ -105,6 +109,7 @@ comparison() {  # seed
   math "$s/results/math_flexmdm_fast" "$s/flexmdm_math" "$problems" --max_length 136 "${fast[@]}"
   math "$s/results/math_flexmdm_tau40" "$s/flexmdm_math" "$problems" --max_length 136 "${tau[@]}" --diffusion_steps 40 --no-use_sliding_window
   math "$s/results/math_flexmdm_tau40_window" "$s/flexmdm_math" "$problems" --max_length 136 "${tau[@]}" --diffusion_steps 40 "${window[@]}"
+  math "$s/results/math_flexmdm_tau40_narrow" "$s/flexmdm_math" "$problems" --max_length 136 "${tau[@]}" --diffusion_steps 40 "${narrow[@]}"
   math "$s/results/math_llada_blocks" "$s/llada_math" "$problems" --max_length 136 "${fixed[@]}" --gen_length 40 --block_length 8
   math "$s/results/math_llada_one_block" "$s/llada_math" "$problems" --max_length 136 "${fixed[@]}" --gen_length 40
   items=$work/code_test.jsonl
@@ -112,13 +117,14 @@ comparison() {  # seed
   infill "$s/results/code_flexmdm_fast" "$s/flexmdm_code" "$items" --max_length 256 "${fast[@]}"
   infill "$s/results/code_flexmdm_tau32" "$s/flexmdm_code" "$items" --max_length 256 "${tau[@]}" --diffusion_steps 32 --no-use_sliding_window
   infill "$s/results/code_flexmdm_tau32_window" "$s/flexmdm_code" "$items" --max_length 256 "${tau[@]}" --diffusion_steps 32 "${window[@]}"
+  infill "$s/results/code_flexmdm_tau32_narrow" "$s/flexmdm_code" "$items" --max_length 256 "${tau[@]}" --diffusion_steps 32 "${narrow[@]}"
   infill "$s/results/code_llada_blocks" "$s/llada_code" "$items" --max_length 256 "${fixed[@]}" --gen_length 32 --block_length 8
   infill "$s/results/code_llada_one_block" "$s/llada_code" "$items" --max_length 256 "${fixed[@]}" --gen_length 32
   infill "$s/results/code_llada_in_place" "$s/continued" "$items" --max_length 256 "${fixed[@]}" --llada_infill oracle
   transfer "$s/transfer_lora" "$text" "${flexmdm[@]}" --train_data "$work/text" --model_name_or_path $base --insertion_schedule power:5
   transfer "$s/scratch" "$text" "${flexmdm[@]}" --train_data "$work/text" --model_name_or_path "$work/random" --insertion_schedule power:5 --all_parameters
-  for name in transfer transfer_lora scratch; do bound flexmdm_transfer_openwebtext.py "$work/$s/$name" "$work/text/heldout" --variable_length; done
-  bound flexmdm_transfer_openwebtext.py "$work/$s/continued" "$work/text/heldout" "${llada[@]}"
+  for name in transfer transfer_lora scratch; do bound flexmdm_transfer_openwebtext.py "$work/$s/$name" "$unseen" --variable_length; done
+  bound flexmdm_transfer_openwebtext.py "$work/$s/continued" "$unseen" "${llada[@]}"
 }
 
 ablations() {  # seed
@@ -128,7 +134,7 @@ ablations() {  # seed
   while read -r name flags; do
     # shellcheck disable=SC2086  # flags are words
     transfer "$s/$name" "$steps" --variable_length --all_parameters --train_data "$work/text" --model_name_or_path $base $flags < /dev/null
-    bound flexmdm_transfer_openwebtext.py "$work/$s/$name" "$work/text/heldout" --variable_length < /dev/null
+    bound flexmdm_transfer_openwebtext.py "$work/$s/$name" "$unseen" --variable_length < /dev/null
   done << 'END'
 default --insertion_schedule linear
 softplus --length_head softplus
@@ -210,6 +216,7 @@ chain() {
   fi
   say "$name begins, log: $log"
   rm -f "$work/$name.failed"
+  [ -f "$work/$name.commit" ] || git describe --always --dirty=+changes > "$work/$name.commit" 2> /dev/null || true
   ("$first" "${name##*_}") > "$log" 2>&1 &          # not inside `if`: there, set -e would not hold
   if wait $!; then
     "$PYTHON" scripts/reproduction.py collect "$name" --work "$work" --results "$results" --scale "$scale"

@@ -9,7 +9,6 @@ import json
 import math
 import re
 import statistics
-import subprocess
 import sys
 from datetime import date
 from pathlib import Path
@@ -26,12 +25,11 @@ NORMAL = 1.96
 
 # ---- collect
 
-def machine():
-    """What the numbers were made on: processor, cores, commit, date, versions."""
+def machine(begun):
+    """What the numbers were made on: processor, commit (of the chain's beginning, from the file begun), date, versions."""
     cpu = next((line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "") \
         if Path("/proc/cpuinfo").exists() else ""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    return {"processor": cpu, "commit": commit, "date": date.today().isoformat(), "versions": versions()}
+    return {"processor": cpu, "commit": begun.read_text().strip() if begun.exists() else "", "date": date.today().isoformat(), "versions": versions()}
 
 
 def training(folder):
@@ -73,7 +71,7 @@ def collect(args):
         raise InputError(f"--work: {folder} is missing; scripts/reproduce_small.sh {chain} makes it")
     runs = {path.parent.name: training(path.parent) for path in sorted(folder.glob("*/train_log.jsonl")) if (path.parent / "final").is_dir()}
     evaluations = {path.parent.name: evaluation(path.parent, with_rows=chain == "lengths") for path in sorted(folder.glob("**/results.json"))}
-    content = {"chain": chain, "scale": args.scale, **machine(), "training": runs, "evaluations": evaluations}
+    content = {"chain": chain, "scale": args.scale, **machine(work / f"{chain}.commit"), "training": runs, "evaluations": evaluations}
     if (folder / "free.json").exists():
         content["free"] = read_file(folder / "free.json", "--work")[0]
     target = Path(args.results) / f"{chain}.json"
@@ -122,9 +120,9 @@ def score(evaluation):
 
 
 PAIRS = [("word problems, no prior", "math_flexmdm_tau40", "math_llada_one_block"),
-         ("word problems, left-to-right prior", "math_flexmdm_tau40_window", "math_llada_blocks"),
+         ("word problems, window and blocks of 8", "math_flexmdm_tau40_narrow", "math_llada_blocks"),
          ("infilling, no prior", "code_flexmdm_tau32", "code_llada_one_block"),
-         ("infilling, left-to-right prior", "code_flexmdm_tau32_window", "code_llada_blocks"),
+         ("infilling, window and blocks of 8", "code_flexmdm_tau32_narrow", "code_llada_blocks"),
          ("word problems, event-driven against blocks", "math_flexmdm_event", "math_llada_blocks"),
          ("infilling, event-driven against blocks", "code_flexmdm_event", "code_llada_blocks")]
 
@@ -134,6 +132,8 @@ def table_headline(chains):
     lines = ["| | FlexMDM %, mean (seeds) | evaluations | LLaDA %, mean (seeds) | evaluations | difference, points: over seeds | over items |",
              "|---|---|---|---|---|---|---|"]
     for name, a, b in PAIRS:
+        if not all(a in seed["evaluations"] for seed in seeds):
+            continue
         found = [(seed["evaluations"][a], seed["evaluations"][b]) for seed in seeds]
         shares = [[score(pair[side])["value"] for pair in found] for side in (0, 1)]
         calls = [statistics.fmean(pair[side]["evaluations"]["mean"] for pair in found) for side in (0, 1)]
@@ -296,7 +296,9 @@ def table_cost(chains):
     lines = ["| chain | training, core minutes | evaluation, core minutes | date | commit | processor |", "|---|---|---|---|---|---|"]
     total = [0.0, 0.0]
     for each in [each for found in chains.values() for each in found]:
-        parts = [sum(run["seconds"] for run in each["training"].values()) / 60, sum(item["seconds"] for item in each["evaluations"].values()) / 60]
+        bounds = [run["bound"] for run in each["training"].values() if "bound" in run]
+        parts = [sum(item.get("seconds", 0) for item in items) / 60
+                 for items in (each["training"].values(), [*each["evaluations"].values(), *bounds])]
         total = [x + y for x, y in zip(total, parts)]
         lines.append(f"| {each['chain']} | {parts[0]:.1f} | {parts[1]:.1f} | {each['date']} | {each['commit']} | {each['processor']} |")
     return "\n".join([*lines, f"| all | {total[0]:.1f} | {total[1]:.1f} | | | |"])
