@@ -216,7 +216,7 @@ chain() {
   fi
   say "$name begins, log: $log"
   rm -f "$work/$name.failed"
-  [ -f "$work/$name.commit" ] || git describe --always --dirty=+changes > "$work/$name.commit" 2> /dev/null || true
+  [ -f "$work/$name.commit" ] || echo "$(git rev-parse --short HEAD)$(git diff --quiet HEAD -- '*.py' '*.sh' || echo +changes)" > "$work/$name.commit"
   ("$first" "${name##*_}") > "$log" 2>&1 &          # not inside `if`: there, set -e would not hold
   if wait $!; then
     "$PYTHON" scripts/reproduction.py collect "$name" --work "$work" --results "$results" --scale "$scale"
