@@ -195,26 +195,20 @@ def table_ablations(chains):
     return "\n".join(lines)
 
 
-def table_evaluations(chain, metrics, names):
-    """One row for each evaluation of a chain, in the order of names {evaluation: what it is}."""
-    lines = ["| | n | " + " | ".join(f"{metric.replace('_', ' ')} %" for metric in metrics) + " | evaluations |",
-             "|---|---" + "|---" * len(metrics) + "|---|"]
-    for name, shown in names.items():
-        if name in chain["evaluations"]:
-            found = chain["evaluations"][name]
-            cells = [percent(found["metrics"][metric]) if metric in found["metrics"] else "" for metric in metrics]
-            lines.append(f"| {shown} | {found['rows']} | {' | '.join(cells)} | {found['evaluations']['mean']:.1f} |")
-    return "\n".join(lines)
-
-
 LAYOUTS = {"flexmdm": "FlexMDM, tuned", "llada": "LLaDA, tuned, 32 masks behind the prompt, blocks of 8", "llada_oracle": "LLaDA in place, true length given",
            "llada_fixed": "LLaDA in place, 12 masks"}
 
 
 def table_real_code(chains):
-    sets = {"stdlib": "library lines", "humaneval": "HumanEval single-line"}
-    names = {f"{data}_{key}": f"{shown}: {name}" for data, shown in sets.items() for key, name in LAYOUTS.items()}
-    return table_evaluations(chains["real_code"][0], ("pass@1", "exact_match", "parses"), names)
+    metrics = ("pass@1", "exact_match", "parses")
+    lines = ["| | n | pass@1 % | exact match % | parses % | tokens written a row | evaluations |", "|---|---|---|---|---|---|---|"]
+    for data, shown in (("stdlib", "library lines"), ("humaneval", "HumanEval single-line")):
+        for key, layout in LAYOUTS.items():
+            found = chains["real_code"][0]["evaluations"][f"{data}_{key}"]
+            cells = [percent(found["metrics"][metric]) if metric in found["metrics"] else "" for metric in metrics]
+            lines.append(f"| {shown}: {layout} | {found['rows']} | {' | '.join(cells)} | {found['tokens'] / found['rows']:.1f} | "
+                         f"{found['evaluations']['mean']:.1f} |")
+    return "\n".join(lines)
 
 
 def table_gsm8k(chains):
@@ -240,22 +234,25 @@ def total_variation(a, b, width=8):
     return sum(abs(x - y) for x, y in zip(histogram(a, width, most), histogram(b, width, most))) / 2
 
 
+def mean_error(values, digits=1):
+    """The mean and half its 95 % interval."""
+    return f"{statistics.fmean(values):.{digits}f} +- {NORMAL * statistics.stdev(values) / math.sqrt(len(values)):.{digits}f}"
+
+
 def table_lengths(chains):
     chain = chains["lengths"][0]
-    free = chain["free"]
-    half = [free["text"][side::2][:len(free["flexmdm"])] for side in (0, 1)]
-    lines = ["| lengths | n | mean, tokens | true mean | total variation, bins of 8 | mean absolute error |", "|---|---|---|---|---|---|",
-             f"| text without a prompt, another sample of it | {len(half[0])} | {statistics.fmean(half[0]):.1f} | {statistics.fmean(free['text']):.1f} | "
-             f"{total_variation(*half):.3f} | |"]
-    for kind, name in (("flexmdm", "FlexMDM, free samples"), ("llada", f"LLaDA, free samples on a canvas of {free['canvas']}")):
-        lines.append(f"| {name} | {len(free[kind])} | {statistics.fmean(free[kind]):.1f} | {statistics.fmean(free['text']):.1f} | "
-                     f"{total_variation(free[kind], free['text']):.3f} | |")
+    free, text = chain["free"], chain["free"]["text"]
+    n = len(free["flexmdm"])
+    kinds = [(text[:n], text[n:], f"text without a prompt: {n} rows of it against the others"), (free["flexmdm"], text, "FlexMDM, free samples"),
+             (free["llada"], text, f"LLaDA, free samples on a canvas of {free['canvas']}")]
+    lines = ["| lengths | n | mean, tokens | true mean | total variation, bins of 8 | mean absolute error |", "|---|---|---|---|---|---|"]
+    lines += [f"| {name} | {len(written)} | {mean_error(written)} | {statistics.fmean(text):.1f} | {total_variation(written, true):.3f} | |"
+              for written, true, name in kinds]
     for key, name in (("flexmdm", "FlexMDM, infills of 0 to 40 tokens"), ("llada_tuned", "LLaDA tuned, 40 masks, ends itself"),
                       ("llada_fixed_12", "LLaDA in place, 12 masks")):
-        rows = chain["evaluations"][key]["infills"]
-        true, written = [row[0] for row in rows], [row[1] for row in rows]
-        lines.append(f"| {name} | {len(rows)} | {statistics.fmean(written):.1f} | {statistics.fmean(true):.1f} | {total_variation(written, true):.3f} | "
-                     f"{statistics.fmean(abs(x - y) for x, y in zip(true, written)):.2f} |")
+        true, written = zip(*[row[:2] for row in chain["evaluations"][key]["infills"]])
+        lines.append(f"| {name} | {len(true)} | {mean_error(written)} | {statistics.fmean(true):.1f} | {total_variation(written, true):.3f} | "
+                     f"{mean_error([abs(x - y) for x, y in zip(true, written)], 2)} |")
     return "\n".join(lines)
 
 
