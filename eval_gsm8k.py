@@ -234,7 +234,8 @@ def generate(args):
     texts = [math_prompt(model.tokenizer, item["question"]) for item in items]
     prompts = [model.encode(text) for text in texts]
     costs = list(map(len, prompts))
-    model.check_room([f"item {number} ({item['question'][:40]!r}...)" for number, item in enumerate(items)], costs, "--data_path")
+    model.check_room([f"item {number} ({item['question'][:40]!r}...)" for number, item in enumerate(items)],
+                     [[prompt] for prompt in prompts], "--data_path")
     folder = Path(args.output_dir or Path("runs/eval_gsm8k") / Path(args.checkpoint_path).resolve().name)
     benchmark = benchmark_name(args, everything)
     settings = {"benchmark": benchmark, "data_hash": content_hash(everything), **model.settings, "prompts_hash": content_hash(prompts[:1])}
@@ -245,7 +246,7 @@ def generate(args):
         return [{"question": items[task["item"]]["question"], "prompt_input": texts[task["item"]], "generations": text,
                  "ground_truth": gold_answer(items[task["item"]]["answer"]), **fields} for task, (text, fields) in zip(tasks, made)]
 
-    generation.generate(args.batch_size, generate_batch, lambda row: is_right(row["generations"], row["ground_truth"], args.answer_rule))
+    generation.generate(model.rows_a_call, generate_batch, lambda row: is_right(row["generations"], row["ground_truth"], args.answer_rule))
     rows = generation.collect()
     if rows is not None:
         report(rows, args, benchmark=benchmark, label=args.label or kind_label(settings), settings=settings, folder=folder,

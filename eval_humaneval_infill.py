@@ -285,8 +285,9 @@ def generate(args):
     model = EvaluatedModel(args, default_steps=4096)
     note_unused_flags(model.kind, sys.argv[1:])
     prefixes, suffixes, middle_lengths, reference_lengths = encode_items(model, items, args)
-    costs = [len(prefix) + (len(suffixes[number]) if suffixes else 0) for number, prefix in enumerate(prefixes)]
-    model.check_room([item["task_id"] for item in items], costs, "--data_path", middle_lengths)
+    given = list(zip(prefixes, suffixes)) if suffixes else [[prefix] for prefix in prefixes]
+    costs = [sum(map(len, parts)) for parts in given]
+    model.check_room([item["task_id"] for item in items], given, "--data_path", middle_lengths)
     settings = {"benchmark": benchmark_name(args), "data_hash": content_hash(everything), **model.settings,
                 "prompts_hash": content_hash(prefixes[:1])}
     if model.kind == "llada":
@@ -305,7 +306,7 @@ def generate(args):
                  "ground_truth": item["canonical_solution"], "reference_length": reference_lengths[number], **fields}
                 for number, item, (text, fields) in zip(numbers, [items[number] for number in numbers], made)]
 
-    generation.generate(args.batch_size, generate_batch, lambda row: row["completion"] == row["ground_truth"])
+    generation.generate(model.rows_a_call, generate_batch, lambda row: row["completion"] == row["ground_truth"])
     rows = generation.collect()
     if rows is not None:
         report(rows, items, args, label=args.label or kind_label(settings), settings=settings, folder=folder, stop=stop,

@@ -8,6 +8,9 @@ Nothing here imports torch before a model is made.
 """
 from generation_run import item_seed
 from records import InputError
+from sampler_flags import flexmdm_sampler_arguments, llada_sampler_arguments, refuse_trailing_padding
+
+BATCHES_A_CALL = 4      # where rows end at different times, waiting ones take the free places; finished rows are written after each call
 
 
 def base_of(folder):
@@ -32,7 +35,6 @@ class EvaluatedModel:
     def __init__(self, args, default_steps):
         from llada_utils import (checkpoint_hash, checkpoint_kind, compile_network, load_flexmdm, load_llada, load_tokenizer, pick_device,
                                  pick_dtype, resolve_folder)
-        from sampler_flags import flexmdm_sampler_arguments, llada_sampler_arguments
         self.kind = checkpoint_kind(args.checkpoint_path)
         if args.variable_length and self.kind != "flexmdm":
             raise InputError(f"--variable_length: {args.checkpoint_path} is a LLaDA, which has a fixed length")
@@ -40,6 +42,9 @@ class EvaluatedModel:
         self.arguments = flexmdm_sampler_arguments(args) if flexmdm else llada_sampler_arguments(args)
         if flexmdm and args.sampler == "tau_leaping" and args.diffusion_steps is None:
             self.arguments["steps"] = default_steps
+        uneven = flexmdm and (args.sampler == "event_driven" or args.bound_inflation is not None)
+        self.rows_a_call = args.batch_size * (BATCHES_A_CALL if uneven else 1)
+        self.arguments["rows_at_once"] = args.rows_at_once or args.batch_size
         device = pick_device(args.device)
         dtype = pick_dtype(args.dtype, device)
         options = dict(base=args.base_model, dtype=dtype, device=device)
@@ -82,13 +87,17 @@ class EvaluatedModel:
         import torch
         return torch.tensor([item_seed(self.seed, task["item"], task["sample"]) for task in tasks])      # (B,)
 
-    def check_room(self, names, prompt_lengths, flag, answer_lengths=None):
-        """Refuse, before anything is generated, a row that cannot be: no room for an answer, or steps that fit no blocks.
+    def check_room(self, names, given, flag, answer_lengths=None):
+        """Refuse, before anything is generated, a row that cannot be: no room for an answer, steps that fit no blocks, an end of text
+        in the wrong place.
 
-        names: what to call each item; prompt_lengths: tokens given; answer_lengths: LLaDA's masks where they are not --gen_length.
+        names: what to call each item; given: its prompt, or its prefix and suffix (a list of lists of ids each); answer_lengths: LLaDA's
+        masks where they are not --gen_length.
         """
         gen_length = self.arguments.get("gen_length")
-        for number, (name, length) in enumerate(zip(names, prompt_lengths)):
+        for number, (name, parts) in enumerate(zip(names, given)):
+            refuse_trailing_padding(parts, self.ids["pad_id"], f"{flag}: {name}")
+            length = sum(map(len, parts))
             wanted = answer_lengths[number] if answer_lengths else gen_length or 1
             if length + wanted > self.max_length and (answer_lengths or not gen_length):
                 raise InputError(f"{flag}: {name} takes {length} tokens and needs {wanted} more, but --max_length is {self.max_length}")
@@ -136,7 +145,9 @@ class EvaluatedModel:
                 ids = ids[:next((place for place, token in enumerate(ids) if token in self.stop_ids), len(ids))]
             text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
             fields = {"evaluations": int(result.evaluations[number]), "length": len(ids)}
-            if bool(result.truncated[number]):
-                fields["truncated"] = True
+            for name in ("truncated", "refused_insertions", "clipped_ratios"):          # rare, and telling
+                counted = getattr(result, name, None)
+                if counted is not None and counted[number]:
+                    fields[name] = counted[number].item()
             rows.append((text, fields))
         return rows

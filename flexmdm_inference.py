@@ -16,7 +16,7 @@ import sys
 
 from generation_run import item_seed
 from records import InputError, run
-from sampler_flags import ArgumentParser, add_flexmdm_flags, add_model_flags, flexmdm_sampler_arguments
+from sampler_flags import ArgumentParser, add_flexmdm_flags, add_model_flags, flexmdm_sampler_arguments, refuse_trailing_padding
 
 
 def generate_flexmdm(model, prompts=None, *, steps=None, max_length=None, mask_id, pad_id, sampler="tau_leaping", unmasking="random",
@@ -32,7 +32,9 @@ def generate_flexmdm(model, prompts=None, *, steps=None, max_length=None, mask_i
     steps: tau_leaping: its grid, uniform in t. event_driven: None, or a cap on a row's evaluations; a row that reaches it stops
         inserting, reveals all its masks at once and is marked `truncated`.
     max_length: tokens of a row, prompt included; None: the model's own. Masks that do not fit are refused, favouring no gap.
-    sampler: "tau_leaping" (first order in 1/steps) or "event_driven" (no discretisation error).
+        A network that attends to padding gets rows padded to its own max_length, as in training, whatever this limit.
+    sampler: "tau_leaping" (first order in 1/steps) or "event_driven" (no discretisation error; what a config's time_epsilon leaves is
+        one tau-leap for both: its tokens come in a Poisson number, right on average).
     unmasking: "random" order, or "confidence": the surest first by confidence_method "position" (leftmost), "top_prob", "prob_diff"
         or "entropy". use_sliding_window: only the first K = min(int(alpha * number to reveal), max_window, number of masks) compete.
     temperature: 0 writes the most probable token, 1 draws from the posterior. Never written: mask_id, pad_id, ids >= num_tokens.
@@ -44,13 +46,15 @@ def generate_flexmdm(model, prompts=None, *, steps=None, max_length=None, mask_i
     return_trace: `trace[b]` is a list of frames {"t": float, "evaluations": int, "ids": list[int], "slots": list[int]}: the initial
         state, the state after each evaluation that changed it, and the result. `slots[i]` is the lasting identity of position i: the
         prompt (or prefix and suffix) has 0 ... P-1, every inserted mask the next number. on_frame(row, frame) gets them as they are made.
-    Approximations, off by default (what each costs is measured in tests/test_sampler_exactness.py):
-        events_per_evaluation: event_driven proposes this many events at once, reveals that many of the surest, inserts what is accepted.
+    Approximations, off by default (what each costs is measured in tests/test_sampler_approximations.py):
+        events_per_evaluation: event_driven proposes this many events at once, reveals that many of the surest, inserts what is accepted;
+            never more than a quarter of what is left to do, so that rows which miss few tokens are sampled as without it.
         bound_inflation c >= 1: event_driven does not measure G again after an event, but proposes from c times what it was before.
             tau_leaping draws what may happen from c times the G it last saw, and leaves out the evaluations of steps in which nothing
             may: the law of its grid is kept wherever G stays below that, at the cost of its events instead of its steps.
         confidence_threshold: whenever masks may be revealed, all that are at least this sure are (in the units of confidence_method:
-        a probability, a difference of two, or negative nats). Needs unmasking="confidence" by anything but position.
+        a probability, a difference of two, or negative nats). Needs unmasking="confidence" by anything but position. event_driven
+            then takes fewer evaluations; tau_leaping takes its grid's all the same, so there it changes the order alone.
 
     Returns a GenerationResult (generation_result.py). Raises ValueError for bad arguments and when the network returns no numbers.
     """
@@ -194,6 +198,7 @@ def main():
             from preprocess_math import math_prompt
             args.prompt = math_prompt(tokenizer, args.prompt)
         before, after = tokenizer(args.prompt, add_special_tokens=False)["input_ids"], []
+    refuse_trailing_padding((before, after), pad_id, "--prompt" if args.prompt is not None else "--prefix and --suffix")
     limit = settings["max_length"] or model.config.max_length
     if len(before) + len(after) >= limit:
         flags = "--prompt" if args.prompt is not None else "--prefix and --suffix"
@@ -211,7 +216,8 @@ def main():
         print(tokenizer.decode(answer))
         print(f"sample {row + 1}: {len(answer)} tokens, {int(result.evaluations[row])} evaluations"
               f"{', stopped at --diffusion_steps' if result.truncated[row] else ''}"
-              f"{f', {int(result.refused_insertions[row])} insertions refused' if result.refused_insertions[row] else ''}", file=sys.stderr)
+              f"{f', {int(result.refused_insertions[row])} insertions refused' if result.refused_insertions[row] else ''}"
+              f"{f', {int(result.clipped_ratios[row])} times more missing than the bound' if result.clipped_ratios[row] else ''}", file=sys.stderr)
     if args.trace:
         from trace_page import write_trace
         write_trace(args.trace, result.trace, tokenizer, mask_id)

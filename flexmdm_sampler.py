@@ -52,7 +52,8 @@ class FlexMDMSampler:
         self.rows_at_once, self.on_frame = rows_at_once, on_frame
         self.events, self.inflation, self.threshold = events_per_evaluation, bound_inflation, confidence_threshold
         self.max_length = max_length
-        self.fixed_canvas = bool(getattr(config, "attend_to_padding", False))
+        attended = bool(getattr(config, "attend_to_padding", False))                    # then as wide as in training, whatever is asked for
+        self.canvas = max(max_length, int(getattr(config, "max_length", 0) or 0)) if attended else None
 
         # schedules; a network that was trained with another insertion schedule is asked at the matching time
         own = getattr(config, "insertion_schedule", None), getattr(config, "unmask_schedule", None)
@@ -204,8 +205,8 @@ class FlexMDMSampler:
     def _evaluate(self, live, ids, rows, places):
         """Ask the network: expected missing tokens g, float64 (R, W+1) on the CPU and 0 outside the allowed gaps; logits (n, V) at
         the places, on the device. Raises ValueError when g is not a number."""
-        width = self.max_length if self.fixed_canvas else max(1, ids.shape[1])
-        if self.device.type != "cpu" and not self.fixed_canvas:                         # few shapes: kernels and graphs are reused
+        width = self.canvas or max(1, ids.shape[1])
+        if self.device.type != "cpu" and self.canvas is None:                           # few shapes: kernels and graphs are reused
             width = min(-(-width // 16) * 16, self.max_length)
         canvas = torch.full((len(live), width), self.pad_id)
         canvas[:, :ids.shape[1]] = ids
@@ -317,8 +318,8 @@ class FlexMDMSampler:
             first, resume, reveals, proposals = self._next_events(live, next_left, bound, masks)
             beyond = first <= self.left_end
             ended = (masks == 0) & ((bound <= TOLERANCE) | (beyond & (self.left_end == 0)))
-            if self.inflation is not None:                                              # but not to say that this was all
-                measure = carried & (beyond | ended)
+            if self.inflation is not None:                                              # but not a bound of 0, to say that this was all;
+                measure = carried & (masks == 0) & (bound <= TOLERANCE)                 # any other that proposes nothing has decided
                 propose &= ~measure
             next_left = torch.where(propose, first.clamp(min=self.left_end), next_left)
             next_stage[measure], next_stage[propose] = MEASURE, EVENT

@@ -2,13 +2,13 @@
 
     tasks = make_tasks(costs, num_samples)                     # one a (item, sample)
     run = GenerationRun(output_dir, settings, tasks)           # refuses a folder with rows of another configuration
-    run.generate(batch_size, generate_batch, judge)            # this process's share; a torn last line is cut off, finished rows stay
+    run.generate(rows_a_call, generate_batch, judge)           # this process's share; a torn last line is cut off, finished rows stay
     rows = run.collect()                                       # process 0: all rows in order of (item, sample); None where rows are missing
 
 A row is keyed by (item, sample) and carries the hash of the settings it was generated with. One file a process
-(`generations-000.jsonl`, ...), appended after every batch; every process reads all of them, so a run may be stopped at any moment and
+(`generations-000.jsonl`, ...), appended after every call of the sampler; every process reads all of them, so a run may be stopped at any moment and
 go on with another number of processes or another batch size. Random numbers follow from (seed, item, sample) alone.
-SIGTERM or SIGUSR1 (a scheduler's warning) ends the run after the batch in hand, with exit code 0 and a line that says what is missing.
+SIGTERM or SIGUSR1 (a scheduler's warning) ends the run after the call in hand, with exit code 0 and a line that says what is missing.
 
 Nothing here imports torch at import.
 """
@@ -110,7 +110,7 @@ class GenerationRun:
                 rows.setdefault((row["item"], row["sample"]), row)
         return rows
 
-    def generate(self, batch_size, generate_batch, judge=None):
+    def generate(self, rows_a_call, generate_batch, judge=None):
         """Generate what is missing of this process's share of the tasks.
 
         generate_batch(tasks) -> a dict of row fields for each task; judge(row) -> whether it is right, for the progress bar.
@@ -124,10 +124,10 @@ class GenerationRun:
         bar = tqdm(total=len(share), initial=count, desc=f"process {self.rank}" if self.world_size > 1 else "generating", unit="row",
                    disable=self.rank > 0, file=sys.stderr, dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 30)
         with RowWriter(self.path) as writer, bar:
-            for start in range(0, len(missing), batch_size):
+            for start in range(0, len(missing), rows_a_call):
                 if self.stop.asked:
                     break
-                batch, began = missing[start:start + batch_size], time.monotonic()
+                batch, began = missing[start:start + rows_a_call], time.monotonic()
                 made = generate_batch(batch)
                 seconds = (time.monotonic() - began) / len(batch)          # a row's share of its batch's time
                 for task, fields in zip(batch, made):
@@ -251,7 +251,7 @@ def add_run_flags(parser, name_of_output):
     group.add_argument("--data_path", help="local copy of the data set, file or folder (default: from the hub)")
     group.add_argument("--subsample", type=int, metavar="N", help="only the first N items (default: all)")
     group.add_argument("--num_samples", type=int, default=1, metavar="K", help="answers to each item (default: 1)")
-    group.add_argument("--batch_size", type=int, default=16, help="rows handed to the sampler at once (default: 16)")
+    group.add_argument("--batch_size", type=int, default=16, help="rows in the network's batch (default: 16)")
     group.add_argument("--output_dir", help=f"where rows and results.json go (default: runs/{name_of_output}/<checkpoint>)")
     group.add_argument("--label", help="name of this row in results_table.py's table (default: FlexMDM or LLaDA)")
     group.add_argument("--variable_length", action="store_true", help="say that the checkpoint is a FlexMDM; refused where it is not")
@@ -282,7 +282,7 @@ def note_unused_flags(kind, argv):
     add_flags, name = (add_llada_flags, "LLaDA") if kind == "flexmdm" else (add_flexmdm_flags, "FlexMDM")
     parser = ArgumentParser()
     add_flags(parser)
-    names = set(vars(parser.parse_args([]))) - {"rows_at_once"}             # both samplers take that one
+    names = set(vars(parser.parse_args([])))
     given = sorted({word.split("=")[0] for word in argv if word.startswith("--") and word.split("=")[0][2:].removeprefix("no-") in names})
     if given and process_rank()[0] == 0:
         print(f"note: {', '.join(given)}: {name}'s, without effect on this checkpoint", file=sys.stderr)

@@ -18,7 +18,7 @@ import sys
 
 from generation_run import item_seed
 from records import InputError, run
-from sampler_flags import ArgumentParser, add_llada_flags, add_model_flags, llada_sampler_arguments
+from sampler_flags import ArgumentParser, add_llada_flags, add_model_flags, llada_sampler_arguments, refuse_trailing_padding
 
 
 def reveals_of_block(masks, steps):
@@ -183,6 +183,7 @@ def main():
     if args.torch_compile:
         compile_network(model)
     config, given = model.config, len(before) + len(after)
+    refuse_trailing_padding((before, after), config.pad_token_id, "--prompt" if args.prompt is not None else "--prefix and --suffix")
     limit = args.max_length or min(config.max_sequence_length, 1024)                    # 1024: the paper's canvas
     gen_length = gen_length or limit - given
     if gen_length < 1 or given + gen_length > limit:

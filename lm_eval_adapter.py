@@ -21,7 +21,7 @@ def cut_at(text, stops):
     return text[:min((text.find(stop) for stop in stops if stop and stop in text), default=len(text))]
 
 
-def make_lm(model, batch_size):
+def make_lm(model):
     """An lm_eval LM around an EvaluatedModel."""
     from lm_eval.api.model import LM
     from tqdm import tqdm
@@ -35,7 +35,7 @@ def make_lm(model, batch_size):
             if model.kind == "llada" and not model.arguments["gen_length"]:
                 lengths = [request.args[1].get("max_gen_toks", 256) for request in requests]             # 256: the harness's own default
             names = [f"{request.task_name}/{request.doc_id}" for request in requests]
-            model.check_room(names, list(map(len, prompts)), "--tasks", lengths)
+            model.check_room(names, [[prompt] for prompt in prompts], "--tasks", lengths)
             tasks, seen = [], {}
             for name in names:                         # a request that is to be repeated is in the list several times
                 tasks.append({"item": name, "sample": seen.get(name, 0)})
@@ -43,8 +43,8 @@ def make_lm(model, batch_size):
             texts = [None] * len(requests)
             order = sorted(range(len(requests)), key=lambda number: -len(prompts[number]))
             with tqdm(total=len(order), desc="generating", disable=disable_tqdm, file=sys.stderr) as bar:
-                for start in range(0, len(order), batch_size):
-                    batch = order[start:start + batch_size]
+                for start in range(0, len(order), model.rows_a_call):
+                    batch = order[start:start + model.rows_a_call]
                     made = model.answer([prompts[number] for number in batch], [tasks[number] for number in batch],
                                         lengths and [lengths[number] for number in batch])
                     for number, (text, _) in zip(batch, made):
@@ -98,7 +98,7 @@ def main():
     if unknown:
         raise InputError(f"--tasks: the harness has no task {unknown[0]!r}")
     model = EvaluatedModel(args, default_steps=256)
-    result = lm_eval.simple_evaluate(make_lm(model, args.batch_size), tasks=names, num_fewshot=args.num_fewshot, limit=args.limit,
+    result = lm_eval.simple_evaluate(make_lm(model), tasks=names, num_fewshot=args.num_fewshot, limit=args.limit,
                                      apply_chat_template=args.apply_chat_template, task_manager=manager, bootstrap_iters=0)
     print(make_table(result))
     if args.output_dir:

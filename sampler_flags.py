@@ -38,9 +38,12 @@ def add_model_flags(parser, checkpoint_required=True):
     group.add_argument("--torch_compile", action="store_true", help="compile the network: a minute at the start, then faster steps on a GPU")
     group.add_argument("--seed", type=int, default=42, help="every random number follows from it (default: 42)")
     group.add_argument("--diffusion_steps", type=int, metavar="N",
-                       help="FlexMDM tau_leaping: steps of its grid (default: 256, the paper's for GSM8K); event_driven: most evaluations "
+                       help="FlexMDM tau_leaping: steps of its grid (default: 256, the paper's for GSM8K; for HumanEval infilling 4096); event_driven: most evaluations "
                             "a row may take (default: no limit); LLaDA: steps over all blocks (default: one a token)")
-    group.add_argument("--max_length", type=int, metavar="L", help="tokens a row may have, prompt included (default: the model's own)")
+    group.add_argument("--max_length", type=int, metavar="L", help="tokens a row may have, prompt included (default: the model's own; evaluations and "
+                       "LLaDA: 1024 at most, the paper's canvas)")
+    group.add_argument("--rows_at_once", type=int, metavar="R", help="rows in the network's batch; waiting ones enter as others finish "
+                       "(default: all; evaluations: --batch_size)")
     group.add_argument("--temperature", type=float, default=0.0, help="0: most probable token; 1: draw from the posterior (default: 0)")
 
 
@@ -59,13 +62,14 @@ def add_flexmdm_flags(parser):
     group.add_argument("--insertion_schedule", metavar="S",
                        help="linear, power:P or geometric:MIN,MAX, if not the trained one; the network is asked at the matching time")
     group.add_argument("--events_per_evaluation", type=int, default=1, metavar="K",
-                       help="event_driven, approximation: K events to an evaluation, the surest masks first (default: 1, exact)")
+                       help="event_driven, approximation: K events to an evaluation, the surest masks first, but never more than a quarter "
+                            "of what is left to do (default: 1, exact)")
     group.add_argument("--bound_inflation", type=float, metavar="C",
                        help="event_driven, approximation: carry the insertion bound over events, C >= 1 times as large (default: measure); "
                             "tau_leaping: leave out the evaluations of steps in which, by that bound, nothing can happen")
     group.add_argument("--confidence_threshold", type=float, metavar="P",
-                       help="approximation: also reveal every mask at least this sure (default: off); needs --unmasking confidence")
-    group.add_argument("--rows_at_once", type=int, metavar="R", help="rows in the network's batch; waiting ones enter as others finish")
+                       help="approximation: also reveal every mask at least this sure (default: off); needs --unmasking confidence; saves "
+                            "evaluations with event_driven, with tau_leaping it changes the order alone")
 
 
 def add_llada_flags(parser):
@@ -85,8 +89,14 @@ def _require(true, flag, value, wanted):
         raise InputError(f"{flag} {value}: must be {wanted}")
 
 
+def refuse_trailing_padding(given, pad_id, flag):
+    """Samplers read a row's length from its trailing padding, so given tokens that end in pad_id would be dropped: InputError instead."""
+    if any(row and row[-1] == pad_id for row in given):
+        raise InputError(f"{flag}: ends in the padding token {pad_id} (end of text), which cannot be told from padding")
+
+
 def _check_shared(args):
-    for flag, value in (("--diffusion_steps", args.diffusion_steps), ("--max_length", args.max_length)):
+    for flag, value in (("--diffusion_steps", args.diffusion_steps), ("--max_length", args.max_length), ("--rows_at_once", args.rows_at_once)):
         _require(value is None or value >= 1, flag, value, "at least 1")
     _require(math.isfinite(args.temperature) and args.temperature >= 0, "--temperature", args.temperature, "a number from 0 on")
     _require(0 <= args.seed < 2 ** 31, "--seed", args.seed, "in 0 ... 2147483647")
@@ -97,7 +107,6 @@ def flexmdm_sampler_arguments(args):
     _check_shared(args)
     _require(math.isfinite(args.alpha) and args.alpha > 0, "--alpha", args.alpha, "above 0")
     _require(args.max_window >= 1, "--max_window", args.max_window, "at least 1")
-    _require(args.rows_at_once is None or args.rows_at_once >= 1, "--rows_at_once", args.rows_at_once, "at least 1")
     event_driven = args.sampler == "event_driven"
     _require(args.events_per_evaluation >= 1, "--events_per_evaluation", args.events_per_evaluation, "at least 1")
     _require(args.events_per_evaluation == 1 or event_driven, "--events_per_evaluation", args.events_per_evaluation,
@@ -136,4 +145,4 @@ def llada_sampler_arguments(args):
         _require(args.diffusion_steps is None or args.diffusion_steps % blocks == 0, "--diffusion_steps", args.diffusion_steps,
                  f"a multiple of the {blocks} blocks that --gen_length and --block_length make")
     return dict(steps=args.diffusion_steps, gen_length=args.gen_length, block_length=args.block_length, temperature=args.temperature,
-                cfg_scale=args.cfg_scale, remasking=args.remasking, cache_refresh=args.cache_refresh)
+                cfg_scale=args.cfg_scale, remasking=args.remasking, rows_at_once=args.rows_at_once, cache_refresh=args.cache_refresh)

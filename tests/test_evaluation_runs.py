@@ -22,7 +22,7 @@ import eval_gsm8k
 import eval_humaneval_infill
 from builtin_data import code_infill_rows, math_rows, stdlib_infill_rows
 from generation_run import GENERATIONS, GenerationRun, Stop, content_hash, item_seed, make_tasks, merge_rows, read_generations
-from records import InputError, write_rows
+from records import InputError, read_finished, write_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 STUB = ROOT / "tests" / "stub_run.py"
@@ -285,6 +285,23 @@ def test_one_process_or_two_batch_1_or_16_give_the_same_rows(checkpoints, sets, 
                    rows[item, 1].get("completion", rows[item, 1].get("generations")) for item in range(12))
 
 
+@pytest.mark.parametrize("kind, more", [("flexmdm", ["--sampler", "event_driven", "--diffusion_steps", 100]), ("llada", [])])
+def test_the_network_sees_no_more_rows_than_it_may_and_free_places_are_taken(checkpoints, sets, tmp_path, monkeypatch, kind, more):
+    """Rows of the event-driven sampler end at different times: 16 rows in batches of 4 take fewer calls than four batches run to their ends."""
+    import llada_dit
+    network, seen = {"flexmdm": llada_dit.LLaDADiT, "llada": llada_dit.LLaDAModelLM}[kind], []
+    forward = network.forward
+    monkeypatch.setattr(network, "forward", lambda self, ids, *rest, **named: (seen.append(len(ids)), forward(self, ids, *rest, **named))[1])
+    arguments = [*flags(checkpoints, sets, kind, "math"), *more, "--subsample", 16]
+    for name, size, most in (("batch", ["--batch_size", 4], 4), ("rows", ["--batch_size", 16, "--rows_at_once", 3], 3)):
+        seen.clear()
+        run_main(eval_gsm8k, monkeypatch, *arguments, *size, "--output_dir", tmp_path / name)
+        assert max(seen) == most
+        taken = [row["evaluations"] for row in read_finished(tmp_path / name / "generations-000.jsonl")]
+        drained = sum(max(taken[start:start + most]) for start in range(0, 16, most))
+        assert len(seen) < drained if kind == "flexmdm" else len(seen) == drained
+
+
 def test_torchrun_shards_the_same_command(checkpoints, sets, tmp_path, monkeypatch):
     arguments = [*map(str, flags(checkpoints, sets, "flexmdm", "math")), "--temperature", "1"]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -458,6 +475,9 @@ def test_checkpoints_and_prompts_that_do_not_fit_are_refused_before_anything_is_
     expect("--variable_length", eval_gsm8k, *math_data, *llada, "--variable_length")
     expect("item 0 .* takes .* --max_length is 20", eval_gsm8k, *math_data, *flexmdm, "--max_length", 20)
     expect("BuiltinInfilling/test/0/.* --max_length is 5", eval_humaneval_infill, *code_data, *flexmdm, "--max_length", 5)
+    code_rows = read_finished(sets / "code.jsonl")
+    write_rows(tmp_path / "ended.jsonl", [*code_rows[:2], {**code_rows[2], "suffix": code_rows[2]["suffix"] + "<|endoftext|>"}])
+    expect("BuiltinInfilling/test/2: ends in the padding", eval_humaneval_infill, "--data_path", tmp_path / "ended.jsonl", *flexmdm)
     expect("must be divisible", eval_gsm8k, *math_data, *llada, "--max_length", 200, "--block_length", 7, "--diffusion_steps", 11)
     expect("--gen_length", eval_humaneval_infill, *code_data, *llada, "--llada_infill", "fixed")
     expect("has only 24 items", eval_gsm8k, *math_data, *flexmdm, "--subsample", 25)

@@ -89,7 +89,8 @@ def test_logits_at_chosen_positions_change_nothing():
 
 
 def test_padding_that_was_attended_to_in_training_is_there_when_sampling():
-    """In compatibility mode the canvas is max_length wide; the head says nearly nothing, so a prompt is all there ever is."""
+    """In compatibility mode the canvas is as wide as in training, whatever --max_length says; the head says nearly nothing, so a prompt is
+    all there ever is."""
     seen = []
     for attended in (True, False):
         model = network(attend_to_padding=attended)
@@ -97,7 +98,7 @@ def test_padding_that_was_attended_to_in_training_is_there_when_sampling():
             model.scalar_length_head.proj2.bias.fill_(-14.0)
         model.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0].shape[1]))
         generate_flexmdm_infilling(model, torch.tensor([[7, 8, 9]]), torch.tensor([[10]]), steps=3, **COMMON)
-    assert seen == [24] * 3 + [4] * 3
+    assert seen == [network().config.max_length] * 3 + [4] * 3 and network().config.max_length > COMMON["max_length"]
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +160,9 @@ def test_help_is_fast_and_needs_no_torch():
     (("--prompt", "w7", "--prefix", "w8", "--checkpoint_path", "{}/flexmdm"), "--prompt"),
     (("--checkpoint_path", "{}/flexmdm"), "--prompt"),
     (("--prompt", "w7 w8 w9", "--max_length", "3", "--checkpoint_path", "{}/flexmdm"), "--max_length"),
+    (("--prompt", "w7 <|endoftext|>", "--checkpoint_path", "{}/flexmdm"), "ends in the padding token"),
+    (("--prefix", "w7", "--suffix", "w8 <|endoftext|>", "--checkpoint_path", "{}/flexmdm"), "ends in the padding token"),
+    (("--prompt", "w7", "--rows_at_once", "0", "--checkpoint_path", "{}/flexmdm"), "--rows_at_once"),
     (("--prompt", "w7", "--alpha", "0", "--checkpoint_path", "{}/flexmdm"), "--alpha"),
     (("--prompt", "w7", "--temperature", "hot", "--checkpoint_path", "{}/flexmdm"), "--temperature"),
     (("--prompt", "w7", "--insertion_schedule", "cubic", "--checkpoint_path", "{}/flexmdm"), "--insertion_schedule"),

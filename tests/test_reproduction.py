@@ -5,6 +5,7 @@ Run: pytest tests/test_reproduction.py (seconds; --full also runs a chain of scr
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 
@@ -29,6 +30,15 @@ def test_results_md_is_what_the_results_say(tmp_path):
     for path in files:
         content = json.loads(path.read_text())
         assert content["scale"] == 1 and content["commit"] and content["date"] and str(ROOT.parent) not in path.read_text()
+
+
+def test_every_number_of_the_first_screen_stands_in_a_table():
+    """The answers are written by hand: their decimals, but for the size of the network, must be those of the tables."""
+    answers, rest = (ROOT / "RESULTS.md").read_text().split("**Changed after the protocol", 1)
+    decimal = re.compile(r"(?<![\w.])\d+\.\d+(?![\w.]*\d)")
+    shown = set(decimal.findall("".join(line for line in rest.splitlines(True) if line.startswith("|"))))
+    said = decimal.findall(answers.split("\n", 1)[1].replace("1.3 M parameters", ""))
+    assert len(said) > 20 and not [number for number in said if number not in shown]
 
 
 def test_intervals_against_their_closed_forms():

@@ -86,7 +86,7 @@ def test_event_driven_needs_about_four_evaluations_a_token(rng):
 
 PAIRS = [(law, schedule, order) for law in LAWS for schedule in SCHEDULES for order in ORDERS]
 QUICK = [("lengths 0..6", "linear", "random"), ("mixed prompts", "power", "prob_diff"), ("every split", "geometric", "random"),
-         ("every split", "linear", "top_prob")]
+         ("every split", "linear", "top_prob"), ("lengths 0..6", "geometric", "entropy"), ("mixed prompts", "power", "random")]
 
 
 @pytest.mark.parametrize("law, schedule, order",
