@@ -477,7 +477,7 @@ def test_checkpoints_and_prompts_that_do_not_fit_are_refused_before_anything_is_
     expect("BuiltinInfilling/test/0/.* --max_length is 5", eval_humaneval_infill, *code_data, *flexmdm, "--max_length", 5)
     code_rows = read_finished(sets / "code.jsonl")
     write_rows(tmp_path / "ended.jsonl", [*code_rows[:2], {**code_rows[2], "suffix": code_rows[2]["suffix"] + "<|endoftext|>"}])
-    expect("BuiltinInfilling/test/2: ends in the padding", eval_humaneval_infill, "--data_path", tmp_path / "ended.jsonl", *flexmdm)
+    expect("BuiltinInfilling/test/0/2: ends in the padding", eval_humaneval_infill, "--data_path", tmp_path / "ended.jsonl", *flexmdm)
     expect("must be divisible", eval_gsm8k, *math_data, *llada, "--max_length", 200, "--block_length", 7, "--diffusion_steps", 11)
     expect("--gen_length", eval_humaneval_infill, *code_data, *llada, "--llada_infill", "fixed")
     expect("has only 24 items", eval_gsm8k, *math_data, *flexmdm, "--subsample", 25)
