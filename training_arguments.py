@@ -27,7 +27,7 @@ class RunArguments(TrainingArguments):
     lora_alpha: float = field(default=128, metadata={"help": "LoRA scale is lora_alpha / lora_r [paper]"})
     lora_dropout: float = field(default=0.1, metadata={"help": "[paper]"})
     # FlexMDM's choices; all are stored in the checkpoint
-    insertion_schedule: str = field(default="linear", metadata={"help": "linear [paper], power:P or geometric:MIN,MAX"})
+    insertion_schedule: str = field(default="linear", metadata={"help": "linear [paper], power:P or geometric:MIN,MAX; small networks: power:5 (RESULTS.md)"})
     unmask_schedule: str = field(default="linear", metadata={"help": "linear [paper], power:P"})
     length_head: str = field(default="log_rate", metadata={"help": "log_rate, or softplus [paper's code]"})
     time_scale: float = field(default=1000.0, metadata={"help": "t is multiplied by this before its embedding; 1 [paper's code]"})
