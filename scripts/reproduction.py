@@ -37,7 +37,7 @@ def training(folder):
     log = read_finished(folder / "train_log.jsonl")
     lines = [row for row in log if "loss" in row]
     names = [name for name in ("loss", "unmask_loss", "insertion_loss", "gap_error") if lines and name in lines[-1]]
-    seconds = next((row["train_runtime"] for row in log if "train_runtime" in row), 0)
+    seconds = sum(row.get("train_runtime", 0) for row in log)           # one a session: a run may have been resumed
     content = {"steps": log[-1]["step"], "seconds": round(seconds, 1),
                "curve": {"step": [row["step"] for row in lines], **{name: [round(row[name], 4) for row in lines] for name in names}}}
     if (folder / "bound.log").exists():
