@@ -32,7 +32,7 @@ def chain(tmp_path_factory):
     """The folder with data and trained models: base, text, math, code, transfer, {flexmdm,llada}_{math,code}."""
     data, work = _folder("FLEXMDM_DATA"), tmp_path_factory.mktemp("real")
     tokenizer = data / "llada_tokenizer"
-    script("llada_utils", "new", "--tokenizer", tokenizer, "--d_model", 32, "--n_layers", 2, "--n_heads", 2, "--mlp_hidden_size", 64,
+    script("new_base", "random", "--tokenizer", tokenizer, "--d_model", 32, "--n_layers", 2, "--n_heads", 2, "--mlp_hidden_size", 64,
            "--output_dir", work / "base")
     script("flexmdm_transfer_preprocess", "--data_path", data / "text", "--tokenizer", tokenizer, "--max_length", 128, "--num_proc", 2,
            "--output_dir", work / "text", "--cache_path", work / "cache")
