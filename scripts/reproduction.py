@@ -124,7 +124,8 @@ PAIRS = [("word problems, no prior", "math_flexmdm_tau40", "math_llada_one_block
          ("infilling, no prior", "code_flexmdm_tau32", "code_llada_one_block"),
          ("infilling, window and blocks of 8", "code_flexmdm_tau32_narrow", "code_llada_blocks"),
          ("word problems, event-driven against blocks", "math_flexmdm_event", "math_llada_blocks"),
-         ("infilling, event-driven against blocks", "code_flexmdm_event", "code_llada_blocks")]
+         ("infilling, event-driven against blocks", "code_flexmdm_event", "code_llada_blocks"),
+         ("infilling, event-driven with bound and threshold, against blocks", "code_flexmdm_fast", "code_llada_blocks")]
 
 
 def table_headline(chains):
@@ -146,13 +147,14 @@ def table_headline(chains):
 
 def table_settings(chains):
     seeds = chains["comparison"]
-    lines = ["| task | model and sampler | %, mean (seeds) | evaluations | seconds a row |", "|---|---|---|---|---|"]
+    lines = ["| task | model and sampler | %, mean (seeds) | evaluations | length wrong by, tokens | seconds a row |", "|---|---|---|---|---|---|"]
     for name in sorted({name for seed in seeds for name in seed["evaluations"]}):
         found = [seed["evaluations"][name] for seed in seeds if name in seed["evaluations"]]
         task = {"math": "word problems", "code": "infilling"}[name.split("_")[0]]
         seconds = statistics.fmean(each["seconds"] / each["rows"] for each in found)
+        wrong = [each["metrics"]["length_error_tokens"] for each in found if "length_error_tokens" in each["metrics"]]
         lines.append(f"| {task} | {found[0]['label']}, {found[0]['sampler']} | {mean_and_seeds([score(each)['value'] for each in found])} | "
-                     f"{statistics.fmean(each['evaluations']['mean'] for each in found):.1f} | {seconds:.2f} |")
+                     f"{statistics.fmean(each['evaluations']['mean'] for each in found):.1f} | {f'{statistics.fmean(wrong):.1f}' if wrong else ''} | {seconds:.2f} |")
     return "\n".join(lines)
 
 
