@@ -146,7 +146,7 @@ class EvaluatedModel:
             text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
             fields = {"evaluations": int(result.evaluations[number]), "length": len(ids)}
             for name in ("truncated", "refused_insertions", "clipped_ratios"):          # rare, and telling
-                counted = getattr(result, name, None)
+                counted = getattr(result, name)
                 if counted is not None and counted[number]:
                     fields[name] = counted[number].item()
             rows.append((text, fields))

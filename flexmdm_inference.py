@@ -198,10 +198,10 @@ def main():
             from preprocess_math import math_prompt
             args.prompt = math_prompt(tokenizer, args.prompt)
         before, after = tokenizer(args.prompt, add_special_tokens=False)["input_ids"], []
-    refuse_trailing_padding((before, after), pad_id, "--prompt" if args.prompt is not None else "--prefix and --suffix")
+    flags = "--prompt" if args.prompt is not None else "--prefix and --suffix"
+    refuse_trailing_padding((before, after), pad_id, flags)
     limit = settings["max_length"] or model.config.max_length
     if len(before) + len(after) >= limit:
-        flags = "--prompt" if args.prompt is not None else "--prefix and --suffix"
         raise InputError(f"{flags}: {len(before) + len(after)} tokens leave no room within --max_length {limit}")
     on_frame = None
     if args.watch:

@@ -309,18 +309,15 @@ class FlexMDMSampler:
         if self.event_driven and bool(running.any()):
             full = self.lengths[live] == self.max_length                                # then G is 0 without asking
             measure = running & changed & ~full
-            if self.inflation is not None:                                              # trust the bound from before the event
-                total = torch.where(measure, total * self.inflation, total)
-                carried, measure = measure, torch.zeros_like(measure)
+            if self.inflation is not None:                                              # trust the bound from before the event, but not
+                total = torch.where(measure, total * self.inflation, total)             # one of 0, to say that this was all
+                measure = measure & (masks == 0) & (total <= TOLERANCE)
             propose = running & ~measure
             next_left = torch.where(stage == EVENT, self.resume[live], next_left)
             bound = torch.where(propose, torch.where(full, 0.0, total), bound)
             first, resume, reveals, proposals = self._next_events(live, next_left, bound, masks)
             beyond = first <= self.left_end
             ended = (masks == 0) & ((bound <= TOLERANCE) | (beyond & (self.left_end == 0)))
-            if self.inflation is not None:                                              # but not a bound of 0, to say that this was all;
-                measure = carried & (masks == 0) & (bound <= TOLERANCE)                 # any other that proposes nothing has decided
-                propose &= ~measure
             next_left = torch.where(propose, first.clamp(min=self.left_end), next_left)
             next_stage[measure], next_stage[propose] = MEASURE, EVENT
             leap = (bound > 0) & (self.left_end > 0)

@@ -183,11 +183,11 @@ def main():
     if args.torch_compile:
         compile_network(model)
     config, given = model.config, len(before) + len(after)
-    refuse_trailing_padding((before, after), config.pad_token_id, "--prompt" if args.prompt is not None else "--prefix and --suffix")
+    flags = "--prompt" if args.prompt is not None else "--prefix and --suffix"
+    refuse_trailing_padding((before, after), config.pad_token_id, flags)
     limit = args.max_length or min(config.max_sequence_length, 1024)                    # 1024: the paper's canvas
     gen_length = gen_length or limit - given
     if gen_length < 1 or given + gen_length > limit:
-        flags = "--prompt" if args.prompt is not None else "--prefix and --suffix"
         raise InputError(f"{flags}: {given} tokens and {max(gen_length, 1)} to generate do not fit into --max_length {limit}")
     try:
         reveal_plan(gen_length, settings["steps"], settings["block_length"])

@@ -199,13 +199,14 @@ def test_the_middle_alone_is_the_completion():
     """Boundary marks, prefix and suffix stay outside; special tokens are skipped; LLaDA's text ends at its first end token."""
     import torch
     from evaluated_model import EvaluatedModel
+    from generation_result import GenerationResult
     words = {1: "a", 2: " b", 3: "c\n", 9: "<mark>", 5: "P", 6: "S"}
     model = EvaluatedModel.__new__(EvaluatedModel)
     model.tokenizer = SimpleNamespace(decode=lambda ids, **_: "".join(words[token] for token in ids))
     model.kind, model.stop_ids = "flexmdm", {0}
-    result = SimpleNamespace(sequences=torch.tensor([[5, 9, 1, 2, 3, 9, 6], [5, 9, 9, 6, 6, 0, 0], [9, 2, 9, 0, 0, 0, 0]]),
-                             lengths=torch.tensor([7, 5, 3]), evaluations=torch.tensor([4, 5, 6]),
-                             truncated=torch.tensor([False, True, False]))
+    result = GenerationResult(sequences=torch.tensor([[5, 9, 1, 2, 3, 9, 6], [5, 9, 9, 6, 6, 0, 0], [9, 2, 9, 0, 0, 0, 0]]),
+                              lengths=torch.tensor([7, 5, 3]), evaluations=torch.tensor([4, 5, 6]),
+                              truncated=torch.tensor([False, True, False]))
     rows = model._cut(result, [2, 2, 1], [2, 3, 1])
     assert [text for text, _ in rows] == ["a bc\n", "", " b"] and [fields["length"] for _, fields in rows] == [3, 0, 1]
     assert rows[1][1] == {"evaluations": 5, "length": 0, "truncated": True}
