@@ -62,11 +62,15 @@ class DiffusionTrainer(Trainer):
         loss = loss * torch.where(torch.isfinite(loss.detach()), 1.0, math.nan)
         return (loss, losses) if return_outputs else loss
 
+    def training_step(self, *args, **kwargs):
+        """The Trainer's, but a loss that is not finite counts as 0 in the log; the Trainer's own filter would wait for every loss."""
+        return torch.nan_to_num(super().training_step(*args, **kwargs), nan=0.0, posinf=0.0, neginf=0.0)
+
     def _get_grad_norm(self, model, grad_norm=None):
         """Norm of the whole gradient, a float. Where it is not finite the step is skipped and counted; it is the same in all processes."""
         norm = super()._get_grad_norm(model, grad_norm)
         norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
-        self.tokens_of_steps.append(float(self.step_tokens))
+        self.tokens_of_steps.append(self.step_tokens)
         self.step_tokens = 0
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         skipped = not math.isfinite(norm) or (self.is_deepspeed_enabled and getattr(self.model_wrapped.optimizer, "overflow", False))
@@ -114,9 +118,9 @@ class DiffusionTrainer(Trainer):
         """Keep per-row values (B,) for the next log line, as means over the rows since the last one. passed_tokens: those the network saw."""
         if self.model.training:
             self.noted_rows += rows
-            self.step_tokens += int(passed_tokens)
+            self.step_tokens = self.step_tokens + passed_tokens             # on the device, like the sums: nothing waits for it here
             for name, value in values.items():
-                self.sums[name] += torch.nan_to_num(value.detach().double(), nan=0.0, posinf=0.0, neginf=0.0).sum()
+                self.sums[name] = self.sums[name] + torch.nan_to_num(value.detach().double(), nan=0.0, posinf=0.0, neginf=0.0).sum()
 
     @contextlib.contextmanager
     def pause(self):
@@ -133,11 +137,11 @@ class DiffusionTrainer(Trainer):
     def log_values(self):
         """Means over rows, speed and balance of all processes since the last log line. Every process must call it."""
         names = sorted(self.sums)
-        totals = torch.stack([torch.as_tensor(float(self.noted_rows), device=self.args.device, dtype=torch.float64),
+        totals = torch.stack([torch.tensor(self.noted_rows, device=self.args.device, dtype=torch.float64),
                               *(self.sums[name].to(self.args.device) for name in names)])
         totals = self.accelerator.reduce(totals, reduction="sum").tolist()
         values = {name: total / totals[0] for name, total in zip(names, totals[1:])}
-        tokens = torch.tensor([self.tokens_of_steps], device=self.args.device, dtype=torch.float64)         # (1, steps)
+        tokens = torch.stack([torch.as_tensor(each, device=self.args.device) for each in self.tokens_of_steps])[None].double()  # (1, steps)
         tokens = self.accelerator.gather(tokens)                                                            # (processes, steps)
         now = time.perf_counter()
         seconds = now - self.clock - self.paused if self.clock is not None else None

@@ -10,7 +10,7 @@ import torch
 
 from diffusion_trainer import DiffusionTrainer
 from flexmdm_interpolant import AnyOrderMaskInsertionInterpolant, schedule_from_config
-from masked_cross_entropy import cross_entropy, takes_targets
+from masked_cross_entropy import cross_entropy, masked_token_costs, places_of_masks
 from noise_stream import pad_rows
 from preprocess_code_infilling import draw_middle, frame_flexmdm
 
@@ -19,7 +19,7 @@ SMALLEST_GAP = 1e-6         # log g is bounded below by log of this: a true gap 
 
 def gap_loss(gaps, log_length):
     """phi(x, y) = y - x + x log(x / y) elementwise, from log y, in fp32. A true gap of 0 costs exactly y."""
-    gaps, log_length = gaps.float(), log_length.float().clamp_min(torch.log(torch.tensor(SMALLEST_GAP)))
+    gaps, log_length = gaps.float(), log_length.float().clamp_min(math.log(SMALLEST_GAP))
     return log_length.exp() - gaps + torch.xlogy(gaps, gaps) - gaps * log_length
 
 
@@ -91,8 +91,11 @@ class FlexMDMCollator:
         hidden = torch.arange(x1.shape[1]) < result.x1_length[:, None]                                 # (B, N)
         row, place = ((result.xt != config.mask_token_id) & (torch.arange(result.xt.shape[1]) < result.xt_length[:, None])).nonzero().T
         hidden[row, result.st[row, place]] = False
+        places = {"mask_places": result.mask_indices.flatten().nonzero()[:, 0]}
+        if not config.attend_to_padding:
+            places["token_places"] = gaps_mask.flatten().nonzero()[:, 0]                                # the text and one end slot a row
         return {"x1": x1, "x1_hidden": hidden, "input_ids": result.xt, "timesteps": t.float(), "x1_length": result.x1_length, "xt_length": result.xt_length,
-                "mask_indices": result.mask_indices, "targets": result.unmasked, "gaps": gaps, "gaps_mask": gaps_mask,
+                "mask_indices": result.mask_indices, "targets": result.unmasked, "gaps": gaps, "gaps_mask": gaps_mask, **places,
                 **held_out_facts(items, [len(ids) - int(kept.sum()) for ids, kept in framed])}
 
 
@@ -107,18 +110,13 @@ def flexmdm_losses(model, batch, interpolant):
 
     batch: what FlexMDMCollator makes. Returns {"unmask": (B,), "insertion": (B,), "gap_error": (B,) sum |g - gap|}, fp32.
     """
-    xt, t, masks = batch["input_ids"], batch["timesteps"], batch["mask_indices"]
+    xt, t = batch["input_ids"], batch["timesteps"]
     attention_mask = torch.arange(xt.shape[1], device=xt.device) < batch["xt_length"][:, None]
-    targets = batch["targets"][masks]                                           # (M,)
-    if takes_targets(model):
-        output = model(xt, t, attention_mask=attention_mask, logits_mask=masks, targets=targets)
-        costs = output["token_loss"]
-    else:
-        output = model(xt, t, attention_mask=attention_mask, logits_mask=masks)
-        costs = cross_entropy(output["logits"], targets)
+    places = places_of_masks(batch)                                             # (M,)
+    output, costs = masked_token_costs(model, batch, xt, t, attention_mask=attention_mask, mask_places=places)
     unmask_weight, insert_weight = interpolant.elbo_weight(t, xt)               # (B, L), (B, L+1)
-    row = masks.nonzero()[:, 0]                                                 # (M,)
-    weighted = costs * unmask_weight[masks]
+    row = places // xt.shape[1]                                                 # (M,)
+    weighted = costs * unmask_weight[row, places % xt.shape[1]]
     unmask = torch.zeros_like(t, dtype=weighted.dtype).index_add(0, row, weighted)
     gaps, gaps_mask = batch["gaps"], batch["gaps_mask"]
     insertion = (gap_loss(gaps, output["log_length"]) * insert_weight * gaps_mask).sum(1)

@@ -17,6 +17,7 @@ from transformers.modeling_outputs import MaskedLMOutput
 
 from flexmdm_interpolant import length_without_trailing
 from masked_cross_entropy import chunked_cross_entropy
+from packed_rows import PackedRows, PaddedRows, Places, select
 
 # What the original class could be told and this network does not do: any other value is refused by name.
 FIXED_SETTINGS = {
@@ -87,14 +88,19 @@ class RMSNorm(nn.Module):
 
 def rope_tables(length, head_dim, theta, device):
     """cos and sin (T, head_dim) in fp32, NeoX halves. Made for any length: there is no table to outgrow."""
-    inv_freq = 1 / theta ** (torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
-    angle = torch.arange(length, device=device, dtype=torch.float32)[:, None] * inv_freq    # elementwise: autocast leaves it alone
-    angle = torch.cat([angle, angle], -1)               # (T, head_dim)
+    return rope(torch.arange(length, device=device), head_dim, theta)
+
+
+def rope(position, head_dim, theta):
+    """cos and sin (N, head_dim) in fp32 of positions (N,)."""
+    inv_freq = 1 / theta ** (torch.arange(0, head_dim, 2, device=position.device, dtype=torch.float32) / head_dim)
+    angle = position.float()[:, None] * inv_freq        # elementwise: autocast leaves it alone
+    angle = torch.cat([angle, angle], -1)               # (N, head_dim)
     return angle.cos(), angle.sin()
 
 
 def rotate(x, cos, sin):
-    """Rotary embedding of x (B, H, T, head_dim), in fp32, cast back."""
+    """Rotary embedding of x (..., head_dim), in fp32, cast back. cos, sin: broadcast to x."""
     wide = x.float()
     first, second = wide.chunk(2, -1)
     return (wide * cos + torch.cat([-second, first], -1) * sin).to(x.dtype)
@@ -116,54 +122,47 @@ class LLaDABlock(GradientCheckpointingLayer):
         self.ff_proj = nn.Linear(width, config.mlp_hidden_size, bias=False)      # gate
         self.up_proj = nn.Linear(width, config.mlp_hidden_size, bias=False)
         self.ff_out = nn.Linear(config.mlp_hidden_size, width, bias=False)
+        self.fused = None
 
-    def attention(self, y, cos, sin, key_mask, packing=None):
-        projected = [projection(y) for projection in (self.q_proj, self.k_proj, self.v_proj)]
-        if packing is not None:
-            projected = [packing.pad(x) for x in projected]
-        batch, length, width = projected[0].shape
-        heads = [x.view(batch, length, -1, self.head_dim).transpose(1, 2) for x in projected]        # (B, H or H_kv, T, head_dim)
-        q, k, v = rotate(heads[0], cos, sin), rotate(heads[1], cos, sin), heads[2]
-        if self.n_kv_heads < self.n_heads:
-            k, v = (x.repeat_interleave(self.n_heads // self.n_kv_heads, 1) for x in (k, v))
-        merged = F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask).transpose(1, 2).reshape(batch, length, width)
-        return self.attn_out(merged if packing is None else packing.pack(merged))
+    def fuse(self):
+        """Lay q, k, v and the two inner MLP matrices behind one another, the parameters as views: two products instead of five.
 
-    def forward(self, x, cos, sin, key_mask=None, scale=None, shift=None, packing=None):
-        y = modulate(self.attn_norm(x), scale, shift)                   # (B, T, d), or (N, d) when packed
-        x = x + self.attention(y, cos, sin, key_mask, packing)
-        y = modulate(self.ff_norm(x), scale, shift)
-        return x + self.ff_out(F.silu(self.ff_proj(y)) * self.up_proj(y))
+        For inference after LoRA is merged; weights moved or replaced afterwards would not be seen."""
+        self.fused = []
+        for names in (("q_proj", "k_proj", "v_proj"), ("ff_proj", "up_proj")):
+            whole = torch.cat([getattr(self, name).weight.detach() for name in names])
+            for name, part in zip(names, whole.split([getattr(self, name).out_features for name in names])):
+                getattr(self, name).weight = nn.Parameter(part, requires_grad=False)
+            self.fused.append(whole)
+
+    def qkv(self, y):
+        """Heads of y (..., d): q (..., H, head_dim), k and v (..., H_kv, head_dim)."""
+        if self.fused is None:
+            parts = [projection(y) for projection in (self.q_proj, self.k_proj, self.v_proj)]
+        else:
+            kv = self.n_kv_heads * self.head_dim
+            parts = F.linear(y, self.fused[0]).split([self.n_heads * self.head_dim, kv, kv], -1)
+        return [part.unflatten(-1, (-1, self.head_dim)) for part in parts]
+
+    def attention(self, y, cos, sin, rows):
+        q, k, v = self.qkv(y)
+        return self.attn_out(rows.attend(rotate(q, cos, sin), rotate(k, cos, sin), v).flatten(-2))
+
+    def mlp(self, y):
+        gate, up = (self.ff_proj(y), self.up_proj(y)) if self.fused is None else F.linear(y, self.fused[1]).chunk(2, -1)
+        return self.ff_out(F.silu(gate) * up)
+
+    def forward(self, x, cos, sin, rows, scale=None, shift=None):
+        """x: (B, T, d) with PaddedRows, (N, d) with PackedRows; cos, sin: (T or N, 1, head_dim)."""
+        x = x + self.attention(modulate(self.attn_norm(x), scale, shift, rows), cos, sin, rows)
+        return x + self.mlp(modulate(self.ff_norm(x), scale, shift, rows))
 
 
-def modulate(y, scale, shift):
-    """scale, shift: (B, d) for y (B, T, d), (N, d) for packed y (N, d)."""
+def modulate(y, scale, shift, rows):
+    """(1 + scale) y + shift with a row's own scale and shift, (B, d) or None."""
     if scale is None:
         return y
-    if y.ndim > scale.ndim:
-        scale, shift = scale[:, None], shift[:, None]
-    return (1 + scale.to(y.dtype)) * y + shift.to(y.dtype)
-
-
-class Packing:
-    """The N real tokens of a padded batch, one after the other: what is computed token by token need not see padding.
-
-    keep: bool (B, T), real tokens. Attention still works on (B, T), with the key mask.
-    """
-
-    def __init__(self, keep):
-        self.shape = keep.shape
-        self.place = keep.flatten().nonzero()[:, 0]                     # (N,)
-        self.row = self.place // keep.shape[1]                          # (N,)
-
-    def pack(self, x):
-        """(B, T, d) -> (N, d)."""
-        return x.flatten(0, 1).index_select(0, self.place)
-
-    def pad(self, x):
-        """(N, d) -> (B, T, d), zeros where padding is."""
-        batch, length = self.shape
-        return x.new_zeros(batch * length, x.shape[1]).index_copy(0, self.place, x).view(batch, length, -1)
+    return (1 + rows.spread(scale.to(y.dtype))) * y + rows.spread(shift.to(y.dtype))
 
 
 class NetworkBase(PreTrainedModel):
@@ -173,6 +172,7 @@ class NetworkBase(PreTrainedModel):
     _supports_sdpa = True
     supports_logits_mask = True         # forward(..., logits_mask=(B, L) bool) gives only those positions' logits, (M, V)
     supports_targets = True             # with targets=(M,) besides: their losses (M,) instead of logits, chunk by chunk
+    supports_places = True              # forward(..., places=Places) says where the masks are true; nothing then waits for the device
 
     def _init_weights(self, module):
         std = getattr(self.config, "init_std", 0.02)
@@ -184,6 +184,20 @@ class NetworkBase(PreTrainedModel):
             depth = 2 * getattr(self.config, "n_layers", 1)
             for projection in (module.attn_out, module.ff_out):
                 nn.init.normal_(projection.weight, std=std / math.sqrt(depth))
+
+
+    def find_places(self, key_mask, logits_mask, collect):
+        """The `Places` of two masks. Rows are packed in training, and on a GPU; elsewhere a row is computed as padded as it came."""
+        pack = key_mask is not None and collect is None and (self.training or key_mask.is_cuda)
+        return Places(key_mask.flatten().nonzero()[:, 0] if pack else None,
+                      None if logits_mask is None else logits_mask.flatten().nonzero()[:, 0])
+
+    @staticmethod
+    def lay_out(ids, key_mask, places):
+        """ids (B, T) as the network reads them, and their rows: packed where the places of the real tokens are known."""
+        if places.tokens is None:
+            return ids, PaddedRows(ids.shape[1], key_mask, ids.device)
+        return ids.flatten().index_select(0, places.tokens), PackedRows.from_places(places.tokens, ids.shape)
 
 
 class LLaDAModelLM(NetworkBase):
@@ -203,30 +217,21 @@ class LLaDAModelLM(NetworkBase):
     def get_input_embeddings(self):
         return self.model.transformer.wte
 
-    def hidden(self, input_ids, key_mask=None, modulations=None, collect=None):
-        """Last hidden state after ln_f, (B, T, d).
+    def hidden(self, ids, rows, modulations=None, collect=None):
+        """Last hidden state after ln_f: ids (B, T) with PaddedRows or (N,) with PackedRows -> the same with (..., d).
 
-        key_mask: bool (B, T), keys that may be attended to, or None for all (in training the rest is padding: not computed, and zero in
-        the result); modulations: per block (scale, shift), each (B, d);
+        modulations: per block (scale, shift), each (B, d);
         collect: a list that receives the original's hidden states (embedding, input of every later block, last after ln_f).
         """
         transformer, config = self.model.transformer, self.config
-        packing = Packing(key_mask) if key_mask is not None and self.training and collect is None else None
-        x = transformer.wte(input_ids)                  # (B, T, d)
-        if packing is not None:
-            x = packing.pack(x)                         # (N, d)
-            each = {id(pair): tuple(part[packing.row] for part in pair) for pair in modulations or ()}        # (N, d), one pair a group
-            modulations = [each[id(pair)] for pair in modulations] if modulations else None
-        cos, sin = rope_tables(input_ids.shape[1], config.d_model // config.n_heads, config.rope_theta, x.device)
-        attn_mask = None if key_mask is None else key_mask[:, None, None, :]        # (B, 1, 1, T)
+        x = transformer.wte(ids)
+        cos, sin = (table[:, None] for table in rope(rows.position, config.d_model // config.n_heads, config.rope_theta))
         for index, block in enumerate(transformer.blocks):
             if collect is not None:
                 collect.append(x)
             # passed as arguments: state kept on modules would be stale when a checkpointed block is run again
-            x = block(x, cos, sin, attn_mask, *(modulations[index] if modulations else (None, None)), packing)
+            x = block(x, cos, sin, rows, *(modulations[index] if modulations else (None, None)))
         x = transformer.ln_f(x)
-        if packing is not None:
-            x = packing.pad(x)                          # (B, T, d)
         if collect is not None:
             collect.append(x)
         return x
@@ -239,15 +244,18 @@ class LLaDAModelLM(NetworkBase):
         """-log p(target) at hidden states (M, d) -> (M,), in fp32 or finer, without all their logits at once."""
         return chunked_cross_entropy(self.head, hidden, targets, self.config.embedding_size)
 
-    def forward(self, input_ids, attention_mask=None, logits_mask=None, targets=None, output_hidden_states=False):
+    def forward(self, input_ids, attention_mask=None, logits_mask=None, targets=None, output_hidden_states=False, places=None):
         """input_ids: long (B, L); attention_mask: (B, L), 0 where padding, or None -> .logits (B, L, V), or (M, V) at logits_mask.
-        With targets, long (M,): .loss (M,), the cross-entropy at logits_mask, and no logits."""
+        With targets, long (M,): .loss (M,), the cross-entropy at logits_mask, and no logits. places: the masks' places, where known."""
         collect = [] if output_hidden_states else None
-        hidden = self.hidden(input_ids, None if attention_mask is None else attention_mask.bool(), collect=collect)
+        key_mask = None if attention_mask is None else attention_mask.bool()
+        places = places or self.find_places(key_mask, logits_mask, collect)
+        ids, rows = self.lay_out(input_ids, key_mask, places)
+        hidden = self.hidden(ids, rows, collect=collect)
+        wanted = select(hidden, rows, places)
         if targets is not None:
-            return MaskedLMOutput(loss=self.token_loss(hidden[logits_mask], targets))
-        logits = self.head(hidden if logits_mask is None else hidden[logits_mask])
-        return MaskedLMOutput(logits=logits, hidden_states=None if collect is None else tuple(collect))
+            return MaskedLMOutput(loss=self.token_loss(wanted, targets))
+        return MaskedLMOutput(logits=self.head(wanted), hidden_states=None if collect is None else tuple(collect))
 
 
 class FlexMDMConfig(PreTrainedConfig):
@@ -353,11 +361,11 @@ class LLaDADiT(NetworkBase):
         groups = [modulation(temb).chunk(2, -1) for modulation in self.temb_mods]
         return [groups[index // self.config.adaln_group_size] for index in range(self.backbone.config.n_layers)]
 
-    def forward(self, input_ids, timesteps, attention_mask=None, logits_mask=None, targets=None, output_hidden_states=False):
+    def forward(self, input_ids, timesteps, attention_mask=None, logits_mask=None, targets=None, output_hidden_states=False, places=None):
         """The network contract.
 
         input_ids: long (B, L), right-padded; timesteps: (B,), t of the FlexMDM clock (1 = clean); attention_mask: (B, L), 1 on the
-        text, or None: then what is left without trailing padding; logits_mask: bool (B, L) or None.
+        text, or None: then what is left without trailing padding; logits_mask: bool (B, L) or None; places: where both are true, where known.
         Returns {"logits": (B, L, V), or (M, V) at logits_mask; "length": (B, L+1) expected missing tokens before position j,
         "log_length": its log}, both in fp32 and meaningful for j <= length of the row only. With targets, long (M,), it has
         "token_loss" (M,), the cross-entropy at logits_mask, instead of logits.
@@ -365,21 +373,23 @@ class LLaDADiT(NetworkBase):
         config, (batch, length) = self.config, input_ids.shape
         end_slot = input_ids.new_full((batch, 1), config.pad_token_id)
         ids = torch.cat([input_ids, end_slot], 1)                       # (B, L+1)
-        key_mask = None
+        key_mask, collect = None, [] if output_hidden_states else None
         if not config.attend_to_padding:
-            rows = length_without_trailing(input_ids, config.pad_token_id) if attention_mask is None else attention_mask.sum(1)
+            lengths = length_without_trailing(input_ids, config.pad_token_id) if attention_mask is None else attention_mask.sum(1)
             position = torch.arange(length + 1, device=ids.device)
-            key_mask = position <= rows[:, None]                        # the text and its one end slot
-            ids = torch.where(position < rows[:, None], ids, config.pad_token_id)
-        collect = [] if output_hidden_states else None
-        hidden = self.backbone.hidden(ids, key_mask, self.modulations(timesteps), collect)      # (B, L+1, d)
-        log_length = self.scalar_length_head(hidden)                    # (B, L+1)
-        text = hidden[:, :length]
+            key_mask = position <= lengths[:, None]                     # the text and its one end slot
+            ids = torch.where(position < lengths[:, None], ids, config.pad_token_id)
+        places = places or self.find_places(key_mask, logits_mask, collect)
+        ids, rows = self.lay_out(ids, key_mask, places)
+        hidden = self.backbone.hidden(ids, rows, self.modulations(timesteps), collect)          # (B, L+1, d), or (N, d)
+        log_length = self.scalar_length_head(hidden)
+        log_length = rows.pad(log_length) if isinstance(rows, PackedRows) else log_length       # (B, L+1)
+        wanted = select(hidden, rows, places, end_slots=1)
         output = {"length": log_length.exp(), "log_length": log_length}
         if targets is not None:
-            output["token_loss"] = self.backbone.token_loss(text[logits_mask], targets)
+            output["token_loss"] = self.backbone.token_loss(wanted, targets)
         else:
-            output["logits"] = self.backbone.head(text if logits_mask is None else text[logits_mask])
+            output["logits"] = self.backbone.head(wanted)
         if collect is not None:
             output["hidden_states"] = tuple(collect)
         return output

@@ -10,7 +10,7 @@ import torch
 
 from diffusion_trainer import DiffusionTrainer
 from flexmdm_trainer import held_out_facts
-from masked_cross_entropy import cross_entropy, takes_targets
+from masked_cross_entropy import masked_token_costs, places_of_masks
 from noise_stream import pad_rows
 from preprocess_code_infilling import draw_middle, frame_llada
 
@@ -51,21 +51,21 @@ class LLaDACollator:
         attention_mask = position < real[:, None]
         answer = attention_mask & (position >= torch.tensor([length for _, length in framed])[:, None])
         masks = answer & (uniforms < mask_ratio[:, None])
-        return {"input_ids": torch.where(masks, self.mask_id, ids), "attention_mask": attention_mask, "mask_indices": masks,
+        places = {"mask_places": masks.flatten().nonzero()[:, 0]}
+        if not attention_mask.all():
+            places["token_places"] = attention_mask.flatten().nonzero()[:, 0]
+        return {"input_ids": torch.where(masks, self.mask_id, ids), "attention_mask": attention_mask, "mask_indices": masks, **places,
                 "targets": ids, "mask_ratio": mask_ratio.float(), "x1_length": torch.tensor([len(row) for row, _ in framed]),
                 **held_out_facts(items, [len(row) - prompt for row, prompt in framed])}
 
 
 def token_costs(model, batch):
     """Cross-entropy at every masked position (M,), in fp32, and the row of each (M,)."""
-    masks = batch["mask_indices"]
-    attention_mask = None if bool(batch["attention_mask"].all()) else batch["attention_mask"]
-    targets = batch["targets"][masks]
-    if takes_targets(model):
-        costs = model(batch["input_ids"], attention_mask=attention_mask, logits_mask=masks, targets=targets).loss
-    else:
-        costs = cross_entropy(model(batch["input_ids"], attention_mask=attention_mask, logits_mask=masks).logits, targets)
-    return costs, masks.nonzero()[:, 0]
+    places = places_of_masks(batch)                                                                             # (M,)
+    whole = "token_places" not in batch and ("mask_places" in batch or bool(batch["attention_mask"].all()))
+    _, costs = masked_token_costs(model, batch, batch["input_ids"], attention_mask=None if whole else batch["attention_mask"],
+                                  mask_places=places)
+    return costs, places // batch["input_ids"].shape[1]
 
 
 def llada_losses(model, batch):

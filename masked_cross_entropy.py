@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
+from packed_rows import Places
+
 CHUNK_BYTES = 2**27         # of one chunk's logits in fp32; about five such arrays live in its backward. 265 positions at V = 126,464
 
 
@@ -30,8 +32,27 @@ def chunked_cross_entropy(head, hidden, targets, vocabulary):
     return torch.cat([checkpoint(costs, *chunk, use_reentrant=False) for chunk in chunks])
 
 
-def takes_targets(model):
-    """Whether a model, or the one inside DDP or DeepSpeed, computes the losses itself: model(..., logits_mask, targets)."""
+def supports(model, what):
+    """Whether a model, or the one inside DDP or DeepSpeed, takes what a `supports_...` attribute names."""
     while isinstance(getattr(model, "module", None), torch.nn.Module):
         model = model.module
-    return getattr(model, "supports_targets", False)
+    return getattr(model, f"supports_{what}", False)
+
+
+def places_of_masks(batch):
+    """Flat places (M,) of a batch's masks: as its collator says, who knows them without asking the device."""
+    return batch["mask_places"] if "mask_places" in batch else batch["mask_indices"].flatten().nonzero()[:, 0]
+
+
+def masked_token_costs(model, batch, *arguments, attention_mask, mask_places):
+    """(what the model returns, -log p(target) at every mask (M,) in fp32 or finer). batch: mask_indices and targets (B, L), and token_places
+    where rows are to be packed; mask_places: long (M,), from `places_of_masks`."""
+    targets = batch["targets"].flatten().index_select(0, mask_places)
+    options = {"attention_mask": attention_mask, "logits_mask": batch["mask_indices"]}
+    if supports(model, "places") and (attention_mask is None or "token_places" in batch):
+        options["places"] = Places(batch.get("token_places"), mask_places)
+    if supports(model, "targets"):
+        output = model(*arguments, **options, targets=targets)
+        return output, output["token_loss" if "token_loss" in output else "loss"]
+    output = model(*arguments, **options)
+    return output, cross_entropy(output["logits"] if isinstance(output, dict) else output.logits, targets)

@@ -47,6 +47,7 @@ class RunArguments(TrainingArguments):
     job_name: str | None = field(default=None, metadata={"help": "name of the run"})
     wandb: bool = field(default=False, metadata={"help": "same as --report_to wandb"})
     overwrite: bool = field(default=False, metadata={"help": "delete what an earlier run left in --output_dir"})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "off: it would wait for every loss; ours leaves them out on the device"})
     max_nonfinite_steps: int = field(default=10, metadata={"help": "steps whose loss or gradient is not finite are skipped; more than this end the run"})
     fully_shard: bool = field(default=False, metadata={"help": "FSDP2 by torch's own fully_shard, on CPUs too: weights, gradients and optimizer in shards"})
     load_in_4bit: bool = field(default=False, metadata={"help": "frozen base in 4 bits (bitsandbytes, CUDA): LoRA on a 24 GB card"})
@@ -98,6 +99,9 @@ class RunArguments(TrainingArguments):
             raise InputError("--fsdp: on CPUs transformers would train with DDP without saying so; --fully_shard does shard there")
         if self.fully_shard and (self.fsdp or self.deepspeed):
             raise InputError("--fully_shard: cannot be combined with --fsdp or --deepspeed, each of them shards by itself")
+        if not self.use_cpu:
+            self.accelerator_config = self.accelerator_config or {"non_blocking": True}     # copies to the GPU do not wait for what it still does
+        self.compile_blocks, self.torch_compile = self.torch_compile, False             # block by block (compile_network), not by accelerate
         super().__post_init__()
 
     def check(self):

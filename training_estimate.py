@@ -11,6 +11,7 @@ import torch
 from llada_dit import FlexMDMConfig, LLaDABlock, LLaDAConfig, LLaDAModelLM, rope_tables
 from llada_utils import add_lora, build_flexmdm, flexmdm_config, llada_config
 from masked_cross_entropy import CHUNK_BYTES
+from packed_rows import PaddedRows
 from records import InputError
 
 # Dense bf16 peaks in floating point operations a second, from NVIDIA's data sheets; a GPU's name contains the key.
@@ -84,7 +85,8 @@ def saved_bytes_a_token(width, mlp_width, heads, kv_heads):
                 sizes[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
-            out = block(x, *rope_tables(128, d // 2, 1e4, "cpu"), None, torch.zeros(1, d, requires_grad=True), torch.zeros(1, d, requires_grad=True))
+            cos, sin = (table[:, None] for table in rope_tables(128, d // 2, 1e4, "cpu"))
+            out = block(x, cos, sin, PaddedRows(128, None, "cpu"), *(torch.zeros(1, d, requires_grad=True) for _ in range(2)))
         del out
         return sum(sizes.values()) / 128
     return (measure(3) - measure(1)) / 128 * width

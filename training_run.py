@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 from diffusion_trainer import named_failure
 from likelihood_bound import report
 from llada_dit import LLaDADiT
-from llada_utils import checkpoint_kind, end_process_group, read_json
+from llada_utils import checkpoint_kind, compile_network, end_process_group, read_json
 from noise_stream import NoiseStream, row_lengths
 from records import InputError, RowWriter, read_finished, write_json, write_rows
 from sharded_model import shard_by_fsdp2, shard_by_zero3
@@ -49,10 +49,12 @@ class StopOnSignal(TrainerCallback):
             signal.signal(each, signal.SIG_IGN)             # once is enough; a later one would kill a process on its way out
 
     def on_step_end(self, args, state, control, **kwargs):
-        flag = torch.tensor(float(self.received is not None), device=args.device)
+        stop = self.received is not None
         if args.world_size > 1:                         # one process may have been told and the others not yet
+            flag = torch.tensor(float(stop), device=args.device)
             torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
-        if flag.item():
+            stop = bool(flag.item())
+        if stop:
             control.should_save = control.should_training_stop = True
             self.received = self.received or "signal"
 
@@ -204,6 +206,8 @@ def train(args, trainer_cls, model, tokenizer, rows, collator, card):
         shard_by_fsdp2(model, args.device)
     elif args.engine == "zero-3":
         shard_by_zero3(model, args.hf_deepspeed_config.config)
+    if args.compile_blocks:
+        compile_network(model)
     stop = StopOnSignal()
     trainer = trainer_cls(card=card, sharded=args.fully_shard, model=model, args=args, train_dataset=stream, eval_dataset=validation,
                           data_collator=collator, processing_class=tokenizer, callbacks=[JsonlLog(), stop])

@@ -12,6 +12,7 @@ import torch
 from generation_result import draw_seeds, row_uniforms
 from llada_cache import PrefixCache
 from llada_dit import LLaDAConfig, LLaDAModelLM, rope_tables
+from packed_rows import PaddedRows
 from llada_inference import generate_mdm, generate_mdm_infilling, reveal_plan, reveals_of_block
 from llada_sampler import CONFIDENCE, TOKEN, log_probability
 
@@ -305,11 +306,12 @@ def test_between_refreshes_only_the_past_is_old(network):
     cached = cache.logits([0], second, real, wanted, [prompt])
     assert cache.places == prompt + masks + masks
     x_old, x_new = network.model.transformer.wte(first), network.model.transformer.wte(second)[:, prompt:]
-    cos, sin = rope_tables(prompt + masks, 8, network.config.rope_theta, "cpu")
+    cos, sin = (table[:, None] for table in rope_tables(prompt + masks, 8, network.config.rope_theta, "cpu"))
+    rows = PaddedRows(prompt + masks, None, "cpu")
     for block in network.model.transformer.blocks:
         joined = torch.cat([x_old[:, :prompt], x_new], 1)              # what the block would see with an old past and a new present
-        x_new = block(joined, cos, sin)[:, prompt:]
-        x_old = block(x_old, cos, sin)
+        x_new = block(joined, cos, sin, rows)[:, prompt:]
+        x_old = block(x_old, cos, sin, rows)
     expected = network.head(network.model.transformer.ln_f(x_new))[0]
     assert torch.allclose(cached, expected, atol=1e-10)
     assert not torch.allclose(cached, network(second, logits_mask=wanted).logits, atol=1e-6)

@@ -46,6 +46,7 @@ def test_golden_llada(golden, golden_dir):
 
 def test_golden_llada_inside_a_block(golden, golden_dir):
     from llada_dit import rope_tables, rotate
+    from packed_rows import PaddedRows
     numbers = golden("llada_tiny/golden.safetensors")
     model = load_llada(golden_dir / "llada_tiny")
     cos, sin = rope_tables(128, 16, 500000.0, "cpu")
@@ -57,7 +58,7 @@ def test_golden_llada_inside_a_block(golden, golden_dir):
     for projection, name in [(block.q_proj, "q_rot"), (block.k_proj, "k_rot")]:
         heads = projection(y).view(3, 17, 4, 16).transpose(1, 2)
         torch.testing.assert_close(rotate(heads, cos[:17], sin[:17]), numbers[f"block1.{name}"], rtol=0, atol=1e-5)
-    attended = block.attention(y, cos[:17], sin[:17], None)
+    attended = block.attention(y, cos[:17, None], sin[:17, None], PaddedRows(17, None, "cpu"))
     torch.testing.assert_close(attended, numbers["block1.attn_out"], rtol=0, atol=1e-5)
     torch.testing.assert_close(x + attended, numbers["block1.after_attn"], rtol=0, atol=1e-5)
     torch.testing.assert_close(block.ff_norm(x + attended), numbers["block1.ff_norm"], rtol=0, atol=1e-5)
@@ -344,9 +345,12 @@ def test_import_of_a_llama(tmp_path, data_dir):
     ids = torch.randint(3, 512, (1, 12))
     hidden = ours.model.transformer.wte(ids)        # longer: our blocks under a causal mask
     from llada_dit import rope_tables
-    cos, sin = rope_tables(12, 8, ours.config.rope_theta, "cpu")
+    from packed_rows import PaddedRows
+    cos, sin = (table[:, None] for table in rope_tables(12, 8, ours.config.rope_theta, "cpu"))
+    rows = PaddedRows(12, None, "cpu")
+    rows.mask = torch.ones(12, 12, dtype=torch.bool).tril()
     for block in ours.model.transformer.blocks:
-        hidden = block(hidden, cos, sin, torch.ones(12, 12, dtype=torch.bool).tril()[None, None])
+        hidden = block(hidden, cos, sin, rows)
     logits = ours.head(ours.model.transformer.ln_f(hidden))[..., :512]
     torch.testing.assert_close(logits, theirs(ids).logits, rtol=1e-3, atol=1e-3)
     tokenizer = load_tokenizer(tmp_path / "base")
