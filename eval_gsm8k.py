@@ -255,7 +255,7 @@ def generate(args):
                         "checkpoint_path": args.checkpoint_path, "base_model": args.base_model})
 
 
-def parse_args(argv=None):
+def make_parser():
     parser = ArgumentParser(description=__doc__)
     add_run_flags(parser, "eval_gsm8k")
     parser.add_argument("--answer_rule", choices=("paper", "strict"), default="paper", help="how answers are read (default: paper)")
@@ -263,7 +263,11 @@ def parse_args(argv=None):
     add_flexmdm_flags(parser)
     add_llada_flags(parser)
     parser.set_defaults(unmasking="confidence", confidence_method="prob_diff", remasking="random")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def parse_args(argv=None):
+    args = make_parser().parse_args(argv)
     check_run_flags(args)
     return args
 

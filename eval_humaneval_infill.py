@@ -315,7 +315,7 @@ def generate(args):
                         "checkpoint_path": args.checkpoint_path, "base_model": args.base_model})
 
 
-def parse_args(argv=None):
+def make_parser():
     parser = ArgumentParser(description=__doc__)
     add_run_flags(parser, "eval_humaneval_infill")
     group = parser.add_argument_group("infilling")
@@ -330,7 +330,11 @@ def parse_args(argv=None):
     add_llada_flags(parser)
     parser.set_defaults(unmasking="confidence", confidence_method="top_prob", use_sliding_window=True, alpha=15.0,
                         remasking="random")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def parse_args(argv=None):
+    args = make_parser().parse_args(argv)
     check_run_flags(args)
     if args.timeout <= 0 or (args.code_workers is not None and args.code_workers < 1):
         raise InputError(f"--timeout {args.timeout}, --code_workers {args.code_workers}: must be above 0")

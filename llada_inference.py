@@ -121,7 +121,7 @@ def generate_mdm_infilling(model, prefixes, suffixes, *, steps, middle_lengths, 
 
 # ---- the command
 
-def parse_arguments():
+def make_parser():
     parser = ArgumentParser(description=__doc__)
     text = parser.add_argument_group("what to write")
     text.add_argument("--prompt", help="text to continue; may be empty")
@@ -134,7 +134,11 @@ def parse_arguments():
     text.add_argument("--watch", action="store_true", help="show the first sample's text as it is revealed")
     add_model_flags(parser)
     add_llada_flags(parser)
-    args = parser.parse_args()
+    return parser
+
+
+def parse_arguments():
+    args = make_parser().parse_args()
     if (args.prompt is None) == (args.prefix is None and args.suffix is None):
         raise InputError("give either --prompt, or --prefix and --suffix")
     for flag, value in (("--num_samples", args.num_samples), ("--middle_length", args.middle_length)):

@@ -469,7 +469,7 @@ def end_process_group():
 
 # ---- command line --------------------------------------------------------------------------------------------------------
 
-def main():
+def make_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     export = parser.add_subparsers(dest="command", required=True).add_parser("export")
     export.add_argument("--checkpoint_path", required=True)
@@ -477,7 +477,11 @@ def main():
     export.add_argument("--lora_alpha", type=float, help="of the paper code's pytorch_model.bin (default r)")
     export.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
     export.add_argument("--output_dir", required=True)
-    args = parser.parse_args()
+    return parser
+
+
+def main():
+    args = make_parser().parse_args()
     export_merged(args.checkpoint_path, args.output_dir, args.base_model, args.lora_alpha, pick_dtype(args.dtype, "cpu"))
     print(f"wrote {args.output_dir}")
 

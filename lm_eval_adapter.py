@@ -64,7 +64,7 @@ def make_lm(model):
     return DiffusionLM()
 
 
-def parse_args(argv=None):
+def make_parser():
     parser = ArgumentParser(description=__doc__)
     group = parser.add_argument_group("lm-evaluation-harness")
     group.add_argument("--tasks", required=True, help="names of its tasks, with commas between them")
@@ -78,7 +78,11 @@ def parse_args(argv=None):
     add_flexmdm_flags(parser)
     add_llada_flags(parser)
     parser.set_defaults(unmasking="confidence", confidence_method="prob_diff", remasking="random")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def parse_args(argv=None):
+    args = make_parser().parse_args(argv)
     args.variable_length = False                       # the kind is read from the checkpoint
     return args
 

@@ -99,7 +99,7 @@ def free_lengths(args):
     return {"canvas": canvas, **lengths}
 
 
-def main():
+def make_parser():
     parser = ArgumentParser(description=__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND", help="items or free")
     items, free = kinds.add_parser("items"), kinds.add_parser("free")
@@ -112,7 +112,11 @@ def main():
     free.add_argument("--n", type=int, default=400, help="texts to write (default: 400)")
     for command in (items, free):
         command.add_argument("--output", required=True, metavar="FILE", help="file to write")
-    args = parser.parse_args()
+    return parser
+
+
+def main():
+    args = make_parser().parse_args()
     if args.kind == "items":
         require_positive(args, "longest", "each")
         from llada_utils import load_tokenizer
