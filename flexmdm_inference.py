@@ -15,6 +15,7 @@ The answer goes to stdout, its length and cost to stderr. The sampler's one step
 import sys
 
 from generation_run import item_seed
+from gpu_memory import ONE_PROMPT, out_of_memory_advice
 from records import InputError, run
 from sampler_flags import ArgumentParser, add_flexmdm_flags, add_model_flags, flexmdm_sampler_arguments, refuse_trailing_padding
 
@@ -178,6 +179,7 @@ def parse_arguments():
     return args
 
 
+@out_of_memory_advice(ONE_PROMPT)
 def main():
     args = parse_arguments()
     settings = flexmdm_sampler_arguments(args)

@@ -17,6 +17,7 @@ is in llada_sampler.py. The answer, up to the first end token, goes to stdout, i
 import sys
 
 from generation_run import item_seed
+from gpu_memory import ONE_PROMPT, out_of_memory_advice
 from records import InputError, run
 from sampler_flags import ArgumentParser, add_llada_flags, add_model_flags, llada_sampler_arguments, refuse_trailing_padding
 
@@ -170,6 +171,7 @@ def given_ids(args, tokenizer):
     return llada_infill_prompt(tokenizer, prefix, suffix), []
 
 
+@out_of_memory_advice(ONE_PROMPT)
 def main():
     args = parse_arguments()
     settings = llada_sampler_arguments(args)

@@ -12,6 +12,7 @@ own `max_gen_toks`. Everything else (sampler, steps, seeds) comes from the flags
 import sys
 from pathlib import Path
 
+from gpu_memory import MANY_PROMPTS, out_of_memory_advice
 from records import InputError, run, write_json
 from sampler_flags import ArgumentParser, add_flexmdm_flags, add_llada_flags, add_model_flags
 
@@ -87,6 +88,7 @@ def parse_args(argv=None):
     return args
 
 
+@out_of_memory_advice(MANY_PROMPTS)
 def main():
     args = parse_args()
     try:

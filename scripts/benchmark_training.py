@@ -21,6 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+from gpu_memory import out_of_memory_advice  # noqa: E402
 from records import run  # noqa: E402
 from sampler_flags import ArgumentParser  # noqa: E402
 
@@ -170,6 +171,7 @@ def make_parser():
     return parser
 
 
+@out_of_memory_advice("the sizes are fixed: it takes a larger GPU, or --device cpu")
 def main():
     args = make_parser().parse_args()
     from llada_utils import pick_device

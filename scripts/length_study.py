@@ -13,6 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from builtin_functions import PIECES, draw_code, infill_row  # noqa: E402
+from gpu_memory import out_of_memory_advice  # noqa: E402
 from records import InputError, require_positive, run, write_json, write_rows  # noqa: E402
 from sampler_flags import ArgumentParser  # noqa: E402
 
@@ -115,6 +116,7 @@ def make_parser():
     return parser
 
 
+@out_of_memory_advice("what helps: a larger GPU, or the CPU (CUDA_VISIBLE_DEVICES= in front)")
 def main():
     args = make_parser().parse_args()
     if args.kind == "items":
