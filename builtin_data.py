@@ -311,7 +311,7 @@ MAKERS = {"math": math_rows, "code": code_rows, "code_infill": code_infill_rows,
           "stdlib_infill": stdlib_infill_rows, "text": text_rows}
 
 
-def main():
+def make_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND", help=f"{', '.join(MAKERS)} or tokenizer")
     for kind in MAKERS:
@@ -324,7 +324,11 @@ def main():
             command.add_argument("--weights", type=float, nargs=6, metavar=tuple(map(str.upper, TEXT_WEIGHTS)), default=list(TEXT_WEIGHTS.values()),
                                  help="shares of the six kinds among the documents (default: %(default)s)")
     kinds.add_parser("tokenizer").add_argument("--output_dir", required=True, help="folder for tokenizer.json and tokenizer_config.json")
-    args = parser.parse_args()
+    return parser
+
+
+def main():
+    args = make_parser().parse_args()
     target, flag = (args.output_dir, "--output_dir") if args.kind == "tokenizer" else (args.output, "--output")
     if args.kind != "tokenizer" and Path(target).is_dir():
         raise InputError(f"--output: {target} is a folder; name a JSONL file")

@@ -25,6 +25,7 @@ from pathlib import Path
 from evaluated_model import EvaluatedModel
 from generation_run import (GenerationRun, Stop, add_run_flags, check_run_flags, content_hash, first_items, make_tasks, merge_rows,
                             note_unused_flags, read_generations)
+from gpu_memory import EVALUATION, out_of_memory_advice
 from records import DATA_SUFFIXES, InputError, process_rank, read_rows, run, write_json, write_rows
 from results_table import describe, make_result, pass_at_k, share_of
 from sampler_flags import ArgumentParser, add_flexmdm_flags, add_llada_flags, add_model_flags
@@ -224,6 +225,7 @@ def check_references(args):
         raise InputError(f"--check_references: {len(wrong)} gold rationales are not read as their own answer")
 
 
+@out_of_memory_advice(EVALUATION)
 def generate(args):
     stop = Stop()
     everything = read_items(args)
@@ -255,7 +257,7 @@ def generate(args):
                         "checkpoint_path": args.checkpoint_path, "base_model": args.base_model})
 
 
-def parse_args(argv=None):
+def make_parser():
     parser = ArgumentParser(description=__doc__)
     add_run_flags(parser, "eval_gsm8k")
     parser.add_argument("--answer_rule", choices=("paper", "strict"), default="paper", help="how answers are read (default: paper)")
@@ -263,7 +265,11 @@ def parse_args(argv=None):
     add_flexmdm_flags(parser)
     add_llada_flags(parser)
     parser.set_defaults(unmasking="confidence", confidence_method="prob_diff", remasking="random")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def parse_args(argv=None):
+    args = make_parser().parse_args(argv)
     check_run_flags(args)
     return args
 

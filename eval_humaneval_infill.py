@@ -27,6 +27,7 @@ from pathlib import Path
 from evaluated_model import EvaluatedModel
 from generation_run import (GenerationRun, Stop, add_run_flags, check_run_flags, content_hash, first_items, make_tasks, merge_rows,
                             note_unused_flags, read_generations)
+from gpu_memory import EVALUATION, out_of_memory_advice
 from records import InputError, process_rank, read_rows, run, write_json, write_rows
 from results_table import describe, make_result, pass_at_k, share_of
 from sampler_flags import ArgumentParser, add_flexmdm_flags, add_llada_flags, add_model_flags
@@ -278,6 +279,7 @@ def encode_items(model, items, args):
     return [model.encode(item["prompt"]) for item in items], [model.encode(item["suffix"]) for item in items], lengths, reference_lengths
 
 
+@out_of_memory_advice(EVALUATION)
 def generate(args):
     stop = Stop()
     everything = read_items(args)
@@ -315,7 +317,7 @@ def generate(args):
                         "checkpoint_path": args.checkpoint_path, "base_model": args.base_model})
 
 
-def parse_args(argv=None):
+def make_parser():
     parser = ArgumentParser(description=__doc__)
     add_run_flags(parser, "eval_humaneval_infill")
     group = parser.add_argument_group("infilling")
@@ -330,7 +332,11 @@ def parse_args(argv=None):
     add_llada_flags(parser)
     parser.set_defaults(unmasking="confidence", confidence_method="top_prob", use_sliding_window=True, alpha=15.0,
                         remasking="random")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def parse_args(argv=None):
+    args = make_parser().parse_args(argv)
     check_run_flags(args)
     if args.timeout <= 0 or (args.code_workers is not None and args.code_workers < 1):
         raise InputError(f"--timeout {args.timeout}, --code_workers {args.code_workers}: must be above 0")

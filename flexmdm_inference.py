@@ -1,8 +1,8 @@
-"""Sample from a FlexMDM: a library (generate_flexmdm, generate_flexmdm_infilling), and a command for one's own prompt or infill.
+r"""Sample from a FlexMDM: a library (generate_flexmdm, generate_flexmdm_infilling), and a command for one's own prompt or infill.
 
 Laptop, a prompt:     python flexmdm_inference.py --checkpoint_path C --prompt "Once upon a time"
 A GSM8K question:     python flexmdm_inference.py --checkpoint_path C --task math --prompt "Tom has 3 apples ..." --unmasking confidence
-An infill:            python flexmdm_inference.py --checkpoint_path C --prefix $'def add(a, b):\n    return ' --suffix $'\n' \\
+An infill:            python flexmdm_inference.py --checkpoint_path C --prefix $'def add(a, b):\n    return ' --suffix $'\n' \
                           --unmasking confidence --confidence_method top_prob --use_sliding_window --alpha 15
 Exact sampling:       ... --sampler event_driven --temperature 1        (no discretisation; about four evaluations a token)
 Nothing given:        ... --prompt ""                                   (free generation)
@@ -15,6 +15,7 @@ The answer goes to stdout, its length and cost to stderr. The sampler's one step
 import sys
 
 from generation_run import item_seed
+from gpu_memory import ONE_PROMPT, out_of_memory_advice
 from records import InputError, run
 from sampler_flags import ArgumentParser, add_flexmdm_flags, add_model_flags, flexmdm_sampler_arguments, refuse_trailing_padding
 
@@ -150,7 +151,7 @@ def _generate(model, prefixes, suffixes, *, steps, max_length, mask_id, pad_id, 
 
 # ---- the command
 
-def parse_arguments():
+def make_parser():
     parser = ArgumentParser(description=__doc__)
     text = parser.add_argument_group("what to write")
     text.add_argument("--prompt", help="text to continue; may be empty")
@@ -162,7 +163,11 @@ def parse_arguments():
     text.add_argument("--watch", action="store_true", help="show the first sample's text as it grows")
     add_model_flags(parser)
     add_flexmdm_flags(parser)
-    args = parser.parse_args()
+    return parser
+
+
+def parse_arguments():
+    args = make_parser().parse_args()
     if (args.prompt is None) == (args.prefix is None and args.suffix is None):
         raise InputError("give either --prompt, or --prefix and --suffix")
     if args.num_samples < 1:
@@ -174,6 +179,7 @@ def parse_arguments():
     return args
 
 
+@out_of_memory_advice(ONE_PROMPT)
 def main():
     args = parse_arguments()
     settings = flexmdm_sampler_arguments(args)

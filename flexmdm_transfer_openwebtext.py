@@ -24,13 +24,15 @@ def build_model(args):
     """(model to train, its tokenizer) as the flags say: from a base, a checkpoint, or nothing."""
     import torch
     from transformers import set_seed
+    from gpu_memory import require_room_for_training
     from llada_dit import LLaDAModelLM
     from llada_utils import add_lora, llada_config, load_flexmdm, load_llada, load_tokenizer, new_flexmdm, resolve_folder
     from records import InputError
     set_seed(args.seed)
     dtype = torch.bfloat16 if args.bf16 and not args.all_parameters else torch.float32         # of the frozen base
     source = args.init_from or args.model_name_or_path
-    resolve_folder(source, "--init_from" if args.init_from else "--model_name_or_path")
+    folder = resolve_folder(source, "--init_from" if args.init_from else "--model_name_or_path")
+    require_room_for_training(args, folder)
     tokenizer = load_tokenizer(source)
     if args.init_from:
         load = load_flexmdm if args.variable_length else load_llada

@@ -357,7 +357,7 @@ def choose_rows(pieces, args):
         "tokens_by_split": {label: int(lengths[chosen].sum()) for label, chosen in splits.items()}}
 
 
-def parse_args(argv=None):
+def make_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", nargs="+", default=[], choices=sorted(CORPORA), help="sets of the hub; fetched file by file")
     parser.add_argument("--data_path", nargs="+", default=[], help="local files or folders; each is a corpus")
@@ -372,11 +372,11 @@ def parse_args(argv=None):
     parser.add_argument("--rows_per_corpus", type=int, help="at most so many training rows of each corpus, drawn with seed 42")
     parser.add_argument("--num_proc", type=int, default=1, help="processes that read and tokenise")
     parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
-    return parser.parse_args(argv)
+    return parser
 
 
 def main():
-    args = parse_args()
+    args = make_parser().parse_args()
     require_positive(args, "max_length", "min_tokens", "max_documents", "rows_per_corpus", "num_proc")
     if not args.corpus and not args.data_path:
         raise InputError(f"--data_path: name local files, or by --corpus one of {', '.join(sorted(CORPORA))}")

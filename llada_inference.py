@@ -17,6 +17,7 @@ is in llada_sampler.py. The answer, up to the first end token, goes to stdout, i
 import sys
 
 from generation_run import item_seed
+from gpu_memory import ONE_PROMPT, out_of_memory_advice
 from records import InputError, run
 from sampler_flags import ArgumentParser, add_llada_flags, add_model_flags, llada_sampler_arguments, refuse_trailing_padding
 
@@ -121,7 +122,7 @@ def generate_mdm_infilling(model, prefixes, suffixes, *, steps, middle_lengths, 
 
 # ---- the command
 
-def parse_arguments():
+def make_parser():
     parser = ArgumentParser(description=__doc__)
     text = parser.add_argument_group("what to write")
     text.add_argument("--prompt", help="text to continue; may be empty")
@@ -134,7 +135,11 @@ def parse_arguments():
     text.add_argument("--watch", action="store_true", help="show the first sample's text as it is revealed")
     add_model_flags(parser)
     add_llada_flags(parser)
-    args = parser.parse_args()
+    return parser
+
+
+def parse_arguments():
+    args = make_parser().parse_args()
     if (args.prompt is None) == (args.prefix is None and args.suffix is None):
         raise InputError("give either --prompt, or --prefix and --suffix")
     for flag, value in (("--num_samples", args.num_samples), ("--middle_length", args.middle_length)):
@@ -166,6 +171,7 @@ def given_ids(args, tokenizer):
     return llada_infill_prompt(tokenizer, prefix, suffix), []
 
 
+@out_of_memory_advice(ONE_PROMPT)
 def main():
     args = parse_arguments()
     settings = llada_sampler_arguments(args)

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import torch
 
+from gpu_memory import require_room
 from llada_dit import FlexMDMConfig, LLaDAConfig, LLaDADiT, LLaDAModelLM
 from records import InputError, run, write_json, write_text
 
@@ -135,6 +136,9 @@ def load_into(model, tensors, dtype_of, device, source, expected=None):
     """
     have = dict(model.named_parameters())
     expected = set(have if expected is None else expected)
+    size = sum(have[name].numel() * dtype_of(name).itemsize for name in expected & have.keys())
+    require_room(device, {"weights": size},
+                 "what helps: --dtype bfloat16 where it is float32, or --device cpu")
     unexpected, misshapen, seen = [], [], set()
     for name, tensor in tensors:
         if name not in expected or name in seen:
@@ -433,13 +437,23 @@ def export_merged(checkpoint, output_dir, base=None, lora_alpha=None, dtype=torc
 # ---- devices, seeds, process group ---------------------------------------------------------------------------------------
 
 def pick_device(name="auto"):
-    """auto: cuda (this process's GPU), else mps, else cpu, by asking torch what exists. Raises InputError for one that does not."""
+    """auto: cuda (this process's GPU), else mps, else cpu, by asking torch what exists.
+
+    Raises InputError for a device that is not there, and for what is no device's name."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if (name == "cuda" and not torch.cuda.is_available()) or (name == "mps" and not torch.backends.mps.is_available()):
-        raise InputError(f"--device: {name} is not available here")
-    if name == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+        name = "cuda" if count else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind, _, number = name.partition(":")
+    numbered = kind == "cuda" and re.fullmatch("[0-9]+", number)
+    if name not in ("cpu", "cuda", "mps") and not numbered:
+        raise InputError(f"--device: {name} is none of auto, cpu, cuda, cuda:N and mps")
+    if kind == "cuda" and int(number or 0) >= count:
+        there = f"there are cuda:0 to cuda:{count - 1}" if count else "torch sees no CUDA GPU"
+        raise InputError(f"--device: {name} is not available here: {there}")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise InputError("--device: mps is not available here")
+    if kind == "cuda":
+        torch.cuda.set_device(int(number or os.environ.get("LOCAL_RANK", 0)) % count)
     return torch.device(name)
 
 
@@ -472,7 +486,7 @@ def end_process_group():
 
 # ---- command line --------------------------------------------------------------------------------------------------------
 
-def main():
+def make_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     export = parser.add_subparsers(dest="command", required=True).add_parser("export")
     export.add_argument("--checkpoint_path", required=True)
@@ -480,7 +494,11 @@ def main():
     export.add_argument("--lora_alpha", type=float, help="of the paper code's pytorch_model.bin (default r)")
     export.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
     export.add_argument("--output_dir", required=True)
-    args = parser.parse_args()
+    return parser
+
+
+def main():
+    args = make_parser().parse_args()
     export_merged(args.checkpoint_path, args.output_dir, args.base_model, args.lora_alpha, pick_dtype(args.dtype, "cpu"))
     print(f"wrote {args.output_dir}")
 

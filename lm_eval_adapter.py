@@ -12,6 +12,7 @@ own `max_gen_toks`. Everything else (sampler, steps, seeds) comes from the flags
 import sys
 from pathlib import Path
 
+from gpu_memory import MANY_PROMPTS, out_of_memory_advice
 from records import InputError, run, write_json
 from sampler_flags import ArgumentParser, add_flexmdm_flags, add_llada_flags, add_model_flags
 
@@ -64,7 +65,7 @@ def make_lm(model):
     return DiffusionLM()
 
 
-def parse_args(argv=None):
+def make_parser():
     parser = ArgumentParser(description=__doc__)
     group = parser.add_argument_group("lm-evaluation-harness")
     group.add_argument("--tasks", required=True, help="names of its tasks, with commas between them")
@@ -78,11 +79,16 @@ def parse_args(argv=None):
     add_flexmdm_flags(parser)
     add_llada_flags(parser)
     parser.set_defaults(unmasking="confidence", confidence_method="prob_diff", remasking="random")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def parse_args(argv=None):
+    args = make_parser().parse_args(argv)
     args.variable_length = False                       # the kind is read from the checkpoint
     return args
 
 
+@out_of_memory_advice(MANY_PROMPTS)
 def main():
     args = parse_args()
     try:

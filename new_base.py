@@ -97,7 +97,7 @@ def import_llama(source, output_dir):
         write_checkpoint(model, staging, tokenizer, card=f"# LLaDA base imported from `{source}`\n\nNot yet trained as a diffusion model.\n")
 
 
-def main():
+def make_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     llama = commands.add_parser("llama")
@@ -111,7 +111,11 @@ def main():
     new.add_argument("--config_only", action="store_true", help="config.json and tokenizer, no weights: for training from scratch")
     for command in (llama, new):
         command.add_argument("--output_dir", required=True)
-    args = parser.parse_args()
+    return parser
+
+
+def main():
+    args = make_parser().parse_args()
     random_base(args) if args.command == "random" else import_llama(args.source, args.output_dir)
     print(f"wrote {args.output_dir}")
 

@@ -95,7 +95,7 @@ def code_row(row, tokenizer):
     return joint_row(tokenizer, instruction if instruction.endswith("\n") else instruction + "\n", row["output"])
 
 
-def parse_args(argv=None):
+def make_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", default="GSAI-ML/LLaDA-8B-Base", help="folder or hub id")
     parser.add_argument("--data_path", help="local JSONL or parquet, file or folder, fields instruction and output "
@@ -104,11 +104,11 @@ def parse_args(argv=None):
     parser.add_argument("--max_length", type=int, default=1024, help="tokens of a framed row; longer ones are left out (paper: 1024)")
     parser.add_argument("--num_proc", type=int, default=1, help="processes that tokenise")
     parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
-    return parser.parse_args(argv)
+    return parser
 
 
 def main():
-    args = parse_args()
+    args = make_parser().parse_args()
     from flexmdm_transfer_preprocess import open_tokenizer
     from preprocess_math import read_training_rows, write_instruction_rows
     require_positive(args, "max_length", "num_proc")

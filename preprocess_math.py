@@ -118,7 +118,7 @@ def write_instruction_rows(args, rows, make_row, options, tokenizer, settings, r
     write_dataset(datasets.DatasetDict({"train": kept.remove_columns("straddles")}), args.output_dir, info)
 
 
-def parse_args(argv=None):
+def make_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", default="GSAI-ML/LLaDA-8B-Base", help="folder or hub id")
     parser.add_argument("--data_path", help=f"local JSONL or parquet, file or folder, fields question and answer (default: hub {HUB_DATA})")
@@ -127,11 +127,11 @@ def parse_args(argv=None):
     parser.add_argument("--num_proc", type=int, default=1, help="processes that tokenise")
     parser.add_argument("--strip_annotations", action="store_true", help="remove the calculator annotations <<48/2=24>>")
     parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
-    return parser.parse_args(argv)
+    return parser
 
 
 def main():
-    args = parse_args()
+    args = make_parser().parse_args()
     from flexmdm_transfer_preprocess import open_tokenizer
     require_positive(args, "max_length", "num_proc")
     tokenizer = open_tokenizer(args.tokenizer, args.num_proc)

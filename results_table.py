@@ -255,14 +255,18 @@ def plot(rows, path):
     pyplot.close(figure)
 
 
-def parse_args(argv=None):
+def make_parser():
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("results", nargs="*", metavar="RESULTS", help="results.json files, or folders to search for them")
     parser.add_argument("--pair", nargs=2, metavar=("A", "B"), help="folders of two runs over the same items: prints A - B, paired")
     parser.add_argument("--output_dir", default="runs/tables", help="where table.md, table.json and accuracy.png go (default: runs/tables)")
     parser.add_argument("--metric", help="which metric to table (default: each result's first)")
     parser.add_argument("--format", choices=("png", "svg", "pdf"), default="png", help="of the plot (default: png)")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def parse_args(argv=None):
+    args = make_parser().parse_args(argv)
     if bool(args.results) == bool(args.pair):
         raise InputError("RESULTS: give results.json files or folders, or --pair A B")
     return args

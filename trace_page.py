@@ -235,12 +235,16 @@ def terminal_watcher(tokenizer, mask_id, stream=None, row=0):
     return show
 
 
-def main():
+def make_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pages", nargs="+", metavar="PAGE", help="pages written by --trace FILE.html")
     parser.add_argument("--output", required=True, help="FILE.html: all of them side by side; FILE.png: their curves in one plot")
     parser.add_argument("--titles", nargs="+", help="names of the panels, in order (default: their own)")
-    args = parser.parse_args()
+    return parser
+
+
+def main():
+    args = make_parser().parse_args()
     panels = [panel for page in args.pages for panel in read_panels(page)]
     if not args.output.endswith((".html", ".png")):
         raise InputError(f"--output {args.output}: must end in .html or .png")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import string_to_bool
 
 from flexmdm_interpolant import parse_schedule
 from records import InputError
@@ -161,13 +162,23 @@ class RunArguments(TrainingArguments):
 
 
 class Parser(HfArgumentParser):
+    def add_argument(self, *flags, **options):
+        if options.get("type") is string_to_bool:           # transformers lets a `bool` stand bare, but not a `bool | None`
+            options |= {"nargs": "?", "const": True}
+        return super().add_argument(*flags, **options)
+
     def error(self, message):
         raise InputError(message)           # argparse would print some 300 lines of usage first
 
 
+def make_parser(cls, description=None):
+    """The parser of a training script. Every boolean flag may stand bare (`--bf16`) or with a value (`--bf16 false`)."""
+    return Parser(cls, description=description, allow_abbrev=False)
+
+
 def parse_arguments(cls, description):
     """The script's arguments. Unknown flags and impossible values are refused in one line."""
-    parser = Parser(cls, description=description, allow_abbrev=False)
+    parser = make_parser(cls, description)
     try:
         arguments, = parser.parse_args_into_dataclasses()
     except ValueError as error:

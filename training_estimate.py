@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from llada_dit import FlexMDMConfig, LLaDABlock, LLaDAConfig, LLaDAModelLM, rope_tables
-from llada_utils import add_lora, build_flexmdm, flexmdm_config, llada_config
+from llada_utils import add_lora, build_flexmdm, flexmdm_config, llada_config, read_json
 from masked_cross_entropy import CHUNK_BYTES
 from packed_rows import PaddedRows
 from records import InputError
@@ -49,12 +49,30 @@ def parameter_groups(model):
     return groups
 
 
-def meta_model(args):
-    """The model that the flags describe, on the meta device; no weights are read or fetched."""
-    source = args.init_from or args.model_name_or_path
+def elements(model):
+    """(frozen, trained) elements of a model."""
+    sizes = [0, 0]
+    for parameter in model.parameters():
+        sizes[parameter.requires_grad] += size_of(parameter)
+    return tuple(sizes)
+
+
+def meta_model(args, folder=None):
+    """The model that the flags describe, on the meta device; no weights are read or fetched.
+
+    folder: where --init_from or --model_name_or_path lies, if it is a hub id that has been fetched.
+    """
+    source = folder or args.init_from or args.model_name_or_path
     lora = {"r": args.lora_r, "lora_alpha": args.lora_alpha, "lora_dropout": args.lora_dropout}
     if args.init_from and args.variable_length:
         return build_flexmdm(flexmdm_config(Path(source)))
+    adapter = Path(source) / "adapter_config.json"
+    if adapter.exists():                                    # LoRA of a LLaDA: the base that it names
+        try:
+            content = read_json(adapter)
+            source, lora["r"] = str(content["base_model_name_or_path"]), int(content["r"])
+        except (KeyError, TypeError, ValueError):
+            raise InputError(f"{adapter} does not name its base and rank") from None
     if Path(source).is_dir():
         config = llada_config(Path(source))
     elif source == "GSAI-ML/LLaDA-8B-Base":
@@ -66,7 +84,7 @@ def meta_model(args):
         return build_flexmdm(FlexMDMConfig(backbone=config.to_json(), mask_token_id=config.mask_token_id, pad_token_id=config.pad_token_id, **settings))
     with torch.device("meta"):
         model = LLaDAModelLM(config)
-    return model if args.all_parameters else add_lora(model, lora)
+    return model if args.all_parameters and not adapter.exists() else add_lora(model, lora)
 
 
 def saved_bytes_a_token(width, mlp_width, heads, kv_heads):
@@ -115,14 +133,35 @@ def bytes_a_gpu(frozen, trained, gpus, gathered):
     }
 
 
+def strategy_of(args):
+    """Which of bytes_a_gpu's strategies a run uses."""
+    if not args.deepspeed:
+        return "--fully_shard" if args.engine == "sharded" else "DDP (no flag)"
+    zero = args.hf_deepspeed_config.config.get("zero_optimization", {})
+    offload = "_offload" if zero.get("stage") == 3 and "offload_param" in zero else ""
+    return f"ds_zero{zero['stage']}{offload}.json" if zero.get("stage") else "DDP (no flag)"
+
+
+def run_bytes(args, model, gpus):
+    """{strategy: {"weights", "gradients", "optimizer", "activations": bytes a GPU}} of a run."""
+    config = (model.backbone if args.variable_length else model).config.to_json()
+    frozen, trained = elements(model)
+    checkpointing = args.gradient_checkpointing or args.activation_checkpointing
+    rows, length = args.per_device_train_batch_size, args.sft_max_length + args.variable_length
+    activations = activation_bytes(config, rows, length, checkpointing)
+    outside = 2 * config["embedding_size"] * config["d_model"]
+    block = (frozen - outside) / config["n_layers"]
+    return {strategy: {**parts, "activations": activations}
+            for strategy, parts in bytes_a_gpu(frozen, trained, gpus, outside + 2 * block).items()}
+
+
 def dry_run(args, mean_length=None):
     """Print everything. mean_length: mean tokens of x1 a row, where --train_data was given."""
     model = meta_model(args)
     backbone = model.backbone.config if args.variable_length else model.config
     config = backbone.to_json()
     groups = parameter_groups(model)
-    frozen = sum(size for size, trained in groups.values() if not trained)
-    trained = sum(size for size, trained in groups.values() if trained)
+    frozen, trained = elements(model)
     gpus, length = args.dry_run_gpus, args.sft_max_length
     mean_length = mean_length or length
     print(f"{'FlexMDM' if args.variable_length else 'LLaDA'} from {args.init_from or args.model_name_or_path}, nothing read or trained")
@@ -131,13 +170,10 @@ def dry_run(args, mean_length=None):
     print(f"  {'trained in all':<16}{trained:>16,}  of {frozen + trained:,}")
     rows = args.per_device_train_batch_size
     checkpointing = args.gradient_checkpointing or args.activation_checkpointing
-    activations = activation_bytes(config, rows, length + args.variable_length, checkpointing)
-    outside = 2 * config["embedding_size"] * config["d_model"]
-    block = (frozen - outside) / config["n_layers"]
     print(f"GiB a GPU on {gpus} GPUs, micro-batch {rows} x {length} tokens, {'with' if checkpointing else 'without'} gradient checkpointing:")
     print(f"  {'':<24}{'weights':>10}{'gradients':>11}{'optimizer':>11}{'activations':>13}{'sum':>8}")
-    for strategy, parts in bytes_a_gpu(frozen, trained, gpus, outside + 2 * block).items():
-        values = [parts["weights"], parts["gradients"], parts["optimizer"], activations]
+    for strategy, parts in run_bytes(args, model, gpus).items():
+        values = [parts[name] for name in ("weights", "gradients", "optimizer", "activations")]
         print(f"  {strategy:<24}" + "".join(f"{value / GIB:>{width}.1f}" for value, width in zip([*values, sum(values)], (10, 11, 11, 13, 8))))
     print(f"  (offload keeps {(2 * (frozen + trained) + 12 * trained) / GIB:.1f} GiB, spread over the nodes, in main memory; add 1 to 2 GiB a GPU for CUDA and NCCL)")
     batch = rows * args.gradient_accumulation_steps * gpus

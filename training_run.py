@@ -14,6 +14,7 @@ import torch
 from transformers import TrainerCallback
 
 from diffusion_trainer import named_failure
+from gpu_memory import HELD_OUT, out_of_memory_advice, training_advice
 from likelihood_bound import report
 from llada_dit import LLaDADiT
 from llada_utils import checkpoint_kind, compile_network, end_process_group, read_json
@@ -183,6 +184,7 @@ def check_kind(args):
         raise InputError(f"--init_from: {args.init_from} is {kind}")
 
 
+@out_of_memory_advice(training_advice)
 def train(args, trainer_cls, model, tokenizer, rows, collator, card):
     """Train to the end (or to a signal) and write OUTPUT_DIR/final. rows: {"train": ..., "validation": ... or absent}."""
     train_rows = rows["train"]
@@ -233,6 +235,7 @@ def save_final(trainer):
     trainer.accelerator.wait_for_everyone()
 
 
+@out_of_memory_advice(HELD_OUT)
 def evaluate_only(args, trainer_cls, model, tokenizer, rows, collator):
     """Print the likelihood bound and the loss by quarter of time of a model on rows (a data set with input_ids). Nothing is written."""
     unbounded = args.variable_length and collator.config.insertion_schedule["name"] == "geometric"

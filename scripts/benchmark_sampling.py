@@ -26,6 +26,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts"), str(ROOT / "tests")]
 from benchmark_training import in_process, status_mib  # noqa: E402
+from gpu_memory import out_of_memory_advice  # noqa: E402
+from records import run  # noqa: E402
+from sampler_flags import ArgumentParser  # noqa: E402
 
 ROWS, PROMPT, ANSWER, CANVAS, STATES = 4, 100, 150, 1024, 16
 VOCABULARY, MASK, PAD = 126464, 126336, 126081
@@ -148,14 +151,21 @@ def evaluations_table():
               f"{distance:>10.4f}{noise_quantile(judged, rng):>8.4f}{distance_of_lengths(lengths, TEN_OR_FORTY):>10.4f}", flush=True)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def make_parser():
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU cores")
     parser.add_argument("--only", choices=["cost", "evaluations"])
     parser.add_argument("--compiled", action="store_true", help="also with torch.compile (needs a C++ compiler)")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    return parser
+
+
+@out_of_memory_advice("the sizes are fixed: it takes a larger GPU, or --device cpu")
+def main():
+    args = make_parser().parse_args()
+    from llada_utils import pick_device
+    pick_device(args.device)
     if args.measure:
         import torch
         torch.set_num_threads(args.threads)
@@ -175,4 +185,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

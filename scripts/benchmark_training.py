@@ -21,6 +21,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+from gpu_memory import out_of_memory_advice  # noqa: E402
+from records import run  # noqa: E402
+from sampler_flags import ArgumentParser  # noqa: E402
+
 LEFT = (10, 475, 901, 1005)
 LENGTH = 1024
 
@@ -152,16 +156,26 @@ def measure_table(way, device):
 def in_process(script, args, *what):
     """What a benchmark script prints for `--measure WHAT...`, in a process of its own."""
     words = [sys.executable, script, "--measure", *what, "--device", args.device, "--threads", str(args.threads)]
-    return json.loads(subprocess.run(words, check=True, text=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
+    done = subprocess.run(words, text=True, stdout=subprocess.PIPE)
+    if done.returncode:
+        sys.exit(done.returncode)               # it has said why
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def make_parser():
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU cores")
     parser.add_argument("--only", choices=["step", "table"])
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    return parser
+
+
+@out_of_memory_advice("the sizes are fixed: it takes a larger GPU, or --device cpu")
+def main():
+    args = make_parser().parse_args()
+    from llada_utils import pick_device
+    pick_device(args.device)
     if args.measure:
         import torch
         torch.set_num_threads(args.threads)
@@ -182,4 +196,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -136,7 +136,7 @@ def check_memory():
         sys.exit(1)
 
 
-def main():
+def make_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scratch", required=True, help="folder on a disk with 18 GB free; a new folder is made in it")
     parser.add_argument("--tokenizer", required=True, help="folder or hub id of LLaDA's tokenizer")
@@ -144,6 +144,11 @@ def main():
         parser.add_argument(f"--{size}", type=int, help="instead of LLaDA-8B's, to try the script out")
     parser.add_argument("--keep", action="store_true", help="leave what was written")
     parser.add_argument("--stage", choices=["write", "use", "reload"], help=argparse.SUPPRESS)
+    return parser
+
+
+def main():
+    parser = make_parser()
     args = parser.parse_args()
     folder = Path(args.scratch) / "check_8b"
     if args.stage:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from builtin_functions import PIECES, draw_code, infill_row  # noqa: E402
+from gpu_memory import out_of_memory_advice  # noqa: E402
 from records import InputError, require_positive, run, write_json, write_rows  # noqa: E402
 from sampler_flags import ArgumentParser  # noqa: E402
 
@@ -99,7 +100,7 @@ def free_lengths(args):
     return {"canvas": canvas, **lengths}
 
 
-def main():
+def make_parser():
     parser = ArgumentParser(description=__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND", help="items or free")
     items, free = kinds.add_parser("items"), kinds.add_parser("free")
@@ -112,7 +113,12 @@ def main():
     free.add_argument("--n", type=int, default=400, help="texts to write (default: 400)")
     for command in (items, free):
         command.add_argument("--output", required=True, metavar="FILE", help="file to write")
-    args = parser.parse_args()
+    return parser
+
+
+@out_of_memory_advice("what helps: a larger GPU, or the CPU (CUDA_VISIBLE_DEVICES= in front)")
+def main():
+    args = make_parser().parse_args()
     if args.kind == "items":
         require_positive(args, "longest", "each")
         from llada_utils import load_tokenizer

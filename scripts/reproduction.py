@@ -371,7 +371,7 @@ def report(args):
     print(f"wrote {target}" + (f" and {', '.join(drawn)}" if drawn else ""))
 
 
-def main():
+def make_parser():
     parser = ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", help="collect or report")
     first, second = commands.add_parser("collect"), commands.add_parser("report")
@@ -381,7 +381,11 @@ def main():
     for command in (first, second):
         command.add_argument("--results", default="results", help="folder of the JSON files (default: results)")
     second.add_argument("--output", help="file whose tables are filled (default: RESULTS.md)")
-    args = parser.parse_args()
+    return parser
+
+
+def main():
+    args = make_parser().parse_args()
     {"collect": collect, "report": report}[args.command](args)
 
 

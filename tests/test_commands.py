@@ -114,9 +114,3 @@ def test_what_the_readme_names_exists():
     text = (ROOT / "README.md").read_text()
     for name in set(re.findall(r"[\w/.-]+\.(?:py|sh|md|cff|txt)\b", text)):
         assert (ROOT / name).exists(), name
-    helps = {script: call(script, "--help").stdout for script in QUICK + TRAINING}
-    for line in text.splitlines():
-        for script in helps:
-            for command in re.findall(rf"python {re.escape(script)}([^`,]*)", line):
-                for flag in re.findall(r"--\w+", command):
-                    assert flag in helps[script], (script, flag)
