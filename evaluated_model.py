@@ -78,14 +78,14 @@ class EvaluatedModel:
     def _padded(self, rows):
         import torch
         width = max(map(len, rows), default=0)
-        ids = torch.full((len(rows), width), self.ids["pad_id"], dtype=torch.long)                                # (B, P)
+        ids = torch.full((len(rows), width), self.ids["pad_id"], dtype=torch.long, device="cpu")                                # (B, P)
         for number, row in enumerate(rows):
-            ids[number, :len(row)] = torch.tensor(row, dtype=torch.long)
+            ids[number, :len(row)] = torch.tensor(row, dtype=torch.long, device="cpu")
         return ids.to(self.model.device)
 
     def _seeds(self, tasks):
         import torch
-        return torch.tensor([item_seed(self.seed, task["item"], task["sample"]) for task in tasks])      # (B,)
+        return torch.tensor([item_seed(self.seed, task["item"], task["sample"]) for task in tasks], device="cpu")      # (B,)
 
     def check_room(self, names, given, flag, answer_lengths=None):
         """Refuse, before anything is generated, a row that cannot be: no room for an answer, steps that fit no blocks, an end of text
@@ -119,7 +119,7 @@ class EvaluatedModel:
             import torch
             from llada_inference import generate_mdm
             lengths = lengths or [self.arguments["gen_length"] or self.max_length - len(prompt) for prompt in prompts]
-            result = generate_mdm(self.model, ids, seeds=seeds, **self.ids, **{**self.arguments, "gen_length": torch.tensor(lengths)})
+            result = generate_mdm(self.model, ids, seeds=seeds, **self.ids, **{**self.arguments, "gen_length": torch.tensor(lengths, device="cpu")})
         return self._cut(result, [len(prompt) for prompt in prompts], [0] * len(prompts))
 
     def infill(self, prefixes, suffixes, tasks, middle_lengths=None):
@@ -132,7 +132,7 @@ class EvaluatedModel:
             import torch
             from llada_inference import generate_mdm_infilling
             arguments = {name: value for name, value in self.arguments.items() if name != "gen_length"}
-            result = generate_mdm_infilling(self.model, before, after, seeds=seeds, middle_lengths=torch.tensor(middle_lengths), **self.ids,
+            result = generate_mdm_infilling(self.model, before, after, seeds=seeds, middle_lengths=torch.tensor(middle_lengths, device="cpu"), **self.ids,
                                             **arguments)
         return self._cut(result, [len(row) for row in prefixes], [len(row) for row in suffixes])
 

@@ -92,7 +92,7 @@ def generate_flexmdm_infilling(model, prefixes, suffixes, *, steps=None, max_len
 
 def _no_tokens(batch):
     import torch
-    return torch.zeros((batch, 0), dtype=torch.long)
+    return torch.zeros((batch, 0), dtype=torch.long, device="cpu")
 
 
 def _one_of(name, value, choices):
@@ -213,9 +213,9 @@ def main():
     if args.watch:
         from trace_page import terminal_watcher
         on_frame = terminal_watcher(tokenizer, mask_id)
-    rows = [torch.tensor([ids] * args.num_samples, dtype=torch.long).view(args.num_samples, -1) for ids in (before, after)]
+    rows = [torch.tensor([ids] * args.num_samples, dtype=torch.long, device="cpu").view(args.num_samples, -1) for ids in (before, after)]
     result = generate_flexmdm_infilling(model, *rows, mask_id=mask_id, pad_id=pad_id, num_tokens=len(tokenizer),
-                                        seeds=torch.tensor([item_seed(args.seed, 0, sample) for sample in range(args.num_samples)]),
+                                        seeds=torch.tensor([item_seed(args.seed, 0, sample) for sample in range(args.num_samples)], device="cpu"),
                                         on_frame=on_frame, return_trace=bool(args.trace), **settings)
     for row in range(args.num_samples):
         answer = result.sequences[row, len(before):int(result.lengths[row]) - len(after)].tolist()

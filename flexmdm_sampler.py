@@ -24,8 +24,9 @@ import torch
 
 from flexmdm_interpolant import LinearSchedule, schedule_from_config
 from generation_result import GenerationResult, row_uniforms
+from packed_rows import Places
 from sampler_clock import Grid, left_at, poisson_quantile, share_of_waiting, survival
-from token_choice import confidence, draw_tokens, excluded_tokens
+from token_choice import check_tokens, confidence, draw_tokens, excluded_tokens, to_cpu
 
 LEAP, MEASURE, EVENT, FINAL_LEAP, FINAL_REVEAL, LAST, DONE = range(7)
 COUNT, ORDER, TOKEN, INSERTIONS, GAP, CLOCK = range(6)           # what a random number is for
@@ -49,7 +50,7 @@ class FlexMDMSampler:
         self.temperature, self.window = temperature, (alpha, max_window) if use_sliding_window else None
         self.order = confidence_method if unmasking == "confidence" else "random"
         self.event_driven, self.cap = sampler == "event_driven", steps if sampler == "event_driven" else None
-        self.rows_at_once, self.on_frame = rows_at_once, on_frame
+        self.rows_at_once, self.on_frame, self.excluded = rows_at_once, on_frame, None
         self.events, self.inflation, self.threshold = events_per_evaluation, bound_inflation, confidence_threshold
         self.max_length = max_length
         attended = bool(getattr(config, "attend_to_padding", False))                    # then as wide as in training, whatever is asked for
@@ -62,38 +63,38 @@ class FlexMDMSampler:
         self.trained = own[0] if config is not None and own[0].to_config() != self.insertion.to_config() else None
         self.time_epsilon = float(getattr(config, "time_epsilon", 0.0))
         self.left_end = self._last_left()
-        if self.event_driven and survival(self.unmasking, torch.zeros(1, dtype=torch.float64)).item() > 1e-9:
+        if self.event_driven and survival(self.unmasking, torch.zeros(1, dtype=torch.float64, device="cpu")).item() > 1e-9:
             raise ValueError("the event-driven sampler needs an unmasking schedule that reaches 1")
 
         batch = prefixes.shape[0]
-        self.ids = torch.full((batch, max_length), pad_id)                              # (B, W)
+        self.ids = torch.full((batch, max_length), pad_id, device="cpu")                              # (B, W)
         self.lengths = prefix_lengths + suffix_lengths
         self.first_gap, self.suffix_lengths = prefix_lengths, suffix_lengths
-        position = torch.arange(max_length)
+        position = torch.arange(max_length, device="cpu")
         in_prefix = position < prefix_lengths[:, None]
         in_suffix = (position < self.lengths[:, None]) & ~in_prefix
-        self.ids[in_prefix] = prefixes[torch.arange(prefixes.shape[1]) < prefix_lengths[:, None]]
-        self.ids[in_suffix] = suffixes[torch.arange(suffixes.shape[1]) < suffix_lengths[:, None]]
+        self.ids[in_prefix] = prefixes[torch.arange(prefixes.shape[1], device="cpu") < prefix_lengths[:, None]]
+        self.ids[in_suffix] = suffixes[torch.arange(suffixes.shape[1], device="cpu") < suffix_lengths[:, None]]
         self.slots = torch.where(position < self.lengths[:, None], position, -1)        # (B, W) identity of each position
 
-        self.left = torch.ones(batch, dtype=torch.float64)
+        self.left = torch.ones(batch, dtype=torch.float64, device="cpu")
         self.grid = None if self.event_driven else Grid(steps, self.left_end, self.insertion, self.unmasking)
-        self.grid_step = torch.zeros(batch, dtype=torch.long)
+        self.grid_step = torch.zeros(batch, dtype=torch.long, device="cpu")
         self.skips = self.grid is not None and bound_inflation is not None              # tau-leaping that leaves out idle steps
-        self.stage = torch.full((batch,), MEASURE if self.event_driven or self.skips else LEAP)
+        self.stage = torch.full((batch,), MEASURE if self.event_driven or self.skips else LEAP, device="cpu")
         self.stage[self.lengths == max_length] = DONE                                   # no room: nothing to do
-        self.bound = torch.zeros(batch, dtype=torch.float64)
+        self.bound = torch.zeros(batch, dtype=torch.float64, device="cpu")
         self.resume = self.left.clone()                                                 # the clock behind the events under way
-        self.reveals, self.proposals = (torch.zeros(batch, dtype=torch.long) for _ in range(2))     # those events
-        self.evaluations, self.refused, self.clipped = (torch.zeros(batch, dtype=torch.long) for _ in range(3))
-        self.truncated = torch.zeros(batch, dtype=torch.bool)
+        self.reveals, self.proposals = (torch.zeros(batch, dtype=torch.long, device="cpu") for _ in range(2))     # those events
+        self.evaluations, self.refused, self.clipped = (torch.zeros(batch, dtype=torch.long, device="cpu") for _ in range(3))
+        self.truncated = torch.zeros(batch, dtype=torch.bool, device="cpu")
         self.trace = [[] for _ in range(batch)] if return_trace else None
 
     # ---- clocks
 
     def _last_left(self):
         """1 - t of the last time at which the network may be asked."""
-        end = torch.tensor(self.time_epsilon, dtype=torch.float64)
+        end = torch.tensor(self.time_epsilon, dtype=torch.float64, device="cpu")
         if self.trained is not None:
             end = left_at(self.insertion, survival(self.trained, end)).clamp(min=0)
         return float(end)
@@ -112,12 +113,17 @@ class FlexMDMSampler:
         event = (self.evaluations[rows] << INDEX_BITS) + index
         return row_uniforms(self.seeds[rows], event, purpose, 1)[:, 0]
 
+    def _table(self, rows, purpose, n):
+        """The first n numbers of each row, (R, n)."""
+        index = torch.arange(n, device="cpu").repeat(len(rows))
+        return self._uniforms(rows.repeat_interleave(n), purpose, index).view(len(rows), n)
+
     # ---- the step
 
     @torch.no_grad()
     def run(self):
         batch = self.ids.shape[0]
-        self._record(torch.arange(batch))
+        self._record(torch.arange(batch, device="cpu"))
         waiting = torch.argsort(self.lengths, stable=True)              # neighbours in the queue are of like length
         waiting = waiting[self.stage[waiting] != DONE]
         live = waiting[:0]
@@ -138,24 +144,30 @@ class FlexMDMSampler:
     def _step(self, live):
         """One evaluation for each row of live (R,), and what follows from it."""
         width = int(self.lengths[live].max())
-        ids, position = self.ids[live, :width], torch.arange(width)                     # (R, W)
+        ids, position = self.ids[live, :width], torch.arange(width, device="cpu")                     # (R, W)
         masks = (ids == self.mask_id) & self._answer(live, position)                    # (R, W)
         number, competing = self._how_many(live, masks)
         rows, places = competing.nonzero(as_tuple=True)                                 # (n,) each, row-major
         if self.order in ("random", "position"):                                        # known before the network is asked
             surest = self._uniforms(live[rows], ORDER, places) if self.order == "random" else -places
             rows, places = (index[self._surest(rows, surest, number)] for index in (rows, places))
-        gaps, logits = self._evaluate(live, ids, rows, places)                          # (R, W+1), (n, V)
+        length, logits = self._ask(live, ids, rows, places)                             # (R, W+1), (n, V), on the device
+        sure = tokens = None
         if len(rows):
-            excluded = excluded_tokens(logits.shape[-1], self.mask_id, self.pad_id, self.num_tokens, logits.device)
+            excluded = self._excluded(logits)
             if self.order not in ("random", "position"):
-                sure = confidence(logits, excluded, self.order).cpu()
+                sure = confidence(logits, excluded, self.order)                         # (n,)
+            tokens = draw_tokens(logits, excluded, self.temperature, self._uniforms(live[rows], TOKEN, places))
+        length, sure, tokens = to_cpu(length, sure, tokens)                             # the one place where the device is waited for
+        gaps = self._allowed_gaps(live, length)
+        if tokens is not None:
+            check_tokens(tokens)
+            if sure is not None:
                 if self.threshold is not None:
                     number = number.maximum(torch.zeros_like(number).index_add_(0, rows, (sure >= self.threshold).long()))
                 chosen = self._surest(rows, sure, number)
-                rows, places, logits = rows[chosen], places[chosen], logits[chosen.to(logits.device)]
-            tokens = draw_tokens(logits, excluded, self.temperature, self._uniforms(live[rows], TOKEN, places))
-            self.ids[live[rows], places] = tokens.cpu()
+                rows, places, tokens = rows[chosen], places[chosen], tokens[chosen]
+            self.ids[live[rows], places] = tokens
         total = gaps.cumsum(1)[:, -1]           # term by term: `sum` would round differently in a wider batch
         inserted = self._insert(live, gaps, total)                                      # (R,)
         masks_left = masks.sum(1) - number + inserted
@@ -193,46 +205,60 @@ class FlexMDMSampler:
     def _surest(self, rows, value, number):
         """Bool (n,): in each row the number[row] entries of largest value; of equals the first. rows: (n,), ascending."""
         if not len(rows):
-            return torch.zeros(0, dtype=torch.bool)
+            return torch.zeros(0, dtype=torch.bool, device="cpu")
         order = torch.argsort(value, descending=True, stable=True)
         order = order[torch.argsort(rows[order], stable=True)]                          # by row, within it by value
         sorted_rows = rows[order]
         row_start = torch.searchsorted(sorted_rows, sorted_rows)                        # index of the row's first entry
-        chosen = torch.zeros(len(rows), dtype=torch.bool)
-        chosen[order] = torch.arange(len(rows)) - row_start < number[sorted_rows]
+        chosen = torch.zeros(len(rows), dtype=torch.bool, device="cpu")
+        chosen[order] = torch.arange(len(rows), device="cpu") - row_start < number[sorted_rows]
         return chosen
 
-    def _evaluate(self, live, ids, rows, places):
-        """Ask the network: expected missing tokens g, float64 (R, W+1) on the CPU and 0 outside the allowed gaps; logits (n, V) at
-        the places, on the device. Raises ValueError when g is not a number."""
+    def _ask(self, live, ids, rows, places):
+        """Ask the network: expected missing tokens (R, W+1) and logits (n, V) at the places, both on its device."""
         width = self.canvas or max(1, ids.shape[1])
         if self.device.type != "cpu" and self.canvas is None:                           # few shapes: kernels and graphs are reused
             width = min(-(-width // 16) * 16, self.max_length)
-        canvas = torch.full((len(live), width), self.pad_id)
+        canvas = torch.full((len(live), width), self.pad_id, device="cpu")
         canvas[:, :ids.shape[1]] = ids
-        text = torch.arange(width) < self.lengths[live, None]                           # (R, width)
+        position, lengths = torch.arange(width + 1, device="cpu"), self.lengths[live, None]
+        text = position[:width] < lengths                                               # (R, width)
         time = self._network_time(self.left[live]).float()
-        arguments = [part.to(self.device) for part in (canvas, time)]
+        wanted = torch.zeros(canvas.shape, dtype=torch.bool, device="cpu")
+        wanted[rows, places] = True
+        arguments = [part.to(self.device, non_blocking=True) for part in (canvas, time)]
+        options = {"attention_mask": text.to(self.device, non_blocking=True)}
         if getattr(self.model, "supports_logits_mask", False):
-            wanted = torch.zeros(canvas.shape, dtype=torch.bool)
-            wanted[rows, places] = True
-            output = self.model(*arguments, attention_mask=text.to(self.device), logits_mask=wanted.to(self.device))
-            logits = output["logits"]                                                   # (n, V)
-        else:
-            output = self.model(*arguments, attention_mask=text.to(self.device))
-            logits = output["logits"][rows.to(self.device), places.to(self.device)]     # (n, V)
-        gap = torch.arange(ids.shape[1] + 1)
+            options["logits_mask"] = wanted.to(self.device, non_blocking=True)
+        if getattr(self.model, "supports_places", False) and self.device.type != "cpu" and self.canvas is None:
+            tokens = (position <= lengths).flatten().nonzero()[:, 0]                    # the text and one end slot a row
+            options["places"] = Places(*(part.to(self.device, non_blocking=True) for part in (tokens, rows * width + places)))
+        output = self.model(*arguments, **options)
+        logits = output["logits"]                                                       # (n, V)
+        if "logits_mask" not in options:
+            logits = logits[rows.to(self.device), places.to(self.device)]
+        return output["length"][:, :ids.shape[1] + 1], logits
+
+    def _excluded(self, logits):
+        """Tokens that are never written, bool (V,), on the logits' device."""
+        if self.excluded is None:
+            self.excluded = excluded_tokens(logits.shape[-1], self.mask_id, self.pad_id, self.num_tokens, logits.device)
+        return self.excluded
+
+    def _allowed_gaps(self, live, length):
+        """Expected missing tokens, float64 (R, W+1), 0 outside the allowed gaps. Raises ValueError when they are not numbers."""
+        gap = torch.arange(length.shape[1], device="cpu")
         allowed = (gap >= self.first_gap[live, None]) & (gap <= (self.lengths - self.suffix_lengths)[live, None])
         allowed &= (self.lengths[live] < self.max_length)[:, None]                      # with no room, G counts as 0
-        gaps = torch.where(allowed, output["length"][:, :ids.shape[1] + 1].cpu().double().clamp(min=0), 0.0)
+        gaps = torch.where(allowed, length.double().clamp(min=0), 0.0)
         if not bool(torch.isfinite(gaps).all()):
             raise ValueError("the network's `length` is not a finite number")
-        return gaps, logits
+        return gaps
 
     def _insert(self, live, gaps, total):
         """Insert masks as each row's stage says. gaps: (R, W+1); total: (R,), their sum. Returns how many, (R,)."""
         stage, left = self.stage[live], self.left[live]
-        number = torch.zeros(len(live), dtype=torch.long)
+        number = torch.zeros(len(live), dtype=torch.long, device="cpu")
         on_grid = stage == (MEASURE if self.skips else LEAP)            # steps whose number is drawn here, from G itself
         leaping, proposing = (stage == FINAL_LEAP) | (on_grid & (not self.event_driven)), stage == (LEAP if self.skips else EVENT)
         if bool(leaping.any()):
@@ -244,9 +270,10 @@ class FlexMDMSampler:
         proposals = torch.where(proposing, self.proposals[live], 0)
         ratio = total / self.bound[live]
         self.clipped[live] += (((proposals > 0) | (proposing & self.skips)) & (ratio > 1 + 1e-6)).long()
-        for proposal in range(int(proposals.max())):
-            u = self._uniforms(live, INSERTIONS, torch.full_like(live, proposal))
-            number += (proposal < proposals) & (u < ratio)
+        most = int(proposals.max())
+        if most:
+            u = self._table(live, INSERTIONS, most)                                     # (R, K)
+            number += ((torch.arange(most, device="cpu") < proposals[:, None]) & (u < ratio[:, None])).sum(1)
         # Poisson counts of the gaps are one Poisson total whose members choose gaps independently: any subset of them is as good
         # as any other, so keeping as many as there is room for favours no gap
         fits = number.minimum(self.max_length - self.lengths[live])
@@ -258,24 +285,23 @@ class FlexMDMSampler:
 
     def _open_gaps(self, rows, gaps, number):
         """Insert number[i] masks into row rows[i], each into a gap drawn in proportion to gaps[i] (W+1,)."""
-        width, draws = gaps.shape[1] - 1, torch.arange(int(number.max()))
-        index = draws.expand(len(rows), -1)                                             # (R, K)
-        u = self._uniforms(rows.repeat_interleave(len(draws)), GAP, index.reshape(-1)).view(index.shape)
+        width, draws = gaps.shape[1] - 1, torch.arange(int(number.max()), device="cpu")
+        index, u = draws.expand(len(rows), -1), self._table(rows, GAP, len(draws))      # (R, K) each
         cumulative = gaps.cumsum(1)
         total = cumulative[:, -1:]
         last = (cumulative < total).sum(1, keepdim=True)                                # u * total may round up to total
         gap = torch.searchsorted(cumulative, u * total, right=True).minimum(last)       # (R, K)
-        count = torch.zeros(gaps.shape, dtype=torch.long).scatter_add_(1, gap, (index < number[:, None]).long())    # (R, W+1)
+        count = torch.zeros(gaps.shape, dtype=torch.long, device="cpu").scatter_add_(1, gap, (index < number[:, None]).long())    # (R, W+1)
 
         lengths = self.lengths[rows]
-        position = torch.arange(self.max_length)
+        position = torch.arange(self.max_length, device="cpu")
         new_lengths = lengths + number
-        old = torch.arange(width) < lengths[:, None]                                    # (R, W)
-        moved = (torch.arange(width) + count.cumsum(1)[:, :width])[old]                 # new place of each old token
+        old = torch.arange(width, device="cpu") < lengths[:, None]                                    # (R, W)
+        moved = (torch.arange(width, device="cpu") + count.cumsum(1)[:, :width])[old]                 # new place of each old token
         row = old.nonzero()[:, 0]
         ids = torch.where(position < new_lengths[:, None], self.mask_id, self.pad_id)   # (R, max_length)
         ids[row, moved] = self.ids[rows, :width][old]
-        slots = torch.full(ids.shape, -1)
+        slots = torch.full(ids.shape, -1, device="cpu")
         slots[row, moved] = self.slots[rows, :width][old]
         new = (position < new_lengths[:, None]) & (slots < 0)
         slots = torch.where(new, lengths[:, None] + new.cumsum(1) - 1, slots)           # slots are numbered in order of birth
@@ -332,9 +358,7 @@ class FlexMDMSampler:
 
     def _next_leap(self, live, step, masks, bound):
         """The next step of the grid in which something is proposed, (R,), K where there is none; keeps what it is."""
-        u = torch.stack([self._uniforms(live, CLOCK, torch.full_like(live, which)) for which in range(4)], 1)       # (R, 4)
-        most = int(masks.max())
-        u_masks = self._uniforms(live.repeat_interleave(most), COUNT, torch.arange(most).repeat(len(live))).view(len(live), most)
+        u, u_masks = self._table(live, CLOCK, 4), self._table(live, COUNT, int(masks.max()))        # (R, 4), (R, most masks)
         ahead = step < len(self.grid)
         found, self.reveals[live], self.proposals[live] = self.grid.next_step(step.clamp(max=len(self.grid) - 1), masks, bound, u, u_masks)
         return torch.where(ahead, found, step)
@@ -349,8 +373,9 @@ class FlexMDMSampler:
         reveals, proposals = torch.zeros_like(masks), torch.zeros_like(masks)
         first, rings = left, torch.ones_like(left, dtype=torch.bool)
         allowed = (PARALLEL_SHARE * (bound + masks)).clamp(1, self.events).long()       # (R,)
-        for event in range(int(allowed.max())):
-            u = torch.stack([self._uniforms(live, CLOCK, torch.full_like(live, 2 * event + which)) for which in (0, 1)]).log()
+        numbers = self._table(live, CLOCK, 2 * int(allowed.max())).log().T              # (2 K, R)
+        for event in range(len(numbers) // 2):
+            u = numbers[2 * event:2 * event + 2]
             waiting = survival(self.insertion, left, starts_at_zero=True), survival(self.unmasking, left)
             insertion = torch.where(bound > 0, left_at(self.insertion, waiting[0] * torch.exp(u[0] / bound)), -1.0)
             reveal = torch.where(masks > reveals, left_at(self.unmasking, waiting[1] * torch.exp(u[1] / (masks - reveals))), -1.0)
@@ -364,7 +389,7 @@ class FlexMDMSampler:
 
     def _stop_at_cap(self, live):
         """Event-driven: with one evaluation left, a row that is not about to finish reveals what it has and is marked truncated."""
-        position = torch.arange(int(self.lengths[live].max()) if len(live) else 0)
+        position = torch.arange(int(self.lengths[live].max()) if len(live) else 0, device="cpu")
         masks = ((self.ids[live, :len(position)] == self.mask_id) & self._answer(live, position)).sum(1)
         at_cap = self.evaluations[live] == self.cap - 1
         stop = at_cap & ~((self.stage[live] == FINAL_REVEAL) & (masks <= 1))

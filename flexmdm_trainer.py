@@ -55,11 +55,11 @@ class FlexMDMCollator:
         """(x1 (n,), which of it stay clean (n,)) of one row."""
         ids, random = item["input_ids"], item["random"]
         if self.boundary_ids is None:
-            keep = torch.arange(len(ids)).numpy() < item["prompt_length"]
+            keep = torch.arange(len(ids), device="cpu").numpy() < item["prompt_length"]
             return ids, keep
         start, end = draw_middle(len(ids), item["prompt_length"], *random.random(2))
         x1, first, last = frame_flexmdm(ids[:start], ids[start:end], ids[end:], self.boundary_ids)
-        position = torch.arange(len(x1)).numpy()
+        position = torch.arange(len(x1), device="cpu").numpy()
         return torch.as_tensor(x1).numpy(), (position < first) | (position >= last)
 
     def time(self, item):
@@ -83,13 +83,13 @@ class FlexMDMCollator:
         keep = torch.from_numpy(pad_rows([kept for _, kept in framed], False, width))
         draws = [item["random"].random((2, len(ids))) for item, (ids, _) in zip(items, framed)]
         uniforms = [torch.from_numpy(pad_rows([draw[which] for draw in draws], 0.0, width)) for which in (0, 1)]
-        t = torch.tensor([self.time(item) for item in items], dtype=torch.float64)                     # (B,)
-        result = self.interpolant.sample_interpolant(t, x1, keep, torch.tensor([len(ids) for ids, _ in framed]), uniforms)
+        t = torch.tensor([self.time(item) for item in items], dtype=torch.float64, device="cpu")                     # (B,)
+        result = self.interpolant.sample_interpolant(t, x1, keep, torch.tensor([len(ids) for ids, _ in framed], device="cpu"), uniforms)
         if not config.attend_to_padding:
             result = result.trim()
         gaps, gaps_mask = result.gaps_and_mask
-        hidden = torch.arange(x1.shape[1]) < result.x1_length[:, None]                                 # (B, N)
-        row, place = ((result.xt != config.mask_token_id) & (torch.arange(result.xt.shape[1]) < result.xt_length[:, None])).nonzero().T
+        hidden = torch.arange(x1.shape[1], device="cpu") < result.x1_length[:, None]                                 # (B, N)
+        row, place = ((result.xt != config.mask_token_id) & (torch.arange(result.xt.shape[1], device="cpu") < result.xt_length[:, None])).nonzero().T
         hidden[row, result.st[row, place]] = False
         places = {"mask_places": result.mask_indices.flatten().nonzero()[:, 0]}
         if not config.attend_to_padding:
@@ -101,8 +101,8 @@ class FlexMDMCollator:
 
 def held_out_facts(items, answer_tokens):
     """What an evaluation needs to know of every row, each (B,): its time_uniform, its number, its tokens that are not given."""
-    return {"time_uniform": torch.tensor([item["time_uniform"] for item in items], dtype=torch.float64),
-            "row": torch.tensor([item.get("row", place) for place, item in enumerate(items)]), "answer_tokens": torch.tensor(answer_tokens)}
+    return {"time_uniform": torch.tensor([item["time_uniform"] for item in items], dtype=torch.float64, device="cpu"),
+            "row": torch.tensor([item.get("row", place) for place, item in enumerate(items)], device="cpu"), "answer_tokens": torch.tensor(answer_tokens, device="cpu")}
 
 
 def flexmdm_losses(model, batch, interpolant):

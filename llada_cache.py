@@ -35,13 +35,13 @@ class PrefixCache:
     def logits(self, names, ids, real, wanted, start):
         """Logits (n, V) at the wanted places, row-major. names: R of them; ids, real, wanted: (R, L) on CPU; start: R ints, first place
         of each row's block. Everything from there on is computed; what lies before it is computed only where the row is refreshed."""
-        fresh = torch.tensor([self._is_due(name, at) for name, at in zip(names, start)])                # (R,)
+        fresh = torch.tensor([self._is_due(name, at) for name, at in zip(names, start)], device="cpu")                # (R,)
         row = wanted.nonzero()[:, 0]                                                                    # (n,)
         result = None
         for refreshed in (True, False):
             group = (fresh == refreshed).nonzero()[:, 0]
             if len(group):
-                begin = torch.zeros_like(group) if refreshed else torch.tensor(start)[group]
+                begin = torch.zeros_like(group) if refreshed else torch.tensor(start, device="cpu")[group]
                 part = self._run([names[index] for index in group], ids[group], real[group], wanted[group], begin, keep=refreshed)
                 if result is None:
                     result = part.new_empty((len(row), part.shape[1]))
@@ -64,7 +64,7 @@ class PrefixCache:
         """Places begin[b] ... of each row through the network. keep: store their keys and values (begin is then 0)."""
         device, config, lengths = self.model.device, self.model.config, real.sum(1)
         width = int((lengths - begin).max())
-        place = begin[:, None] + torch.arange(width)                                                    # (R, W), past the end: padding
+        place = begin[:, None] + torch.arange(width, device="cpu")                                                    # (R, W), past the end: padding
         columns = int(place.max()) + 1
         ids, real, wanted = (F.pad(x, (0, max(0, columns - x.shape[1])), value=value)[:, :columns]
                              for x, value in ((ids, config.pad_token_id), (real, False), (wanted, False)))      # (R, T)

@@ -61,7 +61,7 @@ def _generate(model, befores, masks, afters, device, *, steps, block_length, gen
     from generation_result import draw_seeds
     from llada_sampler import fill_masks
     remasking, temperature, cfg_scale, rows_at_once = (settings[name] for name in ("remasking", "temperature", "cfg_scale", "rows_at_once"))
-    masks = torch.as_tensor(masks).expand(len(befores)).tolist()
+    masks = torch.as_tensor(masks, device="cpu").expand(len(befores)).tolist()
     if remasking not in ("low_confidence", "random"):
         raise ValueError(f"remasking must be 'low_confidence' or 'random', not {remasking!r}")
     if (steps is not None and steps < 1) or temperature < 0 or cfg_scale < 0:
@@ -203,8 +203,8 @@ def main():
     if args.watch:
         from trace_page import terminal_watcher
         on_frame = terminal_watcher(tokenizer, config.mask_token_id)
-    rows = [torch.tensor([ids] * args.num_samples, dtype=torch.long).view(args.num_samples, -1) for ids in (before, after)]
-    seeds = torch.tensor([item_seed(args.seed, 0, sample) for sample in range(args.num_samples)])
+    rows = [torch.tensor([ids] * args.num_samples, dtype=torch.long, device="cpu").view(args.num_samples, -1) for ids in (before, after)]
+    seeds = torch.tensor([item_seed(args.seed, 0, sample) for sample in range(args.num_samples)], device="cpu")
     result = generate_mdm_infilling(model, *rows, middle_lengths=gen_length, mask_id=config.mask_token_id, pad_id=config.pad_token_id,
                                     num_tokens=len(tokenizer), seeds=seeds, return_trace=bool(args.trace), on_frame=on_frame, **settings)
     ends = {config.pad_token_id, tokenizer.eos_token_id, tokenizer.get_vocab().get("<|eot_id|>")}

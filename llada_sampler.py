@@ -7,13 +7,14 @@ so rows of different lengths share a batch, finished rows leave it and waiting o
 import torch
 
 from generation_result import GenerationResult, row_uniforms
-from token_choice import ELEMENTS_AT_ONCE, draw_tokens
+from packed_rows import Places
+from token_choice import ELEMENTS_AT_ONCE, check_tokens, draw_tokens, excluded_tokens, to_cpu
 
 TOKEN, CONFIDENCE = 0, 1                # purposes of a step's random numbers
 
 
 def log_probability(logits, tokens, excluded):
-    """The network's own log probability of a token at each of n places (without temperature, as in LLaDA's code), float64 [n] on CPU.
+    """The network's own log probability of a token at each of n places (without temperature, as in LLaDA's code), float64 [n].
 
     logits: [n, V]; tokens: long [n]; excluded: bool [V], tokens that are never drawn.
     """
@@ -21,8 +22,8 @@ def log_probability(logits, tokens, excluded):
         logits, tokens, excluded = logits.cpu(), tokens.cpu(), excluded.cpu()
     at_once = max(1, ELEMENTS_AT_ONCE // logits.shape[1])
     parts = [part.double().masked_fill(excluded, -torch.inf).log_softmax(-1).gather(-1, token[:, None])[:, 0]
-             for part, token in zip(logits.split(at_once), tokens.split(at_once))]
-    return torch.cat(parts).cpu()
+             for part, token in zip(logits.split(at_once), tokens.clamp(min=0).split(at_once))]
+    return torch.cat(parts)
 
 
 def most_confident(confidence, eligible, count):
@@ -31,17 +32,19 @@ def most_confident(confidence, eligible, count):
     confidence: float64 [B, L]; eligible: bool [B, L] with at least count[b] places a row; count: long [B].
     """
     order = confidence.masked_fill(~eligible, -torch.inf).argsort(dim=1, descending=True, stable=True)     # (B, L)
-    first = torch.arange(eligible.shape[1]) < count[:, None]                            # (B, L)
+    first = torch.arange(eligible.shape[1], device="cpu") < count[:, None]                            # (B, L)
     return torch.zeros_like(eligible).scatter(1, order, first) & eligible
 
 
 def evaluate(model, ids, real, wanted):
     """Logits [n, V] at the wanted places, in row-major order, on the model's device. ids: long [B, L]; real (not padding), wanted: bool."""
     device = model.device
-    attention_mask = None if real.all() else real.to(device)
-    if getattr(model, "supports_logits_mask", False):
-        return model(ids.to(device), attention_mask=attention_mask, logits_mask=wanted.to(device)).logits
-    return model(ids.to(device), attention_mask=attention_mask).logits[wanted.to(device)]
+    options = {"attention_mask": None if real.all() else real.to(device)}
+    if not getattr(model, "supports_logits_mask", False):
+        return model(ids.to(device), **options).logits[wanted.to(device)]
+    if getattr(model, "supports_places", False) and device.type != "cpu":
+        options["places"] = Places(*(mask.flatten().nonzero()[:, 0].to(device) for mask in (real, wanted)))
+    return model(ids.to(device), **options, logits_mask=wanted.to(device)).logits
 
 
 @torch.no_grad()
@@ -53,17 +56,17 @@ def fill_masks(model, rows, plans, *, temperature, cfg_scale, remasking, mask_id
     All bookkeeping stays on CPU: it is small, and CPU has float64 everywhere. Only the network's input and logits are on its device.
     """
     B = len(rows)
-    lengths = torch.tensor([len(before) + masks + len(after) for before, masks, after in rows], dtype=torch.long)       # (B,)
-    canvas = torch.full((B, int(lengths.max()) if B else 0), pad_id)                  # (B, L)
+    lengths = torch.tensor([len(before) + masks + len(after) for before, masks, after in rows], dtype=torch.long, device="cpu")       # (B,)
+    canvas = torch.full((B, int(lengths.max()) if B else 0), pad_id, device="cpu")                  # (B, L)
     masked = torch.zeros_like(canvas, dtype=torch.bool)                                 # (B, L)
     for row, (before, masks, after) in enumerate(rows):
-        canvas[row, :lengths[row]] = torch.cat([before, torch.full((masks,), mask_id), after])
+        canvas[row, :lengths[row]] = torch.cat([before, torch.full((masks,), mask_id, device="cpu"), after])
         masked[row, len(before):len(before) + masks] = True
-    place = torch.arange(canvas.shape[1])                                               # (L,)
+    place = torch.arange(canvas.shape[1], device="cpu")                                               # (L,)
     real = place < lengths[:, None]                                                     # (B, L)
     given = real & ~masked                                                              # (B, L)
     cost = 2 if cfg_scale else 1
-    cache = None
+    cache = excluded = None
     if cache_refresh is not None:
         from llada_cache import PrefixCache                                             # knows the network's inside, unlike all else here
         cache = PrefixCache(model, cache_refresh)
@@ -88,10 +91,10 @@ def fill_masks(model, rows, plans, *, temperature, cfg_scale, remasking, mask_id
         room = len(waiting) if rows_at_once is None else rows_at_once - len(live)
         live, waiting = live + waiting[:room], waiting[room:]
         L = int(lengths[live].max())
-        start, end, count = torch.tensor([plans[row][step[row]] for row in live]).T     # (R,) each
-        offset = place[:L] - torch.tensor([len(rows[row][0]) for row in live])[:, None] # (R, L), place counted from the first mask
+        start, end, count = torch.tensor([plans[row][step[row]] for row in live], device="cpu").T     # (R,) each
+        offset = place[:L] - torch.tensor([len(rows[row][0]) for row in live], device="cpu")[:, None] # (R, L), place counted from the first mask
         eligible = masked[live, :L] & (offset >= start[:, None]) & (offset < end[:, None])                 # (R, L)
-        event = torch.tensor([step[row] for row in live])                               # (R,)
+        event = torch.tensor([step[row] for row in live], device="cpu")                               # (R,)
         if remasking == "random":        # the choice does not look at the network, so only the chosen places need logits
             eligible = most_confident(row_uniforms(seeds[live], event, CONFIDENCE, L), eligible, count)
         ids, text, wanted, names = canvas[live, :L], real[live, :L], eligible, live
@@ -106,16 +109,17 @@ def fill_masks(model, rows, plans, *, temperature, cfg_scale, remasking, mask_id
         if cfg_scale:
             conditional, unconditional = logits.chunk(2)                                # (n, V) each
             logits = unconditional + (cfg_scale + 1) * (conditional - unconditional)
-        excluded = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device) # (V,); end of text may be drawn
-        excluded[mask_id] = True
-        if num_tokens is not None:
-            excluded[num_tokens:] = True
+        if excluded is None:
+            excluded = excluded_tokens(logits.shape[1], mask_id, None, num_tokens, logits.device)      # (V,); end of text may be drawn
         tokens = draw_tokens(logits, excluded, temperature, row_uniforms(seeds[live], event, TOKEN, L)[eligible])          # (n,)
+        sure = log_probability(logits, tokens, excluded) if remasking == "low_confidence" else None     # (n,)
+        tokens, sure = to_cpu(tokens, sure)             # the one place where the device is waited for
+        check_tokens(tokens)
         drawn = canvas[live, :L]                                                        # (R, L)
-        drawn[eligible] = tokens.cpu()
+        drawn[eligible] = tokens
         if remasking == "low_confidence":
-            confidence = torch.zeros(eligible.shape, dtype=torch.float64)               # (R, L)
-            confidence[eligible] = log_probability(logits, tokens, excluded)
+            confidence = torch.zeros(eligible.shape, dtype=torch.float64, device="cpu")               # (R, L)
+            confidence[eligible] = sure
             eligible = most_confident(confidence, eligible, count)
         canvas[live, :L] = torch.where(eligible, drawn, canvas[live, :L])
         masked[live, :L] &= ~eligible
@@ -126,4 +130,4 @@ def fill_masks(model, rows, plans, *, temperature, cfg_scale, remasking, mask_id
         if cache:
             cache.drop([row + half * B for row in live if step[row] == len(plans[row]) for half in range(cost)])
         live = [row for row in live if step[row] < len(plans[row])]
-    return GenerationResult(canvas, lengths, torch.tensor(evaluations, dtype=torch.long), torch.zeros(B, dtype=torch.bool), trace)
+    return GenerationResult(canvas, lengths, torch.tensor(evaluations, dtype=torch.long, device="cpu"), torch.zeros(B, dtype=torch.bool, device="cpu"), trace)

@@ -43,19 +43,19 @@ class LLaDACollator:
     def __call__(self, items):
         framed = [self.frame(item) for item in items]
         ids = torch.from_numpy(pad_rows([row for row, _ in framed], self.pad_id, self.fill_length))            # (B, L)
-        real = torch.tensor([len(row) if self.fill_length is None else self.fill_length for row, _ in framed])  # (B,)
+        real = torch.tensor([len(row) if self.fill_length is None else self.fill_length for row, _ in framed], device="cpu")  # (B,)
         uniforms = torch.from_numpy(pad_rows([item["random"].random(int(n)) for item, n in zip(items, real)], 1.0, ids.shape[1]))
-        time_uniform = torch.tensor([item["time_uniform"] for item in items], dtype=torch.float64)
+        time_uniform = torch.tensor([item["time_uniform"] for item in items], dtype=torch.float64, device="cpu")
         mask_ratio = (1 - self.epsilon) * time_uniform + self.epsilon                                           # (B,)
-        position = torch.arange(ids.shape[1])
+        position = torch.arange(ids.shape[1], device="cpu")
         attention_mask = position < real[:, None]
-        answer = attention_mask & (position >= torch.tensor([length for _, length in framed])[:, None])
+        answer = attention_mask & (position >= torch.tensor([length for _, length in framed], device="cpu")[:, None])
         masks = answer & (uniforms < mask_ratio[:, None])
         places = {"mask_places": masks.flatten().nonzero()[:, 0]}
         if not attention_mask.all():
             places["token_places"] = attention_mask.flatten().nonzero()[:, 0]
         return {"input_ids": torch.where(masks, self.mask_id, ids), "attention_mask": attention_mask, "mask_indices": masks, **places,
-                "targets": ids, "mask_ratio": mask_ratio.float(), "x1_length": torch.tensor([len(row) for row, _ in framed]),
+                "targets": ids, "mask_ratio": mask_ratio.float(), "x1_length": torch.tensor([len(row) for row, _ in framed], device="cpu"),
                 **held_out_facts(items, [len(row) - prompt for row, prompt in framed])}
 
 

@@ -29,7 +29,7 @@ def left_at(schedule, value):
 
 def poisson_quantile(u, rate):
     """Smallest k with P(Poisson(rate) <= k) >= u, float64 in, long out, any shape: the law's exact inverse, at any rate."""
-    count = torch.zeros(rate.shape, dtype=torch.long)
+    count = torch.zeros_like(rate, dtype=torch.long)
     some = u > torch.exp(-rate)
     u, rate = u[some], rate[some]
     low, high = torch.zeros_like(rate), torch.ceil(rate + 40 * rate.sqrt() + 40)        # P(k <= low) < u <= P(k <= high)
@@ -55,15 +55,15 @@ class Grid:
     """
 
     def __init__(self, steps, left_end, insertion, unmasking):
-        start = 1 - torch.arange(steps, dtype=torch.float64) / steps
+        start = 1 - torch.arange(steps, dtype=torch.float64, device="cpu") / steps
         self.cut = not bool(start[-1] >= left_end * (1 - 1e-9))
         self.start = start[start > left_end * (1 + 1e-9)] if self.cut else start
-        self.end = torch.cat([self.start[1:], torch.tensor([left_end if self.cut else 0.0], dtype=torch.float64)])
-        self.last = torch.zeros(len(self.start), dtype=torch.bool)
+        self.end = torch.cat([self.start[1:], torch.tensor([left_end if self.cut else 0.0], dtype=torch.float64, device="cpu")])
+        self.last = torch.zeros(len(self.start), dtype=torch.bool, device="cpu")
         self.last[-1] = not self.cut
         self.reveal = torch.where(self.last, 1.0, share_of_waiting(unmasking, self.start, self.end))
         self.insert = torch.where(self.last, 0.0, share_of_waiting(insertion, self.start, self.end, insertions=True))
-        none = torch.zeros(1, dtype=torch.float64)
+        none = torch.zeros(1, dtype=torch.float64, device="cpu")
         self.reveal_hazard = torch.cat([none, -torch.log1p(-self.reveal).cumsum(0)])        # (K+1,): -log P(a mask stands until step k)
         self.insert_hazard = torch.cat([none, self.insert.cumsum(0)])                       # (K+1,): insertions until k for each missing token
 
@@ -97,7 +97,7 @@ class Grid:
         # the first mask that is revealed, given that one is; each later one on its own
         first = torch.where(share < 1, torch.floor(torch.log1p(-u[:, 2] * some) / torch.log1p(-share)), 0.0)
         first = first.nan_to_num(0.0).long().minimum((masks - 1).clamp(min=0))
-        index = torch.arange(u_masks.shape[1])
+        index = torch.arange(u_masks.shape[1], device=u_masks.device)
         later = ((index > first[:, None]) & (index < masks[:, None]) & (u_masks < share[:, None])).sum(1)
         reveals = torch.where(reveals_some, 1 + later, 0)
         quiet = torch.exp(-rate)                                                                                    # P(no proposal)

@@ -10,7 +10,9 @@ ELEMENTS_AT_ONCE = 2 ** 23               # 66 positions of LLaDA's vocabulary, 3
 def excluded_tokens(vocabulary, mask_id, pad_id, num_tokens, device):
     """Bool (V,): ids that are never written: mask, padding, and rows of the vocabulary that have no token."""
     excluded = torch.zeros(vocabulary, dtype=torch.bool, device=device)
-    excluded[[mask_id, pad_id]] = True
+    for token in (mask_id, pad_id):
+        if token is not None:
+            excluded[token] = True
     if num_tokens is not None:
         excluded[num_tokens:] = True
     return excluded
@@ -43,23 +45,39 @@ def confidence(logits, excluded, method):
 
 
 def draw_tokens(logits, excluded, temperature, uniforms):
-    """One token for each position, long (n,).
+    """One token for each position, long (n,), -1 where the logits are not numbers or nothing is left to choose from (`check_tokens`).
 
     logits: (n, V); excluded: bool (V,); temperature: 0 takes the most probable token (the first of equals), T > 0 draws from
-    softmax(logits / T) by inverting its distribution function; uniforms: float64 (n,) in (0, 1).
-    Raises ValueError where the logits are not numbers or nothing is left to choose from.
+    softmax(logits / T) by inverting its distribution function; uniforms: float64 (n,) in (0, 1). Does not wait for the device.
     """
     exact = torch.float32 if logits.device.type == "mps" else torch.float64     # MPS has no float64
+    if temperature > 0:
+        uniforms = uniforms.to(exact).to(logits.device, non_blocking=True)
     tokens = []
-    for part, u in zip(_pieces(logits), uniforms.to(exact).to(logits.device).split(max(1, ELEMENTS_AT_ONCE // logits.shape[-1]))):
+    for part, u in zip(_pieces(logits), uniforms.split(max(1, ELEMENTS_AT_ONCE // logits.shape[-1]))):
         part = part.masked_fill(excluded, -torch.inf)                           # (n', V)
         top, token = part.max(-1)
-        if not torch.isfinite(top).all():
-            raise ValueError("the network's logits leave no token to choose (not a number, infinite, or all excluded)")
         if temperature > 0:
             cumulative = torch.softmax(part.to(exact) / temperature, -1).cumsum_(-1)        # (n', V)
             total = cumulative[:, -1:]
             last = (cumulative < total).sum(-1)         # u * total may round up to total: the last token with a share
             token = torch.searchsorted(cumulative, u[:, None] * total, right=True)[:, 0].minimum(last)
-        tokens.append(token)
+        tokens.append(torch.where(torch.isfinite(top), token, -1))
     return torch.cat(tokens) if tokens else torch.zeros(0, dtype=torch.long, device=logits.device)
+
+
+def check_tokens(tokens):
+    """Raises ValueError where draw_tokens had nothing to choose from. tokens: long (n,), on the CPU."""
+    if bool((tokens < 0).any()):
+        raise ValueError("the network's logits leave no token to choose (not a number, infinite, or all excluded)")
+
+
+def to_cpu(*parts):
+    """The same tensors (or None) on the CPU, all of them in one transfer: values, at least fp32, and token ids below 2^24, which fp32 holds."""
+    there = [part for part in parts if part is not None]
+    if any(part.device.type != "cuda" for part in there):
+        return [None if part is None else part.cpu() for part in parts]
+    wide = torch.float64 if any(part.dtype == torch.float64 for part in there) else torch.float32
+    flat = iter(torch.cat([part.flatten().to(wide) for part in there]).cpu().split([part.numel() for part in there]))
+    return [None if part is None else next(flat).view(part.shape).to(torch.promote_types(part.dtype, torch.float32)
+                                                                      if part.is_floating_point() else part.dtype) for part in parts]
