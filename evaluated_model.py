@@ -33,7 +33,7 @@ class EvaluatedModel:
     """
 
     def __init__(self, args, default_steps):
-        from llada_utils import (checkpoint_hash, checkpoint_kind, compile_network, load_flexmdm, load_llada, load_tokenizer, pick_device,
+        from llada_utils import (checkpoint_hash, checkpoint_kind, load_flexmdm, load_llada, load_tokenizer, pick_device,
                                  pick_dtype, resolve_folder)
         self.kind = checkpoint_kind(args.checkpoint_path)
         if args.variable_length and self.kind != "flexmdm":
@@ -54,8 +54,7 @@ class EvaluatedModel:
             raise InputError("--lora_alpha: only the paper code's FlexMDM checkpoints need it; a LLaDA adapter stores its own")
         else:
             self.model = load_llada(args.checkpoint_path, **options)
-        if args.torch_compile:
-            compile_network(self.model)
+        speed_up_sampling(self.model, args.torch_compile)
         self.tokenizer = load_tokenizer(args.checkpoint_path)
         self.seed = args.seed
         config = self.model.config

@@ -186,15 +186,14 @@ def main():
 
     import torch
 
-    from llada_utils import checkpoint_kind, compile_network, load_flexmdm, load_tokenizer, pick_device, pick_dtype, resolve_folder
+    from llada_utils import checkpoint_kind, load_flexmdm, load_tokenizer, pick_device, pick_dtype, resolve_folder, speed_up_sampling
     if checkpoint_kind(args.checkpoint_path) != "flexmdm":
         raise InputError(f"--checkpoint_path: {args.checkpoint_path} is a LLaDA; llada_inference.py samples from those")
     device = pick_device(args.device)
     beside = (resolve_folder(args.checkpoint_path) / "tokenizer.json").exists()         # the paper code's folders hold none
     tokenizer = load_tokenizer(args.checkpoint_path if beside or not args.base_model else args.base_model)
     model = load_flexmdm(args.checkpoint_path, args.base_model, args.lora_alpha, pick_dtype(args.dtype, device), device)
-    if args.torch_compile:
-        compile_network(model)
+    speed_up_sampling(model, args.torch_compile)
     mask_id, pad_id = model.config.mask_token_id, model.config.pad_token_id
     if args.prompt is None:
         from preprocess_code_infilling import flexmdm_infill_ids

@@ -186,6 +186,14 @@ class NetworkBase(PreTrainedModel):
                 nn.init.normal_(projection.weight, std=std / math.sqrt(depth))
 
 
+    graphs = None                       # network_graphs.TrunkGraphs: for sampling on a GPU
+
+    def run_trunk(self, *arguments, rows, collect=None):
+        """What lies before the vocabulary head, from a captured graph where there is one."""
+        if self.graphs is not None and isinstance(rows, PackedRows) and not self.training:
+            return self.graphs(arguments[0], rows, *arguments[1:])
+        return self.trunk(arguments[0], rows, *arguments[1:], collect=collect)
+
     def find_places(self, key_mask, logits_mask, collect):
         """The `Places` of two masks. Rows are packed in training, and on a GPU; elsewhere a row is computed as padded as it came."""
         pack = key_mask is not None and collect is None and (self.training or key_mask.is_cuda)
@@ -236,6 +244,10 @@ class LLaDAModelLM(NetworkBase):
             collect.append(x)
         return x
 
+    def trunk(self, ids, rows, collect=None):
+        """(last hidden states,), for `run_trunk`."""
+        return self.hidden(ids, rows, collect=collect),
+
     def head(self, hidden):
         """Vocabulary logits of hidden states (..., d) -> (..., V)."""
         return self.model.transformer.ff_out(hidden)
@@ -251,7 +263,7 @@ class LLaDAModelLM(NetworkBase):
         key_mask = None if attention_mask is None else attention_mask.bool()
         places = places or self.find_places(key_mask, logits_mask, collect)
         ids, rows = self.lay_out(input_ids, key_mask, places)
-        hidden = self.hidden(ids, rows, collect=collect)
+        hidden, = self.run_trunk(ids, rows=rows, collect=collect)
         wanted = select(hidden, rows, places)
         if targets is not None:
             return MaskedLMOutput(loss=self.token_loss(wanted, targets))
@@ -361,6 +373,11 @@ class LLaDADiT(NetworkBase):
         groups = [modulation(temb).chunk(2, -1) for modulation in self.temb_mods]
         return [groups[index // self.config.adaln_group_size] for index in range(self.backbone.config.n_layers)]
 
+    def trunk(self, ids, rows, timesteps, collect=None):
+        """(last hidden states, log of the expected missing tokens before each), of all tokens."""
+        hidden = self.backbone.hidden(ids, rows, self.modulations(timesteps), collect)
+        return hidden, self.scalar_length_head(hidden)
+
     def forward(self, input_ids, timesteps, attention_mask=None, logits_mask=None, targets=None, output_hidden_states=False, places=None):
         """The network contract.
 
@@ -381,8 +398,7 @@ class LLaDADiT(NetworkBase):
             ids = torch.where(position < lengths[:, None], ids, config.pad_token_id)
         places = places or self.find_places(key_mask, logits_mask, collect)
         ids, rows = self.lay_out(ids, key_mask, places)
-        hidden = self.backbone.hidden(ids, rows, self.modulations(timesteps), collect)          # (B, L+1, d), or (N, d)
-        log_length = self.scalar_length_head(hidden)
+        hidden, log_length = self.run_trunk(ids, timesteps, rows=rows, collect=collect)         # (B, L+1, d), (B, L+1), or (N, d), (N,)
         log_length = rows.pad(log_length) if isinstance(rows, PackedRows) else log_length       # (B, L+1)
         wanted = select(hidden, rows, places, end_slots=1)
         output = {"length": log_length.exp(), "log_length": log_length}

@@ -179,15 +179,14 @@ def main():
 
     import torch
 
-    from llada_utils import checkpoint_kind, compile_network, load_llada, load_tokenizer, pick_device, pick_dtype
+    from llada_utils import checkpoint_kind, load_llada, load_tokenizer, pick_device, pick_dtype, speed_up_sampling
     if checkpoint_kind(args.checkpoint_path) != "llada":
         raise InputError(f"--checkpoint_path: {args.checkpoint_path} is a FlexMDM; flexmdm_inference.py samples from those")
     device = pick_device(args.device)
     tokenizer = load_tokenizer(args.checkpoint_path)
     before, after = given_ids(args, tokenizer)
     model = load_llada(args.checkpoint_path, args.base_model, pick_dtype(args.dtype, device), device)
-    if args.torch_compile:
-        compile_network(model)
+    speed_up_sampling(model, args.torch_compile)
     config, given = model.config, len(before) + len(after)
     flags = "--prompt" if args.prompt is not None else "--prefix and --suffix"
     refuse_trailing_padding((before, after), config.pad_token_id, flags)

@@ -25,6 +25,8 @@ import torch
 
 from gpu_memory import require_room
 from llada_dit import FlexMDMConfig, LLaDAConfig, LLaDADiT, LLaDAModelLM
+from network_graphs import TrunkGraphs
+from packed_rows import has_varlen
 from records import InputError, run, write_json, write_text
 
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "transformer.ff_out"]       # the head, never the MLPs' ff_out (paper's code)
@@ -472,6 +474,18 @@ def compile_network(model):
         raise InputError("--torch_compile: on a CPU it needs a C++ compiler, and there is no g++ or clang++")
     for block in getattr(model, "backbone", model).model.transformer.blocks:
         block.compile(dynamic=True)
+
+
+def speed_up_sampling(model, torch_compile=False):
+    """Make a loaded model (LoRA merged) ready to sample: on a GPU in half precision fused projections and CUDA graphs, and compiled blocks
+    where asked for. What it computes stays the same, to rounding."""
+    if torch_compile:
+        compile_network(model)
+    backbone = getattr(model, "backbone", model)
+    if has_varlen(backbone.model.transformer.blocks[0].q_proj.weight):
+        for block in backbone.model.transformer.blocks:
+            block.fuse()
+        model.graphs = TrunkGraphs(model.trunk)
 
 
 def end_process_group():

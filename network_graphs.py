@@ -1,0 +1,74 @@
+"""CUDA graphs of a network's trunk: at sampling's sizes a GPU otherwise waits for a few thousand kernel launches an evaluation.
+
+A graph has fixed shapes, so packed rows are filled up to a bucket: of tokens (at most a sixteenth more), of rows, of the longest row. A
+bucket is captured when it is first met, in a tenth of a second, and replayed from then on, whatever rows are in it. Blocks that are compiled
+(llada_utils.compile_network) are captured compiled. Only for inference on CUDA in half precision, where attention goes by row boundaries.
+"""
+import torch
+
+from packed_rows import LONGEST_STEP, PackedRows
+
+ROWS_STEP, FEWEST_TOKENS = 8, 16
+
+
+def bucket_of_tokens(n):
+    """The smallest bucket that holds n tokens: multiples of a sixteenth of the power of two below."""
+    step = max(FEWEST_TOKENS, 2 ** (max(n, 1).bit_length() - 1) // 16)
+    return -(-n // step) * step
+
+
+class TrunkGraphs:
+    """trunk(ids (N,), PackedRows, *times (B,)) -> tuple of (N, ...), replayed from graphs. The result is overwritten by the next call."""
+
+    def __init__(self, trunk):
+        self.trunk, self.graphs, self.pool = trunk, {}, None
+
+    @torch.no_grad()
+    def __call__(self, ids, rows, *times):
+        batch, longest = len(rows.offsets) - 1, -(-rows.length // LONGEST_STEP) * LONGEST_STEP
+        key = (bucket_of_tokens(len(ids)), -(-(batch + 1) // ROWS_STEP) * ROWS_STEP, longest)
+        if key not in self.graphs:
+            self.graphs[key] = TrunkGraph(self, key, ids, rows, times)
+        return self.graphs[key].replay(ids, rows, times)
+
+
+class TrunkGraph:
+    """One bucket: buffers of fixed shape, a row of nothing but filling behind the real ones, the captured graph and its output."""
+
+    def __init__(self, owner, key, ids, rows, times):
+        tokens, batch, longest = key
+        self.ids, self.row, self.position = (ids.new_zeros(tokens) for _ in range(3))
+        self.offsets = torch.zeros(batch + 1, dtype=torch.int32, device=ids.device)
+        self.times = [time.new_zeros(batch) for time in times]
+        self.rows = PackedRows(self.row, self.position, self.offsets, longest)
+        self.fill(ids, rows, times)
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):                     # kernels load, compile and choose their work spaces outside of the capture
+            owner.trunk(self.ids, self.rows, *self.times)
+        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.synchronize()
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.stream(stream):
+            self.graph.capture_begin(**({} if owner.pool is None else {"pool": owner.pool}))
+            try:
+                self.output = owner.trunk(self.ids, self.rows, *self.times)
+            finally:
+                self.graph.capture_end()
+        torch.cuda.current_stream().wait_stream(stream)
+        owner.pool = self.graph.pool()
+
+    def fill(self, ids, rows, times):
+        n, batch = len(ids), len(rows.offsets) - 1
+        for buffer, value in ((self.ids, ids), (self.row, rows.row), (self.position, rows.position)):
+            buffer[:n].copy_(value)
+        self.row[n:].fill_(batch)
+        self.offsets[:batch + 1].copy_(rows.offsets)
+        self.offsets[batch + 1:].fill_(len(self.ids))
+        for buffer, value in zip(self.times, times):
+            buffer[:batch].copy_(value)
+
+    def replay(self, ids, rows, times):
+        self.fill(ids, rows, times)
+        self.graph.replay()
+        return tuple(part[:len(ids)] for part in self.output)
