@@ -34,7 +34,7 @@ class EvaluatedModel:
 
     def __init__(self, args, default_steps):
         from llada_utils import (checkpoint_hash, checkpoint_kind, load_flexmdm, load_llada, load_tokenizer, pick_device,
-                                 pick_dtype, resolve_folder)
+                                 pick_dtype, resolve_folder, speed_up_sampling)
         self.kind = checkpoint_kind(args.checkpoint_path)
         if args.variable_length and self.kind != "flexmdm":
             raise InputError(f"--variable_length: {args.checkpoint_path} is a LLaDA, which has a fixed length")

@@ -390,13 +390,17 @@ def measure_peer(bench):
         say_training(bench, "peer", f"Llama {name}, checkpointing", step, sum(lengths), flops)
 
 
-def main():
+def make_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", help="default: cuda")
     parser.add_argument("--small", action="store_true", help="a tiny network, to see that everything runs")
     parser.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
     parser.add_argument("--output", help="JSON file (default on a GPU: results/gpu/benchmark_CARD.json)")
-    args = parser.parse_args()
+    return parser
+
+
+def main():
+    args = make_parser().parse_args()
     unknown = set(args.only.split(",")) - set(PARTS)
     if unknown:
         raise InputError(f"--only: {', '.join(sorted(unknown))} is none of {', '.join(PARTS)}")
