@@ -24,7 +24,7 @@ def generate_flexmdm(model, prompts=None, *, steps=None, max_length=None, mask_i
                      confidence_method="position", use_sliding_window=False, alpha=5.0, max_window=32, temperature=0.0,
                      insertion_schedule=None, unmask_schedule=None, generator=None, return_trace=False, seeds=None, rows_at_once=None,
                      num_tokens=None, batch_size=None, on_frame=None, events_per_evaluation=1, bound_inflation=None,
-                     confidence_threshold=None):
+                     confidence_threshold=None, cache_refresh=None):
     """Continue prompts, or generate freely, with a FlexMDM. t runs from 0 (nothing but the prompt) to 1 (clean).
 
     model: `model(input_ids, timesteps, attention_mask)` -> {"logits": (B, L, V), "length": (B, L+1)} with a `device`; used when there:
@@ -56,6 +56,7 @@ def generate_flexmdm(model, prompts=None, *, steps=None, max_length=None, mask_i
         confidence_threshold: whenever masks may be revealed, all that are at least this sure are (in the units of confidence_method:
         a probability, a difference of two, or negative nats). Needs unmasking="confidence" by anything but position. event_driven
             then takes fewer evaluations; tau_leaping takes its grid's all the same, so there it changes the order alone.
+        cache_refresh r: keys and values of the prompt (or prefix) are kept for r evaluations; what comes behind it is computed every time.
 
     Returns a GenerationResult (generation_result.py). Raises ValueError for bad arguments and when the network returns no numbers.
     """
@@ -70,14 +71,14 @@ def generate_flexmdm(model, prompts=None, *, steps=None, max_length=None, mask_i
                      alpha=alpha, max_window=max_window, temperature=temperature, insertion_schedule=insertion_schedule,
                      unmask_schedule=unmask_schedule, generator=generator, return_trace=return_trace, seeds=seeds,
                      rows_at_once=rows_at_once, num_tokens=num_tokens, on_frame=on_frame, events_per_evaluation=events_per_evaluation,
-                     bound_inflation=bound_inflation, confidence_threshold=confidence_threshold)
+                     bound_inflation=bound_inflation, confidence_threshold=confidence_threshold, cache_refresh=cache_refresh)
 
 
 def generate_flexmdm_infilling(model, prefixes, suffixes, *, steps=None, max_length=None, mask_id, pad_id, sampler="tau_leaping",
                                unmasking="random", confidence_method="position", use_sliding_window=False, alpha=5.0, max_window=32,
                                temperature=0.0, insertion_schedule=None, unmask_schedule=None, generator=None, return_trace=False,
                                seeds=None, rows_at_once=None, num_tokens=None, on_frame=None, events_per_evaluation=1, bound_inflation=None,
-                               confidence_threshold=None):
+                               confidence_threshold=None, cache_refresh=None):
     """Fill the middle between prefixes (long (B, P)) and suffixes (long (B, S)), both right-padded with pad_id; the rest is as in
     generate_flexmdm. Boundary tokens belong to prefix and suffix. Row b's middle is `sequences[b, P_b : lengths[b] - S_b]`."""
     if len(prefixes) != len(suffixes):
@@ -87,7 +88,7 @@ def generate_flexmdm_infilling(model, prefixes, suffixes, *, steps=None, max_len
                      alpha=alpha, max_window=max_window, temperature=temperature, insertion_schedule=insertion_schedule,
                      unmask_schedule=unmask_schedule, generator=generator, return_trace=return_trace, seeds=seeds,
                      rows_at_once=rows_at_once, num_tokens=num_tokens, on_frame=on_frame, events_per_evaluation=events_per_evaluation,
-                     bound_inflation=bound_inflation, confidence_threshold=confidence_threshold)
+                     bound_inflation=bound_inflation, confidence_threshold=confidence_threshold, cache_refresh=cache_refresh)
 
 
 def _no_tokens(batch):

@@ -13,9 +13,10 @@ So tau-leaping and the event-driven sampler, free generation, prompts and infill
 write tokens, insert masks, move the clock. How many masks a row reveals never depends on the evaluation, and in random order which
 ones does not either: that is why vocabulary logits are needed at few positions only.
 
-Three approximations, off by default: several proposed events to an evaluation (`events_per_evaluation`), a bound carried over an
+Approximations, off by default: several proposed events to an evaluation (`events_per_evaluation`), a bound carried over an
 event instead of measured anew (`bound_inflation`), and reveals of all masks above a `confidence_threshold`. With a bound, tau-leaping
-too asks the network only in steps in which something is proposed: a grid of 4,096 steps then costs what its events cost.
+too asks the network only in steps in which something is proposed: a grid of 4,096 steps then costs what its events cost. A fourth,
+`cache_refresh`, keeps the keys and values of the prompt or prefix for a few evaluations (prefix_cache.py).
 
 All bookkeeping is on the CPU in integers and float64, vectorised over rows; only the network and its logits live on a device.
 The clock is `left` = 1 - t (sampler_clock.py).
@@ -25,6 +26,7 @@ import torch
 from flexmdm_interpolant import LinearSchedule, schedule_from_config
 from generation_result import GenerationResult, row_uniforms
 from packed_rows import Places
+from prefix_cache import PrefixCache
 from sampler_clock import Grid, left_at, poisson_quantile, share_of_waiting, survival
 from token_choice import check_tokens, confidence, draw_tokens, excluded_tokens, to_cpu
 
@@ -43,7 +45,7 @@ class FlexMDMSampler:
 
     def __init__(self, model, prefixes, prefix_lengths, suffixes, suffix_lengths, *, steps, max_length, mask_id, pad_id, sampler,
                  unmasking, confidence_method, use_sliding_window, alpha, max_window, temperature, insertion_schedule, unmask_schedule,
-                 num_tokens, seeds, rows_at_once, return_trace, on_frame, events_per_evaluation, bound_inflation, confidence_threshold):
+                 num_tokens, seeds, rows_at_once, return_trace, on_frame, events_per_evaluation, bound_inflation, confidence_threshold, cache_refresh):
         config = getattr(model, "config", None)
         self.model, self.device = model, torch.device(getattr(model, "device", "cpu"))
         self.mask_id, self.pad_id, self.num_tokens, self.seeds = mask_id, pad_id, num_tokens, seeds
@@ -55,6 +57,10 @@ class FlexMDMSampler:
         self.max_length = max_length
         attended = bool(getattr(config, "attend_to_padding", False))                    # then as wide as in training, whatever is asked for
         self.canvas = max(max_length, int(getattr(config, "max_length", 0) or 0)) if attended else None
+
+        self.cache = None if cache_refresh is None else PrefixCache(model, cache_refresh)
+        if self.cache is not None and attended:
+            raise ValueError("cache_refresh: not with a network that attends to padding")
 
         # schedules; a network that was trained with another insertion schedule is asked at the matching time
         own = getattr(config, "insertion_schedule", None), getattr(config, "unmask_schedule", None)
@@ -135,7 +141,10 @@ class FlexMDMSampler:
                 live = live[self.stage[live] != DONE]
             if len(live):
                 self._step(live)
-                live = live[self.stage[live] != DONE]
+                ended = self.stage[live] == DONE
+                if self.cache is not None:
+                    self.cache.drop(live[ended].tolist())
+                live = live[~ended]
             elif not len(waiting):
                 break
         width = int(self.lengths.max()) if batch else 0
@@ -230,7 +239,9 @@ class FlexMDMSampler:
         options = {"attention_mask": text.to(self.device, non_blocking=True)}
         if getattr(self.model, "supports_logits_mask", False):
             options["logits_mask"] = wanted.to(self.device, non_blocking=True)
-        if getattr(self.model, "supports_places", False) and self.device.type != "cpu" and self.canvas is None:
+        if self.cache is not None:
+            options["places"] = self.cache.places(live.tolist(), lengths[:, 0] + 1, self.first_gap[live].tolist(), width + 1, rows * width + places)
+        elif getattr(self.model, "supports_places", False) and self.device.type != "cpu" and self.canvas is None:
             tokens = (position <= lengths).flatten().nonzero()[:, 0]                    # the text and one end slot a row
             options["places"] = Places(*(part.to(self.device, non_blocking=True) for part in (tokens, rows * width + places)))
         output = self.model(*arguments, **options)

@@ -144,17 +144,17 @@ class LLaDABlock(GradientCheckpointingLayer):
             parts = F.linear(y, self.fused[0]).split([self.n_heads * self.head_dim, kv, kv], -1)
         return [part.unflatten(-1, (-1, self.head_dim)) for part in parts]
 
-    def attention(self, y, cos, sin, rows):
+    def attention(self, y, cos, sin, rows, store=None):
         q, k, v = self.qkv(y)
-        return self.attn_out(rows.attend(rotate(q, cos, sin), rotate(k, cos, sin), v).flatten(-2))
+        return self.attn_out(rows.attend(rotate(q, cos, sin), rotate(k, cos, sin), v, store).flatten(-2))
 
     def mlp(self, y):
         gate, up = (self.ff_proj(y), self.up_proj(y)) if self.fused is None else F.linear(y, self.fused[1]).chunk(2, -1)
         return self.ff_out(F.silu(gate) * up)
 
-    def forward(self, x, cos, sin, rows, scale=None, shift=None):
-        """x: (B, T, d) with PaddedRows, (N, d) with PackedRows; cos, sin: (T or N, 1, head_dim)."""
-        x = x + self.attention(modulate(self.attn_norm(x), scale, shift, rows), cos, sin, rows)
+    def forward(self, x, cos, sin, rows, scale=None, shift=None, store=None):
+        """x: (B, T, d) with PaddedRows, (N, d) with PackedRows; cos, sin: (T or N, 1, head_dim); store: this block's of CachedRows."""
+        x = x + self.attention(modulate(self.attn_norm(x), scale, shift, rows), cos, sin, rows, store)
         return x + self.mlp(modulate(self.ff_norm(x), scale, shift, rows))
 
 
@@ -186,6 +186,12 @@ class NetworkBase(PreTrainedModel):
                 nn.init.normal_(projection.weight, std=std / math.sqrt(depth))
 
 
+    def new_key_stores(self, size):
+        """Per block, room for keys and values of so many tokens, (size, 2, H_kv, head_dim), for CachedRows."""
+        backbone = getattr(self, "backbone", self)
+        block = backbone.model.transformer.blocks[0]
+        return [torch.zeros(size, 2, block.n_kv_heads, block.head_dim, dtype=block.q_proj.weight.dtype, device=self.device) for _ in backbone.model.transformer.blocks]
+
     graphs = None                       # network_graphs.TrunkGraphs: for sampling on a GPU
 
     def run_trunk(self, *arguments, rows, collect=None):
@@ -203,6 +209,8 @@ class NetworkBase(PreTrainedModel):
     @staticmethod
     def lay_out(ids, key_mask, places):
         """ids (B, T) as the network reads them, and their rows: packed where the places of the real tokens are known."""
+        if places.cached is not None:
+            return ids.flatten().index_select(0, places.tokens), places.cached
         if places.tokens is None:
             return ids, PaddedRows(ids.shape[1], key_mask, ids.device)
         return ids.flatten().index_select(0, places.tokens), PackedRows.from_places(places.tokens, ids.shape)
@@ -232,13 +240,13 @@ class LLaDAModelLM(NetworkBase):
         collect: a list that receives the original's hidden states (embedding, input of every later block, last after ln_f).
         """
         transformer, config = self.model.transformer, self.config
-        x = transformer.wte(ids)
+        x, stores = transformer.wte(ids), getattr(rows, "stores", None)
         cos, sin = (table[:, None] for table in rope(rows.position, config.d_model // config.n_heads, config.rope_theta))
         for index, block in enumerate(transformer.blocks):
             if collect is not None:
                 collect.append(x)
             # passed as arguments: state kept on modules would be stale when a checkpointed block is run again
-            x = block(x, cos, sin, rows, *(modulations[index] if modulations else (None, None)))
+            x = block(x, cos, sin, rows, *(modulations[index] if modulations else (None, None)), stores and stores[index])
         x = transformer.ln_f(x)
         if collect is not None:
             collect.append(x)

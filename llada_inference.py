@@ -93,7 +93,7 @@ def generate_mdm(model, prompts, *, steps, gen_length, block_length=None, temper
     Never drawn: mask_id and ids from num_tokens on. pad_id is: in LLaDA it is the end of text, which fills the answer's rest.
     seeds: long [B]; every random number of a row is a function of (its seed, its step, purpose). generator draws seeds that are not given.
     rows_at_once: rows in the network's batch (None: all); on_frame(row, frame): called with every frame of the trace as it is made.
-    cache_refresh: None, or r: keys and values of what lies left of a row's block are kept for r evaluations (llada_cache.py); an
+    cache_refresh: None, or r: keys and values of what lies left of a row's block are kept for r evaluations (prefix_cache.py); an
         approximation for r > 1, and every evaluation still counts as one.
     """
     befores = _rows_of(prompts, pad_id)

@@ -8,6 +8,7 @@ import torch
 
 from generation_result import GenerationResult, row_uniforms
 from packed_rows import Places
+from prefix_cache import PrefixCache
 from token_choice import ELEMENTS_AT_ONCE, check_tokens, draw_tokens, excluded_tokens, to_cpu
 
 TOKEN, CONFIDENCE = 0, 1                # purposes of a step's random numbers
@@ -68,7 +69,6 @@ def fill_masks(model, rows, plans, *, temperature, cfg_scale, remasking, mask_id
     cost = 2 if cfg_scale else 1
     cache = excluded = None
     if cache_refresh is not None:
-        from llada_cache import PrefixCache                                             # knows the network's inside, unlike all else here
         cache = PrefixCache(model, cache_refresh)
     evaluations = [0] * B
     trace = [[] for _ in rows] if return_trace else None

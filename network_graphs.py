@@ -6,7 +6,7 @@ bucket is captured when it is first met, in a tenth of a second, and replayed fr
 """
 import torch
 
-from packed_rows import LONGEST_STEP, PackedRows
+from packed_rows import LONGEST_STEP, CachedRows
 
 ROWS_STEP, FEWEST_TOKENS = 8, 16
 
@@ -18,15 +18,21 @@ def bucket_of_tokens(n):
 
 
 class TrunkGraphs:
-    """trunk(ids (N,), PackedRows, *times (B,)) -> tuple of (N, ...), replayed from graphs. The result is overwritten by the next call."""
+    """trunk(ids (N,), PackedRows or CachedRows, *times (B,)) -> tuple of (N, ...), replayed from graphs. The result is overwritten by the next call."""
 
     def __init__(self, trunk):
-        self.trunk, self.graphs, self.pool = trunk, {}, None
+        self.trunk, self.graphs, self.pool, self.stores = trunk, {}, None, None
 
     @torch.no_grad()
     def __call__(self, ids, rows, *times):
         batch, longest = len(rows.offsets) - 1, -(-rows.length // LONGEST_STEP) * LONGEST_STEP
-        key = (bucket_of_tokens(len(ids)), -(-(batch + 1) // ROWS_STEP) * ROWS_STEP, longest)
+        key = [bucket_of_tokens(len(ids)), -(-(batch + 1) // ROWS_STEP) * ROWS_STEP, longest]
+        if isinstance(rows, CachedRows):
+            key.append(bucket_of_tokens(len(rows.keys)))
+            if rows.stores is not self.stores:              # other stores: what was captured with the old ones is of no use
+                self.graphs = {known: graph for known, graph in self.graphs.items() if len(known) == 3}
+                self.stores = rows.stores
+        key = tuple(key)
         if key not in self.graphs:
             self.graphs[key] = TrunkGraph(self, key, ids, rows, times)
         return self.graphs[key].replay(ids, rows, times)
@@ -36,11 +42,13 @@ class TrunkGraph:
     """One bucket: buffers of fixed shape, a row of nothing but filling behind the real ones, the captured graph and its output."""
 
     def __init__(self, owner, key, ids, rows, times):
-        tokens, batch, longest = key
-        self.ids, self.row, self.position = (ids.new_zeros(tokens) for _ in range(3))
-        self.offsets = torch.zeros(batch + 1, dtype=torch.int32, device=ids.device)
+        tokens, batch, longest, *keys = key
+        self.ids, row, position = (ids.new_zeros(tokens) for _ in range(3))
         self.times = [time.new_zeros(batch) for time in times]
-        self.rows = PackedRows(self.row, self.position, self.offsets, longest)
+        self.rows = type(rows)(row, position, self.offsets(batch, ids), longest)
+        if keys:
+            self.rows.stores, self.rows.written, self.rows.keys = rows.stores, ids.new_zeros(tokens), ids.new_zeros(keys[0])
+            self.rows.key_offsets = self.offsets(batch, ids)
         self.fill(ids, rows, times)
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -58,15 +66,22 @@ class TrunkGraph:
         torch.cuda.current_stream().wait_stream(stream)
         owner.pool = self.graph.pool()
 
+    @staticmethod
+    def offsets(batch, ids):
+        return torch.zeros(batch + 1, dtype=torch.int32, device=ids.device)
+
     def fill(self, ids, rows, times):
-        n, batch = len(ids), len(rows.offsets) - 1
-        for buffer, value in ((self.ids, ids), (self.row, rows.row), (self.position, rows.position)):
-            buffer[:n].copy_(value)
-        self.row[n:].fill_(batch)
-        self.offsets[:batch + 1].copy_(rows.offsets)
-        self.offsets[batch + 1:].fill_(len(self.ids))
-        for buffer, value in zip(self.times, times):
-            buffer[:batch].copy_(value)
+        """Put one call's input into the buffers; what is behind it belongs to a row of its own and, with stores, to their last place."""
+        batch = len(rows.offsets) - 1
+        wanted = [(self.ids, ids, None), (self.rows.row, rows.row, batch), (self.rows.position, rows.position, None),
+                  (self.rows.offsets, rows.offsets, len(self.ids)), *((buffer, time, None) for buffer, time in zip(self.times, times))]
+        if isinstance(rows, CachedRows):
+            last = len(rows.stores[0]) - 1
+            wanted += [(self.rows.written, rows.written, last), (self.rows.keys, rows.keys, last), (self.rows.key_offsets, rows.key_offsets, len(self.rows.keys))]
+        for buffer, value, filling in wanted:
+            buffer[:len(value)].copy_(value)
+            if filling is not None:
+                buffer[len(value):].fill_(filling)
 
     def replay(self, ids, rows, times):
         self.fill(ids, rows, times)

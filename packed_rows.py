@@ -28,7 +28,7 @@ def repeat_heads(q, k, v):
 def varlen_attention(q, k, v, q_offsets, k_offsets, longest):
     """Attention of packed rows: q (N, H, D), k, v (M, H_kv, D); row b is [offsets[b], offsets[b+1]), int32; longest: no row is longer."""
     from torch.nn.attention.varlen import varlen_attn
-    return varlen_attn(q.contiguous(), *(x.contiguous() for x in repeat_heads(q, k, v)), q_offsets, k_offsets, longest, longest)
+    return varlen_attn(q, *repeat_heads(q, k, v), q_offsets, k_offsets, longest, longest)
 
 
 def has_varlen(x):
@@ -43,7 +43,7 @@ class PaddedRows:
         self.length, self.position = length, torch.arange(length, device=device)    # (T,)
         self.mask = None if key_mask is None else key_mask[:, None, None, :]        # (B, 1, 1, T)
 
-    def attend(self, q, k, v):
+    def attend(self, q, k, v, store=None):
         return scaled_attention(q, k, v, self.mask)
 
     def spread(self, part):
@@ -66,7 +66,7 @@ class PackedRows:
         offsets = torch.searchsorted(row, torch.arange(batch + 1, device=places.device)).int()
         return cls(row, places % length, offsets, length)
 
-    def attend(self, q, k, v):
+    def attend(self, q, k, v, store=None):
         if has_varlen(q):
             longest = -(-self.length // LONGEST_STEP) * LONGEST_STEP
             return varlen_attention(q, k, v, self.offsets, self.offsets, longest)
@@ -88,6 +88,27 @@ class PackedRows:
     def pack(self, x):
         """(B, T, ...) -> (N, ...)."""
         return x.flatten(0, 1).index_select(0, self.row * self.length + self.position)
+
+
+class CachedRows(PackedRows):
+    """Packed rows of which only a part is computed; they attend to keys and values of all their tokens, kept in stores, one a block.
+
+    stores: per block (S, 2, H_kv, D), keys and values of many rows; written: long (N,), where those of the computed tokens go; keys: long
+    (M,), where the rows' tokens lie, row after row; key_offsets: int32 (B+1,), where rows begin and end among the M.
+    """
+    stores = written = keys = key_offsets = None
+
+    def attend(self, q, k, v, store):
+        store.index_copy_(0, self.written, torch.stack([k, v], 1))
+        k, v = store.index_select(0, self.keys).unbind(1)                           # (M, H_kv, D) each
+        if has_varlen(q):
+            longest = -(-self.length // LONGEST_STEP) * LONGEST_STEP
+            return varlen_attention(q, k, v, self.offsets, self.key_offsets, longest)
+        lengths, key_lengths = (ends[1:] - ends[:-1] for ends in (self.offsets, self.key_offsets))
+        slot, position = (torch.arange(self.length, device=q.device) < each[:, None] for each in (lengths, key_lengths))     # (B, T) each
+        wide_q = q.new_zeros(*slot.shape, *q.shape[1:]).masked_scatter(slot[..., None, None], q)
+        wide_k, wide_v = (x.new_zeros(*position.shape, *x.shape[1:]).masked_scatter(position[..., None, None], x) for x in (k, v))
+        return scaled_attention(wide_q, wide_k, wide_v, position[:, None, None, :])[slot]
 
 
 class SpreadRows(torch.autograd.Function):
@@ -115,6 +136,7 @@ class Places:
     """
     tokens: torch.Tensor | None = None
     logits: torch.Tensor | None = None
+    cached: CachedRows | None = None        # the rows of the tokens, where only a part of them is computed (prefix_cache.py)
 
 
 def select(hidden, rows, places, end_slots=0):

@@ -44,6 +44,8 @@ def add_model_flags(parser, checkpoint_required=True):
                        "LLaDA: 1024 at most, the paper's canvas)")
     group.add_argument("--rows_at_once", type=int, metavar="R", help="rows in the network's batch; waiting ones enter as others finish "
                        "(default: all; evaluations: --batch_size)")
+    group.add_argument("--cache_refresh", type=int, metavar="R", help="approximation: keep keys and values of the prompt (LLaDA: of all that is left of the "
+                       "current block) for R evaluations (default: no cache)")
     group.add_argument("--temperature", type=float, default=0.0, help="0: most probable token; 1: draw from the posterior (default: 0)")
 
 
@@ -79,8 +81,6 @@ def add_llada_flags(parser):
     group.add_argument("--block_length", type=int, metavar="L", help="tokens a block, blocks go left to right (default: one block)")
     group.add_argument("--remasking", choices=("low_confidence", "random"), default="low_confidence",
                        help="reveal the most confident tokens, or random ones (the paper's: random)")
-    group.add_argument("--cache_refresh", type=int, metavar="R", help="approximation: keep keys and values left of the current block for R "
-                       "evaluations (default: no cache)")
     group.add_argument("--cfg_scale", type=float, default=0.0, help="classifier-free guidance; above 0 it doubles the evaluations")
 
 
@@ -96,7 +96,8 @@ def refuse_trailing_padding(given, pad_id, flag):
 
 
 def _check_shared(args):
-    for flag, value in (("--diffusion_steps", args.diffusion_steps), ("--max_length", args.max_length), ("--rows_at_once", args.rows_at_once)):
+    for flag, value in (("--diffusion_steps", args.diffusion_steps), ("--max_length", args.max_length), ("--rows_at_once", args.rows_at_once),
+                        ("--cache_refresh", args.cache_refresh)):
         _require(value is None or value >= 1, flag, value, "at least 1")
     _require(math.isfinite(args.temperature) and args.temperature >= 0, "--temperature", args.temperature, "a number from 0 on")
     _require(0 <= args.seed < 2 ** 31, "--seed", args.seed, "in 0 ... 2147483647")
@@ -130,13 +131,13 @@ def flexmdm_sampler_arguments(args):
                 confidence_method=args.confidence_method, use_sliding_window=args.use_sliding_window, alpha=args.alpha,
                 max_window=args.max_window, temperature=args.temperature, insertion_schedule=insertion_schedule,
                 rows_at_once=args.rows_at_once, events_per_evaluation=args.events_per_evaluation, bound_inflation=args.bound_inflation,
-                confidence_threshold=args.confidence_threshold)
+                confidence_threshold=args.confidence_threshold, cache_refresh=args.cache_refresh)
 
 
 def llada_sampler_arguments(args):
     """Keyword arguments of generate_mdm from parsed flags; None where a default depends on the prompt. Raises InputError."""
     _check_shared(args)
-    for flag, value in (("--gen_length", args.gen_length), ("--block_length", args.block_length), ("--cache_refresh", args.cache_refresh)):
+    for flag, value in (("--gen_length", args.gen_length), ("--block_length", args.block_length)):
         _require(value is None or value >= 1, flag, value, "at least 1")
     _require(math.isfinite(args.cfg_scale) and args.cfg_scale >= 0, "--cfg_scale", args.cfg_scale, "a number from 0 on")
     if args.gen_length and args.block_length:

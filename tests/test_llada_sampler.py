@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from generation_result import draw_seeds, row_uniforms
-from llada_cache import PrefixCache
 from llada_dit import LLaDAConfig, LLaDAModelLM, rope_tables
 from packed_rows import PaddedRows
+from prefix_cache import PrefixCache
 from llada_inference import generate_mdm, generate_mdm_infilling, reveal_plan, reveals_of_block
 from llada_sampler import CONFIDENCE, TOKEN, log_probability
 
@@ -283,7 +283,7 @@ CACHED = dict(steps=12, gen_length=12, block_length=4, mask_id=MASK, pad_id=PAD,
 
 @pytest.mark.parametrize("cfg_scale", [0.0, 0.8])
 def test_a_cache_refreshed_every_step_changes_nothing(network, cfg_scale):
-    """Also guards llada_cache.py's own walk through the blocks against changes of the network's."""
+    """Also guards prefix_cache.py."""
     prompts, suffixes = pad_rows(random_rows(5, 9)), pad_rows(random_rows(5, 3, shortest=0))
     plain = generate_mdm(network, prompts, cfg_scale=cfg_scale, **CACHED)
     cached = generate_mdm(network, prompts, cfg_scale=cfg_scale, cache_refresh=1, **CACHED)
@@ -304,7 +304,7 @@ def test_between_refreshes_only_the_past_is_old(network):
     whole = network(first, logits_mask=wanted).logits
     assert torch.allclose(cache.logits([0], first, real, wanted, [prompt]), whole, atol=1e-10)
     cached = cache.logits([0], second, real, wanted, [prompt])
-    assert cache.places == prompt + masks + masks
+    assert cache.tokens == prompt + masks + masks
     x_old, x_new = network.model.transformer.wte(first), network.model.transformer.wte(second)[:, prompt:]
     cos, sin = (table[:, None] for table in rope_tables(prompt + masks, 8, network.config.rope_theta, "cpu"))
     rows = PaddedRows(prompt + masks, None, "cpu")
