@@ -28,6 +28,7 @@ from llada_dit import FlexMDMConfig, LLaDAConfig, LLaDADiT, LLaDAModelLM
 from network_graphs import TrunkGraphs
 from packed_rows import has_varlen
 from records import InputError, run, write_json, write_text
+from token_choice import compile_choice
 
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "transformer.ff_out"]       # the head, never the MLPs' ff_out (paper's code)
 HEADER_TOKENS = {"<|start_header_id|>": 126346, "<|end_header_id|>": 126347, "<|eot_id|>": 126348}
@@ -477,15 +478,17 @@ def compile_network(model):
 
 
 def speed_up_sampling(model, torch_compile=False):
-    """Make a loaded model (LoRA merged) ready to sample: on a GPU in half precision fused projections and CUDA graphs, and compiled blocks
-    where asked for. What it computes stays the same, to rounding."""
+    """Make a loaded model (LoRA merged) ready to sample: on a GPU in half precision fused projections, CUDA graphs and TF32 for the fp32 parts,
+    and compiled blocks and token choice where asked for. What it computes stays the same, to rounding."""
     if torch_compile:
         compile_network(model)
+        compile_choice()
     backbone = getattr(model, "backbone", model)
     if has_varlen(backbone.model.transformer.blocks[0].q_proj.weight):
         for block in backbone.model.transformer.blocks:
             block.fuse()
         model.graphs = TrunkGraphs(model.trunk)
+        torch.set_float32_matmul_precision("high")      # length head, time MLP: finer than the bf16 that they read
 
 
 def end_process_group():

@@ -19,7 +19,15 @@ def excluded_tokens(vocabulary, mask_id, pad_id, num_tokens, device):
 
 
 def _pieces(logits):
-    return logits.split(max(1, ELEMENTS_AT_ONCE // logits.shape[-1]))
+    at_once = ELEMENTS_AT_ONCE * (16 if logits.is_cuda else 1)
+    return logits.split(max(1, at_once // logits.shape[-1]))
+
+
+def compile_choice():
+    """torch.compile for what is done with a piece of logits: one or two readings of them instead of ten."""
+    for name in ("_confidence", "_tokens"):
+        if not hasattr(globals()[name], "_torchdynamo_orig_callable"):
+            globals()[name] = torch.compile(globals()[name], dynamic=True)
 
 
 def confidence(logits, excluded, method):
@@ -28,20 +36,22 @@ def confidence(logits, excluded, method):
     logits: (n, V); excluded: bool (V,); method: "top_prob" (largest probability), "prob_diff" (largest less second),
     "entropy" (negative entropy, in nats). Returns (n,).
     """
-    result = []
-    for part in _pieces(logits):
-        part = part.to(torch.promote_types(part.dtype, torch.float32)).masked_fill(excluded, -torch.inf)    # (n', V)
-        log_total = part.logsumexp(-1)                                                                      # (n',)
-        if method == "top_prob":
-            result.append((part.amax(-1) - log_total).exp())
-        elif method == "prob_diff":
-            first, index = part.max(-1)
-            second = part.scatter_(-1, index[:, None], -torch.inf).amax(-1)
-            result.append((first - log_total).exp() - (second - log_total).exp())
-        else:
-            log_p = part.sub_(log_total[:, None])
-            result.append((log_p.exp() * log_p.clamp_min_(torch.finfo(log_p.dtype).min)).sum(-1))           # 0 log 0 = 0
+    result = [_confidence(part, excluded, method) for part in _pieces(logits)]
     return torch.cat(result) if result else logits.new_zeros(0)
+
+
+def _confidence(part, excluded, method):
+    part = part.to(torch.promote_types(part.dtype, torch.float32)).masked_fill(excluded, -torch.inf)        # (n', V)
+    log_total = part.logsumexp(-1)                                                                          # (n',)
+    if method == "top_prob":
+        return (part.amax(-1) - log_total).exp()
+    if method == "prob_diff":
+        first, index = part.max(-1)
+        others = torch.arange(part.shape[-1], device=part.device) != index[:, None]
+        second = torch.where(others, part, -torch.inf).amax(-1)
+        return (first - log_total).exp() - (second - log_total).exp()
+    log_p = part - log_total[:, None]
+    return (log_p.exp() * log_p.clamp_min(torch.finfo(log_p.dtype).min)).sum(-1)                            # 0 log 0 = 0
 
 
 def draw_tokens(logits, excluded, temperature, uniforms):
@@ -53,17 +63,21 @@ def draw_tokens(logits, excluded, temperature, uniforms):
     exact = torch.float32 if logits.device.type == "mps" else torch.float64     # MPS has no float64
     if temperature > 0:
         uniforms = uniforms.to(exact).to(logits.device, non_blocking=True)
-    tokens = []
-    for part, u in zip(_pieces(logits), uniforms.split(max(1, ELEMENTS_AT_ONCE // logits.shape[-1]))):
-        part = part.masked_fill(excluded, -torch.inf)                           # (n', V)
-        top, token = part.max(-1)
-        if temperature > 0:
-            cumulative = torch.softmax(part.to(exact) / temperature, -1).cumsum_(-1)        # (n', V)
-            total = cumulative[:, -1:]
-            last = (cumulative < total).sum(-1)         # u * total may round up to total: the last token with a share
-            token = torch.searchsorted(cumulative, u[:, None] * total, right=True)[:, 0].minimum(last)
-        tokens.append(torch.where(torch.isfinite(top), token, -1))
+    pieces = _pieces(logits)
+    tokens = [_tokens(part, excluded, temperature, u) for part, u in zip(pieces, uniforms.split(len(pieces[0]) or 1))]
     return torch.cat(tokens) if tokens else torch.zeros(0, dtype=torch.long, device=logits.device)
+
+
+def _tokens(part, excluded, temperature, u):
+    part = part.masked_fill(excluded, -torch.inf)                               # (n', V)
+    top, token = part.max(-1)
+    if temperature > 0:
+        exact = u.dtype
+        cumulative = torch.softmax(part.to(exact) / temperature, -1).cumsum(-1)             # (n', V)
+        total = cumulative[:, -1:]
+        last = (cumulative < total).sum(-1)             # u * total may round up to total: the last token with a share
+        token = torch.searchsorted(cumulative, u[:, None] * total, right=True)[:, 0].minimum(last)
+    return torch.where(torch.isfinite(top), token, -1)
 
 
 def check_tokens(tokens):

@@ -246,6 +246,7 @@ FLEXMDM_OPTIONS = {
     "event-driven, prob_diff, window": dict(sampler="event_driven", unmasking="confidence", confidence_method="prob_diff", use_sliding_window=True),
     "event-driven, 3 events, carried bound": dict(sampler="event_driven", unmasking="confidence", confidence_method="top_prob", bound_inflation=1.25, events_per_evaluation=3),
     "event-driven, threshold": dict(sampler="event_driven", unmasking="confidence", confidence_method="entropy", confidence_threshold=-0.5),
+    "event-driven, cached prompts": dict(sampler="event_driven", unmasking="confidence", confidence_method="top_prob", cache_refresh=3),
     "event-driven, two at once": dict(sampler="event_driven", unmasking="confidence", confidence_method="position", rows_at_once=2),
     "tau-leaping": dict(sampler="tau_leaping", steps=24),
     "tau-leaping, idle steps left out": dict(sampler="tau_leaping", steps=48, bound_inflation=2.0, unmasking="confidence", confidence_method="prob_diff")}

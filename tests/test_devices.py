@@ -76,7 +76,7 @@ def test_llada_loss_gradients_and_bound(llada, meta, fill_length):
 @pytest.mark.parametrize("options", [
     dict(sampler="event_driven"), dict(sampler="event_driven", bound_inflation=1.5, events_per_evaluation=3, unmasking="confidence", confidence_method="entropy"),
     dict(sampler="event_driven", unmasking="confidence", confidence_method="top_prob", confidence_threshold=0.3, temperature=1.0, rows_at_once=2),
-    dict(sampler="tau_leaping", steps=9), dict(sampler="tau_leaping", steps=9, bound_inflation=2.0, unmasking="confidence", confidence_method="prob_diff"),
+    dict(sampler="event_driven", cache_refresh=2, rows_at_once=1), dict(sampler="tau_leaping", steps=9), dict(sampler="tau_leaping", steps=9, bound_inflation=2.0, unmasking="confidence", confidence_method="prob_diff"),
     dict(sampler="tau_leaping", steps=5, insertion_schedule=GeometricSchedule(10, 0.01), temperature=0.7, use_sliding_window=True, unmasking="confidence")])
 def test_flexmdm_samplers(flexmdm, meta, options):
     flexmdm.eval()
