@@ -152,7 +152,10 @@ class LLaDABlock(GradientCheckpointingLayer):
         gate, up = (self.ff_proj(y), self.up_proj(y)) if self.fused is None else F.linear(y, self.fused[1]).chunk(2, -1)
         return self.ff_out(F.silu(gate) * up)
 
-    def forward(self, x, cos, sin, rows, scale=None, shift=None, store=None):
+    def forward(self, *arguments):
+        return self.body(*arguments)            # what llada_utils.compile_network compiles, inside of checkpointing
+
+    def body(self, x, cos, sin, rows, scale=None, shift=None, store=None):
         """x: (B, T, d) with PaddedRows, (N, d) with PackedRows; cos, sin: (T or N, 1, head_dim); store: this block's of CachedRows."""
         x = x + self.attention(modulate(self.attn_norm(x), scale, shift, rows), cos, sin, rows, store)
         return x + self.mlp(modulate(self.ff_norm(x), scale, shift, rows))

@@ -20,15 +20,15 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import MethodType
 
 import torch
 
 from gpu_memory import require_room
-from llada_dit import FlexMDMConfig, LLaDAConfig, LLaDADiT, LLaDAModelLM
+from llada_dit import FlexMDMConfig, LLaDABlock, LLaDAConfig, LLaDADiT, LLaDAModelLM
 from network_graphs import TrunkGraphs
 from packed_rows import has_varlen
 from records import InputError, run, write_json, write_text
-from token_choice import compile_choice
 
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "transformer.ff_out"]       # the head, never the MLPs' ff_out (paper's code)
 HEADER_TOKENS = {"<|start_header_id|>": 126346, "<|end_header_id|>": 126347, "<|eot_id|>": 126348}
@@ -468,21 +468,22 @@ def pick_dtype(name, device):
 
 
 def compile_network(model):
-    """torch.compile of the blocks in place, for any batch size and length: they are equal, so one compilation serves them all.
+    """torch.compile of the blocks in place, for any batch size and length: they are equal, so one compilation serves them all. Gradient
+    checkpointing and the hooks of sharding stay outside of it.
 
     Raises InputError where a CPU network would need a compiler that is not there."""
     if next(model.parameters()).device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
         raise InputError("--torch_compile: on a CPU it needs a C++ compiler, and there is no g++ or clang++")
+    compiled = torch.compile(LLaDABlock.body, dynamic=True)
     for block in getattr(model, "backbone", model).model.transformer.blocks:
-        block.compile(dynamic=True)
+        block.body = MethodType(compiled, block)
 
 
 def speed_up_sampling(model, torch_compile=False):
     """Make a loaded model (LoRA merged) ready to sample: on a GPU in half precision fused projections, CUDA graphs and TF32 for the fp32 parts,
-    and compiled blocks and token choice where asked for. What it computes stays the same, to rounding."""
+    and compiled blocks where asked for. What it computes stays the same, to rounding."""
     if torch_compile:
         compile_network(model)
-        compile_choice()
     backbone = getattr(model, "backbone", model)
     if has_varlen(backbone.model.transformer.blocks[0].q_proj.weight):
         for block in backbone.model.transformer.blocks:

@@ -19,15 +19,8 @@ def excluded_tokens(vocabulary, mask_id, pad_id, num_tokens, device):
 
 
 def _pieces(logits):
-    at_once = ELEMENTS_AT_ONCE * (16 if logits.is_cuda else 1)
+    at_once = ELEMENTS_AT_ONCE * (16 if logits.is_cuda else 1)          # there many small kernels cost more than 512 MiB
     return logits.split(max(1, at_once // logits.shape[-1]))
-
-
-def compile_choice():
-    """torch.compile for what is done with a piece of logits: one or two readings of them instead of ten."""
-    for name in ("_confidence", "_tokens"):
-        if not hasattr(globals()[name], "_torchdynamo_orig_callable"):
-            globals()[name] = torch.compile(globals()[name], dynamic=True)
 
 
 def confidence(logits, excluded, method):

@@ -389,6 +389,7 @@ def main():
         work = Work(device, folder, Path(golden_folder) if golden_folder else None)
         for name in chosen:
             torch.manual_seed(0)
+            torch.set_float32_matmul_precision("highest")       # fp32 is then compared in fp32; training turns TF32 on
             started = time.perf_counter()
             try:
                 outcome, said = "ok", CHECKS[name](work) or ""
