@@ -21,6 +21,7 @@ too asks the network only in steps in which something is proposed: a grid of 4,0
 All bookkeeping is on the CPU in integers and float64, vectorised over rows; only the network and its logits live on a device.
 The clock is `left` = 1 - t (sampler_clock.py).
 """
+import numpy as np
 import torch
 
 from flexmdm_interpolant import LinearSchedule, schedule_from_config
@@ -45,7 +46,7 @@ class FlexMDMSampler:
 
     def __init__(self, model, prefixes, prefix_lengths, suffixes, suffix_lengths, *, steps, max_length, mask_id, pad_id, sampler,
                  unmasking, confidence_method, use_sliding_window, alpha, max_window, temperature, insertion_schedule, unmask_schedule,
-                 num_tokens, seeds, rows_at_once, return_trace, on_frame, events_per_evaluation, bound_inflation, confidence_threshold, cache_refresh):
+                 num_tokens, seeds, rows_at_once, return_trace, on_frame, events_per_evaluation, bound_inflation, confidence_threshold, cache_refresh=None):
         config = getattr(model, "config", None)
         self.model, self.device = model, torch.device(getattr(model, "device", "cpu"))
         self.mask_id, self.pad_id, self.num_tokens, self.seeds = mask_id, pad_id, num_tokens, seeds
@@ -334,13 +335,11 @@ class FlexMDMSampler:
             over = leaping & (step >= len(self.grid))
             step = step.clamp(max=len(self.grid) - 1)
             next_left = torch.where(leaping, torch.where(over, self.grid.end[-1], self.grid.start[step]), next_left)
-            next_stage[leaping] = LEAP
-            next_stage[over] = FINAL_LEAP if self.grid.cut else DONE
-            next_stage[leaping & (total == 0) & (masks == 0)] = DONE                    # nothing is missing, nor ever will be
+            next_stage.masked_fill_(leaping, LEAP).masked_fill_(over, FINAL_LEAP if self.grid.cut else DONE)
+            next_stage.masked_fill_(leaping & (total == 0) & (masks == 0), DONE)        # nothing is missing, nor ever will be
             self.grid_step[live] = torch.where(leaping, step, self.grid_step[live])
-        next_stage[(stage == LAST) | ((stage == FINAL_REVEAL) & (masks == 0))] = DONE
-        final = stage == FINAL_LEAP
-        next_stage[final] = torch.where(masks[final] > 0, FINAL_REVEAL, DONE)
+        next_stage.masked_fill_((stage == LAST) | ((stage == FINAL_REVEAL) & (masks == 0)), DONE)
+        next_stage = torch.where(stage == FINAL_LEAP, torch.where(masks > 0, FINAL_REVEAL, DONE), next_stage)
 
         running = (stage == MEASURE) | (stage == EVENT)
         if self.event_driven and bool(running.any()):
@@ -356,10 +355,10 @@ class FlexMDMSampler:
             beyond = first <= self.left_end
             ended = (masks == 0) & ((bound <= TOLERANCE) | (beyond & (self.left_end == 0)))
             next_left = torch.where(propose, first.clamp(min=self.left_end), next_left)
-            next_stage[measure], next_stage[propose] = MEASURE, EVENT
+            next_stage.masked_fill_(measure, MEASURE).masked_fill_(propose, EVENT)
             leap = (bound > 0) & (self.left_end > 0)
-            next_stage[propose & beyond] = torch.where(leap, FINAL_LEAP, FINAL_REVEAL)[propose & beyond]
-            next_stage[propose & (ended | (beyond & (masks == 0) & ~leap))] = DONE
+            next_stage = torch.where(propose & beyond, torch.where(leap, FINAL_LEAP, FINAL_REVEAL), next_stage)
+            next_stage.masked_fill_(propose & (ended | (beyond & (masks == 0) & ~leap)), DONE)
             self.resume[live], self.reveals[live], self.proposals[live] = resume, reveals, proposals
 
         self.evaluations[live] += 1
@@ -381,22 +380,24 @@ class FlexMDMSampler:
         event; more of them (events_per_evaluation) are drawn as if nothing had changed between, up to the end of the network's time,
         and at most a PARALLEL_SHARE of what is left to do: the last tokens are worth an evaluation each.
         """
-        reveals, proposals = torch.zeros_like(masks), torch.zeros_like(masks)
-        first, rings = left, torch.ones_like(left, dtype=torch.bool)
-        allowed = (PARALLEL_SHARE * (bound + masks)).clamp(1, self.events).long()       # (R,)
-        numbers = self._table(live, CLOCK, 2 * int(allowed.max())).log().T              # (2 K, R)
-        for event in range(len(numbers) // 2):
-            u = numbers[2 * event:2 * event + 2]
-            waiting = survival(self.insertion, left, starts_at_zero=True), survival(self.unmasking, left)
-            insertion = torch.where(bound > 0, left_at(self.insertion, waiting[0] * torch.exp(u[0] / bound)), -1.0)
-            reveal = torch.where(masks > reveals, left_at(self.unmasking, waiting[1] * torch.exp(u[1] / (masks - reveals))), -1.0)
-            following = torch.maximum(insertion, reveal).minimum(left)
-            rings = rings & (following > self.left_end) & (event < allowed)
-            first = following if event == 0 else first
-            reveals += rings & (reveal >= insertion)
-            proposals += rings & (insertion > reveal)
-            left = torch.where(rings, following, left)
-        return first, left, reveals, proposals
+        left, bound, masks = left.numpy(), bound.numpy(), masks.numpy()     # a dozen operations an event: numpy's cost a quarter of torch's
+        reveals, proposals = np.zeros_like(masks), np.zeros_like(masks)
+        first, rings = left, np.ones(len(left), dtype=bool)
+        allowed = np.clip(PARALLEL_SHARE * (bound + masks), 1, self.events).astype(np.int64)        # (R,)
+        numbers = np.log(self._table(live, CLOCK, 2 * int(allowed.max())).numpy().T)    # (2 K, R)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            for event in range(len(numbers) // 2):
+                u = numbers[2 * event:2 * event + 2]
+                waiting = survival(self.insertion, left, starts_at_zero=True), survival(self.unmasking, left)
+                insertion = np.where(bound > 0, left_at(self.insertion, waiting[0] * np.exp(u[0] / bound)), -1.0)
+                reveal = np.where(masks > reveals, left_at(self.unmasking, waiting[1] * np.exp(u[1] / (masks - reveals))), -1.0)
+                following = np.minimum(np.maximum(insertion, reveal), left)
+                rings = rings & (following > self.left_end) & (event < allowed)
+                first = following if event == 0 else first
+                reveals += rings & (reveal >= insertion)
+                proposals += rings & (insertion > reveal)
+                left = np.where(rings, following, left)
+        return tuple(map(torch.from_numpy, (first, left, reveals, proposals)))
 
     def _stop_at_cap(self, live):
         """Event-driven: with one evaluation left, a row that is not about to finish reveals what it has and is marked truncated."""

@@ -1,7 +1,9 @@
 """When things happen in the FlexMDM samplers: survival of the two schedules, tau-leaping's grid, Poisson counts.
 
-The clock is `left` = 1 - t, float64: near the end t has no digits left. Nothing here knows a network.
+The clock is `left` = 1 - t, float64: near the end t has no digits left. Nothing here knows a network. `survival` and `left_at` take
+torch tensors and numpy arrays.
 """
+import numpy as np
 import torch
 
 from flexmdm_interpolant import LinearSchedule, PowerSchedule
@@ -14,6 +16,8 @@ def survival(schedule, left, starts_at_zero=False):
         return left
     if isinstance(schedule, PowerSchedule):
         return left ** schedule.p
+    if isinstance(left, np.ndarray):
+        return survival(schedule, torch.from_numpy(left), starts_at_zero).numpy()
     value = 1 - schedule.at(1 - left)
     return torch.where(left == 1, 1.0, value) if starts_at_zero else value
 
@@ -24,6 +28,8 @@ def left_at(schedule, value):
         return value
     if isinstance(schedule, PowerSchedule):
         return value ** (1 / schedule.p)
+    if isinstance(value, np.ndarray):
+        return left_at(schedule, torch.from_numpy(value)).numpy()
     return (1 - schedule.inv(1 - value)).clamp(max=1)
 
 
