@@ -384,6 +384,7 @@ def main():
     device = pick_device(args.device)
     facts, outcomes = card(device), {}
     golden_folder = args.golden or os.environ.get("FLEXMDM_GOLDEN")
+    output = args.output or (ROOT / "results/gpu" / f"check_{facts['card'].replace(' ', '_')}.json" if device.type == "cuda" and not args.only else None)
     print(", ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         work = Work(device, folder, Path(golden_folder) if golden_folder else None)
@@ -400,11 +401,10 @@ def main():
                 print(traceback.format_exc()[-2500:], file=sys.stderr, flush=True)
             seconds = round(time.perf_counter() - started, 1)
             outcomes[name] = {"outcome": outcome, "said": said, "seconds": seconds}
+            if output:
+                Path(output).parent.mkdir(parents=True, exist_ok=True)
+                write_json(output, {**facts, "checks": outcomes})
             print(f"{name:<28}{outcome:<9}{seconds:7.1f} s  {said}", flush=True)
-    output = args.output or (ROOT / "results/gpu" / f"check_{facts['card'].replace(' ', '_')}.json" if device.type == "cuda" and not args.only else None)
-    if output:
-        Path(output).parent.mkdir(parents=True, exist_ok=True)
-        write_json(output, {**facts, "checks": outcomes})
     failed = [name for name, each in outcomes.items() if each["outcome"] == "failed"]
     print(f"{len(outcomes) - len(failed)} of {len(outcomes)} checks are well" + (f"; failed: {', '.join(failed)}" if failed else ""))
     if failed:
