@@ -189,12 +189,18 @@ class NetworkBase(PreTrainedModel):
                 nn.init.normal_(projection.weight, std=std / math.sqrt(depth))
 
 
-    def new_key_stores(self, size):
-        """Per block, room for keys and values of so many tokens, (size, 2, H_kv, head_dim), for CachedRows."""
+    def key_stores(self, size):
+        """Per block, room for keys and values of at least so many tokens, (size, 2, H_kv, head_dim), for CachedRows. They are kept from call to
+        call, as graphs that were captured with them need it: two caches of one model cannot be in use at once."""
         backbone = getattr(self, "backbone", self)
         block = backbone.model.transformer.blocks[0]
-        return [torch.zeros(size, 2, block.n_kv_heads, block.head_dim, dtype=block.q_proj.weight.dtype, device=self.device) for _ in backbone.model.transformer.blocks]
+        if self.stores is None or len(self.stores[0]) < size:
+            self.stores = None
+            weight = block.q_proj.weight
+            self.stores = [torch.zeros(size, 2, block.n_kv_heads, block.head_dim, dtype=weight.dtype, device=weight.device) for _ in backbone.model.transformer.blocks]
+        return self.stores
 
+    stores = None                       # key_stores' own
     graphs = None                       # network_graphs.TrunkGraphs: for sampling on a GPU
 
     def run_trunk(self, *arguments, rows, collect=None):

@@ -75,7 +75,7 @@ class PrefixCache:
         if len(known) > self.slot_count or longest > self.room:
             self.slot_count, self.room = max(len(known), self.slot_count), max(-(-longest // ROOM_STEP) * ROOM_STEP, self.room)
             self.slots, self.made, self.stores = {}, {}, None
-            self.stores = self.model.new_key_stores(self.slot_count * self.room + 1)    # the last place is for filling
+            self.stores = self.model.key_stores(self.slot_count * self.room + 1)    # the last place is for filling
         free = sorted(set(range(self.slot_count)) - set(self.slots.values()))
         for name in names:
             if name not in self.slots:

@@ -67,7 +67,6 @@ class RunArguments(TrainingArguments):
     logging_steps: float = field(default=10)
     report_to: str = field(default="none", metadata={"help": "wandb or tensorboard, besides train_log.jsonl"})
     bf16: bool | None = field(default=None, metadata={"help": "default: where the GPU has it"})
-    dataloader_num_workers: int | None = field(default=None, metadata={"help": "processes that noise rows ahead of the GPU; default: 2 beside a GPU, else 0"})
     remove_unused_columns: bool = field(default=False)
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "every trained parameter is used in every step"})
     # instead of training
@@ -85,8 +84,6 @@ class RunArguments(TrainingArguments):
         accelerator = torch.cuda.is_available() or torch.backends.mps.is_available()
         self.use_cpu = self.use_cpu or not accelerator      # else torchrun on CPUs trains the same rows in every process
         self.dataloader_pin_memory = self.dataloader_pin_memory and not self.use_cpu
-        if self.dataloader_num_workers is None:
-            self.dataloader_num_workers = 0 if self.use_cpu else 2
         if self.bf16 is None:
             self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         self.tf32 = True if torch.cuda.is_available() and self.tf32 is None else self.tf32

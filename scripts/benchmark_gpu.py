@@ -254,8 +254,8 @@ class KnownLength:
         self.bench, self.model, self.device, self.config = bench, model, model.device, model.config
         self.timed, self.calls, self.seconds, self.positions = timed, 0, 0.0, 0
 
-    def new_key_stores(self, size):
-        return self.model.new_key_stores(size)
+    def key_stores(self, size):
+        return self.model.key_stores(size)
 
     def __call__(self, ids, t, attention_mask=None, **options):
         torch = self.bench.torch
