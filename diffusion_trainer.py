@@ -266,6 +266,8 @@ def named_failure(what):
     from safetensors import SafetensorError
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise                                                       # not of the disk: gpu_memory.py says what helps
     except (OSError, RuntimeError, SafetensorError) as error:
         if type(error) is RuntimeError and not any(word in str(error) for word in ("inline_container", "PytorchStreamWriter", "iostream")):
             raise                                                   # only torch.save's own kind of "cannot write"

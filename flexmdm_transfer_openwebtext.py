@@ -26,7 +26,7 @@ def build_model(args):
     from transformers import set_seed
     from gpu_memory import require_room_for_training
     from llada_dit import LLaDAModelLM
-    from llada_utils import add_lora, llada_config, load_flexmdm, load_llada, load_tokenizer, new_flexmdm, resolve_folder
+    from llada_utils import add_lora, llada_config, load_flexmdm, load_llada, load_tokenizer, new_flexmdm, quantize_base, resolve_folder
     from records import InputError
     set_seed(args.seed)
     dtype = torch.bfloat16 if args.bf16 and not args.all_parameters else torch.float32         # of the frozen base
@@ -50,6 +50,8 @@ def build_model(args):
         if not args.all_parameters:
             model.name_or_path = args.model_name_or_path
             add_lora(model, {"r": args.lora_r, "lora_alpha": args.lora_alpha, "lora_dropout": args.lora_dropout})
+    if args.load_in_4bit:
+        quantize_base(model)
     return model, tokenizer
 
 

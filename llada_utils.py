@@ -180,6 +180,21 @@ def add_lora(backbone, lora):
     return backbone
 
 
+def quantize_base(model):
+    """The frozen matrices of all blocks in 4 bits (bitsandbytes, NF4), in place; they are packed when the model moves to its device.
+
+    LoRA, norms, embedding, head and the FlexMDM's own parts stay as they are. Training then takes a quarter of the memory for the base."""
+    import bitsandbytes
+    for parent in list(getattr(model, "backbone", model).model.transformer.blocks.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is torch.nn.Linear and not child.weight.requires_grad:
+                packed = bitsandbytes.nn.Linear4bit(child.in_features, child.out_features, bias=False, compute_dtype=child.weight.dtype, quant_type="nf4",
+                                                    device="meta")
+                packed.weight = bitsandbytes.nn.Params4bit(child.weight.data, requires_grad=False, quant_type="nf4")
+                setattr(parent, name, packed)
+    return model
+
+
 def merge_lora(model):
     """W + alpha/r B A in place of every adapted layer, and no peft layer left."""
     from peft.tuners.lora import LoraLayer

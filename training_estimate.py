@@ -28,8 +28,9 @@ def peak_flops(device):
 
 
 def size_of(parameter):
-    """Number of elements, also where ZeRO-3 holds a shard only."""
-    return getattr(parameter, "ds_numel", parameter.numel())
+    """Number of elements, also where ZeRO-3 holds a shard only, or 4 bits are packed two in a byte."""
+    packed = getattr(parameter, "quant_state", None)
+    return packed.shape.numel() if packed is not None else getattr(parameter, "ds_numel", parameter.numel())
 
 
 def flops_a_token(model):

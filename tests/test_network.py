@@ -385,3 +385,28 @@ def test_tokenizer_of_llada(data_dir, tmp_path):
     turn = [{"role": "user", "content": " What is 2 + 3? "}]
     assert repaired.apply_chat_template(turn, add_generation_prompt=True)["input_ids"] == tokenizer.apply_chat_template(turn, add_generation_prompt=True)["input_ids"]
     assert [repaired.convert_tokens_to_ids(token) for token in ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")] == [126346, 126347, 126348]
+
+
+def test_a_base_in_four_bits(tmp_path):
+    """--load_in_4bit: frozen matrices are packed, LoRA trains beside them, and a checkpoint holds what it holds without."""
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    from llada_utils import quantize_base, write_checkpoint
+    from training_estimate import flops_a_token
+    base = tiny.write_llada(tmp_path / "base", d_model=128, n_heads=2, n_kv_heads=2, mlp_hidden_size=256)
+    model = new_flexmdm(base, lora=LORA).train()
+    ids, t = torch.randint(0, 50, (2, 10)), torch.rand(2)
+    flops, matrix = flops_a_token(model), model.backbone.model.transformer.blocks[1].ff_out.weight.clone()
+    names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    quantize_base(model).to("cpu")
+    packed = [parameter for parameter in model.parameters() if parameter.dtype == torch.uint8]
+    assert len(packed) == 3 * 7 and flops_a_token(model) == flops
+    output = model(ids, t)
+    weight = model.backbone.model.transformer.blocks[1].ff_out.weight
+    error = (bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state) - matrix).norm() / matrix.norm()
+    assert 1e-3 < error < 0.15, error               # NF4: 16 values for normal weights
+    (output["logits"].square().mean() + output["log_length"].mean()).backward()
+    assert names == {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    write_checkpoint(model, folder, tiny.tokenizer())
+    assert {name for name, _ in load_flexmdm(folder, merge=False).named_parameters()} >= names
