@@ -6,6 +6,7 @@
 Both give a token the same result; what differs is the work spent on padding.
 """
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -100,15 +101,26 @@ class CachedRows(PackedRows):
 
     def attend(self, q, k, v, store):
         store.index_copy_(0, self.written, torch.stack([k, v], 1))
-        k, v = store.index_select(0, self.keys).unbind(1)                           # (M, H_kv, D) each
         if has_varlen(q):
+            k, v = store.index_select(0, self.keys).unbind(1)                       # (M, H_kv, D) each
             longest = -(-self.length // LONGEST_STEP) * LONGEST_STEP
             return varlen_attention(q, k, v, self.offsets, self.key_offsets, longest)
+        place, shape, keys, mask = self.padded
+        wide = q.new_zeros(shape[0] * shape[1], *q.shape[1:]).index_copy(0, place, q).unflatten(0, shape)       # (B, T', H, D)
+        k, v = store.index_select(0, keys.flatten()).unflatten(0, keys.shape).unbind(2)                         # (B, T, H_kv, D) each
+        return scaled_attention(wide, k, v, mask).flatten(0, 1).index_select(0, place)
+
+    @cached_property
+    def padded(self):
+        """Where the computed tokens (N,) lie in (B, T'), as wide as the most computed row; the keys' places, (B, T); and their mask (B, 1, 1, T)."""
         lengths, key_lengths = (ends[1:] - ends[:-1] for ends in (self.offsets, self.key_offsets))
-        slot, position = (torch.arange(self.length, device=q.device) < each[:, None] for each in (lengths, key_lengths))     # (B, T) each
-        wide_q = q.new_zeros(*slot.shape, *q.shape[1:]).masked_scatter(slot[..., None, None], q)
-        wide_k, wide_v = (x.new_zeros(*position.shape, *x.shape[1:]).masked_scatter(position[..., None, None], x) for x in (k, v))
-        return scaled_attention(wide_q, wide_k, wide_v, position[:, None, None, :])[slot]
+        shape = len(lengths), int(lengths.max())
+        position = torch.arange(len(self.row), device=self.row.device)
+        place = self.row * shape[1] + position - self.offsets[self.row]
+        column = torch.arange(int(key_lengths.max()), device=self.row.device)
+        real = column < key_lengths[:, None]
+        keys = self.keys[torch.where(real, self.key_offsets[:-1, None] + column, 0)]
+        return place, shape, keys, real[:, None, None, :]
 
 
 class SpreadRows(torch.autograd.Function):
