@@ -13,7 +13,6 @@ SIGTERM or SIGUSR1 (a scheduler's warning) ends the run after the call in hand, 
 Nothing here imports torch at import.
 """
 import hashlib
-import itertools
 import json
 import signal
 import sys
@@ -297,7 +296,7 @@ def merge_rows(rows, expected, num_samples, allow_duplicates, allow_missing):
     items = len(expected) if expected is not None else max(item for item, _ in kept) + 1
     missing = items * samples - len(kept)              # counted, not listed: a number in a file may be 10^9
     if missing and not allow_missing:
-        item, sample = next(key for key in itertools.product(range(items), range(samples)) if key not in kept)
+        item, sample = next((item, sample) for item in range(items) for sample in range(samples) if (item, sample) not in kept)
         name = f"{_shown(expected[item])}, " if expected is not None else ""
         raise InputError(f"--score_only: {missing} rows are missing, the first: {name}item {item}, sample {sample}; "
                          "--allow_missing scores the rest")
