@@ -124,6 +124,7 @@ def main():
     os.dup2(nothing, 0)                                # the pipe with the secret is gone
     os.close(nothing)
     write, leave, getpid, dumps, clock = os.write, os._exit, os.getpid, marshal.dumps, time.monotonic
+    streams = sys.stdout, sys.stderr
     me, started = getpid(), clock()
     try:
         odd = run_program(program, test, entry_point)
@@ -133,6 +134,11 @@ def main():
             verdict = ("failed", f"{type(error).__name__}: {error}"[:500], "")
         except BaseException:
             verdict = ("failed", "an exception that cannot be shown", "")
+    for stream in streams:                             # what it printed lies in buffers that os._exit would drop
+        try:
+            stream.flush()
+        except BaseException:
+            pass
     if clock() - started > timeout:
         verdict = ("timed out", f"took more than {timeout:g} s", "")
     if getpid() == me:                                 # a fork that got here has no say

@@ -16,14 +16,13 @@ Only the standard library can be imported by the programs. Needs Linux for isola
 import os
 import queue
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 from pathlib import Path
 
-from code_sandbox import receive, sandbox_error, send
+from code_sandbox import receive, remove_folder, sandbox_error, send
 from records import InputError
 
 LEVELS = ("namespaces", "landlock", "plain")
@@ -65,7 +64,7 @@ class Sandbox:
             if "refused" in self.isolation:
                 raise OSError(self.isolation["refused"])
             if level == "namespaces":                  # it has its own root by now: nothing is left should we be killed
-                shutil.rmtree(self.base, ignore_errors=True)
+                remove_folder(self.base)
             test = self.run(*SELF_TEST, 10.0)
             if test["status"] != "passed":
                 raise OSError(f"a trivial program does not pass: {test['error']} {test['output']}")
@@ -92,7 +91,7 @@ class Sandbox:
             self.process.kill()
             self.process.wait()
         self.process.stdout.close()
-        shutil.rmtree(self.base, ignore_errors=True)
+        remove_folder(self.base)
 
 
 class CodeRunner:

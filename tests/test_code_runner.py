@@ -267,6 +267,35 @@ def test_a_killed_scorer_leaves_nothing(tmp_path):
     assert not os.path.exists(f"/proc/{sandbox}") and list(tmp_path.iterdir()) == []
 
 
+def test_what_a_program_prints_is_kept(runner):
+    test = "def check(candidate):\n    candidate(0)\n"
+    assert runner.run("import sys\ndef f(x):\n    print('seen')\n    sys.stderr.write('also')\n", test, "f")["output"] == "seen\nalso"
+    failed = runner.run("def f(x):\n    print('before it fails')\n    raise ValueError\n", test, "f")
+    assert failed["status"] == "failed" and "before it fails" in failed["output"]
+    assert len(runner.run("def f(x):\n    print('x' * 10 ** 6)\n", test, "f")["output"]) == 4000
+
+
+def test_a_folder_of_any_depth_without_rights_is_removed(tmp_path):
+    from code_sandbox import remove_folder
+    (tmp_path / "kept").write_text("kept")
+    (tmp_path / "top" / "side").mkdir(parents=True)
+    (tmp_path / "top" / "link").symlink_to(tmp_path)
+    place = os.open(tmp_path / "top", os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=place)
+        inner = os.open("d", os.O_RDONLY, dir_fd=place)
+        os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=inner))
+        os.fchmod(inner, 0o700)
+        os.close(place)
+        place = inner
+    os.close(place)
+    for name in ("d", "side"):
+        (tmp_path / "top" / name).chmod(0)
+    remove_folder(tmp_path / "top")
+    remove_folder(tmp_path / "top")                    # not there any more: nothing is raised
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
 def test_programs_at_once_do_not_mix_their_results():
     with CodeRunner(workers=4) as several:
         jobs = [(f"def f(x):\n    return {n}\n", f"def check(f):\n    assert f(0) == {n if n % 3 else n + 1}\n", "f") for n in range(60)]

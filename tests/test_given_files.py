@@ -407,3 +407,32 @@ def test_mask_tokens_among_what_is_given_are_refused():
     refuse_mask_tokens(([1, 2], []), 7, "--prompt")
     with pytest.raises(InputError, match="--prompt: holds the mask token 7"):
         refuse_mask_tokens(([1], [2, 7]), 7, "--prompt")
+
+
+# ---- pages of generations -------------------------------------------------------------------------------------------------
+
+PANEL = {"title": "_$x$", "t": [0.0, 1.0], "evaluations": [0, 3], "tokens": [["a", 0], ["b", 0]], "slots": [[0, 0, 0, 1], [1, 1, 1, 0]]}
+
+
+@pytest.mark.parametrize("field, value", [
+    ("slots", [[2, 0, 0, 0]]), ("slots", [[0, 2, 1, 0]]), ("slots", [[0, 0, 2, 0]]), ("slots", [[0, 0, -2, 0]]), ("slots", [[-1, 0, 0, 0]]),
+    ("slots", [[0, 0, 0]]), ("slots", [3]), ("slots", 3), ("slots", None), ("slots", [[0, 0.5, 1, 0]]), ("t", []), ("t", 3), ("t", [0, "1"]),
+    ("t", [0, float("nan")]), ("evaluations", [0]), ("evaluations", None), ("tokens", [["a"]]), ("tokens", {}), ("title", None)])
+@pytest.mark.parametrize("ending", ["png", "html"])
+def test_a_page_with_a_damaged_panel_is_refused_and_nothing_is_written(tmp_path, monkeypatch, ending, field, value):
+    import trace_page
+    trace_page.write_trace_page(tmp_path / "page.html", [PANEL, {**PANEL, field: value}])
+    monkeypatch.setattr(sys, "argv", ["x", str(tmp_path / "page.html"), "--output", str(tmp_path / f"out.{ending}")])
+    with pytest.raises(InputError, match="page.html is not a page .* of panel 2"):
+        trace_page.main()
+    assert not (tmp_path / f"out.{ending}").exists()
+
+
+def test_a_whole_panel_is_drawn_and_a_picture_that_cannot_be_written_is_one_line(tmp_path):
+    import trace_page
+    trace_page.write_trace_page(tmp_path / "page.html", [PANEL])
+    panels = trace_page.read_panels(tmp_path / "page.html")
+    trace_page.write_panels(tmp_path / "out.png", panels)
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(InputError, match="cannot write"):
+        trace_page.write_panels(tmp_path / "page.html" / "out.png", panels)
