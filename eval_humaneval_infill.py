@@ -158,13 +158,15 @@ def text_metrics(rows, items):
 def run_rows(rows, items, args, stop=None):
     """(verdicts, isolation): one result of code_runner for each row. Rows in order; the items' tests, prompts and suffixes are used,
     never those that a generations file may hold."""
-    from code_runner import CodeRunner, suspicious_text
+    from code_runner import CodeRunner, rebound_name, suspicious_text, test_with_helpers
     from tqdm import tqdm
     by_id = {item["task_id"]: item for item in items}
+    references = {name: item["prompt"] + item["canonical_solution"] + item["suffix"] for name, item in by_id.items()}
+    tests = {name: test_with_helpers(references[name], item["test"], item["entry_point"]) for name, item in by_id.items()}
     jobs = []
     for row in rows:
         item = by_id[row["task_id"]]
-        jobs.append((item["prompt"] + row["completion"] + item["suffix"], item["test"], item["entry_point"]))
+        jobs.append((item["prompt"] + row["completion"] + item["suffix"], tests[row["task_id"]], item["entry_point"]))
     passed = 0
 
     def progress(result):
@@ -180,7 +182,10 @@ def run_rows(rows, items, args, stop=None):
                  mininterval=0.5 if sys.stderr.isatty() else 30) as bar:
         results = runner.run_all(jobs, progress)
         isolation = runner.isolation
-    for row, result in zip(rows, results):
+    for row, job, result in zip(rows, jobs, results):
+        if result["status"] == "passed" and not result["suspicious"]:
+            name = rebound_name(job[0], references[row["task_id"]])
+            result["suspicious"] = name and f"the completion binds {name} of the prompt again"
         if result["status"] == "passed" and not result["suspicious"]:
             word = suspicious_text(row["completion"], by_id[row["task_id"]]["canonical_solution"])
             result["suspicious"] = word and f"the completion says {word!r}"
