@@ -132,13 +132,16 @@ def serve(requests, answers):
     import builtins
     import os
     import sys
-    receive, send, leave = receiver(requests), sender(answers), os._exit
+    receive, send, leave, getpid = receiver(requests), sender(answers), os._exit, os.getpid
+    me = getpid()
     before, streams = dict(vars(builtins)), (sys.stdout, sys.stderr)
     known = {id(kind) for kind in before.values() if isinstance(kind, type) and issubclass(kind, BaseException)}
     module = type(sys)
     settrace, setprofile = sys.settrace, sys.setprofile
 
     def answer(value):
+        if getpid() != me:                             # a fork that got here has no say
+            leave(0)
         for stream in streams:                         # what was printed lies in buffers that os._exit would drop
             try:
                 stream.flush()
@@ -322,6 +325,8 @@ def main():
 
     def ask(request):
         try:
+            if select.select([answer_end], [], [], 0)[0]:
+                raise Left                             # it answers before it is asked, or it has ended
             send(request)
             answer = receive()
         except (OSError, ValueError, RecursionError):
