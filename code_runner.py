@@ -8,22 +8,23 @@ Each program is run as the official HumanEval scorer composes it (program, newli
 fresh interpreter inside the sandbox of code_sandbox.py, and its verdict comes from code_check.py in a way it cannot forge.
 
 The threat that this stands against: careless code, and code that cheats or does damage (deleting files, endless processes, forged
-verdicts, patched builtins). Out of scope: programs that search their own interpreter for the verdict's secret (frames, gc, ctypes),
-holes in the kernel, and timing. Where the machine allows no namespaces the isolation is weaker; `isolation` and every results.json say so.
+verdicts, patched builtins). Out of scope: holes in the kernel, and timing. Where the machine allows no namespaces the isolation is weaker; `isolation` and every results.json say so.
 
 Only the standard library can be imported by the programs. Needs Linux for isolation; runs on macOS with limits alone.
 """
+import ast
 import os
 import queue
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 import threading
+import warnings
+from collections import Counter
 from pathlib import Path
 
-from code_sandbox import receive, sandbox_error, send
+from code_sandbox import receive, remove_folder, sandbox_error, send
 from records import InputError
 
 LEVELS = ("namespaces", "landlock", "plain")
@@ -42,6 +43,51 @@ def suspicious_text(completion, reference=""):
         if match.group() not in reference:
             return match.group()
     return ""
+
+
+def bound_names(program):
+    """Counter of the names that a program binds at its top level, and of those that its functions declare global."""
+    names = Counter()
+    tree = ast.parse(program)
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            names[node.name] += 1
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            names.update((alias.asname or alias.name).partition(".")[0] for alias in node.names)
+        else:
+            names.update(part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, (ast.Store, ast.Del)))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Global):
+            names.update(node.names)
+    return names
+
+
+def rebound_name(program, reference_program):
+    """A top-level name of the reference program that this one binds more often (a helper of its prompt, say); "" where there is none."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            here, there = bound_names(program), bound_names(reference_program)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ""                                      # it cannot have passed
+    return next((name for name in there if here[name] > there[name]), "")
+
+
+def test_with_helpers(reference_program, test, entry_point):
+    """The test, behind the helpers that it uses of the prompt: they are the prompt's own then, whatever the program made of them."""
+    try:
+        tree, used = ast.parse(reference_program), {node.id for node in ast.walk(ast.parse(test)) if isinstance(node, ast.Name)}
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return test
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    if not any(isinstance(node, functions) and node.name in used - {entry_point} for node in tree.body):
+        return test
+    kept = [node for node in tree.body if isinstance(node, (*functions, ast.Import, ast.ImportFrom)) and
+            getattr(node, "name", None) != entry_point]
+    return f"{ast.unparse(ast.Module(kept, []))}\n{test}"
+
+
+test_with_helpers.__test__ = False                     # its name is no test's for pytest
 
 
 def available_cores():
@@ -65,7 +111,7 @@ class Sandbox:
             if "refused" in self.isolation:
                 raise OSError(self.isolation["refused"])
             if level == "namespaces":                  # it has its own root by now: nothing is left should we be killed
-                shutil.rmtree(self.base, ignore_errors=True)
+                remove_folder(self.base)
             test = self.run(*SELF_TEST, 10.0)
             if test["status"] != "passed":
                 raise OSError(f"a trivial program does not pass: {test['error']} {test['output']}")
@@ -92,7 +138,7 @@ class Sandbox:
             self.process.kill()
             self.process.wait()
         self.process.stdout.close()
-        shutil.rmtree(self.base, ignore_errors=True)
+        remove_folder(self.base)
 
 
 class CodeRunner:

@@ -20,8 +20,8 @@ import marshal
 import os
 import resource
 import select
-import shutil
 import signal
+import stat
 import struct
 import sys
 import tempfile
@@ -351,12 +351,46 @@ def children():
 
 
 def remove_folder(folder):
-    """Remove a program's folder, also where it took the rights away from its own sub-folders."""
-    for path, folders, _ in os.walk(folder):
-        for name in folders:
-            if not os.path.islink(os.path.join(path, name)):
-                os.chmod(os.path.join(path, name), 0o700)
-    shutil.rmtree(folder, ignore_errors=True)
+    """Remove a program's folder, however deep it is and whatever rights it lacks; what cannot be removed stays, and nothing is raised.
+
+    By descriptor and without recursion: folders inside a sub-folder are moved up before it is removed, so no path grows and two
+    descriptors are enough.
+    """
+    def listed(descriptor):
+        """(name, whether it is a folder) of what lies in a folder; folders get the rights that moving and emptying them takes."""
+        for name in os.listdir(descriptor):
+            is_folder = stat.S_ISDIR(os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode)
+            if is_folder:
+                os.chmod(name, 0o700, dir_fd=descriptor)
+            yield name, is_folder
+
+    try:
+        top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return
+    try:
+        moved, mark = 0, os.urandom(8).hex()
+        while names := list(listed(top)):
+            for name, is_folder in names:
+                if not is_folder:
+                    os.unlink(name, dir_fd=top)
+                    continue
+                inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=top)
+                try:
+                    for inside, inside_is_folder in listed(inner):
+                        if inside_is_folder:
+                            moved += 1
+                            os.rename(inside, f"{mark}-{moved}", src_dir_fd=inner, dst_dir_fd=top)
+                        else:
+                            os.unlink(inside, dir_fd=inner)
+                finally:
+                    os.close(inner)
+                os.rmdir(name, dir_fd=top)
+        os.rmdir(folder)
+    except OSError:                                    # not ours, or busy: no verdict is lost for it
+        pass
+    finally:
+        os.close(top)
 
 
 def main():
@@ -383,7 +417,7 @@ def main():
         if os.waitpid(supervisor, 0)[1]:
             send(results, sandbox_error("the supervising process died"))
     if level != "namespaces":                          # there code_runner.py removes it, because we no longer see it
-        shutil.rmtree(base, ignore_errors=True)
+        remove_folder(base)
 
 
 if __name__ == "__main__":

@@ -10,129 +10,27 @@ Check data and rule:                python eval_gsm8k.py --check_references --da
 
 Writes to --output_dir: generations-NNN.jsonl (one file a process), settings.json, results.json, verdicts.jsonl. A run that was stopped
 goes on when the same command is given again. Answer rules:
-  paper   the paper's code to the letter: the first \boxed{...} that is neither empty nor dots, as a float or its first number (commas are
-          not removed); else the first <answer>...</answer>, its last number. A null ground truth is wrong. (The default.)
-  strict  the last answer given, read whole: sign, thousands commas, $, units, percent, LaTeX fractions; two numbers are no answer.
+  paper   the paper's code to the letter: the first \boxed{...} that holds a number, as a float or its first number (commas are not
+          removed); else the first <answer>...</answer>, its last number. A null ground truth is wrong. (The default.)
+  strict  the last answer given, read whole: sign, thousands commas, $, units, percent, LaTeX fractions. Two numbers, or anything that
+          may change one (roots, powers, ranges, dozens, unknowns), are no answer. (answer_rules.py)
 Defaults are the paper's for GSM8K: tau_leaping, prob_diff, no window, 256 steps; LLaDA: one block, a step a
 token, random remasking.
 """
-import math
-import re
 import sys
-from fractions import Fraction
+from collections import Counter
 from pathlib import Path
 
+from answer_rules import gold_answer, gold_number, is_right, paper_answer, read_number, strict_answer      # noqa: F401: all belong here
 from evaluated_model import EvaluatedModel
 from generation_run import (GenerationRun, Stop, add_run_flags, check_run_flags, content_hash, first_items, make_tasks, merge_rows,
                             note_unused_flags, read_generations)
 from gpu_memory import EVALUATION, out_of_memory_advice
-from records import DATA_SUFFIXES, InputError, process_rank, read_rows, run, write_json, write_rows
+from records import DATA_SUFFIXES, InputError, process_rank, read_rows, require_writable, run, write_json, write_rows
 from results_table import describe, make_result, pass_at_k, share_of
 from sampler_flags import ArgumentParser, add_flexmdm_flags, add_llada_flags, add_model_flags
 
 HUB_DATA = ("openai/gsm8k", "main")
-NUMBER = r"-?\d+\.?\d*"
-
-
-# ---- the paper's rule ----------------------------------------------------------------------------------------------------
-
-def float_or_number(text, which):
-    """float(text), else the float of the first (which=0) or last (-1) number in it, else None."""
-    try:
-        return float(text)
-    except ValueError:
-        numbers = re.findall(NUMBER, text)
-        return float(numbers[which]) if numbers else None
-
-
-def paper_answer(text):
-    """The answer in a generation by the paper's rule (paper.md, "Evaluation"), a float or None."""
-    answer = None
-    for content in re.findall(r"\\boxed{(.*?)}", text):
-        content = content.strip()
-        if content and not re.fullmatch(r"\.+", content):
-            answer = float_or_number(content, 0)
-            break
-    if answer is None:
-        match = re.search(r"<answer>(.*?)</answer>", text, re.DOTALL)
-        if match and match.group(1).strip():
-            answer = float_or_number(match.group(1).strip(), -1)
-    return answer
-
-
-# ---- the strict rule -----------------------------------------------------------------------------------------------------
-
-def last_boxed(text):
-    r"""Content of the last \boxed{...} with its braces balanced, or None."""
-    start = text.rfind("\\boxed{")
-    depth, begin = 0, start + len("\\boxed{")
-    for place in range(begin, len(text) if start >= 0 else 0):
-        depth += {"{": 1, "}": -1}.get(text[place], 0)
-        if depth < 0:
-            return text[begin:place]
-    return None
-
-
-def read_number(text):
-    r"""The one number that a text states, as a Fraction, or None where it states none or several.
-
-    Reads signs (also the minus sign U+2212, and before a currency sign), thousands separators (, {,} \, and spaces), $ and other
-    currencies, percent signs (50 % is 50), units and other words, \frac, \dfrac, \tfrac and a/b, mixed numbers, and what follows
-    the last equals sign.
-    """
-    text = re.sub(r"\\(?:text|mathrm|mathbf|textbf|mbox|operatorname)\s*{([^{}]*)}", r" \1 ", text)
-    text = text.replace("\u2212", "-").replace("\\!", "").replace("{,}", ",").replace("\\,", " ").replace("\\ ", " ").replace("~", " ")
-    text = re.sub(r"\\[dtc]?frac\s*{\s*([^{}]*?)\s*}\s*{\s*([^{}]*?)\s*}", r" \1/\2 ", text)
-    text = re.sub(r"\\[dtc]?frac\s*(\d)\s*(\d)", r" \1/\2 ", text)
-    text = re.split(r"=|\\approx|≈", text)[-1]
-    text = re.sub(r"\\[%$]|[$€£¥%{}()\[\]*°]|\\circ|\\left|\\right", " ", text)
-    text = re.sub(r"-\s+(?=[\d.])", "-", text)                             # "-$5", "- 5"
-    text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)                     # 1,234,567
-    text = re.sub(r"(?<![\d.,])(\d{1,3})((?: \d{3})+)(?![\d.,])", lambda match: match.group().replace(" ", ""), text)
-    one = r"\d+(?:\.\d+)?|\.\d+"
-    mixed, ratio = r"(?P<whole>\d+)\s+(?P<a>\d+)\s*/\s*(?P<b>\d+)", rf"(?P<top>{one})\s*/\s*(?P<bottom>{one})"
-    matches = list(re.finditer(rf"(?<![\w.])(?P<sign>[-+]?)(?:{mixed}|{ratio}|(?P<plain>{one}))(?![\d,/])", text))
-    if len(matches) != 1 or len(re.findall(r"\d+", text)) != len(re.findall(r"\d+", matches[0].group())):
-        return None
-    parts = matches[0].groupdict()
-    try:
-        if parts["whole"]:
-            value = int(parts["whole"]) + Fraction(int(parts["a"]), int(parts["b"]))
-        elif parts["top"]:
-            value = Fraction(parts["top"]) / Fraction(parts["bottom"])
-        else:
-            value = Fraction(parts["plain"])
-    except ZeroDivisionError:
-        return None
-    return -value if parts["sign"] == "-" else value
-
-
-def strict_answer(text):
-    """The last answer a generation commits itself to, as a Fraction or None: its last box, else its last <answer>, else after ####."""
-    content = last_boxed(text)
-    if content is None or not content.strip(" .\n"):                       # \boxed{} and \boxed{...} are no answers
-        answers = re.findall(r"<answer>(.*?)(?:</answer>|$)", text.replace("\\boxed{}", " "), re.DOTALL)
-        content = answers[-1] if answers else text.rpartition("####")[2] if "####" in text else None
-    return None if content is None else read_number(content)
-
-
-def gold_answer(answer):
-    """The number after #### of a GSM8K answer, sign and commas read, a float; None where there is none."""
-    content = answer.rpartition("####")[2].strip().replace(",", "").replace("$", "")
-    try:
-        return float(content)
-    except ValueError:
-        return None
-
-
-def is_right(generation, ground_truth, rule):
-    """Whether a generation's answer is the ground truth (a float or None), by the rule "paper" or "strict"."""
-    if ground_truth is None:
-        return False
-    if rule == "paper":
-        return paper_answer(generation) == ground_truth
-    answer = strict_answer(generation)
-    return answer is not None and math.isclose(answer, ground_truth, rel_tol=1e-9, abs_tol=1e-9)
 
 
 # ---- data, scoring, wiring -----------------------------------------------------------------------------------------------
@@ -164,11 +62,11 @@ def benchmark_name(args, items):
 
 
 def score(rows, rule, gold=None):
-    """(metrics, rows with `right`) of rows in order of (item, sample). gold: question -> ground truth instead of the rows' own."""
-    rows = [{**row, "right": is_right(row["generations"], (gold or {}).get(row["question"], row["ground_truth"]), rule)} for row in rows]
+    """(metrics, rows with `right`) of rows in order of (item, sample). gold: item -> ground truth instead of the rows' own."""
+    rows = [{**row, "right": is_right(row["generations"], (gold or {}).get(row["item"], row["ground_truth"]), rule)} for row in rows]
     by_item = {}
     for row in rows:
-        by_item.setdefault(row["question"], []).append(row["right"])
+        by_item.setdefault(row["item"], []).append(row["right"])
     samples = min(map(len, by_item.values()))
     metrics = {}
     for k in sorted({1, *(k for k in (5, 10, 100) if k <= samples), samples}):
@@ -179,44 +77,69 @@ def score(rows, rule, gold=None):
 
 
 def report(rows, args, *, benchmark, label, settings, details, gold=None, folder=None):
-    """Score, print, and write results.json where there is a folder."""
+    """Score, write verdicts.jsonl and results.json where there is a folder, then print."""
     metrics, rows = score(rows, args.answer_rule, gold)
     result = make_result(benchmark=benchmark, label=label, metrics=metrics, rows=rows, settings=settings,
                          details={"answer_rule": args.answer_rule, "data_path": args.data_path, **details})
+    if folder:
+        write_rows(Path(folder) / "verdicts.jsonl", [{"name": row["question"], "item": row["item"], "sample": row.get("sample", 0),
+                                                      "right": row["right"]} for row in rows])
+        write_json(Path(folder) / "results.json", result)
     print(describe(result))
     if folder:
-        write_rows(Path(folder) / "verdicts.jsonl", [{"name": row["question"], "sample": row.get("sample", 0), "right": row["right"]}
-                                                     for row in rows])
-        write_json(Path(folder) / "results.json", result)
         print(f"  written: {Path(folder) / 'results.json'}")
 
 
-def score_only(args):
+def read_given_rows(args):
+    """(rows, settings) of --score_only, their ground truths as numbers or None. Raises InputError naming the row that cannot be scored."""
     rows, settings = read_generations(args.score_only, "question")
     for number, row in enumerate(rows, 1):
+        where = f"--score_only: row {number} (question {row['question'][:40]!r})"
         if not isinstance(row.get("generations"), str) or "ground_truth" not in row:
-            raise InputError(f"--score_only: row {number} has no text under 'generations', or no 'ground_truth'")
+            raise InputError(f"{where} has no text under 'generations', or no 'ground_truth'")
+        if row["ground_truth"] is not None:
+            truth = gold_number(row["ground_truth"])
+            if truth is None:
+                raise InputError(f"{where}: its 'ground_truth' {str(row['ground_truth'])[:60]!r} is not a number that can be read")
+            row["ground_truth"] = truth
+    return rows, settings
+
+
+def score_only(args):
+    if args.output_dir:
+        require_writable(args.output_dir, "--output_dir")
+    rows, settings = read_given_rows(args)
     everything = read_items(args) if args.data_path else None
     items = first_items(everything, args) if everything else None
-    expected = [item["question"] for item in items] if items else None
+    expected, gold = None, None
+    if items:
+        # Items may share a question: then the answer tells them apart, and rows of the same question and answer are dealt in turn
+        questions = [item["question"] for item in items]
+        shared = {question for question, times in Counter(questions).items() if times > 1}
+        named = lambda question, truth: (question, truth) if question in shared else question             # noqa: E731
+        expected = [named(item["question"], gold_answer(item["answer"])) for item in items]
+        rows = [{**row, "name": named(row["question"], row["ground_truth"])} for row in rows]
+        if args.answer_rule == "strict":
+            gold = {number: gold_answer(item["answer"]) for number, item in enumerate(items)}
     rows, counts = merge_rows(rows, expected, args.num_samples, args.allow_duplicates, args.allow_missing)
-    gold = {item["question"]: gold_answer(item["answer"]) for item in items} if items and args.answer_rule == "strict" else None
-    benchmark = benchmark_name(args, everything) if everything else settings.get("benchmark", "gsm8k")
+    benchmark = benchmark_name(args, everything) if everything else settings["benchmark"]
     report(rows, args, benchmark=benchmark, label=args.label or kind_label(settings), settings=settings, gold=gold,
            folder=args.output_dir, details={"score_only": args.score_only, **counts})
 
 
 def kind_label(settings):
-    return {"flexmdm": "FlexMDM", "llada": "LLaDA"}.get(settings.get("kind"), Path(str(settings.get("model_path", "given"))).name)
+    return {"flexmdm": "FlexMDM", "llada": "LLaDA"}.get(str(settings.get("kind")), Path(str(settings.get("model_path", "given"))).name)
 
 
 def check_references(args):
     """The gold rationales as if a model had written them: 100 % under the strict rule; the paper's rule cannot read thousands commas."""
     from preprocess_math import math_target
+    if args.output_dir:
+        require_writable(args.output_dir, "--output_dir")
     everything = read_items(args)
     items = first_items(everything, args)
-    rows = [{"question": item["question"], "generations": math_target(item["answer"]), "ground_truth": gold_answer(item["answer"])}
-            for item in items]
+    rows = [{"item": number, "question": item["question"], "generations": math_target(item["answer"]),
+             "ground_truth": gold_answer(item["answer"])} for number, item in enumerate(items)]
     report(rows, args, benchmark=benchmark_name(args, everything), label="gold rationales", settings={}, details={}, folder=args.output_dir)
     wrong = [row for row in rows if not is_right(row["generations"], row["ground_truth"], args.answer_rule)]
     for row in wrong[:5]:
@@ -230,6 +153,8 @@ def generate(args):
     stop = Stop()
     everything = read_items(args)
     items = first_items(everything, args)
+    folder = Path(args.output_dir or Path("runs/eval_gsm8k") / Path(args.checkpoint_path).resolve().name)
+    require_writable(folder, "--output_dir")
     from preprocess_math import math_prompt
     model = EvaluatedModel(args, default_steps=256)
     note_unused_flags(model.kind, sys.argv[1:])
@@ -238,7 +163,6 @@ def generate(args):
     costs = list(map(len, prompts))
     model.check_room([f"item {number} ({item['question'][:40]!r}...)" for number, item in enumerate(items)],
                      [[prompt] for prompt in prompts], "--data_path")
-    folder = Path(args.output_dir or Path("runs/eval_gsm8k") / Path(args.checkpoint_path).resolve().name)
     benchmark = benchmark_name(args, everything)
     settings = {"benchmark": benchmark, "data_hash": content_hash(everything), **model.settings, "prompts_hash": content_hash(prompts[:1])}
     generation = GenerationRun(folder, settings, make_tasks(costs, args.num_samples), stop)

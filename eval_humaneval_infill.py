@@ -13,7 +13,8 @@ goes on when the same command is given again. Model-written programs run only wi
 code_runner.py, never in this process; without it generations are written and scored by text alone.
 
 A completion is the middle alone. A program is prompt + completion + suffix + newline + test + newline + check(entry_point), 3 s, as the
-official scorer composes it. Items without a test are scored by exact match and by whether prompt + completion + suffix parses.
+official scorer composes it. A set without tests is scored by exact match and by whether prompt + completion + suffix parses; one in which
+only some items have a test is refused with --allow_code_execution, because its score would be two measures in one.
 --llada_infill: paper = the paper's instruction layout, the middle after the prompt; oracle = masks in place, as many as the reference has
 tokens; fixed = --gen_length masks in place. Defaults are the paper's: top_prob, window (alpha 15, at most 32), 4096 steps; LLaDA: one
 block, a step a token, random remasking.
@@ -28,7 +29,7 @@ from evaluated_model import EvaluatedModel
 from generation_run import (GenerationRun, Stop, add_run_flags, check_run_flags, content_hash, first_items, make_tasks, merge_rows,
                             note_unused_flags, read_generations)
 from gpu_memory import EVALUATION, out_of_memory_advice
-from records import InputError, process_rank, read_rows, run, write_json, write_rows
+from records import InputError, process_rank, read_rows, require_writable, run, write_json, write_rows
 from results_table import describe, make_result, pass_at_k, share_of
 from sampler_flags import ArgumentParser, add_flexmdm_flags, add_llada_flags, add_model_flags
 
@@ -36,6 +37,8 @@ HUB_DATA = "loubnabnl/humaneval_infilling"
 BENCHMARKS = {"single-line": "HumanEval-SingleLineInfilling", "multi-line": "HumanEval-MultiLineInfilling",
               "random-span": "HumanEval-RandomSpanInfilling", "random-span-light": "HumanEval-RandomSpanInfillingLight"}
 FIELDS = ("task_id", "entry_point", "prompt", "suffix", "canonical_solution", "test")
+# Characters: what is longer is refused, so that scoring ends in seconds (edit distance costs the product of two lengths / 64)
+LONGEST_REFERENCE, LONGEST_COMPLETION, LONGEST_PARSED = 20_000, 200_000, 100_000
 
 
 # ---- data ----------------------------------------------------------------------------------------------------------------
@@ -87,6 +90,8 @@ def read_items(args):
         wrong = [field for field in FIELDS if not isinstance(item[field], str)]
         if wrong:
             raise InputError(f"--data_path: field {wrong[0]!r} of row {number} is not text")
+        if len(item["canonical_solution"]) > LONGEST_REFERENCE:
+            raise InputError(f"--data_path: 'canonical_solution' of row {number} has more than {LONGEST_REFERENCE:,} characters")
         if item["task_id"] in seen:
             raise InputError(f"--data_path: task_id {item['task_id']!r} occurs twice")
         seen.add(item["task_id"])
@@ -101,24 +106,29 @@ def edit_similarity(a, b):
     longest = max(len(a), len(b))
     if a == b:
         return 1.0
-    start = next((place for place, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
-    a, b = a[start:], b[start:]                        # what both begin and end with costs nothing
-    end = next((place for place, (x, y) in enumerate(zip(reversed(a), reversed(b))) if x != y), min(len(a), len(b)))
-    a, b = a[:len(a) - end], b[:len(b) - end]
-    above = list(range(len(b) + 1))
-    for row, x in enumerate(a, 1):
-        left, diagonal = row, row - 1
-        current = [row]
-        for y, up in zip(b, above[1:]):
-            left = min(left + 1, up + 1, diagonal + (x != y))
-            diagonal = up
-            current.append(left)
-        above = current
-    return 1 - above[-1] / longest
+    short, long = sorted((a, b), key=len)
+    if not short:
+        return 0.0
+    # Myers's bit-vector algorithm in Hyyro's form (2001): bit i of `up` and `down` says how column cell i differs from the one above
+    masks, top, distance = {}, 1 << (len(short) - 1), len(short)
+    for place, character in enumerate(short):
+        masks[character] = masks.get(character, 0) | 1 << place
+    whole = (1 << len(short)) - 1
+    up, down = whole, 0
+    for character in long:
+        match = masks.get(character, 0)
+        zero = (((match & up) + up) ^ up) | match | down
+        right_up, right_down = down | ~(zero | up) & whole, zero & up
+        distance += bool(right_up & top) - bool(right_down & top)
+        right_up = (right_up << 1 | 1) & whole
+        up, down = (right_down << 1 | ~(zero | right_up)) & whole, right_up & zero
+    return 1 - distance / longest
 
 
 def parses(program):
-    """Whether a text is Python of the running interpreter."""
+    """Whether a text is Python of the running interpreter; one of more than LONGEST_PARSED characters is not read."""
+    if len(program) > LONGEST_PARSED:
+        return False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")                # about escapes and the like, by the thousand
         try:
@@ -137,7 +147,8 @@ def text_metrics(rows, items):
     metrics = {"exact_match": share_of(exact, len(rows)), "parses": share_of(whole, len(rows)),
                "edit_similarity": statistics.fmean(edit_similarity(text, item["canonical_solution"]) for text, item in pairs),
                "length_error_characters": statistics.fmean(abs(len(text) - len(item["canonical_solution"])) for text, item in pairs)}
-    tokens = [abs(row["length"] - row["reference_length"]) for row in rows if "length" in row and "reference_length" in row]
+    tokens = [abs(row["length"] - row["reference_length"]) for row in rows
+              if row.get("length") is not None and row.get("reference_length") is not None]
     if tokens:
         metrics["length_error_tokens"] = statistics.fmean(tokens)
     return metrics
@@ -148,13 +159,15 @@ def text_metrics(rows, items):
 def run_rows(rows, items, args, stop=None):
     """(verdicts, isolation): one result of code_runner for each row. Rows in order; the items' tests, prompts and suffixes are used,
     never those that a generations file may hold."""
-    from code_runner import CodeRunner, suspicious_text
+    from code_runner import CodeRunner, rebound_name, suspicious_text, test_with_helpers
     from tqdm import tqdm
     by_id = {item["task_id"]: item for item in items}
+    references = {name: item["prompt"] + item["canonical_solution"] + item["suffix"] for name, item in by_id.items()}
+    tests = {name: test_with_helpers(references[name], item["test"], item["entry_point"]) for name, item in by_id.items()}
     jobs = []
     for row in rows:
         item = by_id[row["task_id"]]
-        jobs.append((item["prompt"] + row["completion"] + item["suffix"], item["test"], item["entry_point"]))
+        jobs.append((item["prompt"] + row["completion"] + item["suffix"], tests[row["task_id"]], item["entry_point"]))
     passed = 0
 
     def progress(result):
@@ -170,7 +183,10 @@ def run_rows(rows, items, args, stop=None):
                  mininterval=0.5 if sys.stderr.isatty() else 30) as bar:
         results = runner.run_all(jobs, progress)
         isolation = runner.isolation
-    for row, result in zip(rows, results):
+    for row, job, result in zip(rows, jobs, results):
+        if result["status"] == "passed" and not result["suspicious"]:
+            name = rebound_name(job[0], references[row["task_id"]])
+            result["suspicious"] = name and f"the completion binds {name} of the prompt again"
         if result["status"] == "passed" and not result["suspicious"]:
             word = suspicious_text(row["completion"], by_id[row["task_id"]]["canonical_solution"])
             result["suspicious"] = word and f"the completion says {word!r}"
@@ -192,10 +208,25 @@ def pass_metrics(rows, verdicts):
     return metrics
 
 
+def check_tests(items, args):
+    """Whether programs are to be run. Refuses, before anything runs, a set in which only some items have a test; says what is measured."""
+    without = [item["task_id"] for item in items if not item["test"].strip()]
+    if not args.allow_code_execution:
+        return False
+    if len(without) == len(items):
+        print("note: no item has a test, so no program is run: the score is exact match", file=sys.stderr)
+    elif without:
+        raise InputError(f"--allow_code_execution: {len(without)} of {len(items)} items have no test (the first: {without[0]!r}); leave these "
+                         "items out, or leave the flag out to score by text alone")
+    return not without
+
+
 def report(rows, items, args, *, label, settings, details, folder=None, stop=None):
-    """Score, print, and write results.json and verdicts.jsonl where there is a folder. Returns the result."""
+    """Score, write verdicts.jsonl and results.json where there is a folder, then print. Returns the result."""
     metrics, tested = {}, all(item["test"].strip() for item in items)
-    if tested and args.allow_code_execution:
+    if folder:
+        require_writable(folder, "--output_dir")       # the verdicts of an hour of programs must have a place
+    if check_tests(items, args):
         verdicts, isolation = run_rows(rows, items, args, stop)
         verdicts = [{"right": verdict["status"] == "passed", **verdict} for verdict in verdicts]
         metrics.update(pass_metrics(rows, verdicts))
@@ -205,7 +236,7 @@ def report(rows, items, args, *, label, settings, details, folder=None, stop=Non
                    "timeout": args.timeout}
         if counts["sandbox error"]:
             print(f"warning: {counts['sandbox error']} programs could not be run and count as failed (see verdicts.jsonl)", file=sys.stderr)
-    elif tested:
+    elif tested and not args.allow_code_execution:
         print("note: programs were not run; --allow_code_execution runs them in a sandbox and gives pass@k", file=sys.stderr)
     if not metrics:
         references = {item["task_id"]: item["canonical_solution"] for item in items}
@@ -213,14 +244,15 @@ def report(rows, items, args, *, label, settings, details, folder=None, stop=Non
     metrics.update(text_metrics(rows, items))
     result = make_result(benchmark=benchmark_name(args), label=label, metrics=metrics, rows=rows, settings=settings,
                          details={"data_path": args.data_path, **details})
+    if folder:
+        write_rows(Path(folder) / "verdicts.jsonl", [{"name": row["task_id"], "sample": row.get("sample", 0), **verdict}
+                                                     for row, verdict in zip(rows, verdicts)])
+        write_json(Path(folder) / "results.json", result)
     print(describe(result))
     if "isolation" in result:
         shown = ", ".join(f"{key}: {result['isolation'][key]}" for key in ("user", "files", "network", "processes"))
         print(f"  programs: {result['verdicts']}, suspicious {result['suspicious']}; {shown}")
     if folder:
-        write_rows(Path(folder) / "verdicts.jsonl", [{"name": row["task_id"], "sample": row.get("sample", 0), **verdict}
-                                                     for row, verdict in zip(rows, verdicts)])
-        write_json(Path(folder) / "results.json", result)
         print(f"  written: {Path(folder) / 'results.json'}")
     return result
 
@@ -229,10 +261,13 @@ def report(rows, items, args, *, label, settings, details, folder=None, stop=Non
 
 def score_only(args):
     items = first_items(read_items(args), args)
+    check_tests(items, args)
     rows, settings = read_generations(args.score_only, "task_id")
     for number, row in enumerate(rows, 1):
         if not isinstance(row.get("completion"), str):
             raise InputError(f"--score_only: row {number} has no text under 'completion'")
+        if len(row["completion"]) > LONGEST_COMPLETION:
+            raise InputError(f"--score_only: 'completion' of row {number} has more than {LONGEST_COMPLETION:,} characters")
     rows, counts = merge_rows(rows, [item["task_id"] for item in items], args.num_samples, args.allow_duplicates, args.allow_missing)
     present = {row["task_id"] for row in rows}
     report(rows, [item for item in items if item["task_id"] in present], args, label=args.label or kind_label(settings), settings=settings,
@@ -240,7 +275,7 @@ def score_only(args):
 
 
 def kind_label(settings):
-    return {"flexmdm": "FlexMDM", "llada": "LLaDA"}.get(settings.get("kind"), "given")
+    return {"flexmdm": "FlexMDM", "llada": "LLaDA"}.get(str(settings.get("kind")), "given")
 
 
 def check_references(args):
@@ -284,6 +319,9 @@ def generate(args):
     stop = Stop()
     everything = read_items(args)
     items = first_items(everything, args)
+    check_tests(items, args)
+    folder = Path(args.output_dir or Path("runs/eval_humaneval_infill") / f"{Path(args.checkpoint_path).resolve().name}-{args.benchmark}")
+    require_writable(folder, "--output_dir")
     model = EvaluatedModel(args, default_steps=4096)
     note_unused_flags(model.kind, sys.argv[1:])
     prefixes, suffixes, middle_lengths, reference_lengths = encode_items(model, items, args)
@@ -294,7 +332,6 @@ def generate(args):
                 "prompts_hash": content_hash(prefixes[:1])}
     if model.kind == "llada":
         settings["llada_infill"] = args.llada_infill
-    folder = Path(args.output_dir or Path("runs/eval_humaneval_infill") / f"{Path(args.checkpoint_path).resolve().name}-{args.benchmark}")
     generation = GenerationRun(folder, settings, make_tasks(costs, args.num_samples), stop)
 
     def generate_batch(tasks):

@@ -8,7 +8,7 @@ Nothing here imports torch before a model is made.
 """
 from generation_run import item_seed
 from records import InputError
-from sampler_flags import flexmdm_sampler_arguments, llada_sampler_arguments, refuse_trailing_padding
+from sampler_flags import flexmdm_sampler_arguments, llada_sampler_arguments, refuse_mask_tokens, refuse_trailing_padding
 
 BATCHES_A_CALL = 4      # where rows end at different times, waiting ones take the free places; finished rows are written after each call
 
@@ -88,7 +88,7 @@ class EvaluatedModel:
 
     def check_room(self, names, given, flag, answer_lengths=None):
         """Refuse, before anything is generated, a row that cannot be: no room for an answer, steps that fit no blocks, an end of text
-        in the wrong place.
+        in the wrong place, a mask among what is given.
 
         names: what to call each item; given: its prompt, or its prefix and suffix (a list of lists of ids each); answer_lengths: LLaDA's
         masks where they are not --gen_length.
@@ -96,6 +96,7 @@ class EvaluatedModel:
         gen_length = self.arguments.get("gen_length")
         for number, (name, parts) in enumerate(zip(names, given)):
             refuse_trailing_padding(parts, self.ids["pad_id"], f"{flag}: {name}")
+            refuse_mask_tokens(parts, self.ids["mask_id"], f"{flag}: {name}")
             length = sum(map(len, parts))
             wanted = answer_lengths[number] if answer_lengths else gen_length or 1
             if length + wanted > self.max_length and (answer_lengths or not gen_length):

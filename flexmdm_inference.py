@@ -13,11 +13,13 @@ Slurm:                srun --gpus 1 python flexmdm_inference.py ...
 The answer goes to stdout, its length and cost to stderr. The sampler's one step is in flexmdm_sampler.py.
 """
 import sys
+from pathlib import Path
 
 from generation_run import item_seed
 from gpu_memory import ONE_PROMPT, out_of_memory_advice
-from records import InputError, run
-from sampler_flags import ArgumentParser, add_flexmdm_flags, add_model_flags, flexmdm_sampler_arguments, refuse_trailing_padding
+from records import InputError, require_writable, run
+from sampler_flags import (ArgumentParser, add_flexmdm_flags, add_model_flags, flexmdm_sampler_arguments, refuse_mask_tokens,
+                           refuse_trailing_padding)
 
 
 def generate_flexmdm(model, prompts=None, *, steps=None, max_length=None, mask_id, pad_id, sampler="tau_leaping", unmasking="random",
@@ -184,6 +186,8 @@ def parse_arguments():
 def main():
     args = parse_arguments()
     settings = flexmdm_sampler_arguments(args)
+    if args.trace:
+        require_writable(Path(args.trace).parent, "--trace")
 
     import torch
 
@@ -206,6 +210,7 @@ def main():
         before, after = tokenizer(args.prompt, add_special_tokens=False)["input_ids"], []
     flags = "--prompt" if args.prompt is not None else "--prefix and --suffix"
     refuse_trailing_padding((before, after), pad_id, flags)
+    refuse_mask_tokens((before, after), mask_id, flags)
     limit = settings["max_length"] or model.config.max_length
     if len(before) + len(after) >= limit:
         raise InputError(f"{flags}: {len(before) + len(after)} tokens leave no room within --max_length {limit}")

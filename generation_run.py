@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-from records import InputError, RowWriter, process_rank, read_file, read_finished, write_json
+from records import InputError, RowWriter, process_rank, read_file, read_finished, read_object, write_json
 
 GENERATIONS = "generations-*.jsonl"
 KEY = ("item", "sample")
@@ -34,6 +34,11 @@ def item_seed(seed, item, sample):
 def content_hash(content):
     """12 hex digits over anything JSON can hold."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()[:12]
+
+
+def is_count(value):
+    """Whether a value is an integer from 0 on."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def make_tasks(costs, num_samples):
@@ -76,7 +81,7 @@ class GenerationRun:
     def _check_settings(self, settings):
         path = self.folder / "settings.json"
         if path.exists():
-            there = read_file(path, "--output_dir")[0]
+            there = read_object(path, "--output_dir")
             if content_hash(there) != self.configuration:
                 names = [name for name in sorted({*there, *settings}) if there.get(name) != settings.get(name)]
                 shown = ", ".join(f"{name}: {there.get(name)!r} there, {settings.get(name)!r} now" for name in names[:4])
@@ -90,7 +95,10 @@ class GenerationRun:
     def _lock(self):
         """Two processes that append to one file would write rows twice. File systems without locks go without."""
         import fcntl
-        handle = open(self.path, "ab")
+        try:
+            handle = open(self.path, "ab")
+        except OSError as error:
+            raise InputError(f"--output_dir: cannot write {self.path}: {error.strerror}") from None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -103,7 +111,9 @@ class GenerationRun:
         """{(item, sample): row} of all processes' files. Raises InputError for a row of another configuration."""
         rows = {}
         for path in sorted(self.folder.glob(GENERATIONS)):
-            for row in read_finished(path):
+            for number, row in enumerate(read_finished(path), 1):
+                if not isinstance(row, dict) or not all(is_count(row.get(name)) for name in KEY):
+                    raise InputError(f"--output_dir: row {number} of {path} is no row of an evaluation (it has no item and sample number)")
                 if row.get("configuration") != self.configuration:
                     raise InputError(f"--output_dir: {path} has a row of another configuration ({row.get('configuration')}, this run is "
                                      f"{self.configuration}); choose another folder")
@@ -169,6 +179,8 @@ def read_generations(paths, name_field):
     folder of ours.
 
     name_field: what names an item in files of other programs ("question", "task_id"). Every row gets `name` (the item's) and `sample`.
+    Raises InputError naming file and row: not JSON (a last line that was cut short too), no name, a field of the wrong kind, rows with and
+    without `sample` or `item`. Settings that name no benchmark get `benchmark`: the first file's or folder's name.
     """
     files = []
     for path in map(Path, paths):
@@ -176,20 +188,24 @@ def read_generations(paths, name_field):
         if not inside:
             raise InputError(f"--score_only: folder {path} holds no {GENERATIONS}")
         files += inside
-    rows, settings, configurations = [], {}, {}
+    rows, settings, configurations, first = [], {}, {}, {}
     for file in files:
         if not file.is_file():
             raise InputError(f"--score_only: {file} does not exist")
-        content = read_finished(file) if file.name.endswith(".jsonl") else read_file(file, "--score_only")
+        content = read_file(file, "--score_only")
         if len(content) == 1 and isinstance(content[0], dict) and isinstance(content[0].get("generations"), list):
             settings.update({key: value for key, value in content[0].items() if key not in ("generations", "metrics")})
             content = content[0]["generations"]
         beside = file.with_name("settings.json")
         if beside.exists():
-            settings.update(read_file(beside, "--score_only")[0])
+            settings.update(read_object(beside, "--score_only"))
         for number, row in enumerate(content, 1):
-            if not isinstance(row, dict) or name_field not in row:
-                raise InputError(f"--score_only: row {number} of {file} has no field {name_field!r}")
+            where = f"--score_only: row {number} of {file}"
+            check_generated_row(row, name_field, where)
+            for name in KEY:                           # all rows number their samples, or none; the same of items
+                has, place = first.setdefault(name, (name in row, where))
+                if has != (name in row):
+                    raise InputError(f"{where} has {'a' if name in row else 'no'} {name!r}, unlike {place.partition(': ')[2]}")
             if "configuration" in row:
                 configurations.setdefault(row["configuration"], file)
             rows.append({**row, "name": row[name_field], "sample": row.get("sample")})
@@ -198,49 +214,93 @@ def read_generations(paths, name_field):
     if len(configurations) > 1:
         shown = ", ".join(f"{name} in {file}" for name, file in configurations.items())
         raise InputError(f"--score_only: rows of several configurations ({shown}); score each on its own")
+    if not isinstance(settings.get("benchmark"), str):
+        settings["benchmark"] = Path(paths[0]).resolve().name.split(".")[0]
     return rows, settings
 
 
+def check_generated_row(row, name_field, where):
+    """Refuse a row of a generations file whose fields are not what every reader of them takes for granted."""
+    if not isinstance(row, dict) or not isinstance(row.get(name_field), str):
+        raise InputError(f"{where} has no text under {name_field!r}" if isinstance(row, dict) and name_field in row
+                         else f"{where} has no field {name_field!r}")
+    for name in KEY:
+        if name in row and not is_count(row[name]):
+            raise InputError(f"{where}: {name!r} is not a whole number from 0 on")
+    for name in ("evaluations", "length", "reference_length", "seconds"):
+        value = row.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e15):
+            raise InputError(f"{where}: {name!r} is not a number from 0 on")
+    if not isinstance(row.get("configuration", ""), str):
+        raise InputError(f"{where}: 'configuration' is not text")
+
+
+def find_places(rows, expected):
+    """The item of each row, a number: its place in `expected` (names of all items in order; items may share one), or without `expected`
+    the row's own `item`, or the place of its name's first row. Raises InputError for a name that is not expected, and for an item number
+    that two names have.
+
+    Rows of one name that several items have, and that do not say which by a fitting `item`, are dealt to them in turn.
+    """
+    if expected is None and rows and "item" not in rows[0]:
+        expected = list(dict.fromkeys(row["name"] for row in rows))
+    if expected is None:
+        names = {}
+        for row in rows:
+            if names.setdefault(row["item"], row["name"]) != row["name"]:
+                raise InputError(f"--score_only: item {row['item']} has two names: {_shown(names[row['item']])} and {_shown(row['name'])}")
+        return [row["item"] for row in rows]
+    places_of, dealt, places = {}, {}, []
+    for place, name in enumerate(expected):
+        places_of.setdefault(name, []).append(place)
+    for row in rows:
+        name, item = row["name"], row.get("item")
+        if name not in places_of:
+            raise InputError(f"--score_only: item {_shown(name)} is not in the data set")
+        if item not in places_of[name]:
+            turn = dealt.setdefault((name, row["sample"]), 0)
+            dealt[name, row["sample"]] += 1
+            item = places_of[name][turn % len(places_of[name])]
+        places.append(item)
+    return places
+
+
+def _shown(name):
+    return repr(str(name if isinstance(name, str) else name[0])[:60])
+
+
 def merge_rows(rows, expected, num_samples, allow_duplicates, allow_missing):
-    """Rows in order of (item, sample), each (name, sample) once; and {"missing", "duplicates"}, how many of each there were.
+    """Rows in order of (item, sample), each once, with `item` (its place) and `sample`; and {"missing", "duplicates"}, how many there were.
 
     expected: names of all items in order, or None where nobody knows them (then rows with an `item` number must have no hole in it).
     Raises InputError for duplicates and for missing rows, unless allowed: then a duplicate is left out (or, in rows that have no sample
     number, is a further sample of its item), and what is missing is not counted.
     """
     kept, duplicates, seen = {}, 0, {}
-    for row in rows:
+    for row, item in zip(rows, find_places(rows, expected)):
         sample = row["sample"]
         if sample is None:
-            sample = seen.get(row["name"], 0)
-            seen[row["name"]] = sample + 1
+            sample = seen.get(item, 0)
+            seen[item] = sample + 1
             if sample >= num_samples and not allow_duplicates:
-                raise InputError(f"--score_only: item {str(row['name'])[:60]!r} occurs {sample + 1} times; --num_samples says how often it "
+                raise InputError(f"--score_only: item {_shown(row['name'])} occurs {sample + 1} times; --num_samples says how often it "
                                  "may, --allow_duplicates takes all as its samples")
-        elif (row["name"], sample) in kept:
+        elif (item, sample) in kept:
             duplicates += 1
             if not allow_duplicates:
-                raise InputError(f"--score_only: item {str(row['name'])[:60]!r}, sample {sample} occurs twice; --allow_duplicates keeps "
+                raise InputError(f"--score_only: item {_shown(row['name'])}, sample {sample} occurs twice; --allow_duplicates keeps "
                                  "the first")
             continue
-        kept[row["name"], sample] = {**row, "sample": sample}
+        kept[item, sample] = {**row, "item": item, "sample": sample}
     samples = max(sample for _, sample in kept) + 1
-    if expected is None and all("item" in row for row in kept.values()):
-        by_item = {row["item"]: row["name"] for row in kept.values()}
-        missing = [f"item {item}" for item in range(max(by_item) + 1) if item not in by_item]
-        missing += [f"item {item}, sample {sample}" for item, name in by_item.items() for sample in range(samples)
-                    if (name, sample) not in kept]
-        order = {name: item for item, name in by_item.items()}
-    else:
-        order = {name: item for item, name in enumerate(expected if expected is not None else dict.fromkeys(row["name"] for row in rows))}
-        missing = [f"{name!r}, sample {sample}" for name in order for sample in range(samples) if (name, sample) not in kept]
-        foreign = [name for name, _ in kept if name not in order]
-        if foreign:
-            raise InputError(f"--score_only: item {str(foreign[0])[:60]!r} is not in the data set")
+    items = len(expected) if expected is not None else max(item for item, _ in kept) + 1
+    missing = items * samples - len(kept)              # counted, not listed: a number in a file may be 10^9
     if missing and not allow_missing:
-        raise InputError(f"--score_only: {len(missing)} rows are missing, the first: {missing[0][:100]}; --allow_missing scores the rest")
-    merged = [kept[key] for key in sorted(kept, key=lambda key: (order[key[0]], key[1]))]
-    return merged, {"missing": len(missing), "duplicates": duplicates}
+        item, sample = next((item, sample) for item in range(items) for sample in range(samples) if (item, sample) not in kept)
+        name = f"{_shown(expected[item])}, " if expected is not None else ""
+        raise InputError(f"--score_only: {missing} rows are missing, the first: {name}item {item}, sample {sample}; "
+                         "--allow_missing scores the rest")
+    return [kept[key] for key in sorted(kept)], {"missing": missing, "duplicates": duplicates}
 
 
 # ---- flags ---------------------------------------------------------------------------------------------------------------

@@ -15,11 +15,13 @@ A canvas of masks of fixed length follows the prompt and is revealed in a fixed 
 is in llada_sampler.py. The answer, up to the first end token, goes to stdout, its length and cost to stderr.
 """
 import sys
+from pathlib import Path
 
 from generation_run import item_seed
 from gpu_memory import ONE_PROMPT, out_of_memory_advice
-from records import InputError, run
-from sampler_flags import ArgumentParser, add_llada_flags, add_model_flags, llada_sampler_arguments, refuse_trailing_padding
+from records import InputError, require_writable, run
+from sampler_flags import (ArgumentParser, add_llada_flags, add_model_flags, llada_sampler_arguments, refuse_mask_tokens,
+                           refuse_trailing_padding)
 
 
 def reveals_of_block(masks, steps):
@@ -175,6 +177,8 @@ def given_ids(args, tokenizer):
 def main():
     args = parse_arguments()
     settings = llada_sampler_arguments(args)
+    if args.trace:
+        require_writable(Path(args.trace).parent, "--trace")
     gen_length = settings.pop("gen_length") or args.middle_length
 
     import torch
@@ -190,6 +194,7 @@ def main():
     config, given = model.config, len(before) + len(after)
     flags = "--prompt" if args.prompt is not None else "--prefix and --suffix"
     refuse_trailing_padding((before, after), config.pad_token_id, flags)
+    refuse_mask_tokens((before, after), config.mask_token_id, flags)
     limit = args.max_length or min(config.max_sequence_length, 1024)                    # 1024: the paper's canvas
     gen_length = gen_length or limit - given
     if gen_length < 1 or given + gen_length > limit:

@@ -1,16 +1,20 @@
 """Rows on disk, and how a script says no. Nothing here imports torch, so `--help` stays fast.
 
-Reading: `read_rows` takes a data set's local copy (JSONL, JSON, parquet, gzipped or not, one file or a folder).
+Reading: `read_rows` takes a data set's local copy (JSONL, JSON, parquet, gzipped or not, one file or a folder); `open_text` is the one
+way text files are opened, `parse_json` the one way JSON is read.
 Writing: `write_rows` / `write_json` write whole files, under a temporary name that is renamed when complete;
 `RowWriter` appends finished rows one by one, so that a run stopped at any moment can go on (`read_finished`);
 `is_finished` tells whether an output folder with an info.json was made with the same settings.
 Refusing: raise `InputError` with one sentence that names the flag or file; `run` turns it into exit code 2.
 """
+import codecs
 import gzip
 import hashlib
 import json
 import os
 import sys
+import tempfile
+import zlib
 from pathlib import Path
 
 DATA_SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet")
@@ -21,16 +25,20 @@ class InputError(Exception):
 
 
 def run(main):
-    """Call main() and exit: 0, 2 with one line for an InputError, 130 with one line for Ctrl-C."""
+    """Call main() and exit: 0, 2 with one line for an InputError, 130 with one line for Ctrl-C, 1 where nobody reads what is printed."""
     script = Path(sys.argv[0]).name
     try:
         main()
+        sys.stdout.flush()
     except InputError as error:
         print(f"{script}: error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"{script}: interrupted; what was finished is on disk, the same command goes on from there", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:                            # ... | head -1
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())     # the interpreter flushes once more at its end
+        sys.exit(1)
     sys.exit(0)
 
 
@@ -39,22 +47,47 @@ def process_rank():
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
-def _open_text(path):
-    return gzip.open(path, "rt", encoding="utf-8") if str(path).endswith(".gz") else open(path, encoding="utf-8")
+def open_text(path):
+    """A text file, gzipped or not, for reading: UTF-8, with or without a byte order mark, any line ends.
+
+    Raises ValueError for another encoding that names itself by its byte order mark.
+    """
+    opened = gzip.open if str(path).endswith(".gz") else open
+    with opened(path, "rb") as file:
+        head = file.read(4)
+    for mark, name in ((codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"), (codecs.BOM_UTF16_LE, "UTF-16"),
+                       (codecs.BOM_UTF16_BE, "UTF-16")):
+        if head.startswith(mark):
+            raise ValueError(f"it is {name}; save it as UTF-8")
+    return opened(path, "rt", encoding="utf-8-sig")
+
+
+def parse_json(text):
+    """One JSON value. ValueError also for what Python's reader lets through or fails at: half a character, nesting without end."""
+    try:
+        value = json.loads(text)
+        escape = b"\\ud" if isinstance(text, bytes) else "\\ud"
+        if escape in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("it holds half of a character (a lone surrogate, \\ud800 to \\udfff)") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return value
 
 
 def stream_jsonl(path, flag):
     """Rows of one JSONL file, gzipped or not, one at a time. Raises InputError naming the line that is not JSON."""
     try:
-        with _open_text(path) as file:
+        with open_text(path) as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     try:
-                        row = json.loads(line)
+                        row = parse_json(line)
                     except ValueError as error:
                         raise InputError(f"{flag}: {path}, line {number} is not JSON: {error}") from None
                     yield row
-    except (OSError, UnicodeDecodeError, EOFError) as error:                      # EOFError: cut gzip
+    except (OSError, ValueError, EOFError, zlib.error) as error:   # ValueError: no UTF-8; EOFError, zlib.error: cut or damaged gzip
         raise InputError(f"{flag}: cannot read {path}: {error}") from None
 
 
@@ -66,12 +99,20 @@ def read_file(path, flag):
             import pyarrow.parquet as parquet
             return parquet.read_table(path).to_pylist()
         if name.endswith((".json", ".json.gz")):
-            with _open_text(path) as file:
-                content = json.load(file)
+            with open_text(path) as file:
+                content = parse_json(file.read())
             return content if isinstance(content, list) else [content]
-    except (OSError, ValueError, EOFError) as error:      # ValueError: broken JSON, UTF-8 or parquet; EOFError: cut gzip
+    except (OSError, ValueError, EOFError, zlib.error) as error:   # ValueError: broken JSON, UTF-8 or parquet
         raise InputError(f"{flag}: cannot read {path}: {error}") from None
     return list(stream_jsonl(path, flag))
+
+
+def read_object(path, flag):
+    """The one JSON object that a file holds. Raises InputError for anything else."""
+    content = read_file(path, flag)
+    if len(content) != 1 or not isinstance(content[0], dict):
+        raise InputError(f"{flag}: {path} does not hold one JSON object")
+    return content[0]
 
 
 def read_rows(path, *, fields, flag):
@@ -99,19 +140,46 @@ def read_rows(path, *, fields, flag):
     return rows
 
 
+def require_writable(folder, flag):
+    """Try to write into a folder, before work that would be lost. Leaves nothing behind, not even the folder where it was not there.
+
+    Raises InputError naming the flag where files cannot be written there.
+    """
+    folder, made = Path(folder), []
+    try:
+        place = folder
+        while not place.exists() and place != place.parent:
+            made.append(place)
+            place = place.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b" " * 4096)
+    except OSError as error:
+        raise InputError(f"{flag}: cannot write {folder}: {error.strerror}") from None
+    finally:
+        for place in made:
+            try:
+                place.rmdir()
+            except OSError:                            # another process has written there by now, or it was never made
+                pass
+
+
 def write_text(path, text):
-    """Write a whole file: under a temporary name beside it, renamed when complete."""
+    """Write a whole file: under a temporary name beside it, renamed when complete. Raises InputError where that cannot be done."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
 
 
 def write_rows(path, rows):
@@ -134,7 +202,7 @@ def read_finished(path):
     for number, line in enumerate(lines[:-1], 1):          # what follows the last newline is torn, or empty
         if line.strip():
             try:
-                rows.append(json.loads(line))
+                rows.append(parse_json(line))
             except ValueError as error:
                 raise InputError(f"{path}, line {number} is not JSON ({error}): mend or move the file") from None
     return rows
@@ -145,20 +213,29 @@ class RowWriter:
 
     def __init__(self, path):
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(self.path, "ab+")
-        self.file.seek(0)
-        content = self.file.read()
-        whole = content.rfind(b"\n") + 1
-        if whole != len(content):
-            self.file.truncate(whole)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = open(self.path, "ab+")
+            self.file.seek(0)
+            content = self.file.read()
+            whole = content.rfind(b"\n") + 1
+            if whole != len(content):
+                self.file.truncate(whole)
+        except OSError as error:
+            raise InputError(f"cannot write {self.path}: {error.strerror}") from None
 
     def append(self, row):
-        self.file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
-        self.file.flush()
+        try:
+            self.file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+            self.file.flush()
+        except OSError as error:                       # the rows before it are on disk
+            raise InputError(f"cannot write {self.path}: {error.strerror}") from None
 
     def close(self):
-        self.file.close()
+        try:
+            self.file.close()
+        except OSError:                                # a full disk: `append` has said so
+            pass
 
     def __enter__(self):
         return self

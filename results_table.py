@@ -108,8 +108,14 @@ def describe(result):
 def item_scores(folder):
     """{item: share of its samples that are right} from a run's verdicts.jsonl."""
     right = {}
-    for row in read_rows(Path(folder) / "verdicts.jsonl", fields=("name", "sample", "right"), flag="--pair"):
-        right.setdefault(row["name"], []).append(row["right"])
+    rows = read_rows(Path(folder) / "verdicts.jsonl", fields=("name", "sample", "right"), flag="--pair")
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row["name"], str) or not isinstance(row["sample"], int) or not isinstance(row["right"], bool):
+            raise InputError(f"--pair: row {number} of {Path(folder) / 'verdicts.jsonl'} is no verdict (name: text, sample: whole number, "
+                             "right: true or false)")
+    one_each = len({(row["name"], row["sample"]) for row in rows}) == len(rows)
+    for row in rows:                                   # items that share a question are told apart by their number
+        right.setdefault(row["name"] if one_each else (row["name"], str(row.get("item"))), []).append(row["right"])
     return {name: statistics.fmean(values) for name, values in right.items()}
 
 
@@ -148,6 +154,10 @@ def read_results(paths):
         content = read_file(file, "RESULTS")[0]
         if not isinstance(content, dict) or not {"benchmark", "label", "metrics"} <= set(content):
             raise InputError(f"RESULTS: {file} is no result of these evaluations (it needs benchmark, label and metrics)")
+        for name, kind, shown in (("benchmark", str, "text"), ("label", str, "text"), ("metrics", dict, "an object"),
+                                  ("settings", dict, "an object"), ("evaluations", dict, "an object")):
+            if not isinstance(content.get(name), kind) and (name in ("benchmark", "label", "metrics") or content.get(name) is not None):
+                raise InputError(f"RESULTS: {name!r} of {file} is not {shown}")
         results.append((str(file), content))
     return results
 
@@ -177,38 +187,57 @@ def sampler_name(result, with_steps=True):
     return ", ".join(words)
 
 
-def table_rows(results, metric=None):
-    """One dict for each result: benchmark, label, sampler, curve, metric, value, low, high, n, evaluations (mean) and path; sorted.
+def measured(result, metric):
+    """What a score is a share of, with the rule it was read by: two scores under other names or rules are not comparable."""
+    rule = result.get("answer_rule")
+    return f"{metric}, {rule} rule" if isinstance(rule, str) else metric
 
-    curve: the sampler without its steps; rows of one label and curve are one line of the plot.
+
+def table_rows(results, metric=None):
+    """One dict for each result: benchmark, label, sampler, curve, metric, measured, value, low, high, n, evaluations (mean) and path; sorted.
+
+    curve: the sampler without its steps; rows of one label, curve and measure are one line of the plot.
     """
     rows = []
     for path, result in results:
-        name = metric or next(iter(result["metrics"]))
+        name = metric or next(iter(result["metrics"]), None)
         found = result["metrics"].get(name)
         if not isinstance(found, dict) or "low" not in found:
             raise InputError(f"--metric {name}: {path} has " + ", ".join(key for key, value in result["metrics"].items()
                                                                          if isinstance(value, dict) and "low" in value))
         evaluations = (result.get("evaluations") or {}).get("mean")
         rows.append({"benchmark": result["benchmark"], "label": result["label"], "sampler": sampler_name(result),
-                     "curve": sampler_name(result, with_steps=False), "metric": name,
+                     "curve": sampler_name(result, with_steps=False), "metric": name, "measured": measured(result, name),
                      "value": found["value"], "low": found["low"], "high": found["high"], "n": found["n"], "evaluations": evaluations,
                      "path": path})
-    return sorted(rows, key=lambda row: (row["benchmark"], row["label"], row["curve"], row["evaluations"] or 0, row["path"]))
+    return sorted(rows, key=lambda row: (row["benchmark"], row["label"], row["measured"], row["curve"],
+                                           row["evaluations"] or 0, row["path"]))
+
+
+def _cell(text):
+    """A text as a cell of a Markdown table: one line, no bar that would end it."""
+    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
+
+
+def _plot_text(text):
+    """A text as matplotlib shows it: one line, no mathematics, and no leading underscore, which would hide it from a legend."""
+    text = " ".join(text.split()).replace("$", r"\$")
+    return " " + text if text.startswith("_") else text
 
 
 def markdown(rows):
     """The table of some rows; the paper's rows stand under each benchmark that the paper has."""
-    lines = ["| benchmark | model | sampler | score | 95 % interval | n | evaluations a row |", "|---|---|---|---|---|---|---|"]
+    lines = ["| benchmark | model | sampler | measured | score | 95 % interval | n | evaluations a row |", "|---|---|---|---|---|---|---|---|"]
     for benchmark in dict.fromkeys(row["benchmark"] for row in rows):
         for row in rows:
             if row["benchmark"] == benchmark:
                 evaluations = "" if row["evaluations"] is None else f"{row['evaluations']:.1f}"
-                lines.append(f"| {benchmark} | {row['label']} | {row['sampler']} | {100 * row['value']:.1f} % | {100 * row['low']:.1f} to "
+                lines.append(f"| {_cell(benchmark)} | {_cell(row['label'])} | {_cell(row['sampler'])} | {_cell(row['measured'])} | {100 * row['value']:.1f} % | {100 * row['low']:.1f} to "
                              f"{100 * row['high']:.1f} | {row['n']} | {evaluations} |")
         for model, scores in PAPER.get(benchmark, {}).items():
             for steps, score in zip(PAPER_STEPS, scores):
-                lines.append(f"| {benchmark} | {model} 8B, paper | {steps} steps | {score:.1f} % | | | {steps} |")
+                measure = "pass@1, paper rule" if benchmark == "gsm8k" else "pass@1"
+                lines.append(f"| {benchmark} | {model} 8B, paper | {steps} steps | {measure} | {score:.1f} % | | | {steps} |")
     return "\n".join(lines)
 
 
@@ -218,7 +247,7 @@ def plot(rows, path):
     matplotlib.use("Agg")
     import matplotlib.pyplot as pyplot
     benchmarks = list(dict.fromkeys(row["benchmark"] for row in rows))
-    lines = max(len({(row["label"], row["curve"]) for row in rows if row["benchmark"] == benchmark}) + 2 for benchmark in benchmarks)
+    lines = max(len({(row["label"], row["curve"], row["measured"]) for row in rows if row["benchmark"] == benchmark}) + 2 for benchmark in benchmarks)
     figure, panels = pyplot.subplots(1, len(benchmarks), figsize=(6.4 * len(benchmarks), 4.4 + 0.2 * lines), squeeze=False, layout="constrained")
     for panel, benchmark in zip(panels[0], benchmarks):
         for model, scores in PAPER.get(benchmark, {}).items():
@@ -227,12 +256,14 @@ def plot(rows, path):
         colors = {"FlexMDM": "C0", "LLaDA": "C1"}
         wheel = [matplotlib.colormaps["tab20"](number) for number in (*range(4, 20, 2), *range(1, 20, 2))]      # C2 ... C9, then light ones
         others = iter(wheel * 100)
-        for label, family in dict.fromkeys((row["label"], row["curve"]) for row in here):
+        measures = sorted({row["measured"] for row in here})
+        for label, family, measure in dict.fromkeys((row["label"], row["curve"], row["measured"]) for row in here):
             color = colors.pop(label, None) or next(others)
-            line = [row for row in here if (row["label"], row["curve"]) == (label, family)]
+            line = [row for row in here if (row["label"], row["curve"], row["measured"]) == (label, family, measure)]
             curve = [row for row in line if row["evaluations"]]
             sizes = sorted({row["n"] for row in line})
-            name = f"{label}{family and ', ' + family} (n = {', '.join(map(str, sizes))})"
+            words = [word for word in (label, family, measure if len(measures) > 1 else "") if word]
+            name = _plot_text(f"{', '.join(words)} (n = {', '.join(map(str, sizes))})")
             if curve:
                 x, y = [row["evaluations"] for row in curve], [100 * row["value"] for row in curve]
                 error = [[100 * (row["value"] - row["low"]) for row in curve], [100 * (row["high"] - row["value"]) for row in curve]]
@@ -247,8 +278,8 @@ def plot(rows, path):
             panel.set_xlim(low / 1.5, high * 1.5)                       # a single point has its ticks too
             panel.xaxis.set_major_formatter(matplotlib.ticker.ScalarFormatter())
         panel.set_xlabel("network evaluations a row (mean)")
-        panel.set_ylabel(f"{here[0]['metric']} (%), 95 % interval")
-        panel.set_title(benchmark)
+        panel.set_ylabel(f"{_plot_text(measures[0]) if len(measures) == 1 else 'score'} (%), 95 % interval")
+        panel.set_title(_plot_text(benchmark))
         panel.grid(alpha=0.3)
         panel.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.14))
     figure.savefig(path, dpi=150)

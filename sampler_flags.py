@@ -12,6 +12,7 @@ A script with other defaults than these says so with parser.set_defaults(...) be
 """
 import argparse
 import math
+import sys
 
 from records import InputError
 
@@ -21,6 +22,12 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def __init__(self, **options):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+
+    def parse_known_args(self, args=None, namespace=None):
+        for word in sys.argv[1:] if args is None else args:
+            if any("\ud800" <= character <= "\udfff" for character in word):
+                raise InputError(f"the command line is not UTF-8: {ascii(word)}")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message):
         raise InputError(message)
@@ -95,6 +102,12 @@ def refuse_trailing_padding(given, pad_id, flag):
         raise InputError(f"{flag}: ends in the padding token {pad_id} (end of text), which cannot be told from padding")
 
 
+def refuse_mask_tokens(given, mask_id, flag):
+    """Given tokens are kept and masks are filled in: one cannot be the other. InputError where a given row holds mask_id."""
+    if any(mask_id in row for row in given):
+        raise InputError(f"{flag}: holds the mask token {mask_id}, which stands for text that is yet to be written")
+
+
 def _check_shared(args):
     for flag, value in (("--diffusion_steps", args.diffusion_steps), ("--max_length", args.max_length), ("--rows_at_once", args.rows_at_once),
                         ("--cache_refresh", args.cache_refresh)):
@@ -117,12 +130,17 @@ def flexmdm_sampler_arguments(args):
              "used with --sampler event_driven where there is a --confidence_threshold")
     _require(args.confidence_threshold is None or (args.unmasking == "confidence" and args.confidence_method != "position"),
              "--confidence_threshold", args.confidence_threshold, "used with --unmasking confidence by top_prob, prob_diff or entropy")
+    _require(args.confidence_threshold is None or math.isfinite(args.confidence_threshold), "--confidence_threshold",
+             args.confidence_threshold, "a finite number")
     insertion_schedule = None
     if args.insertion_schedule is not None:
         from flexmdm_interpolant import parse_schedule
         try:
+            numbers = args.insertion_schedule.partition(":")[2]
+            if numbers and not all(math.isfinite(float(number)) for number in numbers.split(",")):
+                raise ValueError("its numbers must be finite")
             insertion_schedule = parse_schedule(args.insertion_schedule)
-        except ValueError as error:
+        except (ValueError, ArithmeticError) as error:
             raise InputError(f"--insertion_schedule {args.insertion_schedule}: {error}") from None
     steps = args.diffusion_steps
     if steps is None and args.sampler == "tau_leaping":
@@ -139,7 +157,7 @@ def llada_sampler_arguments(args):
     _check_shared(args)
     for flag, value in (("--gen_length", args.gen_length), ("--block_length", args.block_length)):
         _require(value is None or value >= 1, flag, value, "at least 1")
-    _require(math.isfinite(args.cfg_scale) and args.cfg_scale >= 0, "--cfg_scale", args.cfg_scale, "a number from 0 on")
+    _require(0 <= args.cfg_scale <= 1e6, "--cfg_scale", args.cfg_scale, "a number in 0 ... 1,000,000")
     if args.gen_length and args.block_length:
         blocks, rest = divmod(args.gen_length, args.block_length)
         _require(rest == 0, "--block_length", args.block_length, f"a divisor of --gen_length {args.gen_length}")

@@ -16,13 +16,14 @@ Nothing here imports torch or transformers.
 import argparse
 import html
 import json
+import math
 import shutil
 import sys
 import time
 import unicodedata
 from pathlib import Path
 
-from records import InputError, run, write_text
+from records import InputError, parse_json, run, write_text
 
 TEMPLATE = Path(__file__).with_name("trace_page.html")
 MASK_SIGN = "\u2592"
@@ -108,11 +109,42 @@ def read_panels(path):
     """The panels of a page that write_trace_page made. Raises InputError where it is none."""
     try:
         page = Path(path).read_text(encoding="utf-8")
-        return json.loads(page.split('<script type="application/json" id="data">')[1].split("</script>")[0])
+        panels = parse_json(page.split('<script type="application/json" id="data">')[1].split("</script>")[0])
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     except (IndexError, ValueError):
         raise InputError(f"{path} is not a page that --trace wrote") from None
+    if not isinstance(panels, list) or not panels:
+        raise InputError(f"{path} is not a page that --trace wrote: it has no panels")
+    for number, panel in enumerate(panels, 1):
+        wrong = panel_fault(panel)
+        if wrong:
+            raise InputError(f"{path} is not a page that --trace wrote: {wrong} of panel {number}")
+    return panels
+
+
+def panel_fault(panel):
+    """What of a panel is not as make_panel makes it, in words; "" where all is."""
+    def numbers(values):
+        return isinstance(values, list) and all(type(value) in (int, float) and math.isfinite(value) for value in values)
+
+    if not isinstance(panel, dict) or not isinstance(panel.get("title"), str):
+        return "the title"
+    frames = len(panel["t"]) if numbers(panel.get("t")) else 0
+    if not frames:
+        return "the times"
+    if not numbers(panel.get("evaluations")) or len(panel["evaluations"]) != frames:
+        return "the evaluations"
+    tokens, slots = panel.get("tokens"), panel.get("slots")
+    if not isinstance(tokens, list) or not all(isinstance(token, list) and len(token) == 2 and isinstance(token[0], str) for token in tokens):
+        return "the tokens"
+    if not isinstance(slots, list):
+        return "the list of slots"
+    for place, slot in enumerate(slots):
+        if not (isinstance(slot, list) and len(slot) == 4 and all(type(value) is int for value in slot) and 0 <= slot[0] < len(tokens)
+                and 0 <= slot[1] < frames and -1 <= slot[2] < frames):
+            return f"slot {place}"
+    return ""
 
 
 def curves(panel):
@@ -129,6 +161,12 @@ def curves(panel):
     return length, clean
 
 
+def _legend_text(title):
+    """A title as matplotlib shows it: no mathematics, and no leading underscore, which would hide it from the legend."""
+    title = " ".join(title.split()).replace("$", r"\$")
+    return " " + title if title.startswith("_") else title
+
+
 def write_trace_png(path, panels):
     """Length curves: tokens written and clean tokens against network evaluations, and against t."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -139,7 +177,7 @@ def write_trace_png(path, panels):
     for number, panel in enumerate(panels):
         length, clean = curves(panel)
         for axes, x in ((left, panel["evaluations"]), (right, panel["t"])):
-            line, = axes.step(x, length, where="post", color=f"C{number % 10}", label=panel["title"] if len(panels) <= 8 else None)
+            line, = axes.step(x, length, where="post", color=f"C{number % 10}", label=_legend_text(panel["title"]) if len(panels) <= 8 else None)
             axes.step(x, clean, where="post", color=line.get_color(), linestyle="--", linewidth=1)
     left.set(xlabel="network evaluations", ylabel="tokens written (dashed: clean)", ylim=(0, None))
     right.set(xlabel="time t (1 = clean)", xlim=(0, 1))
@@ -147,13 +185,16 @@ def write_trace_png(path, panels):
         left.legend(frameon=False, loc="best")
     left.set_title(f"{len(panels)} generation{'s' if len(panels) > 1 else ''}", loc="left", fontsize="medium")
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        figure.savefig(temporary, dpi=150, format="png")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            figure.savefig(temporary, dpi=150, format="png")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
 
 
 # ---- the terminal

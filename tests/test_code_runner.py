@@ -16,10 +16,12 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from hostile_programs import PLAIN_TEST, RIGHT, read_programs
 
-from code_check import strange
-from code_runner import CodeRunner, suspicious_text
+from code_check import Unplain, pack, unpack
+from code_runner import CodeRunner, rebound_name, suspicious_text, test_with_helpers
 from records import InputError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
@@ -202,8 +204,99 @@ def test_results_that_equal_everything_are_flagged(name, runner):
     assert result["status"] == "passed" and result["suspicious"]
 
 
-def test_honest_results_are_not_strange():
-    assert not any(strange(value) for value in (1, 2.5, "x", None, True, [1, (2, {3: {4}})], b"x", range(3), object(), ValueError(), len))
+PLAIN = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(max_size=4) |
+                     st.complex_numbers(allow_nan=False), lambda inside: st.lists(inside, max_size=3) | st.lists(inside, max_size=3).map(tuple) |
+                     st.dictionaries(st.text() | st.integers(), inside, max_size=3) | st.sets(st.integers() | st.text(), max_size=3), max_leaves=8)
+
+
+@given(PLAIN)
+def test_plain_data_passes_between_program_and_judge_unchanged(value):
+    import json
+    back = unpack(json.loads(json.dumps(pack(value))))
+    assert back == value and repr(type(back)) == repr(type(value)) and (isinstance(value, (set, dict)) or repr(back) == repr(value) or
+                                                                        "{" in repr(value))
+
+
+class Liar(list):
+    def __eq__(self, other):
+        return True
+
+
+@pytest.mark.parametrize("value", [Liar(), [[[[[[[[[Liar()]]]]]]]]], {"a": Liar()}, (object(),), map(str, []), len, ValueError(), type,
+                                   [0] * 1_000_001])
+def test_what_is_no_plain_data_is_not_sent(value):
+    with pytest.raises(Unplain):
+        pack(value)
+    endless = []
+    endless.append(endless)
+    with pytest.raises(Unplain):
+        pack(endless)
+
+
+@pytest.mark.parametrize("message", [3, {}, [], ["l"], ["l", 3], ["i", "x"], ["x", []], ["d", [[["l", []], None]]], ["i", 3]])
+def test_nonsense_from_the_program_makes_no_value(message):
+    with pytest.raises((ValueError, TypeError)):
+        unpack(message)
+
+
+# what an honest program may do with its test, and the official scorer lets pass: it passes; flagged where it had to be judged by itself
+HONEST = [
+    ("def f(x):\n    x.sort()\n    return x\n", "assert candidate([2, 1]) == [1, 2]", False),
+    ("def f(x):\n    x.sort()\n", "y = [2, 1]\n    candidate(y)\n    assert y == [1, 2]", True),
+    ("def f(x):\n    raise ValueError('no')\n", "try:\n        candidate(1)\n        assert False\n    except ValueError as e:\n        assert str(e) == 'no'", False),
+    ("class E(Exception):\n    pass\ndef f(x):\n    raise E()\n", "try:\n        candidate(1)\n        assert False\n    except E:\n        pass", True),
+    ("def f(x):\n    return map(abs, x)\n", "assert list(candidate([-1, 2])) == [1, 2]", True),
+    ("from collections import Counter\ndef f(x):\n    return Counter(x)\n", "assert candidate('aab') == {'a': 2, 'b': 1}", True),
+    ("def f(x):\n    return {1: (x, {2.5, 'a'}, None, True, b'x', range(3), 1j, 10 ** 400)}\n",
+     "assert candidate(float('inf')) == {1: (float('inf'), {2.5, 'a'}, None, True, b'x', range(3), 1j, 10 ** 400)}", False),
+    ("def f(x):\n    return x(2)\n", "assert candidate(lambda y: y + 1) == 3", True),
+    ("import math\ndef g(x):\n    return x\ndef f(x):\n    return x\n", "assert candidate(g(1)) == 1 and math.isclose(candidate(0.5), 0.5)", False),
+    ("def f(x, *, y=0):\n    return x + y\n", "assert candidate(1, y=2) == 3", False),
+    ("COUNT = [0]\ndef f(x):\n    COUNT[0] += 1\n    return COUNT[0]\n", "assert [candidate(0), candidate(0)] == [1, 2]", False),
+]
+
+
+@pytest.mark.parametrize("program, test, flagged", HONEST)
+def test_honest_programs_pass_as_with_the_official_scorer(runner, program, test, flagged):
+    test = f"def check(candidate):\n    {test}\n"
+    space = {}
+    exec(f"{program}\n{test}\ncheck(f)", space)        # as the official scorer does
+    result = runner.run(program, test, "f")
+    assert result["status"] == "passed" and bool(result["suspicious"]) == flagged, result
+
+
+CHEATS = {
+    "main": "def f(x):\n    import __main__\n    for name in list(vars(__main__)):\n        setattr(__main__, name, lambda *a, **k: ('passed', '', ''))\n    return 0\n",
+    "offers len": "import json, os\ndef f(x):\n    return 0\nlen = abs = sorted = f\n",
+    "every descriptor": "import os\nfor d in range(3, 64):\n    try:\n        os.write(d, b'passed' * 9)\n    except OSError:\n        pass\ndef f(x):\n    return 0\n",
+    "writes answers": "import os, json\ndef f(x):\n    m = json.dumps(['passed', '']).encode()\n    for d in range(3, 64):\n        try:\n            os.write(d, len(m).to_bytes(8, 'little') + m)\n        except OSError:\n            pass\n    return 0\n",
+    "kills the judge": "import os, signal\ndef f(x):\n    for p in range(os.getpid(), os.getpid() + 50):\n        if p != os.getpid():\n            try:\n                os.kill(p, 9)\n            except OSError:\n                pass\n    return 0\n",
+    "job again": "import os\ndef f(x):\n    os.lseek(0, 0, 0)\n    return len(os.read(0, 9)) + 1\n",
+    "huge answer": "def f(x):\n    return 'x' * (1 << 26)\n",
+    "int subclass": "def f(x):\n    return type('I', (int,), {'__e' + 'q__': lambda s, o: True})(7)\n",
+}
+
+
+@pytest.mark.parametrize("name", CHEATS)
+def test_no_cheat_passes_unflagged(runner, name):
+    test = "def check(candidate):\n    assert candidate(1) == 2\n    assert len([1, 2]) == 2 and abs(-1) == 1 and sorted([2, 1]) == [1, 2]\n"
+    result = runner.run(CHEATS[name], test, "f")
+    assert result["status"] in ("failed", "timed out") or result["suspicious"], result
+
+
+def test_helpers_of_the_prompt_are_the_prompt_s_own():
+    reference = "import math\ndef poly(x):\n    return math.floor(x)\ndef f(x):\n    return 1.5\n"
+    test = "def check(candidate):\n    assert poly(candidate(0)) == 1\n"
+    cheat = reference.replace("return 1.5", "return 9") + "def poly(x):\n    return 1\n"
+    space = {}
+    exec(f"{cheat}\n{test}\ncheck(f)", space)          # passes with the official scorer
+    with CodeRunner(workers=1) as one:
+        helped = test_with_helpers(reference, test, "f")
+        assert one.run(reference, helped, "f")["status"] == "passed" and one.run(cheat, helped, "f")["status"] == "failed"
+    assert rebound_name(cheat, reference) == "poly" and rebound_name(reference, reference) == ""
+    for line in ("    global poly\n", "    pass\npoly = len\n", "    pass\nfrom math import floor as poly\n", "    pass\ndel poly\n",
+                 "    pass\nfor poly in []: pass\n", "    pass\nclass poly: pass\n"):
+        assert rebound_name(reference + line, reference) == "poly", line
 
 
 def test_changed_builtins_are_flagged_even_where_the_program_is_right(runner):
@@ -265,6 +358,35 @@ def test_a_killed_scorer_leaves_nothing(tmp_path):
             break
         time.sleep(0.05)
     assert not os.path.exists(f"/proc/{sandbox}") and list(tmp_path.iterdir()) == []
+
+
+def test_what_a_program_prints_is_kept(runner):
+    test = "def check(candidate):\n    candidate(0)\n"
+    assert runner.run("import sys\ndef f(x):\n    print('seen')\n    sys.stderr.write('also')\n", test, "f")["output"] == "seen\nalso"
+    failed = runner.run("def f(x):\n    print('before it fails')\n    raise ValueError\n", test, "f")
+    assert failed["status"] == "failed" and "before it fails" in failed["output"]
+    assert len(runner.run("def f(x):\n    print('x' * 10 ** 6)\n", test, "f")["output"]) == 4000
+
+
+def test_a_folder_of_any_depth_without_rights_is_removed(tmp_path):
+    from code_sandbox import remove_folder
+    (tmp_path / "kept").write_text("kept")
+    (tmp_path / "top" / "side").mkdir(parents=True)
+    (tmp_path / "top" / "link").symlink_to(tmp_path)
+    place = os.open(tmp_path / "top", os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=place)
+        inner = os.open("d", os.O_RDONLY, dir_fd=place)
+        os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=inner))
+        os.fchmod(inner, 0o700)
+        os.close(place)
+        place = inner
+    os.close(place)
+    for name in ("d", "side"):
+        (tmp_path / "top" / name).chmod(0)
+    remove_folder(tmp_path / "top")
+    remove_folder(tmp_path / "top")                    # not there any more: nothing is raised
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
 def test_programs_at_once_do_not_mix_their_results():
