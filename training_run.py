@@ -155,13 +155,21 @@ def held_out_rows(args, rows, tokenizer):
     if path.is_dir() and ((path / "dataset_dict.json").exists() or (path / "dataset_info.json").exists()):
         return held_out_split(load_rows(path, "--eval_data"))
     from datasets import Dataset
-    from flexmdm_transfer_preprocess import chunk, local_documents
+    from flexmdm_transfer_preprocess import documents, local_files, tokenise_and_cut
     try:
-        texts = local_documents(path, "text")
+        texts = list(documents(local_files(path), "text", None, None))
     except InputError as error:
         raise InputError(str(error).replace("--data_path", "--eval_data")) from None
-    pieces = chunk({"text": texts}, tokenizer, args.sft_max_length, 1)
-    return Dataset.from_dict({"input_ids": [ids for ids in pieces["input_ids"] if ids]})
+    if not texts:
+        raise InputError(f"--eval_data: {path} holds no text")
+    batch = {name: [document[name] for document in texts] for name in ("text", "prompt_characters")}
+    pieces = tokenise_and_cut(batch, range(len(texts)), tokenizer, args.sft_max_length, 0)
+    kept = [ids for ids, forbidden in zip(pieces["input_ids"], pieces["forbidden"]) if not forbidden]
+    if len(kept) < len(pieces["input_ids"]):
+        print(f"{len(pieces['input_ids']) - len(kept)} of {len(pieces['input_ids'])} rows contain the mask or padding token: left out")
+    if not kept:
+        raise InputError(f"--eval_data: {path} holds no text")
+    return Dataset.from_dict({"input_ids": kept})
 
 
 def dry_run(args):

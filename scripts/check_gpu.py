@@ -233,8 +233,10 @@ def kill_and_resume(work):
 
 @check
 def evaluate_only(work):
-    for model, flags in (("flexmdm", ["--init_from", work.folder / "text_flexmdm/final"]), ("llada", [])):
-        work.flexmdm()
+    work.flexmdm()
+    text = work.folder / "held_out.txt"
+    text.write_text("Tom has 3 apples and 4 pears.\n" * 20)
+    for model, flags in (("flexmdm", ["--init_from", work.folder / "text_flexmdm/final"]), ("llada", ["--eval_data", text])):
         printed = work.script(*work.training(f"only_{model}", "text", model, *flags, "--evaluate_only", "--eval_draws", 2))
         values = json.loads(printed.strip().splitlines()[-1])
         assert values["nats_per_token"] > 0, printed

@@ -274,3 +274,30 @@ def test_a_checkpoint_s_tensors_are_the_trained_ones(change, message, tmp_path):
     save_file(change(state, random.choice(sorted(state))), folder / "model.safetensors")
     with pytest.raises(InputError, match=message):
         list(trained_pairs(model, folder))
+
+
+@pytest.mark.parametrize("name", ["text.txt", "text.raw", "rows.jsonl", "rows.jsonl.gz", "folder"])
+def test_every_kind_of_eval_data(tmp_path, name):
+    """What --eval_data's help names is read as preprocessing reads it; nothing in it is one line."""
+    import gzip
+    from types import SimpleNamespace
+    from training_run import held_out_rows
+    texts = [" ".join(f"w{random.randrange(10, 50)}" for _ in range(random.randrange(3, 30))) for _ in range(4)]
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+    path = tmp_path / name
+    if name == "folder":
+        path.mkdir()
+        (path / "a.jsonl").write_text(lines)
+    elif name.endswith(".gz"):
+        path.write_bytes(gzip.compress(lines.encode()))
+    else:
+        path.write_text(lines if "jsonl" in name else "\n".join(texts))
+    tokenizer = tiny.tokenizer()
+    args = SimpleNamespace(eval_data=str(path), sft_max_length=16, train_data=None)
+    rows = held_out_rows(args, None, tokenizer)["input_ids"]
+    assert max(map(len, rows)) <= 16
+    assert [token for row in rows for token in row] == [token for text in texts for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
+    for empty in tmp_path.rglob("*.*"):
+        empty.write_bytes(gzip.compress(b"") if name.endswith(".gz") else b"\n" if "rows" not in name and name != "folder" else b"")
+    with pytest.raises(InputError, match="--eval_data"):
+        held_out_rows(args, None, tokenizer)
