@@ -105,15 +105,16 @@ def write_instruction_rows(args, rows, make_row, options, tokenizer, settings, r
     sizes = [(len(row["input_ids"]), row["prompt_length"]) for row in made]
     too_long = sum(length > room for length, _ in sizes)
     without_answer = sum(length == prompt for length, prompt in sizes)
-    kept = made.select([number for number, (length, prompt) in enumerate(sizes) if prompt < length <= room])
+    masks = {number for number, ids in enumerate(made["input_ids"]) if tokenizer.mask_token_id in ids}    # a mask in a text would be its own target
+    kept = made.select([number for number, (length, prompt) in enumerate(sizes) if prompt < length <= room and number not in masks])
     if not len(kept):
         raise InputError(f"--max_length {args.max_length}: no row fits; the shortest needs {args.max_length - room + min(sizes)[0]} tokens")
     straddling = sum(kept["straddles"])
     info = {"settings": settings, "tokenizer": args.tokenizer, "rows_read": len(rows), "rows": len(kept),
-            "left_out": {"longer_than_max_length": too_long, "without_answer": without_answer},
+            "left_out": {"longer_than_max_length": too_long, "without_answer": without_answer, "with_mask_token": len(masks)},
             "longest_row_read": args.max_length - room + max(sizes)[0], "tokens": sum(map(len, kept["input_ids"])),
             "token_straddles_the_border": straddling}
-    print(f"{len(rows)} rows read; left out: {too_long} longer than --max_length {args.max_length}, {without_answer} without an answer; "
+    print(f"{len(rows)} rows read; left out: {too_long} longer than --max_length {args.max_length}, {without_answer} without an answer, {len(masks)} with the mask token in their text; "
           f"in {straddling} a token straddles the border of prompt and answer (it belongs to the answer)")
     write_dataset(datasets.DatasetDict({"train": kept.remove_columns("straddles")}), args.output_dir, info)
 
@@ -137,8 +138,10 @@ def main():
     tokenizer = open_tokenizer(args.tokenizer, args.num_proc)
     rows, sources = read_training_rows(args.data_path, (HUB_DATA, "main"), ["question", "answer"])
     for number, answer in enumerate(rows["answer"], 1):
-        if "####" not in answer:
+        if not answer.rpartition("####")[1]:
             raise InputError(f"--data_path: the answer of row {number} has no '####' before its final result")
+        if not answer.rpartition("####")[2].strip():
+            raise InputError(f"--data_path: the answer of row {number} has nothing behind its '####'; it would be trained as an empty box")
     settings = {"script": "preprocess_math.py", "sources": sources, "strip_annotations": args.strip_annotations}
     options = {"strip_annotations": args.strip_annotations}
     write_instruction_rows(args, rows, math_row, options, tokenizer, settings, room=args.max_length)

@@ -23,6 +23,7 @@ from records import InputError, RowWriter, read_finished, write_json, write_rows
 from sharded_model import shard_by_fsdp2, shard_by_zero3
 from training_arguments import RunArguments, parse_arguments        # noqa: F401  the scripts take them from here
 from training_checkpoints import check_checkpoint, newest_complete
+from training_rows import check_origin, check_rows
 
 
 class JsonlLog(TrainerCallback):
@@ -185,6 +186,14 @@ def dry_run(args):
     describe(args, mean_length)
 
 
+def check_data(args, model, tokenizer, rows):
+    """Refuse rows that this model cannot be trained on, before anything is written."""
+    task, backbone = getattr(args, "task", None), getattr(model, "backbone", model)
+    check_origin(args.train_data, tokenizer, task, "--train_data")
+    for split, part in rows.items():
+        check_rows(part, backbone.config.embedding_size, tokenizer.mask_token_id, args.sft_max_length, f"--train_data ({split})", task is not None)
+
+
 def check_kind(args):
     """--init_from must be the kind of model that --variable_length asks for."""
     if args.init_from and checkpoint_kind(args.init_from, "--init_from") != ("flexmdm" if args.variable_length else "llada"):
@@ -195,6 +204,7 @@ def check_kind(args):
 @out_of_memory_advice(training_advice)
 def train(args, trainer_cls, model, tokenizer, rows, collator, card):
     """Train to the end (or to a signal) and write OUTPUT_DIR/final. rows: {"train": ..., "validation": ... or absent}."""
+    agreed(args, lambda: check_data(args, model, tokenizer, rows))
     train_rows = rows["train"]
     if args.sanity_run:
         train_rows, args.max_steps = train_rows.select(range(min(64, len(train_rows)))), 10
@@ -246,6 +256,8 @@ def save_final(trainer):
 @out_of_memory_advice(HELD_OUT)
 def evaluate_only(args, trainer_cls, model, tokenizer, rows, collator):
     """Print the likelihood bound and the loss by quarter of time of a model on rows (a data set with input_ids). Nothing is written."""
+    check_rows(rows, getattr(model, "backbone", model).config.embedding_size, tokenizer.mask_token_id, args.sft_max_length,
+               "--eval_data" if args.eval_data else "--train_data", hasattr(args, "task"))
     unbounded = args.variable_length and collator.config.insertion_schedule["name"] == "geometric"
     draws = args.eval_draws * len(rows)
     cost = getattr(collator, "expected_cost", None)

@@ -146,6 +146,21 @@ def test_math_command_reads_train_files_counts_long_rows_and_keeps_a_finished_ou
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+def test_math_rows_that_would_train_in_silence_on_what_is_wrong(command, tmp_path, tokenizer, tokenizer_folder):
+    """The mask token in a text would be its own target: left out and counted. An answer of nothing would be an empty box: refused by its row."""
+    mask = tokenizer.mask_token
+    rows = [{"question": f"How many {mask}?", "answer": "two #### 2"}, {"question": "q", "answer": f"a {mask} b #### 2"}, {"question": "q", "answer": "#### 3"}]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    flags = ["--data_path", tmp_path / "rows.jsonl", "--tokenizer", tokenizer_folder, "--output_dir", tmp_path / "out"]
+    status, out, _ = command(math_rows, *flags)
+    made, info = load(tmp_path / "out")
+    assert status == 0 and "2 with the mask token" in out and info["left_out"]["with_mask_token"] == 2 and len(made["train"]) == 1
+    for empty in ("a ####", "b #### \n ", "####"):
+        write_jsonl(tmp_path / "rows.jsonl", [rows[2], {"question": "q", "answer": empty}])
+        status, _, error = command(math_rows, *flags, "--overwrite")
+        assert status == 2 and "row 2" in error and "empty box" in error
+
+
 # ---- code infilling -----------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("n, prompt_length", [(9, 0), (9, 4), (5, 2)])
@@ -216,7 +231,7 @@ def test_code_command_keeps_rows_that_both_framings_fit(command, tmp_path, token
     texts = [tokenizer.decode(ids) for ids in made["train"]["input_ids"]]
     assert texts == ["Write f.\ndef f(): pass", "Write\ng", "y\n" + "x" * 98]         # exactly 100 tokens of it still fit
     assert made["train"]["prompt_length"][:] == [len("Write f."), len("Write\n"), 2]  # newline and d are one token: it is output
-    assert info["left_out"] == {"longer_than_max_length": 1, "without_answer": 1} and info["longest_row_read"] == layout + 101
+    assert info["left_out"] == {"longer_than_max_length": 1, "without_answer": 1, "with_mask_token": 0} and info["longest_row_read"] == layout + 101
 
 
 # ---- cutting documents ---------------------------------------------------------------------------------------------------------
