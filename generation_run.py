@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-from records import InputError, RowWriter, process_rank, read_file, read_finished, read_object, write_json
+from records import InputError, RowWriter, lock_for_writing, process_rank, read_file, read_finished, read_object, write_json
 
 GENERATIONS = "generations-*.jsonl"
 KEY = ("item", "sample")
@@ -94,18 +94,7 @@ class GenerationRun:
 
     def _lock(self):
         """Two processes that append to one file would write rows twice. File systems without locks go without."""
-        import fcntl
-        try:
-            handle = open(self.path, "ab")
-        except OSError as error:
-            raise InputError(f"--output_dir: cannot write {self.path}: {error.strerror}") from None
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"--output_dir: another process is writing {self.path}") from None
-        except OSError:
-            pass
-        return handle
+        return lock_for_writing(self.path)
 
     def finished(self):
         """{(item, sample): row} of all processes' files. Raises InputError for a row of another configuration."""

@@ -24,6 +24,25 @@ class InputError(Exception):
     """Bad input from the command line. The message names the flag or file and says what would be right."""
 
 
+def lock_for_writing(path):
+    """An open file that no other process can lock until it is closed. Raises InputError where one has it, or the file cannot be made.
+
+    (Some network file systems have no locks; there nothing is refused.)"""
+    import fcntl
+    try:
+        handle = open(path, "ab")
+    except OSError as error:
+        raise InputError(f"--output_dir: cannot write {path}: {error.strerror}") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.close()
+        raise InputError(f"--output_dir: another process is writing {path}") from None
+    except OSError:
+        pass
+    return handle
+
+
 def run(main):
     """Call main() and exit: 0, 2 with one line for an InputError, 130 with one line for Ctrl-C, 1 where nobody reads what is printed."""
     script = Path(sys.argv[0]).name

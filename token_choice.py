@@ -40,11 +40,10 @@ def _confidence(part, excluded, method):
         return (part.amax(-1) - log_total).exp()
     if method == "prob_diff":
         first, index = part.max(-1)
-        others = torch.arange(part.shape[-1], device=part.device) != index[:, None]
-        second = torch.where(others, part, -torch.inf).amax(-1)
+        second = part.scatter_(-1, index[:, None], -torch.inf).amax(-1)
         return (first - log_total).exp() - (second - log_total).exp()
-    log_p = part - log_total[:, None]
-    return (log_p.exp() * log_p.clamp_min(torch.finfo(log_p.dtype).min)).sum(-1)                            # 0 log 0 = 0
+    log_p = part.sub_(log_total[:, None])
+    return (log_p.exp() * log_p.clamp_min_(torch.finfo(log_p.dtype).min)).sum(-1)                            # 0 log 0 = 0
 
 
 def draw_tokens(logits, excluded, temperature, uniforms):
@@ -66,7 +65,7 @@ def _tokens(part, excluded, temperature, u):
     top, token = part.max(-1)
     if temperature > 0:
         exact = u.dtype
-        cumulative = torch.softmax(part.to(exact) / temperature, -1).cumsum(-1)             # (n', V)
+        cumulative = torch.softmax(part.to(exact) / temperature, -1).cumsum_(-1)            # (n', V)
         total = cumulative[:, -1:]
         last = (cumulative < total).sum(-1)             # u * total may round up to total: the last token with a share
         token = torch.searchsorted(cumulative, u[:, None] * total, right=True)[:, 0].minimum(last)

@@ -19,11 +19,14 @@ from likelihood_bound import report
 from llada_dit import LLaDADiT
 from llada_utils import checkpoint_kind, compile_network, end_process_group, read_json
 from noise_stream import NoiseStream, row_lengths
-from records import InputError, RowWriter, read_finished, write_json, write_rows
+from records import InputError, RowWriter, lock_for_writing, read_finished, write_json, write_rows
 from sharded_model import shard_by_fsdp2, shard_by_zero3
 from training_arguments import RunArguments, parse_arguments        # noqa: F401  the scripts take them from here
 from training_checkpoints import check_checkpoint, newest_complete
 from training_rows import check_origin, check_rows
+
+
+LOCK = "lock"           # in a run's folder: who holds it is training there
 
 
 class JsonlLog(TrainerCallback):
@@ -96,8 +99,25 @@ def agreed(args, decide):
 def prepare_output(args, settings):
     """Where this run starts: (checkpoint to resume or None, already finished). Refuses to mix runs in one folder."""
     output_dir = Path(args.output_dir)
+    new = not output_dir.exists()
+    with named_failure(output_dir):
+        output_dir.mkdir(parents=True, exist_ok=True)
+    args.output_lock = lock_for_writing(output_dir / LOCK)              # before anything is touched; `train` lets go of it
+    try:
+        return prepare_locked(args, settings)
+    except InputError:
+        if new:
+            shutil.rmtree(output_dir)                                   # a refusal leaves nothing behind
+        raise
+
+
+def prepare_locked(args, settings):
+    """prepare_output, in a folder that nobody else writes."""
+    output_dir = Path(args.output_dir)
     if args.overwrite and not args.resume_from_checkpoint and (output_dir / "settings.json").exists():
-        shutil.rmtree(output_dir)
+        for entry in output_dir.iterdir():
+            if entry.name != LOCK:
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
     before = output_dir / "settings.json"
     if before.exists():
         if not args.resume_from_checkpoint:
@@ -202,8 +222,18 @@ def check_kind(args):
 
 
 @out_of_memory_advice(training_advice)
-def train(args, trainer_cls, model, tokenizer, rows, collator, card):
-    """Train to the end (or to a signal) and write OUTPUT_DIR/final. rows: {"train": ..., "validation": ... or absent}."""
+def train(args, *what):
+    """Train to the end (or to a signal) and write OUTPUT_DIR/final, as the only process group that does so there.
+
+    what: trainer class, model, tokenizer, rows {"train": ..., "validation": ... or absent}, collator, text of the model card."""
+    try:
+        train_alone(args, *what)
+    finally:
+        if getattr(args, "output_lock", None):
+            args.output_lock.close()
+
+
+def train_alone(args, trainer_cls, model, tokenizer, rows, collator, card):
     agreed(args, lambda: check_data(args, model, tokenizer, rows))
     train_rows = rows["train"]
     if args.sanity_run:

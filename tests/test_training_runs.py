@@ -301,3 +301,21 @@ def test_every_kind_of_eval_data(tmp_path, name):
         empty.write_bytes(gzip.compress(b"") if name.endswith(".gz") else b"\n" if "rows" not in name and name != "folder" else b"")
     with pytest.raises(InputError, match="--eval_data"):
         held_out_rows(args, None, tokenizer)
+
+
+def test_one_training_at_a_time(made, tmp_path, monkeypatch):
+    """Whoever comes second into a folder is told so in one line, and what the first one has there is untouched."""
+    from records import lock_for_writing
+    base, data = made
+    output = tmp_path / "run"
+    output.mkdir()
+    (output / "settings.json").write_text("{}")
+    first = lock_for_writing(output / "lock")
+    for extra in (["--overwrite"], ["--resume_from_checkpoint", "auto"], []):
+        with pytest.raises(InputError, match="another process is writing"):
+            run_here(SCRIPTS["transfer"].removesuffix(".py"), run_flags(base, data, output, max_steps=2) + extra, monkeypatch)
+        assert (output / "settings.json").read_text() == "{}" and len(list(output.iterdir())) == 2
+    first.close()
+    run_here(SCRIPTS["transfer"].removesuffix(".py"), run_flags(base, data, output, max_steps=2) + ["--overwrite"], monkeypatch)
+    assert (output / "final").is_dir()
+    lock_for_writing(output / "lock").close()          # it is free again
