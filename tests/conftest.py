@@ -6,6 +6,7 @@ FLEXMDM_SEED     repeat a run's random inputs (printed at the head of every run)
 """
 import os
 import random
+import signal
 import sys
 from pathlib import Path
 
@@ -65,3 +66,13 @@ def golden(golden_dir):
 @pytest.fixture
 def data_dir():
     return _folder("FLEXMDM_DATA")
+
+
+@pytest.fixture(autouse=True)
+def signal_handlers():
+    """Runs in a test's own process install handlers and leave them in place, as a script may; a forked worker of a later test could then not
+    be ended by SIGTERM."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
