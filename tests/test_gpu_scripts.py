@@ -9,7 +9,7 @@ import pytest
 from training_helpers import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
-QUICK = ["golden", "network", "training", "gradients", "evaluate_only", "evaluations", "fsdp2"]
+QUICK = ["golden", "network", "training", "gradients", "evaluate_only", "fsdp2"]
 
 
 def run(script, *words, folder):
@@ -42,7 +42,7 @@ def test_a_check_that_fails_stops_no_other(tmp_path, monkeypatch, capsys):
     assert checks["broken"]["outcome"] == "failed" and "made to fail" in checks["broken"]["said"] and checks["four_bits"]["outcome"] == "skipped"
 
 
-@pytest.mark.parametrize("parts", [["limits", "trainer", "sampling", "peer"], pytest.param(["training"], marks=pytest.mark.full)])
+@pytest.mark.parametrize("parts", [["limits", "sampling", "peer"], pytest.param(["training", "trainer"], marks=pytest.mark.full)])
 def test_the_benchmark_at_toy_size(tmp_path, parts):
     code, printed, errors = run("benchmark_gpu.py", "--small", "--device", "cpu", "--only", ",".join(parts), "--output", tmp_path / "benchmark.json", folder=tmp_path)
     assert code == 0, printed + errors
