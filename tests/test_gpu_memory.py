@@ -204,7 +204,7 @@ def test_training_that_runs_out_of_memory(made, refused, monkeypatch, tmp_path):
         assert word in line, (word, line)
     assert "non-PyTorch" not in line
     left = sorted(path.name for path in (tmp_path / "run").iterdir())
-    assert left == ["checkpoint-2", "settings.json", "train_log.jsonl"]
+    assert left == ["checkpoint-2", "lock", "settings.json", "train_log.jsonl"]
     run_here(SCRIPTS["transfer"], [*words, "--resume_from_checkpoint", "auto"], monkeypatch)
     assert (tmp_path / "run/final/model.safetensors").exists()
 
