@@ -1,20 +1,25 @@
-"""What runs inside the sandbox: one program, its test, and a verdict that the program cannot forge. Standard library only.
+"""What runs inside the sandbox: one program, its test, and a verdict that the program cannot forge.
+Standard library only.
 
 code_sandbox.py starts a fresh interpreter on the text of this file for every program (`python -I -S -c TEXT`), with the job on
-standard input and the verdict's pipe as descriptor 3. That process forks before it has read anything, and the two never trade places:
+standard input and the verdict's pipe as descriptor 3. That process forks before it has read
+anything, and the two never trade places:
 
 the program's process   closes job and verdict, gets the program through a pipe, runs it, and calls its functions when asked to
 the judge               reads the job, runs the test, and asks the other for every call; arguments and results pass as plain data
 
-So the test meets exact numbers, texts, lists, tuples, sets and dicts, made by the judge itself from a message: no lying class, patched
-builtin, changed module or replaced `check` is where the test runs, and the secret that a verdict begins with is not in the memory of
-the program's process (which may not trace the judge either). A program that leaves early, in any way, leaves without a verdict.
+So the test meets exact numbers, texts, lists, tuples, sets and dicts, made by the judge itself from
+a message: no lying class, patched builtin, changed module or replaced `check` is where the test
+runs, and the secret that a verdict begins with is not in the memory of the program's process (which
+may not trace the judge either). A program that leaves early, in any way, leaves without a verdict.
 
-What cannot be judged like that (a result or exception of a class, an argument that the function changed and the test looks at) is
-judged as the official scorer does, inside the program's process, and flagged as suspicious where it passes.
+What cannot be judged like that (a result or exception of a class, an argument that the function
+changed and the test looks at) is judged as the official scorer does, inside the program's process,
+and flagged as suspicious where it passes.
 """
-VERDICT = 3                                            # descriptor of the pipe that code_sandbox.py reads
-MOST_ITEMS, DEEPEST, LARGEST = 1_000_000, 200, 1 << 25               # of one message: values, nesting, bytes
+
+VERDICT = 3  # descriptor of the pipe that code_sandbox.py reads
+MOST_ITEMS, DEEPEST, LARGEST = 1_000_000, 200, 1 << 25  # of one message: values, nesting, bytes
 APART = "not judged apart from the program: "
 
 
@@ -23,11 +28,13 @@ class Unplain(Exception):
 
 
 def official_program(program, test, entry_point):
-    """The one text that the official scorer runs: program, newline, test, newline, check(entry_point)."""
+    """The one text that the official scorer runs: program, newline, test, newline,
+    check(entry_point).
+    """
     return f"{program}\n{test}\ncheck({entry_point})"
 
 
-# ---- messages ------------------------------------------------------------------------------------------------------------
+# ---- messages ------------------------------------------------------------------------------------
 
 TAGS = {list: "l", tuple: "t", set: "s", frozenset: "z"}
 MADE = {tag: kind for kind, tag in TAGS.items()}
@@ -47,7 +54,13 @@ def pack(value, count=None, depth=0):
     if kind in TAGS:
         return [TAGS[kind], [pack(item, count, depth + 1) for item in value]]
     if kind is dict:
-        return ["d", [[pack(key, count, depth + 1), pack(item, count, depth + 1)] for key, item in value.items()]]
+        return [
+            "d",
+            [
+                [pack(key, count, depth + 1), pack(item, count, depth + 1)]
+                for key, item in value.items()
+            ],
+        ]
     if kind is range:
         return ["r", [hex(value.start), hex(value.stop), hex(value.step)]]
     if kind is complex:
@@ -58,7 +71,9 @@ def pack(value, count=None, depth=0):
 
 
 def unpack(message):
-    """The value of a message, made of exact plain types whoever sent it. Raises ValueError, TypeError or the like for anything else."""
+    """The value of a message, made of exact plain types whoever sent it. Raises ValueError,
+    TypeError or the like for anything else.
+    """
     if message is None or isinstance(message, (bool, str, float)):
         return message
     tag, content = message
@@ -81,20 +96,25 @@ def sender(descriptor):
     """A function that sends one JSON value; everything it uses is bound now."""
     import json
     import os
+
     dumps, write = json.JSONEncoder().encode, os.write
 
     def send(value):
         text = dumps(value).encode()
         text = len(text).to_bytes(8, "little") + text
         while text:
-            text = text[write(descriptor, text):]
+            text = text[write(descriptor, text) :]
+
     return send
 
 
 def receiver(descriptor, ready=None):
-    """A function that receives one JSON value, None at the end. ready(): called before each read, may raise."""
+    """A function that receives one JSON value, None at the end. ready(): called before each read,
+    may raise.
+    """
     import json
     import os
+
     loads, read = json.JSONDecoder().decode, os.read
 
     def exactly(size):
@@ -115,10 +135,12 @@ def receiver(descriptor, ready=None):
             raise ValueError("a message too large")
         content = head and exactly(size)
         return loads(content.decode()) if content else None
+
     return receive
 
 
-# ---- the program's process -----------------------------------------------------------------------------------------------
+# ---- the program's process -----------------------------------------------------------------------
+
 
 def shown(error):
     try:
@@ -128,21 +150,28 @@ def shown(error):
 
 
 def serve(requests, answers):
-    """Run the program, then answer the judge: ["names", names], ["call", name, arguments, named] and ["check"]. Never returns."""
+    """Run the program, then answer the judge: ["names", names], ["call", name, arguments, named]
+    and ["check"]. Never returns.
+    """
     import builtins
     import os
     import sys
+
     receive, send, leave, getpid = receiver(requests), sender(answers), os._exit, os.getpid
     me = getpid()
     before, streams = dict(vars(builtins)), (sys.stdout, sys.stderr)
-    known = {id(kind) for kind in before.values() if isinstance(kind, type) and issubclass(kind, BaseException)}
+    known = {
+        id(kind)
+        for kind in before.values()
+        if isinstance(kind, type) and issubclass(kind, BaseException)
+    }
     module = type(sys)
     settrace, setprofile = sys.settrace, sys.setprofile
 
     def answer(value):
-        if getpid() != me:                             # a fork that got here has no say
+        if getpid() != me:  # a fork that got here has no say
             leave(0)
-        for stream in streams:                         # what was printed lies in buffers that os._exit would drop
+        for stream in streams:  # what was printed lies in buffers that os._exit would drop
             try:
                 stream.flush()
             except BaseException:
@@ -150,10 +179,10 @@ def serve(requests, answers):
         send(value)
 
     program, test, entry_point = receive()
-    space = {}                                         # the official scorer's: empty globals
+    space = {}  # the official scorer's: empty globals
     try:
         exec(compile(program, "<program>", "exec"), space)
-    except BaseException as error:                     # SystemExit and KeyboardInterrupt are failures like any other
+    except BaseException as error:  # SystemExit and KeyboardInterrupt are failures like any other
         answer(["failed", shown(error)])
         leave(0)
     settrace(None)
@@ -182,7 +211,14 @@ def serve(requests, answers):
                 result = space[name](*arguments, **named)
             except BaseException as error:
                 plain = id(type(error)) in known
-                answer(["raised", type(error).__name__ if plain else "", shown(error).partition(": ")[2], None])
+                answer(
+                    [
+                        "raised",
+                        type(error).__name__ if plain else "",
+                        shown(error).partition(": ")[2],
+                        None,
+                    ]
+                )
                 continue
             try:
                 answer(["value", pack(result), pack(arguments)])
@@ -198,7 +234,8 @@ def serve(requests, answers):
     leave(0)
 
 
-# ---- the judge -----------------------------------------------------------------------------------------------------------
+# ---- the judge -----------------------------------------------------------------------------------
+
 
 class Left(BaseException):
     """The program's process is gone, or sends nonsense. No test can catch it by `except Exception`."""
@@ -221,16 +258,19 @@ def judge(ask, program, test, entry_point):
     import builtins
     import importlib
     import sys
+
     try:
         compile(program, "<program>", "exec")
         test_code = compile(test, "<test>", "exec")
-        compile(official_program(program, test, entry_point), "<official>", "exec")      # must hold together as one text too
+        # must hold together as one text too
+        compile(official_program(program, test, entry_point), "<official>", "exec")
     except BaseException as error:
         return "failed", shown(error), ""
     status, odd = ask([program, test, entry_point])
     if status == "failed":
         return "failed", str(odd), ""
-    unclear, ended = [], []                            # why the test may have met something else than it would in the program's process
+    # why the test may have met something else than it would in the program's process
+    unclear, ended = [], []
 
     def ask_or_end(request):
         if ended:
@@ -262,12 +302,13 @@ def judge(ask, program, test, entry_point):
                 raise RuntimeError(str(more[0]))
             unclear.append(str(value)[:200])
             raise Unplain(value)
+
         return candidate
 
     space = {}
     wanted = sorted({entry_point, *used_names(test_code)} - set(vars(builtins)))
     found = ask_or_end(["names", wanted])
-    for name in wanted:                                # these alone: a program that offers a `len` of its own offers it to nobody
+    for name in wanted:  # these alone: a program that offers a `len` of its own offers it to nobody
         kind, value = found.get(name, ("absent", None))
         if kind == "function":
             space[name] = remote(name)
@@ -290,18 +331,19 @@ def judge(ask, program, test, entry_point):
     if error and not unclear:
         return "failed", error, ""
     if not error and set(unclear) == {"it changes its argument"}:
-        return "passed", "", odd                       # the test does not look at it
+        return "passed", "", odd  # the test does not look at it
     status, error = ask_or_end(["check"])
     return ("passed", "", APART + unclear[0]) if status == "passed" else ("failed", str(error), "")
 
 
 def main():
     import os
+
     requests, ask_end = os.pipe()
     answer_end, answers = os.pipe()
     if os.fork():
         nothing = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(nothing, 0)                            # the job with the secret
+        os.dup2(nothing, 0)  # the job with the secret
         for descriptor in (nothing, VERDICT, ask_end, answer_end):
             os.close(descriptor)
         serve(requests, answers)
@@ -311,9 +353,12 @@ def main():
     import select
     import sys
     import time
+
     if sys.platform == "linux":
         import ctypes
-        ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)         # PR_SET_DUMPABLE: nobody may trace the judge or open its descriptors
+
+        # PR_SET_DUMPABLE: nobody may trace the judge or open its descriptors
+        ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
     secret, program, test, entry_point, timeout = marshal.loads(sys.stdin.buffer.read())
     deadline = time.monotonic() + timeout
 
@@ -326,7 +371,7 @@ def main():
     def ask(request):
         try:
             if select.select([answer_end], [], [], 0)[0]:
-                raise Left                             # it answers before it is asked, or it has ended
+                raise Left  # it answers before it is asked, or it has ended
             send(request)
             answer = receive()
         except (OSError, ValueError, RecursionError):
@@ -341,10 +386,10 @@ def main():
             raise Late
     except Late:
         verdict = ("timed out", f"took more than {timeout:g} s", "")
-    except Left:                                       # code_sandbox.py says how it ended
+    except Left:  # code_sandbox.py says how it ended
         time.sleep(0.2)
         verdict = ("failed", "left before its test was over, or answered with nonsense", "")
-    except BaseException as error:                     # an answer of the wrong shape
+    except BaseException as error:  # an answer of the wrong shape
         verdict = ("failed", shown(error), "")
     os.write(VERDICT, secret + marshal.dumps(verdict, 4))
     os._exit(0)

@@ -1,4 +1,5 @@
-"""HumanEval infilling (single-line, multi-line, random-span, random-span-light, or any set with its fields): generate, run, report.
+"""HumanEval infilling (single-line, multi-line, random-span, random-span-light, or any set with its
+fields): generate, run, report.
 
 Laptop, local data, one process:   python eval_humaneval_infill.py --checkpoint_path runs/code/flexmdm --data_path humaneval
 One GPU, the paper's settings:     python eval_humaneval_infill.py --checkpoint_path CHECKPOINT --variable_length --allow_code_execution
@@ -8,17 +9,21 @@ The baseline, three ways:          ... --llada_infill paper | oracle | fixed --g
 Score what exists already:         python eval_humaneval_infill.py --score_only samples.jsonl --data_path humaneval --allow_code_execution
 Check data and sandbox:            python eval_humaneval_infill.py --check_references --data_path humaneval --allow_code_execution
 
-Writes to --output_dir: generations-NNN.jsonl (one file a process), settings.json, results.json, verdicts.jsonl. A run that was stopped
-goes on when the same command is given again. Model-written programs run only with --allow_code_execution, in the sandbox of
-code_runner.py, never in this process; without it generations are written and scored by text alone.
+Writes to --output_dir: generations-NNN.jsonl (one file a process), settings.json, results.json,
+verdicts.jsonl. A run that was stopped goes on when the same command is given again. Model-written
+programs run only with --allow_code_execution, in the sandbox of code_runner.py, never in this
+process; without it generations are written and scored by text alone.
 
-A completion is the middle alone. A program is prompt + completion + suffix + newline + test + newline + check(entry_point), 3 s, as the
-official scorer composes it. A set without tests is scored by exact match and by whether prompt + completion + suffix parses; one in which
-only some items have a test is refused with --allow_code_execution, because its score would be two measures in one.
---llada_infill: paper = the paper's instruction layout, the middle after the prompt; oracle = masks in place, as many as the reference has
-tokens; fixed = --gen_length masks in place. Defaults are the paper's: top_prob, window (alpha 15, at most 32), 4096 steps; LLaDA: one
-block, a step a token, random remasking.
+A completion is the middle alone. A program is prompt + completion + suffix + newline + test +
+newline + check(entry_point), 3 s, as the official scorer composes it. A set without tests is scored
+by exact match and by whether prompt + completion + suffix parses; one in which only some items have
+a test is refused with --allow_code_execution, because its score would be two measures in one.
+--llada_infill: paper = the paper's instruction layout, the middle after the prompt; oracle = masks
+in place, as many as the reference has tokens; fixed = --gen_length masks in place. Defaults are the
+paper's: top_prob, window (alpha 15, at most 32), 4096 steps; LLaDA: one block, a step a token,
+random remasking.
 """
+
 import ast
 import statistics
 import sys
@@ -26,22 +31,46 @@ import warnings
 from pathlib import Path
 
 from evaluated_model import EvaluatedModel
-from generation_run import (GenerationRun, Stop, add_run_flags, check_run_flags, content_hash, first_items, make_tasks, merge_rows,
-                            note_unused_flags, read_generations)
+from generation_run import (
+    GenerationRun,
+    Stop,
+    add_run_flags,
+    check_run_flags,
+    content_hash,
+    first_items,
+    make_tasks,
+    merge_rows,
+    note_unused_flags,
+    read_generations,
+)
 from gpu_memory import EVALUATION, out_of_memory_advice
-from records import InputError, process_rank, read_rows, require_writable, run, write_json, write_rows
+from records import (
+    InputError,
+    process_rank,
+    read_rows,
+    require_writable,
+    run,
+    write_json,
+    write_rows,
+)
 from results_table import describe, make_result, pass_at_k, share_of
 from sampler_flags import ArgumentParser, add_flexmdm_flags, add_llada_flags, add_model_flags
 
 HUB_DATA = "loubnabnl/humaneval_infilling"
-BENCHMARKS = {"single-line": "HumanEval-SingleLineInfilling", "multi-line": "HumanEval-MultiLineInfilling",
-              "random-span": "HumanEval-RandomSpanInfilling", "random-span-light": "HumanEval-RandomSpanInfillingLight"}
+BENCHMARKS = {
+    "single-line": "HumanEval-SingleLineInfilling",
+    "multi-line": "HumanEval-MultiLineInfilling",
+    "random-span": "HumanEval-RandomSpanInfilling",
+    "random-span-light": "HumanEval-RandomSpanInfillingLight",
+}
 FIELDS = ("task_id", "entry_point", "prompt", "suffix", "canonical_solution", "test")
-# Characters: what is longer is refused, so that scoring ends in seconds (edit distance costs the product of two lengths / 64)
+# Characters: what is longer is refused, so that scoring ends in seconds (edit distance costs the
+# product of two lengths / 64)
 LONGEST_REFERENCE, LONGEST_COMPLETION, LONGEST_PARSED = 20_000, 200_000, 100_000
 
 
-# ---- data ----------------------------------------------------------------------------------------------------------------
+# ---- data ----------------------------------------------------------------------------------------
+
 
 def data_file(args):
     """The file of --data_path that holds --benchmark, or None for the hub."""
@@ -52,12 +81,16 @@ def data_file(args):
         for ending in (".jsonl.gz", ".jsonl", ".parquet"):
             if (path / f"{official}{ending}").exists():
                 return path / f"{official}{ending}"
-        raise InputError(f"--data_path: folder {path} holds no {official}.jsonl.gz (or .jsonl, .parquet)")
+        raise InputError(
+            f"--data_path: folder {path} holds no {official}.jsonl.gz (or .jsonl, .parquet)"
+        )
     return path
 
 
 def benchmark_name(args):
-    """humaneval-infill single-line and so on, or the file's own name where it is none of the official ones."""
+    """humaneval-infill single-line and so on, or the file's own name where it is none of the
+    official ones.
+    """
     file = data_file(args)
     if file is None:
         return f"humaneval-infill {args.benchmark}"
@@ -77,13 +110,20 @@ def read_items(args):
         rows = read_rows(file, fields=FIELDS, flag="--data_path")
     else:
         import datasets
+
         try:
             try:
                 rows = datasets.load_dataset(HUB_DATA, name, split="test")
-            except (RuntimeError, ValueError):         # sets that still have a loading script; the hub keeps a converted copy
-                rows = datasets.load_dataset(HUB_DATA, name, split="test", revision="refs/convert/parquet")
-        except Exception as error:                     # the hub's client raises a dozen kinds
-            raise InputError(f"cannot get {HUB_DATA} from the hub ({type(error).__name__}); give a local copy by --data_path") from None
+            except (RuntimeError, ValueError):
+                # sets that still have a loading script; the hub keeps a converted copy
+                rows = datasets.load_dataset(
+                    HUB_DATA, name, split="test", revision="refs/convert/parquet"
+                )
+        except Exception as error:  # the hub's client raises a dozen kinds
+            raise InputError(
+                f"cannot get {HUB_DATA} from the hub ({type(error).__name__}); give a local copy by"
+                " --data_path"
+            ) from None
     items, seen = [], set()
     for number, row in enumerate(rows, 1):
         item = {field: row[field] for field in FIELDS}
@@ -91,7 +131,10 @@ def read_items(args):
         if wrong:
             raise InputError(f"--data_path: field {wrong[0]!r} of row {number} is not text")
         if len(item["canonical_solution"]) > LONGEST_REFERENCE:
-            raise InputError(f"--data_path: 'canonical_solution' of row {number} has more than {LONGEST_REFERENCE:,} characters")
+            raise InputError(
+                f"--data_path: 'canonical_solution' of row {number} has more than"
+                f" {LONGEST_REFERENCE:,} characters"
+            )
         if item["task_id"] in seen:
             raise InputError(f"--data_path: task_id {item['task_id']!r} occurs twice")
         seen.add(item["task_id"])
@@ -99,7 +142,8 @@ def read_items(args):
     return items
 
 
-# ---- scores of text ------------------------------------------------------------------------------------------------------
+# ---- scores of text ------------------------------------------------------------------------------
+
 
 def edit_similarity(a, b):
     """1 - Levenshtein distance / length of the longer, in characters; 1 for two empty texts."""
@@ -109,7 +153,8 @@ def edit_similarity(a, b):
     short, long = sorted((a, b), key=len)
     if not short:
         return 0.0
-    # Myers's bit-vector algorithm in Hyyro's form (2001): bit i of `up` and `down` says how column cell i differs from the one above
+    # Myers's bit-vector algorithm in Hyyro's form (2001): bit i of `up` and `down` says how column
+    # cell i differs from the one above
     masks, top, distance = {}, 1 << (len(short) - 1), len(short)
     for place, character in enumerate(short):
         masks[character] = masks.get(character, 0) | 1 << place
@@ -126,11 +171,13 @@ def edit_similarity(a, b):
 
 
 def parses(program):
-    """Whether a text is Python of the running interpreter; one of more than LONGEST_PARSED characters is not read."""
+    """Whether a text is Python of the running interpreter; one of more than LONGEST_PARSED
+    characters is not read.
+    """
     if len(program) > LONGEST_PARSED:
         return False
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")                # about escapes and the like, by the thousand
+        warnings.simplefilter("ignore")  # about escapes and the like, by the thousand
         try:
             ast.parse(program)
             return True
@@ -139,35 +186,62 @@ def parses(program):
 
 
 def text_metrics(rows, items):
-    """Exact match, parsing, edit similarity and length errors of completed rows against the references."""
+    """Exact match, parsing, edit similarity and length errors of completed rows against the
+    references.
+    """
     by_id = {item["task_id"]: item for item in items}
     pairs = [(row["completion"], by_id[row["task_id"]]) for row in rows]
     exact = sum(text == item["canonical_solution"] for text, item in pairs)
     whole = sum(parses(item["prompt"] + text + item["suffix"]) for text, item in pairs)
-    metrics = {"exact_match": share_of(exact, len(rows)), "parses": share_of(whole, len(rows)),
-               "edit_similarity": statistics.fmean(edit_similarity(text, item["canonical_solution"]) for text, item in pairs),
-               "length_error_characters": statistics.fmean(abs(len(text) - len(item["canonical_solution"])) for text, item in pairs)}
-    tokens = [abs(row["length"] - row["reference_length"]) for row in rows
-              if row.get("length") is not None and row.get("reference_length") is not None]
+    metrics = {
+        "exact_match": share_of(exact, len(rows)),
+        "parses": share_of(whole, len(rows)),
+        "edit_similarity": statistics.fmean(
+            edit_similarity(text, item["canonical_solution"]) for text, item in pairs
+        ),
+        "length_error_characters": statistics.fmean(
+            abs(len(text) - len(item["canonical_solution"])) for text, item in pairs
+        ),
+    }
+    tokens = [
+        abs(row["length"] - row["reference_length"])
+        for row in rows
+        if row.get("length") is not None and row.get("reference_length") is not None
+    ]
     if tokens:
         metrics["length_error_tokens"] = statistics.fmean(tokens)
     return metrics
 
 
-# ---- running programs ----------------------------------------------------------------------------------------------------
+# ---- running programs ----------------------------------------------------------------------------
+
 
 def run_rows(rows, items, args, stop=None):
-    """(verdicts, isolation): one result of code_runner for each row. Rows in order; the items' tests, prompts and suffixes are used,
-    never those that a generations file may hold."""
-    from code_runner import CodeRunner, rebound_name, suspicious_text, test_with_helpers
+    """(verdicts, isolation): one result of code_runner for each row. Rows in order; the items'
+    tests, prompts and suffixes are used, never those that a generations file may hold."""
     from tqdm import tqdm
+
+    from code_runner import CodeRunner, rebound_name, suspicious_text, test_with_helpers
+
     by_id = {item["task_id"]: item for item in items}
-    references = {name: item["prompt"] + item["canonical_solution"] + item["suffix"] for name, item in by_id.items()}
-    tests = {name: test_with_helpers(references[name], item["test"], item["entry_point"]) for name, item in by_id.items()}
+    references = {
+        name: item["prompt"] + item["canonical_solution"] + item["suffix"]
+        for name, item in by_id.items()
+    }
+    tests = {
+        name: test_with_helpers(references[name], item["test"], item["entry_point"])
+        for name, item in by_id.items()
+    }
     jobs = []
     for row in rows:
         item = by_id[row["task_id"]]
-        jobs.append((item["prompt"] + row["completion"] + item["suffix"], tests[row["task_id"]], item["entry_point"]))
+        jobs.append(
+            (
+                item["prompt"] + row["completion"] + item["suffix"],
+                tests[row["task_id"]],
+                item["entry_point"],
+            )
+        )
     passed = 0
 
     def progress(result):
@@ -176,11 +250,24 @@ def run_rows(rows, items, args, stop=None):
         bar.set_postfix_str(f"passed {passed / (bar.n + 1):.1%}", refresh=False)
         bar.update()
         if stop is not None and stop.asked:
-            raise InputError("stopped by SIGTERM while programs ran; all generations are on disk, the same command scores them")
+            raise InputError(
+                "stopped by SIGTERM while programs ran; all generations are on disk, the same"
+                " command scores them"
+            )
 
-    with CodeRunner(workers=args.code_workers, timeout=args.timeout, unsafe_as_root=args.unsafe_as_root) as runner, \
-            tqdm(total=len(jobs), desc="running programs", unit="program", file=sys.stderr, dynamic_ncols=True,
-                 mininterval=0.5 if sys.stderr.isatty() else 30) as bar:
+    with (
+        CodeRunner(
+            workers=args.code_workers, timeout=args.timeout, unsafe_as_root=args.unsafe_as_root
+        ) as runner,
+        tqdm(
+            total=len(jobs),
+            desc="running programs",
+            unit="program",
+            file=sys.stderr,
+            dynamic_ncols=True,
+            mininterval=0.5 if sys.stderr.isatty() else 30,
+        ) as bar,
+    ):
         results = runner.run_all(jobs, progress)
         isolation = runner.isolation
     for row, job, result in zip(rows, jobs, results):
@@ -203,61 +290,105 @@ def pass_metrics(rows, verdicts):
     samples = min(map(len, by_item.values()))
     metrics = {}
     for k in sorted({1, *(k for k in (5, 10, 100) if k <= samples), samples}):
-        metrics[f"pass@{k}"] = share_of(sum(pass_at_k(len(right), sum(right), k) for right in by_item.values()), len(by_item))
-    metrics["pass@1_unsuspicious"] = share_of(sum(pass_at_k(len(right), sum(right), 1) for right in honest.values()), len(by_item))
+        metrics[f"pass@{k}"] = share_of(
+            sum(pass_at_k(len(right), sum(right), k) for right in by_item.values()), len(by_item)
+        )
+    metrics["pass@1_unsuspicious"] = share_of(
+        sum(pass_at_k(len(right), sum(right), 1) for right in honest.values()), len(by_item)
+    )
     return metrics
 
 
 def check_tests(items, args):
-    """Whether programs are to be run. Refuses, before anything runs, a set in which only some items have a test; says what is measured."""
+    """Whether programs are to be run. Refuses, before anything runs, a set in which only some items
+    have a test; says what is measured.
+    """
     without = [item["task_id"] for item in items if not item["test"].strip()]
     if not args.allow_code_execution:
         return False
     if len(without) == len(items):
-        print("note: no item has a test, so no program is run: the score is exact match", file=sys.stderr)
+        print(
+            "note: no item has a test, so no program is run: the score is exact match",
+            file=sys.stderr,
+        )
     elif without:
-        raise InputError(f"--allow_code_execution: {len(without)} of {len(items)} items have no test (the first: {without[0]!r}); leave these "
-                         "items out, or leave the flag out to score by text alone")
+        raise InputError(
+            f"--allow_code_execution: {len(without)} of {len(items)} items have no test (the first:"
+            f" {without[0]!r}); leave these items out, or leave the flag out to score by text alone"
+        )
     return not without
 
 
 def report(rows, items, args, *, label, settings, details, folder=None, stop=None):
-    """Score, write verdicts.jsonl and results.json where there is a folder, then print. Returns the result."""
+    """Score, write verdicts.jsonl and results.json where there is a folder, then print. Returns the
+    result.
+    """
     metrics, tested = {}, all(item["test"].strip() for item in items)
     if folder:
-        require_writable(folder, "--output_dir")       # the verdicts of an hour of programs must have a place
+        # the verdicts of an hour of programs must have a place
+        require_writable(folder, "--output_dir")
     if check_tests(items, args):
         verdicts, isolation = run_rows(rows, items, args, stop)
         verdicts = [{"right": verdict["status"] == "passed", **verdict} for verdict in verdicts]
         metrics.update(pass_metrics(rows, verdicts))
-        counts = {status: sum(verdict["status"] == status for verdict in verdicts)
-                  for status in ("passed", "failed", "timed out", "sandbox error")}
-        details = {**details, "isolation": isolation, "verdicts": counts, "suspicious": sum(bool(v["suspicious"]) for v in verdicts),
-                   "timeout": args.timeout}
+        counts = {
+            status: sum(verdict["status"] == status for verdict in verdicts)
+            for status in ("passed", "failed", "timed out", "sandbox error")
+        }
+        details = {
+            **details,
+            "isolation": isolation,
+            "verdicts": counts,
+            "suspicious": sum(bool(v["suspicious"]) for v in verdicts),
+            "timeout": args.timeout,
+        }
         if counts["sandbox error"]:
-            print(f"warning: {counts['sandbox error']} programs could not be run and count as failed (see verdicts.jsonl)", file=sys.stderr)
+            print(
+                f"warning: {counts['sandbox error']} programs could not be run and count as failed"
+                " (see verdicts.jsonl)",
+                file=sys.stderr,
+            )
     elif tested and not args.allow_code_execution:
-        print("note: programs were not run; --allow_code_execution runs them in a sandbox and gives pass@k", file=sys.stderr)
+        print(
+            "note: programs were not run; --allow_code_execution runs them in a sandbox and gives"
+            " pass@k",
+            file=sys.stderr,
+        )
     if not metrics:
         references = {item["task_id"]: item["canonical_solution"] for item in items}
         verdicts = [{"right": row["completion"] == references[row["task_id"]]} for row in rows]
     metrics.update(text_metrics(rows, items))
-    result = make_result(benchmark=benchmark_name(args), label=label, metrics=metrics, rows=rows, settings=settings,
-                         details={"data_path": args.data_path, **details})
+    result = make_result(
+        benchmark=benchmark_name(args),
+        label=label,
+        metrics=metrics,
+        rows=rows,
+        settings=settings,
+        details={"data_path": args.data_path, **details},
+    )
     if folder:
-        write_rows(Path(folder) / "verdicts.jsonl", [{"name": row["task_id"], "sample": row.get("sample", 0), **verdict}
-                                                     for row, verdict in zip(rows, verdicts)])
+        write_rows(
+            Path(folder) / "verdicts.jsonl",
+            [
+                {"name": row["task_id"], "sample": row.get("sample", 0), **verdict}
+                for row, verdict in zip(rows, verdicts)
+            ],
+        )
         write_json(Path(folder) / "results.json", result)
     print(describe(result))
     if "isolation" in result:
-        shown = ", ".join(f"{key}: {result['isolation'][key]}" for key in ("user", "files", "network", "processes"))
+        shown = ", ".join(
+            f"{key}: {result['isolation'][key]}"
+            for key in ("user", "files", "network", "processes")
+        )
         print(f"  programs: {result['verdicts']}, suspicious {result['suspicious']}; {shown}")
     if folder:
         print(f"  written: {Path(folder) / 'results.json'}")
     return result
 
 
-# ---- the three things to do ----------------------------------------------------------------------------------------------
+# ---- the three things to do ----------------------------------------------------------------------
+
 
 def score_only(args):
     items = first_items(read_items(args), args)
@@ -267,11 +398,27 @@ def score_only(args):
         if not isinstance(row.get("completion"), str):
             raise InputError(f"--score_only: row {number} has no text under 'completion'")
         if len(row["completion"]) > LONGEST_COMPLETION:
-            raise InputError(f"--score_only: 'completion' of row {number} has more than {LONGEST_COMPLETION:,} characters")
-    rows, counts = merge_rows(rows, [item["task_id"] for item in items], args.num_samples, args.allow_duplicates, args.allow_missing)
+            raise InputError(
+                f"--score_only: 'completion' of row {number} has more than {LONGEST_COMPLETION:,}"
+                " characters"
+            )
+    rows, counts = merge_rows(
+        rows,
+        [item["task_id"] for item in items],
+        args.num_samples,
+        args.allow_duplicates,
+        args.allow_missing,
+    )
     present = {row["task_id"] for row in rows}
-    report(rows, [item for item in items if item["task_id"] in present], args, label=args.label or kind_label(settings), settings=settings,
-           folder=args.output_dir, details={"score_only": args.score_only, **counts})
+    report(
+        rows,
+        [item for item in items if item["task_id"] in present],
+        args,
+        label=args.label or kind_label(settings),
+        settings=settings,
+        folder=args.output_dir,
+        details={"score_only": args.score_only, **counts},
+    )
 
 
 def kind_label(settings):
@@ -281,12 +428,29 @@ def kind_label(settings):
 def check_references(args):
     """Canonical solutions (all must pass) and, as the trivial baseline, empty completions."""
     if not args.allow_code_execution:
-        raise InputError("--check_references: runs the data set's programs, so it needs --allow_code_execution")
+        raise InputError(
+            "--check_references: runs the data set's programs, so it needs --allow_code_execution"
+        )
     items = first_items(read_items(args), args)
     for name, label in (("reference", "canonical solutions"), ("empty", "empty completions")):
-        rows = [{"task_id": item["task_id"], "sample": 0, "completion": item["canonical_solution"] if name == "reference" else "",
-                 "evaluations": 0} for item in items]
-        result = report(rows, items, args, label=label, settings={}, details={}, folder=args.output_dir and Path(args.output_dir) / name)
+        rows = [
+            {
+                "task_id": item["task_id"],
+                "sample": 0,
+                "completion": item["canonical_solution"] if name == "reference" else "",
+                "evaluations": 0,
+            }
+            for item in items
+        ]
+        result = report(
+            rows,
+            items,
+            args,
+            label=label,
+            settings={},
+            details={},
+            folder=args.output_dir and Path(args.output_dir) / name,
+        )
         if name == "reference":
             metric = result["metrics"].get("pass@1") or result["metrics"]["parses"]
             failed = metric["n"] - round(metric["right"])
@@ -295,23 +459,41 @@ def check_references(args):
 
 
 def encode_items(model, items, args):
-    """(prefixes, suffixes, middle_lengths, reference_lengths): ids of each item as the model's layout has them.
+    """(prefixes, suffixes, middle_lengths, reference_lengths): ids of each item as the model's
+    layout has them.
 
     A LLaDA in the paper's layout has everything in the prefix and no middle_lengths.
     """
     reference_lengths = [len(model.encode(item["canonical_solution"])) for item in items]
     if model.kind == "flexmdm":
         from preprocess_code_infilling import flexmdm_infill_ids
-        pairs = [flexmdm_infill_ids(model.tokenizer, item["prompt"], item["suffix"]) for item in items]
-        return [list(pair[0]) for pair in pairs], [list(pair[1]) for pair in pairs], None, reference_lengths
+
+        pairs = [
+            flexmdm_infill_ids(model.tokenizer, item["prompt"], item["suffix"]) for item in items
+        ]
+        return (
+            [list(pair[0]) for pair in pairs],
+            [list(pair[1]) for pair in pairs],
+            None,
+            reference_lengths,
+        )
     if args.llada_infill == "paper":
         from preprocess_code_infilling import llada_infill_prompt
-        prompts = [list(llada_infill_prompt(model.tokenizer, item["prompt"], item["suffix"])) for item in items]
+
+        prompts = [
+            list(llada_infill_prompt(model.tokenizer, item["prompt"], item["suffix"]))
+            for item in items
+        ]
         return prompts, None, None, reference_lengths
     if args.llada_infill == "fixed" and not args.gen_length:
         raise InputError("--llada_infill fixed: --gen_length says how many masks stand in place")
     lengths = reference_lengths if args.llada_infill == "oracle" else [args.gen_length] * len(items)
-    return [model.encode(item["prompt"]) for item in items], [model.encode(item["suffix"]) for item in items], lengths, reference_lengths
+    return (
+        [model.encode(item["prompt"]) for item in items],
+        [model.encode(item["suffix"]) for item in items],
+        lengths,
+        reference_lengths,
+    )
 
 
 @out_of_memory_advice(EVALUATION)
@@ -320,7 +502,11 @@ def generate(args):
     everything = read_items(args)
     items = first_items(everything, args)
     check_tests(items, args)
-    folder = Path(args.output_dir or Path("runs/eval_humaneval_infill") / f"{Path(args.checkpoint_path).resolve().name}-{args.benchmark}")
+    folder = Path(
+        args.output_dir
+        or Path("runs/eval_humaneval_infill")
+        / f"{Path(args.checkpoint_path).resolve().name}-{args.benchmark}"
+    )
     require_writable(folder, "--output_dir")
     model = EvaluatedModel(args, default_steps=4096)
     note_unused_flags(model.kind, sys.argv[1:])
@@ -328,8 +514,12 @@ def generate(args):
     given = list(zip(prefixes, suffixes)) if suffixes else [[prefix] for prefix in prefixes]
     costs = [sum(map(len, parts)) for parts in given]
     model.check_room([item["task_id"] for item in items], given, "--data_path", middle_lengths)
-    settings = {"benchmark": benchmark_name(args), "data_hash": content_hash(everything), **model.settings,
-                "prompts_hash": content_hash(prefixes[:1])}
+    settings = {
+        "benchmark": benchmark_name(args),
+        "data_hash": content_hash(everything),
+        **model.settings,
+        "prompts_hash": content_hash(prefixes[:1]),
+    }
     if model.kind == "llada":
         settings["llada_infill"] = args.llada_infill
     generation = GenerationRun(folder, settings, make_tasks(costs, args.num_samples), stop)
@@ -339,36 +529,99 @@ def generate(args):
         if suffixes is None:
             made = model.answer([prefixes[number] for number in numbers], tasks)
         else:
-            made = model.infill([prefixes[number] for number in numbers], [suffixes[number] for number in numbers], tasks,
-                                middle_lengths and [middle_lengths[number] for number in numbers])
-        return [{"task_id": item["task_id"], "completion": text, "prompt": item["prompt"], "suffix": item["suffix"],
-                 "ground_truth": item["canonical_solution"], "reference_length": reference_lengths[number], **fields}
-                for number, item, (text, fields) in zip(numbers, [items[number] for number in numbers], made)]
+            made = model.infill(
+                [prefixes[number] for number in numbers],
+                [suffixes[number] for number in numbers],
+                tasks,
+                middle_lengths and [middle_lengths[number] for number in numbers],
+            )
+        return [
+            {
+                "task_id": item["task_id"],
+                "completion": text,
+                "prompt": item["prompt"],
+                "suffix": item["suffix"],
+                "ground_truth": item["canonical_solution"],
+                "reference_length": reference_lengths[number],
+                **fields,
+            }
+            for number, item, (text, fields) in zip(
+                numbers, [items[number] for number in numbers], made
+            )
+        ]
 
-    generation.generate(model.rows_a_call, generate_batch, lambda row: row["completion"] == row["ground_truth"])
+    generation.generate(
+        model.rows_a_call, generate_batch, lambda row: row["completion"] == row["ground_truth"]
+    )
     rows = generation.collect()
     if rows is not None:
-        report(rows, items, args, label=args.label or kind_label(settings), settings=settings, folder=folder, stop=stop,
-               details={"configuration": generation.configuration, "batch_size": args.batch_size, "device": str(model.model.device),
-                        "processes": process_rank()[1], "num_samples": args.num_samples,
-                        "checkpoint_path": args.checkpoint_path, "base_model": args.base_model})
+        report(
+            rows,
+            items,
+            args,
+            label=args.label or kind_label(settings),
+            settings=settings,
+            folder=folder,
+            stop=stop,
+            details={
+                "configuration": generation.configuration,
+                "batch_size": args.batch_size,
+                "device": str(model.model.device),
+                "processes": process_rank()[1],
+                "num_samples": args.num_samples,
+                "checkpoint_path": args.checkpoint_path,
+                "base_model": args.base_model,
+            },
+        )
 
 
 def make_parser():
     parser = ArgumentParser(description=__doc__)
     add_run_flags(parser, "eval_humaneval_infill")
     group = parser.add_argument_group("infilling")
-    group.add_argument("--benchmark", choices=tuple(BENCHMARKS), default="single-line", help="which set (default: single-line)")
-    group.add_argument("--llada_infill", choices=("paper", "oracle", "fixed"), default="paper", help="LLaDA's layout (default: paper)")
-    group.add_argument("--allow_code_execution", action="store_true", help="run the model's programs, in a sandbox")
-    group.add_argument("--code_workers", type=int, metavar="N", help="programs that run at once (default: one a core)")
-    group.add_argument("--timeout", type=float, default=3.0, metavar="S", help="seconds a program may take (default: 3, the official)")
-    group.add_argument("--unsafe_as_root", action="store_true", help="run programs as root where root cannot become another user")
+    group.add_argument(
+        "--benchmark",
+        choices=tuple(BENCHMARKS),
+        default="single-line",
+        help="which set (default: single-line)",
+    )
+    group.add_argument(
+        "--llada_infill",
+        choices=("paper", "oracle", "fixed"),
+        default="paper",
+        help="LLaDA's layout (default: paper)",
+    )
+    group.add_argument(
+        "--allow_code_execution", action="store_true", help="run the model's programs, in a sandbox"
+    )
+    group.add_argument(
+        "--code_workers",
+        type=int,
+        metavar="N",
+        help="programs that run at once (default: one a core)",
+    )
+    group.add_argument(
+        "--timeout",
+        type=float,
+        default=3.0,
+        metavar="S",
+        help="seconds a program may take (default: 3, the official)",
+    )
+    group.add_argument(
+        "--unsafe_as_root",
+        action="store_true",
+        help="run programs as root where root cannot become another user",
+    )
     add_model_flags(parser, checkpoint_required=False)
     add_flexmdm_flags(parser)
     add_llada_flags(parser)
-    parser.set_defaults(unmasking="confidence", confidence_method="top_prob", use_sliding_window=True, alpha=15.0,
-                        remasking="random")
+    parser.set_defaults(
+        unmasking="confidence",
+        confidence_method="top_prob",
+        use_sliding_window=True,
+        alpha=15.0,
+        remasking="random",
+    )
     return parser
 
 
@@ -376,7 +629,9 @@ def parse_args(argv=None):
     args = make_parser().parse_args(argv)
     check_run_flags(args)
     if args.timeout <= 0 or (args.code_workers is not None and args.code_workers < 1):
-        raise InputError(f"--timeout {args.timeout}, --code_workers {args.code_workers}: must be above 0")
+        raise InputError(
+            f"--timeout {args.timeout}, --code_workers {args.code_workers}: must be above 0"
+        )
     return args
 
 

@@ -1,9 +1,11 @@
-"""FlexMDM training: the collator that noises rows, the loss (a negative ELBO up to a constant), and the Trainer around it.
+"""FlexMDM training: the collator that noises rows, the loss (a negative ELBO up to a constant), and
+the Trainer around it.
 
-    L = E_t E_xt [ sum over masks beta'/(1-beta) * -log p(x1[st[i]]) + sum over gaps alpha'/(1-alpha) * phi(gaps[j], g[j]) ]
-    phi(x, y) = y - x + x log(x / y)
+    L = E_t E_xt [ sum over masks beta'/(1-beta) * -log p(x1[st[i]]) + sum over gaps
+    alpha'/(1-alpha) * phi(gaps[j], g[j]) ] phi(x, y) = y - x + x log(x / y)
 (arXiv 2509.01025). t = 0 is the empty sequence, t = 1 the clean one.
 """
+
 import math
 
 import torch
@@ -14,41 +16,56 @@ from masked_cross_entropy import cross_entropy, masked_token_costs, places_of_ma
 from noise_stream import pad_rows
 from preprocess_code_infilling import draw_middle, frame_flexmdm
 
-SMALLEST_GAP = 1e-6         # log g is bounded below by log of this: a true gap where the network says 0 costs about 14, not infinity
+# log g is bounded below by log of this: a true gap where the network says 0 costs about 14, not
+# infinity
+SMALLEST_GAP = 1e-6
 
 
 def gap_loss(gaps, log_length):
-    """phi(x, y) = y - x + x log(x / y) elementwise, from log y, in fp32. A true gap of 0 costs exactly y."""
+    """phi(x, y) = y - x + x log(x / y) elementwise, from log y, in fp32. A true gap of 0 costs
+    exactly y.
+    """
     gaps, log_length = gaps.float(), log_length.float().clamp_min(math.log(SMALLEST_GAP))
     return log_length.exp() - gaps + torch.xlogy(gaps, gaps) - gaps * log_length
 
 
-unmask_loss = cross_entropy      # -log p(target) at every masked position, in fp32: logits (M, V), targets (M,) -> (M,)
+# -log p(target) at every masked position, in fp32: logits (M, V), targets (M,) -> (M,)
+unmask_loss = cross_entropy
 
 
 def interpolant_of(config):
     """The joint interpolant that a FlexMDM checkpoint's config names."""
     return AnyOrderMaskInsertionInterpolant(
-        schedule_from_config(config.insertion_schedule), schedule_from_config(config.unmask_schedule),
-        config.backbone["vocab_size"], config.mask_token_id, config.pad_token_id, config.max_length)
+        schedule_from_config(config.insertion_schedule),
+        schedule_from_config(config.unmask_schedule),
+        config.backbone["vocab_size"],
+        config.mask_token_id,
+        config.pad_token_id,
+        config.max_length,
+    )
 
 
 class FlexMDMCollator:
     """NoiseStream items -> one noised batch, trimmed to its longest xt.
 
-    boundary_ids: None for text and question rows (the first prompt_length tokens stay clean); for infilling the tokens of the
+    boundary_ids: None for text and question rows (the first prompt_length tokens stay clean); for
+    infilling the tokens of the
     boundary marker: a random middle of the answer is framed, prefix and suffix stay clean.
     With attend_to_padding (the paper's code) nothing is trimmed: every call is max_length long.
     """
 
-    LAST_TIME = 1.0                 # the time_uniform at which training's times end: t = 1 - time_epsilon
+    LAST_TIME = 1.0  # the time_uniform at which training's times end: t = 1 - time_epsilon
 
     def __init__(self, config, boundary_ids=None):
-        self.config, self.interpolant, self.boundary_ids = config, interpolant_of(config), boundary_ids
+        self.config = config
+        self.interpolant = interpolant_of(config)
+        self.boundary_ids = boundary_ids
 
     def expected_cost(self, lengths, times):
         """Expected length of xt, what a row costs the network (prompts apart)."""
-        alpha = self.interpolant.insertion_schedule.at(torch.from_numpy((1 - self.config.time_epsilon) * times)).numpy()
+        alpha = self.interpolant.insertion_schedule.at(
+            torch.from_numpy((1 - self.config.time_epsilon) * times)
+        ).numpy()
         return lengths * alpha
 
     def frame(self, item):
@@ -82,40 +99,77 @@ class FlexMDMCollator:
         x1 = torch.from_numpy(pad_rows([ids for ids, _ in framed], config.pad_token_id, width))
         keep = torch.from_numpy(pad_rows([kept for _, kept in framed], False, width))
         draws = [item["random"].random((2, len(ids))) for item, (ids, _) in zip(items, framed)]
-        uniforms = [torch.from_numpy(pad_rows([draw[which] for draw in draws], 0.0, width)) for which in (0, 1)]
-        t = torch.tensor([self.time(item) for item in items], dtype=torch.float64, device="cpu")                     # (B,)
-        result = self.interpolant.sample_interpolant(t, x1, keep, torch.tensor([len(ids) for ids, _ in framed], device="cpu"), uniforms)
+        uniforms = [
+            torch.from_numpy(pad_rows([draw[which] for draw in draws], 0.0, width))
+            for which in (0, 1)
+        ]
+        # (B,)
+        t = torch.tensor([self.time(item) for item in items], dtype=torch.float64, device="cpu")
+        result = self.interpolant.sample_interpolant(
+            t, x1, keep, torch.tensor([len(ids) for ids, _ in framed], device="cpu"), uniforms
+        )
         if not config.attend_to_padding:
             result = result.trim()
         gaps, gaps_mask = result.gaps_and_mask
-        hidden = torch.arange(x1.shape[1], device="cpu") < result.x1_length[:, None]                                 # (B, N)
-        row, place = ((result.xt != config.mask_token_id) & (torch.arange(result.xt.shape[1], device="cpu") < result.xt_length[:, None])).nonzero().T
+        hidden = torch.arange(x1.shape[1], device="cpu") < result.x1_length[:, None]  # (B, N)
+        row, place = (
+            (
+                (result.xt != config.mask_token_id)
+                & (torch.arange(result.xt.shape[1], device="cpu") < result.xt_length[:, None])
+            )
+            .nonzero()
+            .T
+        )
         hidden[row, result.st[row, place]] = False
         places = {"mask_places": result.mask_indices.flatten().nonzero()[:, 0]}
         if not config.attend_to_padding:
-            places["token_places"] = gaps_mask.flatten().nonzero()[:, 0]                                # the text and one end slot a row
-        return {"x1": x1, "x1_hidden": hidden, "input_ids": result.xt, "timesteps": t.float(), "x1_length": result.x1_length, "xt_length": result.xt_length,
-                "mask_indices": result.mask_indices, "targets": result.unmasked, "gaps": gaps, "gaps_mask": gaps_mask, **places,
-                **held_out_facts(items, [len(ids) - int(kept.sum()) for ids, kept in framed])}
+            # the text and one end slot a row
+            places["token_places"] = gaps_mask.flatten().nonzero()[:, 0]
+        return {
+            "x1": x1,
+            "x1_hidden": hidden,
+            "input_ids": result.xt,
+            "timesteps": t.float(),
+            "x1_length": result.x1_length,
+            "xt_length": result.xt_length,
+            "mask_indices": result.mask_indices,
+            "targets": result.unmasked,
+            "gaps": gaps,
+            "gaps_mask": gaps_mask,
+            **places,
+            **held_out_facts(items, [len(ids) - int(kept.sum()) for ids, kept in framed]),
+        }
 
 
 def held_out_facts(items, answer_tokens):
-    """What an evaluation needs to know of every row, each (B,): its time_uniform, its number, its tokens that are not given."""
-    return {"time_uniform": torch.tensor([item["time_uniform"] for item in items], dtype=torch.float64, device="cpu"),
-            "row": torch.tensor([item.get("row", place) for place, item in enumerate(items)], device="cpu"), "answer_tokens": torch.tensor(answer_tokens, device="cpu")}
+    """What an evaluation needs to know of every row, each (B,): its time_uniform, its number, its
+    tokens that are not given.
+    """
+    return {
+        "time_uniform": torch.tensor(
+            [item["time_uniform"] for item in items], dtype=torch.float64, device="cpu"
+        ),
+        "row": torch.tensor(
+            [item.get("row", place) for place, item in enumerate(items)], device="cpu"
+        ),
+        "answer_tokens": torch.tensor(answer_tokens, device="cpu"),
+    }
 
 
 def flexmdm_losses(model, batch, interpolant):
     """Both terms of the loss of every row, weighted, not yet divided by anything.
 
-    batch: what FlexMDMCollator makes. Returns {"unmask": (B,), "insertion": (B,), "gap_error": (B,) sum |g - gap|}, fp32.
+    batch: what FlexMDMCollator makes. Returns {"unmask": (B,), "insertion": (B,), "gap_error": (B,)
+    sum |g - gap|}, fp32.
     """
     xt, t = batch["input_ids"], batch["timesteps"]
     attention_mask = torch.arange(xt.shape[1], device=xt.device) < batch["xt_length"][:, None]
-    places = places_of_masks(batch)                                             # (M,)
-    output, costs = masked_token_costs(model, batch, xt, t, attention_mask=attention_mask, mask_places=places)
-    unmask_weight, insert_weight = interpolant.elbo_weight(t, xt)               # (B, L), (B, L+1)
-    row = places // xt.shape[1]                                                 # (M,)
+    places = places_of_masks(batch)  # (M,)
+    output, costs = masked_token_costs(
+        model, batch, xt, t, attention_mask=attention_mask, mask_places=places
+    )
+    unmask_weight, insert_weight = interpolant.elbo_weight(t, xt)  # (B, L), (B, L+1)
+    row = places // xt.shape[1]  # (M,)
     weighted = costs * unmask_weight[row, places % xt.shape[1]]
     unmask = torch.zeros_like(t, dtype=weighted.dtype).index_add(0, row, weighted)
     gaps, gaps_mask = batch["gaps"], batch["gaps_mask"]
@@ -125,32 +179,52 @@ def flexmdm_losses(model, batch, interpolant):
 
 
 def flexmdm_rest(model, batch, x1):
-    """What the likelihood bound adds at t = 1 - time_epsilon, (B,): -log of a Poisson number of masks in every gap, then of all masks at
-    once where nothing is missing any more. batch: made at LAST_TIME; x1: (B, N) and the mask of its tokens that are still hidden."""
+    """What the likelihood bound adds at t = 1 - time_epsilon, (B,): -log of a Poisson number of
+    masks in every gap, then of all masks at
+    once where nothing is missing any more. batch: made at LAST_TIME; x1: (B, N) and the mask of its
+    tokens that are still hidden.
+    """
     xt, t = batch["input_ids"], batch["timesteps"]
     attention_mask = torch.arange(xt.shape[1], device=xt.device) < batch["xt_length"][:, None]
     none = torch.zeros_like(batch["mask_indices"])
     log_length = model(xt, t, attention_mask=attention_mask, logits_mask=none)["log_length"].float()
     gaps = batch["gaps"].float()
-    poisson = log_length.exp() - gaps * log_length.clamp_min(math.log(SMALLEST_GAP)) + torch.lgamma(gaps + 1)      # (B, L+1)
+    # (B, L+1)
+    poisson = (
+        log_length.exp()
+        - gaps * log_length.clamp_min(math.log(SMALLEST_GAP))
+        + torch.lgamma(gaps + 1)
+    )
     tokens, hidden, mask_id = x1
     attention_mask = torch.arange(tokens.shape[1], device=xt.device) < batch["x1_length"][:, None]
-    output = model(torch.where(hidden, mask_id, tokens), t, attention_mask=attention_mask, logits_mask=hidden)
+    output = model(
+        torch.where(hidden, mask_id, tokens), t, attention_mask=attention_mask, logits_mask=hidden
+    )
     costs = cross_entropy(output["logits"], tokens[hidden])
     return (poisson * batch["gaps_mask"]).sum(1).index_add(0, hidden.nonzero()[:, 0], costs)
 
 
 class FlexMDMTrainer(DiffusionTrainer):
     """Hugging Face Trainer on the FlexMDM loss."""
+
     TERMS = ("unmask", "insertion")
 
     def row_terms(self, model, batch):
         losses = flexmdm_losses(model, batch, self.data_collator.interpolant)
         with torch.no_grad():
-            self.note(len(batch["timesteps"]), batch["xt_length"].sum() + len(batch["timesteps"]), unmask_loss=losses["unmask"],
-                      insertion_loss=losses["insertion"], gap_error=losses["gap_error"], masks=batch["mask_indices"].sum(1),
-                      xt_length=batch["xt_length"], tokens=batch["x1_length"])
+            self.note(
+                len(batch["timesteps"]),
+                batch["xt_length"].sum() + len(batch["timesteps"]),
+                unmask_loss=losses["unmask"],
+                insertion_loss=losses["insertion"],
+                gap_error=losses["gap_error"],
+                masks=batch["mask_indices"].sum(1),
+                xt_length=batch["xt_length"],
+                tokens=batch["x1_length"],
+            )
         return {term: losses[term] for term in self.TERMS}
 
     def rest_terms(self, model, batch):
-        return flexmdm_rest(model, batch, (batch["x1"], batch["x1_hidden"], self.data_collator.config.mask_token_id))
+        return flexmdm_rest(
+            model, batch, (batch["x1"], batch["x1_hidden"], self.data_collator.config.mask_token_id)
+        )

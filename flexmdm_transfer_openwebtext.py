@@ -1,4 +1,5 @@
-"""Transfer learning: a pretrained LLaDA becomes a FlexMDM (or, without --variable_length, trains on as a LLaDA).
+"""Transfer learning: a pretrained LLaDA becomes a FlexMDM (or, without --variable_length, trains on
+as a LLaDA).
 
 Data: a folder that flexmdm_transfer_preprocess.py wrote.
 
@@ -15,21 +16,44 @@ The paper code's network:                       ... --length_head softplus --tim
 Weights in shards:                              ... --fully_shard, or --deepspeed scripts/ds_zero2.json (ds_zero1, 3, 3_offload)
 How well a checkpoint models a text:            ... --evaluate_only --init_from CHECKPOINT --eval_data FILE.txt (or a data folder)
 What a run will need, without weights:          ... --dry_run --variable_length --gradient_checkpointing
-Every flag of transformers.TrainingArguments works. Results: runs/JOB_NAME/{checkpoint-N, final, train_log.jsonl, settings.json}.
+Every flag of transformers.TrainingArguments works. Results: runs/JOB_NAME/{checkpoint-N, final,
+train_log.jsonl, settings.json}.
 """
-from training_run import RunArguments, check_kind, dry_run, evaluate_only, held_out_rows, load_rows, parse_arguments, train
+
+from training_run import (
+    RunArguments,
+    check_kind,
+    dry_run,
+    evaluate_only,
+    held_out_rows,
+    load_rows,
+    parse_arguments,
+    train,
+)
 
 
 def build_model(args):
     """(model to train, its tokenizer) as the flags say: from a base, a checkpoint, or nothing."""
     import torch
     from transformers import set_seed
+
     from gpu_memory import require_room_for_training
     from llada_dit import LLaDAModelLM
-    from llada_utils import add_lora, llada_config, load_flexmdm, load_llada, load_tokenizer, new_flexmdm, quantize_base, resolve_folder
+    from llada_utils import (
+        add_lora,
+        llada_config,
+        load_flexmdm,
+        load_llada,
+        load_tokenizer,
+        new_flexmdm,
+        quantize_base,
+        resolve_folder,
+    )
     from records import InputError
+
     set_seed(args.seed)
-    dtype = torch.bfloat16 if args.bf16 and not args.all_parameters else torch.float32         # of the frozen base
+    # of the frozen base
+    dtype = torch.bfloat16 if args.bf16 and not args.all_parameters else torch.float32
     source = args.init_from or args.model_name_or_path
     folder = resolve_folder(source, "--init_from" if args.init_from else "--model_name_or_path")
     require_room_for_training(args, folder)
@@ -37,11 +61,25 @@ def build_model(args):
     if args.init_from:
         load = load_flexmdm if args.variable_length else load_llada
         model = load(args.init_from, dtype=dtype, merge=False)
-        if not args.variable_length and not hasattr(model, "peft_config") and not args.all_parameters:
-            add_lora(model, {"r": args.lora_r, "lora_alpha": args.lora_alpha, "lora_dropout": args.lora_dropout})
+        if (
+            not args.variable_length
+            and not hasattr(model, "peft_config")
+            and not args.all_parameters
+        ):
+            add_lora(
+                model,
+                {
+                    "r": args.lora_r,
+                    "lora_alpha": args.lora_alpha,
+                    "lora_dropout": args.lora_dropout,
+                },
+            )
     elif args.from_scratch:
         if args.variable_length or not args.all_parameters:
-            raise InputError("--from_scratch: a LLaDA is made from nothing with --all_parameters and without --variable_length")
+            raise InputError(
+                "--from_scratch: a LLaDA is made from nothing with --all_parameters and without"
+                " --variable_length"
+            )
         model = LLaDAModelLM(llada_config(resolve_folder(args.model_name_or_path)))
     elif args.variable_length:
         model = new_flexmdm(args.model_name_or_path, dtype=dtype, **args.flexmdm_settings())
@@ -49,7 +87,14 @@ def build_model(args):
         model = load_llada(args.model_name_or_path, dtype=dtype)
         if not args.all_parameters:
             model.name_or_path = args.model_name_or_path
-            add_lora(model, {"r": args.lora_r, "lora_alpha": args.lora_alpha, "lora_dropout": args.lora_dropout})
+            add_lora(
+                model,
+                {
+                    "r": args.lora_r,
+                    "lora_alpha": args.lora_alpha,
+                    "lora_dropout": args.lora_dropout,
+                },
+            )
     if args.load_in_4bit:
         quantize_base(model)
     return model, tokenizer
@@ -59,9 +104,12 @@ def collator_of(args, model):
     """The collator for text rows."""
     from flexmdm_trainer import FlexMDMCollator
     from llada_trainer import LLaDACollator
+
     if args.variable_length:
         return FlexMDMCollator(model.config)
-    return LLaDACollator(model.config.mask_token_id, model.config.pad_token_id, epsilon=args.mask_ratio_epsilon)
+    return LLaDACollator(
+        model.config.mask_token_id, model.config.pad_token_id, epsilon=args.mask_ratio_epsilon
+    )
 
 
 def main():
@@ -73,17 +121,28 @@ def main():
     rows = load_rows(args.train_data) if args.train_data else None
     from flexmdm_trainer import FlexMDMTrainer
     from llada_trainer import LLaDATrainer
+
     model, tokenizer = build_model(args)
     trainer_cls = FlexMDMTrainer if args.variable_length else LLaDATrainer
     if args.evaluate_only:
-        evaluate_only(args, trainer_cls, model, tokenizer, held_out_rows(args, rows, tokenizer), collator_of(args, model))
+        evaluate_only(
+            args,
+            trainer_cls,
+            model,
+            tokenizer,
+            held_out_rows(args, rows, tokenizer),
+            collator_of(args, model),
+        )
         return
     kind = "FlexMDM" if args.variable_length else "LLaDA"
-    card = (f"# {kind} by transfer learning\n\nFrom `{args.init_from or args.model_name_or_path}` on `{args.train_data}`. "
-            "Training settings: settings.json of the run.\n")
+    card = (
+        f"# {kind} by transfer learning\n\nFrom `{args.init_from or args.model_name_or_path}` on"
+        f" `{args.train_data}`. Training settings: settings.json of the run.\n"
+    )
     train(args, trainer_cls, model, tokenizer, rows, collator_of(args, model), card)
 
 
 if __name__ == "__main__":
     from records import run
+
     run(main)

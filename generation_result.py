@@ -1,16 +1,22 @@
 """What both samplers share: the result they return, and the random numbers of a row.
 
-A row's random numbers come from a counter, not from a stream: each is a function of (seed of the row, event number, purpose, index).
-So a row's draws do not depend on what else is in the batch, on when it entered it, or on how many numbers other purposes used.
+A row's random numbers come from a counter, not from a stream: each is a function of (seed of the
+row, event number, purpose, index). So a row's draws do not depend on what else is in the batch, on
+when it entered it, or on how many numbers other purposes used.
 """
+
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-_ONE, _GOLDEN = np.uint64(1), np.uint64(0x9E3779B97F4A7C15)       # the increment of splitmix64 (Steele, Lea, Flood 2014)
-_MIX = tuple((np.uint64(shift), np.uint64(factor)) for shift, factor in         # its shifts and multipliers
-             ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)))
+# the increment of splitmix64 (Steele, Lea, Flood 2014)
+_ONE, _GOLDEN = np.uint64(1), np.uint64(0x9E3779B97F4A7C15)
+# its shifts and multipliers
+_MIX = tuple(
+    (np.uint64(shift), np.uint64(factor))
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
+)
 
 
 @dataclass
@@ -21,10 +27,13 @@ class GenerationResult:
     lengths: long [B], tokens of each row; the middle is `sequences[b, P_b : lengths[b] - S_b]`.
     evaluations: long [B], network evaluations that each row took part in.
     truncated: bool [B], the row was ended by a cap on evaluations.
-    trace: None, or for each row a list of frames {"t": float, "evaluations": int, "ids": list[int], "slots": list[int]};
-        the first frame is the initial state, the last the result; a slot number stays with its position through insertions.
+    trace: None, or for each row a list of frames {"t": float, "evaluations": int, "ids": list[int],
+    "slots": list[int]};
+        the first frame is the initial state, the last the result; a slot number stays with its
+        position through insertions.
     refused_insertions, clipped_ratios: long [B], FlexMDM only (flexmdm.md, section 4).
     """
+
     sequences: torch.Tensor
     lengths: torch.Tensor
     evaluations: torch.Tensor
@@ -35,13 +44,21 @@ class GenerationResult:
 
 
 def draw_seeds(batch_size, seeds=None, generator=None):
-    """One seed a row, long [B] on CPU: `seeds` as given, else drawn from `generator` (None: torch's global one)."""
+    """One seed a row, long [B] on CPU: `seeds` as given, else drawn from `generator` (None: torch's
+    global one).
+    """
     if seeds is None:
-        return torch.randint(2 ** 62, (batch_size,), generator=generator,
-                             device="cpu" if generator is None else generator.device).cpu()
+        return torch.randint(
+            2**62,
+            (batch_size,),
+            generator=generator,
+            device="cpu" if generator is None else generator.device,
+        ).cpu()
     seeds = torch.as_tensor(seeds, dtype=torch.long, device="cpu")
     if seeds.shape != (batch_size,):
-        raise ValueError(f"seeds must be one number a row, shape ({batch_size},), not {tuple(seeds.shape)}")
+        raise ValueError(
+            f"seeds must be one number a row, shape ({batch_size},), not {tuple(seeds.shape)}"
+        )
     return seeds
 
 
@@ -56,13 +73,14 @@ def _mix(x):
 def row_uniforms(seeds, event, purpose, n):
     """Uniform numbers strictly between 0 and 1, float64 [B, n], on the CPU.
 
-    seeds: long [B]; event: int or long [B], the row's own event (or step) number; purpose: int, one for each use within an event.
-    Column i depends on (seeds[b], event[b], purpose, i) alone. In numpy: for a few numbers it costs a fifth of what torch's calls do.
+    seeds: long [B]; event: int or long [B], the row's own event (or step) number; purpose: int, one
+    for each use within an event. Column i depends on (seeds[b], event[b], purpose, i) alone. In
+    numpy: for a few numbers it costs a fifth of what torch's calls do.
     """
     with np.errstate(over="ignore"):
-        state = _mix(np.asarray(seeds).astype(np.uint64) + _GOLDEN)                         # (B,)
-        state = _mix(state + (np.asarray(event).astype(np.uint64) + _ONE) * _GOLDEN)        # (B,)
-        state = _mix(state + (np.asarray(purpose).astype(np.uint64) + _ONE) * _GOLDEN)      # (B,)
-        index = np.arange(1, n + 1, dtype=np.uint64) * _GOLDEN                              # (n,)
-        bits = _mix(state[:, None] + index) >> np.uint64(12)                                # (B, n)
-    return torch.from_numpy((bits + 0.5) * 2.0 ** -52)
+        state = _mix(np.asarray(seeds).astype(np.uint64) + _GOLDEN)  # (B,)
+        state = _mix(state + (np.asarray(event).astype(np.uint64) + _ONE) * _GOLDEN)  # (B,)
+        state = _mix(state + (np.asarray(purpose).astype(np.uint64) + _ONE) * _GOLDEN)  # (B,)
+        index = np.arange(1, n + 1, dtype=np.uint64) * _GOLDEN  # (n,)
+        bits = _mix(state[:, None] + index) >> np.uint64(12)  # (B, n)
+    return torch.from_numpy((bits + 0.5) * 2.0**-52)

@@ -6,18 +6,24 @@
 What a run needs is estimated as --dry_run does (training_estimate.py); refused beforehand is only
 what cannot fit whatever the batch. Nothing here imports torch at import.
 """
+
 import functools
 import sys
 
 from records import InputError
 
 GIB = 2**30
-ONE_PROMPT = ("what helps: --dtype bfloat16, a smaller --rows_at_once or --num_samples, "
-              "a shorter --max_length")
-MANY_PROMPTS = ("what helps: --dtype bfloat16, a smaller --batch_size or --rows_at_once, "
-                "a shorter --max_length")
-EVALUATION = (MANY_PROMPTS + ". Finished rows are on disk; the same command with a smaller "
-              "--batch_size goes on from there")
+ONE_PROMPT = (
+    "what helps: --dtype bfloat16, a smaller --rows_at_once or --num_samples, "
+    "a shorter --max_length"
+)
+MANY_PROMPTS = (
+    "what helps: --dtype bfloat16, a smaller --batch_size or --rows_at_once, a shorter --max_length"
+)
+EVALUATION = (
+    MANY_PROMPTS
+    + ". Finished rows are on disk; the same command with a smaller --batch_size goes on from there"
+)
 # torch's allocator raises OutOfMemoryError; libraries that allocate past it, only these words.
 WORDS = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "MPS backend out of memory")
 HELD_OUT = "what helps: a smaller --per_device_eval_batch_size"
@@ -26,6 +32,7 @@ HELD_OUT = "what helps: a smaller --per_device_eval_batch_size"
 def device_memory(device):
     """All the memory of a CUDA device in bytes; None for any other device."""
     import torch
+
     device = torch.device(device)
     if device.type != "cuda":
         return None
@@ -50,8 +57,9 @@ def require_room(device, parts, advice):
     parts = parts() if callable(parts) else parts
     if sum(parts.values()) > total:
         advice = advice() if callable(advice) else advice
-        raise InputError(f"GPU memory: {device} has {total / GIB:.1f} GiB, too little for "
-                         f"{gib(parts)}; {advice}")
+        raise InputError(
+            f"GPU memory: {device} has {total / GIB:.1f} GiB, too little for {gib(parts)}; {advice}"
+        )
 
 
 def is_out_of_memory(error):
@@ -71,6 +79,7 @@ def out_of_memory_advice(advice):
 
     advice: text, or a function of the same arguments that returns it.
     """
+
     def decorate(function):
         @functools.wraps(function)
         def wrapped(*args, **kwargs):
@@ -83,15 +92,19 @@ def out_of_memory_advice(advice):
             # Not above: there the error still holds every tensor of the step that failed.
             text = advice(*args, **kwargs) if callable(advice) else advice
             raise InputError(f"GPU memory: {said}; {text}")
+
         return wrapped
+
     return decorate
 
 
 # ---- training
 
+
 def always_held(args, model):
     """{"weights", "optimizer": bytes} that a run holds on a GPU all the time, at the least."""
     from training_estimate import bytes_a_gpu, elements, strategy_of
+
     frozen, trained = elements(model)
     if args.evaluate_only:
         return {"weights": 2 * frozen + 4 * trained}
@@ -105,13 +118,16 @@ def always_held(args, model):
 
 def require_room_for_training(args, folder):
     """Refuse, before its weights are read, a model that cannot be trained on this process's GPU."""
+
     def parts():
         from training_estimate import meta_model
+
         try:
             model = meta_model(args, folder)
-        except InputError:          # what is wrong with the folder is said when it is read
+        except InputError:  # what is wrong with the folder is said when it is read
             return {}
         return always_held(args, model)
+
     require_room(args.device, parts, lambda: f"what helps: {', '.join(smaller_weights(args))}")
 
 
@@ -130,14 +146,19 @@ def smaller_weights(args):
 def training_advice(args, trainer_cls, model, *rest):
     """What a run that is out of memory needs by --dry_run's estimate, and what helps."""
     from training_estimate import run_bytes, strategy_of
+
     helps, rows = [], args.per_device_train_batch_size
     if not (args.gradient_checkpointing or args.activation_checkpointing):
         helps.append("--gradient_checkpointing")
     if rows > 1:
-        helps.append(f"a smaller --per_device_train_batch_size than {rows} "
-                     "with more --gradient_accumulation_steps")
+        helps.append(
+            f"a smaller --per_device_train_batch_size than {rows} "
+            "with more --gradient_accumulation_steps"
+        )
     helps += [*smaller_weights(args), "a shorter --sft_max_length"]
     strategy = strategy_of(args)
     need = run_bytes(args, model, args.world_size)[strategy]
-    return (f"--dry_run's estimate a GPU, {strategy}: {gib(need)}; what helps: {', '.join(helps)}. "
-            "--resume_from_checkpoint auto goes on from the newest checkpoint")
+    return (
+        f"--dry_run's estimate a GPU, {strategy}: {gib(need)}; what helps: {', '.join(helps)}. "
+        "--resume_from_checkpoint auto goes on from the newest checkpoint"
+    )

@@ -8,33 +8,55 @@ Slurm     sbatch scripts/IFT_math.sh, sbatch scripts/IFT_code.sh        (16 H100
 
 --task math   DATA by preprocess_math.py: the prompt stays clean, the answer is noised
 --task code   DATA by preprocess_code_infilling.py: every time a row is read another middle of it is drawn. FlexMDM sees
-              prefix <infill-boundary> middle <infill-boundary> suffix, LLaDA an instruction with both and the middle at its end
+              prefix <infill-boundary> middle <infill-boundary> suffix, LLaDA an instruction with
+              both and the middle at its end
 --variable_length     FlexMDM, from --init_from; without it LLaDA from --model_name_or_path (or --init_from): LoRA on q, k, v, head
-LLaDA's rows are filled to --sft_max_length with end-of-text, which belongs to the answer: it is how LLaDA learns to stop.
-Without training: --evaluate_only (likelihood bound of the answers), --dry_run (memory, steps, GPU hours).
-Going on after a stop of any kind: ... --resume_from_checkpoint auto. Results: runs/JOB_NAME/{checkpoint-N, final, train_log.jsonl}.
+LLaDA's rows are filled to --sft_max_length with end-of-text, which belongs to the answer: it is how
+LLaDA learns to stop.
+Without training: --evaluate_only (likelihood bound of the answers), --dry_run (memory, steps, GPU
+hours).
+Going on after a stop of any kind: ... --resume_from_checkpoint auto. Results:
+runs/JOB_NAME/{checkpoint-N, final, train_log.jsonl}.
 """
+
 from dataclasses import dataclass, field
 
 from flexmdm_transfer_openwebtext import build_model
 from records import InputError, run
-from training_run import RunArguments, check_kind, dry_run, evaluate_only, held_out_split, load_rows, parse_arguments, train
+from training_run import (
+    RunArguments,
+    check_kind,
+    dry_run,
+    evaluate_only,
+    held_out_split,
+    load_rows,
+    parse_arguments,
+    train,
+)
 
 
 @dataclass
 class InstructionArguments(RunArguments):
     """RunArguments with the paper code's fine-tuning values."""
+
     task: str = field(default="math", metadata={"help": "math (GSM8K) or code (infilling)"})
-    num_train_epochs: float = field(default=100, metadata={"help": "[paper's code: 100 for math, 50 for code]"})
+    num_train_epochs: float = field(
+        default=100, metadata={"help": "[paper's code: 100 for math, 50 for code]"}
+    )
     weight_decay: float = field(default=0.1, metadata={"help": "[paper's code]"})
-    lora_weight_decay: float = field(default=0.1, metadata={"help": "[paper's code: 0.1 everywhere]"})
+    lora_weight_decay: float = field(
+        default=0.1, metadata={"help": "[paper's code: 0.1 everywhere]"}
+    )
 
     def check(self):
         super().check()
         if self.task not in ("math", "code"):
             raise InputError(f"--task: {self.task} is neither math nor code")
         if self.variable_length and not self.init_from:
-            print("note: no --init_from, so the FlexMDM parts start untrained; the paper fine-tunes a transferred checkpoint")
+            print(
+                "note: no --init_from, so the FlexMDM parts start untrained; the paper fine-tunes a"
+                " transferred checkpoint"
+            )
 
 
 def collator_of(args, model, tokenizer):
@@ -42,25 +64,40 @@ def collator_of(args, model, tokenizer):
     from flexmdm_trainer import FlexMDMCollator
     from llada_trainer import LLaDACollator
     from preprocess_code_infilling import infill_boundary_ids, llada_infill_layout
+
     if args.variable_length:
         boundary = infill_boundary_ids(tokenizer) if args.task == "code" else None
         return FlexMDMCollator(model.config, boundary), 2 * len(boundary or [])
     layout = llada_infill_layout(tokenizer) if args.task == "code" else None
-    collator = LLaDACollator(tokenizer.mask_token_id, tokenizer.pad_token_id, fill_length=args.sft_max_length, infill_layout=layout,
-                              epsilon=args.mask_ratio_epsilon)
+    collator = LLaDACollator(
+        tokenizer.mask_token_id,
+        tokenizer.pad_token_id,
+        fill_length=args.sft_max_length,
+        infill_layout=layout,
+        epsilon=args.mask_ratio_epsilon,
+    )
     return collator, sum(map(len, layout)) if layout else 0
 
 
 def rows_that_fit(rows, extra, limit, flag="--sft_max_length"):
-    """Leave out, and say so, the rows that do not fit whole with their frame. Raises InputError when none does."""
+    """Leave out, and say so, the rows that do not fit whole with their frame. Raises InputError
+    when none does.
+    """
     from noise_stream import row_lengths
+
     for split in ("train", "validation"):
         if split in rows:
             fits = row_lengths(rows[split]) + extra <= limit
             if not fits.any():
-                raise InputError(f"{flag}: no {split} row fits into {limit} tokens (the frame takes {extra} of them)")
+                raise InputError(
+                    f"{flag}: no {split} row fits into {limit} tokens (the frame takes {extra} of"
+                    " them)"
+                )
             if not fits.all():
-                print(f"{(~fits).sum()} of {len(fits)} {split} rows are longer than {limit} tokens with their frame ({extra}): left out")
+                print(
+                    f"{(~fits).sum()} of {len(fits)} {split} rows are longer than {limit} tokens"
+                    f" with their frame ({extra}): left out"
+                )
                 rows[split] = rows[split].select(fits.nonzero()[0])
     return rows
 
@@ -74,9 +111,13 @@ def main():
     flag = "eval_data" if args.evaluate_only and args.eval_data else "train_data"
     rows = load_rows(getattr(args, flag), f"--{flag}")
     if "prompt_length" not in rows["train"].column_names:
-        raise InputError(f"--{flag}: {getattr(args, flag)} has no prompt_length; preprocess_{'math' if args.task == 'math' else 'code_infilling'}.py writes it")
+        raise InputError(
+            f"--{flag}: {getattr(args, flag)} has no prompt_length;"
+            f" preprocess_{'math' if args.task == 'math' else 'code_infilling'}.py writes it"
+        )
     from flexmdm_trainer import FlexMDMTrainer
     from llada_trainer import LLaDATrainer
+
     model, tokenizer = build_model(args)
     collator, extra = collator_of(args, model, tokenizer)
     if args.variable_length:
@@ -88,8 +129,10 @@ def main():
         evaluate_only(args, trainer_cls, model, tokenizer, held_out_split(rows), collator)
         return
     kind = "FlexMDM" if args.variable_length else "LLaDA"
-    card = (f"# {kind} tuned on {args.task}\n\nFrom `{args.init_from or args.model_name_or_path}` on `{args.train_data}`. "
-            "Training settings: settings.json of the run.\n")
+    card = (
+        f"# {kind} tuned on {args.task}\n\nFrom `{args.init_from or args.model_name_or_path}` on"
+        f" `{args.train_data}`. Training settings: settings.json of the run.\n"
+    )
     train(args, trainer_cls, model, tokenizer, rows, collator, card)
 
 

@@ -1,12 +1,16 @@
-"""How well a checkpoint models text: its likelihood bound in nats a token, and its loss on held-out rows by quarter of time.
+"""How well a checkpoint models text: its likelihood bound in nats a token, and its loss on held-out
+rows by quarter of time.
 
 FlexMDM     -log p(x1) <= E[loss]: the loss is the relative entropy between the paths that lead to x1 and the model's paths (arXiv 2509.01025).
             Length is part of what is modelled.
 LLaDA       -log p(x | length) <= E[loss] (arXiv 2502.09992). Where rows are filled with end-of-text, the length is part of it too.
-Training draws times from all but the last time_epsilon of its clock. What is left there is added as the cost of one last leap at that
-point: FlexMDM's Poisson number of masks a gap, then all masks at once; LLaDA's last masks at once. So the sum is a bound, not nearly one.
-The error is the standard error over rows (every row's draws of noise are averaged first).
+Training draws times from all but the last time_epsilon of its clock. What is left there is added as
+the cost of one last leap at that
+point: FlexMDM's Poisson number of masks a gap, then all masks at once; LLaDA's last masks at once.
+So the sum is a bound, not nearly one. The error is the standard error over rows (every row's draws
+of noise are averaged first).
 """
+
 import json
 from time import perf_counter
 
@@ -14,13 +18,18 @@ import numpy as np
 
 
 def loss_by_time(terms, time, constant):
-    """Held-out loss, its terms, and the loss in each quarter of time. terms: {name: (N,)}; time: (N,) in [0, 1).
+    """Held-out loss, its terms, and the loss in each quarter of time. terms: {name: (N,)}; time:
+    (N,) in [0, 1).
 
-    loss and loss_quarter_k are means over rows / constant, as in training; NAME_loss are means over rows.
-    Time is the uniform that a row's t (FlexMDM, 1 = clean) or mask ratio (LLaDA, 1 = all masks) was made from.
+    loss and loss_quarter_k are means over rows / constant, as in training; NAME_loss are means over
+    rows. Time is the uniform that a row's t (FlexMDM, 1 = clean) or mask ratio (LLaDA, 1 = all
+    masks) was made from.
     """
     whole = sum(terms.values())
-    metrics = {"loss": float(whole.mean()) / constant, **{f"{name}_loss": float(costs.mean()) for name, costs in terms.items()}}
+    metrics = {
+        "loss": float(whole.mean()) / constant,
+        **{f"{name}_loss": float(costs.mean()) for name, costs in terms.items()},
+    }
     for quarter in range(4):
         inside = (time >= quarter / 4) & (time < (quarter + 1) / 4)
         if inside.any():
@@ -29,43 +38,76 @@ def loss_by_time(terms, time, constant):
 
 
 def ratio_with_error(costs, tokens):
-    """(sum of costs / sum of tokens, its standard error), one entry a row: the error of a ratio of two means."""
+    """(sum of costs / sum of tokens, its standard error), one entry a row: the error of a ratio of
+    two means.
+    """
     ratio, rows = costs.sum() / tokens.sum(), len(costs)
     spread = np.square(costs - ratio * tokens).sum()
     return float(ratio), float(np.sqrt(spread * rows / max(rows - 1, 1)) / tokens.sum())
 
 
 def likelihood_bound(main, rest, epsilon):
-    """main, rest: (costs (N,), row number (N,), tokens (N,)) of draws from the trained times and at their end. Returns a dict."""
+    """main, rest: (costs (N,), row number (N,), tokens (N,)) of draws from the trained times and at
+    their end. Returns a dict.
+    """
     bound, tokens = {}, {}
     for (costs, rows, counts), share in ((main, 1 - epsilon), (rest, 1.0)):
         for row in np.unique(rows):
-            bound[row] = bound.get(row, 0.0) + share * float(costs[rows == row].astype(np.float64).mean())
+            bound[row] = bound.get(row, 0.0) + share * float(
+                costs[rows == row].astype(np.float64).mean()
+            )
             tokens[row] = float(counts[rows == row].astype(np.float64).mean())
     bounds, counts = (np.array([found[row] for row in bound]) for found in (bound, tokens))
     ratio, error = ratio_with_error(bounds, counts)
-    return {"nats_per_token": ratio, "nats_per_token_error": error, "nats_per_row": float(bounds.mean()), "rows": len(bounds),
-            "tokens": float(counts.sum())}
+    return {
+        "nats_per_token": ratio,
+        "nats_per_token_error": error,
+        "nats_per_row": float(bounds.mean()),
+        "rows": len(bounds),
+        "tokens": float(counts.sum()),
+    }
 
 
 def report(trainer, draws, ends, epsilon, what):
-    """Evaluate two NoiseStreams with a trainer, print the bound and the loss by quarter, and one JSON line of both.
+    """Evaluate two NoiseStreams with a trainer, print the bound and the loss by quarter, and one
+    JSON line of both.
 
-    ends None: a model whose law is not the text's (geometric insertion stops below 1) has no bound; its loss is printed all the same.
+    ends None: a model whose law is not the text's (geometric insertion stops below 1) has no bound;
+    its loss is printed all the same.
     """
     begin = perf_counter()
     main = trainer.predict(draws, metric_key_prefix="heldout")
-    values = {name.removeprefix("heldout_"): value for name, value in main.metrics.items() if "loss" in name}
+    values = {
+        name.removeprefix("heldout_"): value
+        for name, value in main.metrics.items()
+        if "loss" in name
+    }
     if ends is not None:
         trainer.rest = True
         rest = trainer.predict(ends, metric_key_prefix="heldout")
         trainer.rest = False
-        parts = [(output.predictions.sum(1), output.label_ids[:, 1], output.label_ids[:, 2]) for output in (main, rest)]
+        parts = [
+            (output.predictions.sum(1), output.label_ids[:, 1], output.label_ids[:, 2])
+            for output in (main, rest)
+        ]
         values = likelihood_bound(*parts, epsilon) | values
     if trainer.is_world_process_zero():
-        print(f"{what}: no bound, its insertion schedule ends below 1" if ends is None else
-              f"{what}: at most {values['nats_per_token']:.4f} +- {values['nats_per_token_error']:.4f} nats a token "
-              f"({values['rows']} rows, {values['tokens']:.0f} tokens, {len(draws) // values['rows']} draws a row)")
-        print("loss by quarter of time: " + ", ".join(f"{values[f'loss_quarter_{k}']:.4f}" for k in range(1, 5) if f"loss_quarter_{k}" in values))
+        print(
+            f"{what}: no bound, its insertion schedule ends below 1"
+            if ends is None
+            else (
+                f"{what}: at most {values['nats_per_token']:.4f} +-"
+                f" {values['nats_per_token_error']:.4f} nats a token ({values['rows']} rows,"
+                f" {values['tokens']:.0f} tokens, {len(draws) // values['rows']} draws a row)"
+            )
+        )
+        print(
+            "loss by quarter of time: "
+            + ", ".join(
+                f"{values[f'loss_quarter_{k}']:.4f}"
+                for k in range(1, 5)
+                if f"loss_quarter_{k}" in values
+            )
+        )
         print(json.dumps({"what": what, **values, "seconds": round(perf_counter() - begin, 1)}))
     return values

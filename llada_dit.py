@@ -1,10 +1,13 @@
 """The network: LLaDA's bidirectional transformer, and the LLaDA-DiT that turns it into a FlexMDM.
 
-`LLaDAModelLM` is GSAI-ML's LLaDA written natively, with the tensor names of its checkpoints (model.transformer.*); no code
-from a hub is run. `LLaDADiT` adds what a FlexMDM needs: a time embedding, AdaLN modulation shared by groups of blocks,
-one end slot behind the text, and a head that predicts the expected number of missing tokens in every gap.
-LoRA is injected into the backbone by peft (llada_utils.py), so a frozen base keeps its tensors.
+`LLaDAModelLM` is GSAI-ML's LLaDA written natively, with the tensor names of its checkpoints
+(model.transformer.*); no code
+from a hub is run. `LLaDADiT` adds what a FlexMDM needs: a time embedding, AdaLN modulation shared
+by groups of blocks, one end slot behind the text, and a head that predicts the expected number of
+missing tokens in every gap. LoRA is injected into the backbone by peft (llada_utils.py), so a
+frozen base keeps its tensors.
 """
+
 import math
 
 import torch
@@ -19,19 +22,51 @@ from flexmdm_interpolant import length_without_trailing
 from masked_cross_entropy import chunked_cross_entropy
 from packed_rows import PackedRows, PaddedRows, Places, select
 
-# What the original class could be told and this network does not do: any other value is refused by name.
+# What the original class could be told and this network does not do: any other value is refused by
+# name.
 FIXED_SETTINGS = {
-    "rope": True, "rope_full_precision": True, "layer_norm_type": "rms", "layer_norm_with_affine": True, "bias_for_layer_norm": False,
-    "attention_layer_norm": False, "include_bias": False, "include_qkv_bias": False, "weight_tying": False, "scale_logits": False,
-    "input_emb_norm": False, "activation_type": "silu", "block_type": "llama", "block_group_size": 1, "alibi": False,
-    "attention_dropout": 0.0, "embedding_dropout": 0.0, "residual_dropout": 0.0, "multi_query_attention": None,
+    "rope": True,
+    "rope_full_precision": True,
+    "layer_norm_type": "rms",
+    "layer_norm_with_affine": True,
+    "bias_for_layer_norm": False,
+    "attention_layer_norm": False,
+    "include_bias": False,
+    "include_qkv_bias": False,
+    "weight_tying": False,
+    "scale_logits": False,
+    "input_emb_norm": False,
+    "activation_type": "silu",
+    "block_type": "llama",
+    "block_group_size": 1,
+    "alibi": False,
+    "attention_dropout": 0.0,
+    "embedding_dropout": 0.0,
+    "residual_dropout": 0.0,
+    "multi_query_attention": None,
 }
-SIZES = ("d_model", "n_heads", "n_kv_heads", "n_layers", "mlp_hidden_size", "vocab_size", "embedding_size", "max_sequence_length",
-         "rope_theta", "rms_norm_eps", "mask_token_id", "pad_token_id", "eos_token_id")
+SIZES = (
+    "d_model",
+    "n_heads",
+    "n_kv_heads",
+    "n_layers",
+    "mlp_hidden_size",
+    "vocab_size",
+    "embedding_size",
+    "max_sequence_length",
+    "rope_theta",
+    "rms_norm_eps",
+    "mask_token_id",
+    "pad_token_id",
+    "eos_token_id",
+)
 
 
 class LLaDAConfig(PreTrainedConfig):
-    """config.json of a LLaDA checkpoint (llada.md of the project's specification; hub id GSAI-ML/LLaDA-8B-Base)."""
+    """config.json of a LLaDA checkpoint (llada.md of the project's specification; hub id
+    GSAI-ML/LLaDA-8B-Base).
+    """
+
     model_type = "llada"
     d_model: int = 4096
     n_heads: int = 32
@@ -46,31 +81,45 @@ class LLaDAConfig(PreTrainedConfig):
     mask_token_id: int = 126336
     pad_token_id: int | None = 126081
     eos_token_id: int | list[int] | None = 126081
-    init_std: float = 0.02          # of a start from nothing; the original's key
+    init_std: float = 0.02  # of a start from nothing; the original's key
 
     @classmethod
     def from_json(cls, content, source="config.json"):
-        """Check a config.json (a dict) and keep what matters. Raises ValueError naming every key that is missing or unsupported:
-        a key that is absent means the original class's GPT-2-like default, which is never assumed."""
+        """Check a config.json (a dict) and keep what matters. Raises ValueError naming every key
+        that is missing or unsupported: a key that is absent means the original class's GPT-2-like
+        default, which is never assumed.
+        """
         if content.get("model_type") != "llada":
             raise ValueError(f"{source}: model_type is {content.get('model_type')!r}, not 'llada'")
         missing = [key for key in (*SIZES, *FIXED_SETTINGS) if key not in content]
         if missing:
             raise ValueError(f"{source}: missing {', '.join(missing)}")
-        wrong = [f"{key}={content[key]!r} (only {value!r})" for key, value in FIXED_SETTINGS.items() if (content[key] or None) != (value or None)]
+        wrong = [
+            f"{key}={content[key]!r} (only {value!r})"
+            for key, value in FIXED_SETTINGS.items()
+            if (content[key] or None) != (value or None)
+        ]
         if wrong:
             raise ValueError(f"{source}: unsupported {', '.join(wrong)}")
         sizes = {key: content[key] for key in SIZES}
         sizes["n_kv_heads"] = sizes["n_kv_heads"] or sizes["n_heads"]
         sizes["embedding_size"] = sizes["embedding_size"] or sizes["vocab_size"]
         if sizes["d_model"] % sizes["n_heads"] or sizes["n_heads"] % sizes["n_kv_heads"]:
-            raise ValueError(f"{source}: d_model {sizes['d_model']}, n_heads {sizes['n_heads']}, n_kv_heads {sizes['n_kv_heads']} do not divide")
+            raise ValueError(
+                f"{source}: d_model {sizes['d_model']}, n_heads {sizes['n_heads']}, n_kv_heads"
+                f" {sizes['n_kv_heads']} do not divide"
+            )
         return cls(**sizes, init_std=content.get("init_std", 0.02))
 
     def to_json(self):
         """The dict that LLaDA's own class reads, every key written out."""
-        return {"architectures": ["LLaDAModelLM"], "model_type": "llada", **{key: getattr(self, key) for key in SIZES}, **FIXED_SETTINGS,
-                "init_std": self.init_std}
+        return {
+            "architectures": ["LLaDAModelLM"],
+            "model_type": "llada",
+            **{key: getattr(self, key) for key in SIZES},
+            **FIXED_SETTINGS,
+            "init_std": self.init_std,
+        }
 
 
 class RMSNorm(nn.Module):
@@ -83,19 +132,25 @@ class RMSNorm(nn.Module):
 
     def forward(self, x):
         wide = x.float()
-        return self.weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)).to(x.dtype)
+        return self.weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)).to(
+            x.dtype
+        )
 
 
 def rope_tables(length, head_dim, theta, device):
-    """cos and sin (T, head_dim) in fp32, NeoX halves. Made for any length: there is no table to outgrow."""
+    """cos and sin (T, head_dim) in fp32, NeoX halves. Made for any length: there is no table to
+    outgrow.
+    """
     return rope(torch.arange(length, device=device), head_dim, theta)
 
 
 def rope(position, head_dim, theta):
     """cos and sin (N, head_dim) in fp32 of positions (N,)."""
-    inv_freq = 1 / theta ** (torch.arange(0, head_dim, 2, device=position.device, dtype=torch.float32) / head_dim)
-    angle = position.float()[:, None] * inv_freq        # elementwise: autocast leaves it alone
-    angle = torch.cat([angle, angle], -1)               # (N, head_dim)
+    inv_freq = 1 / theta ** (
+        torch.arange(0, head_dim, 2, device=position.device, dtype=torch.float32) / head_dim
+    )
+    angle = position.float()[:, None] * inv_freq  # elementwise: autocast leaves it alone
+    angle = torch.cat([angle, angle], -1)  # (N, head_dim)
     return angle.cos(), angle.sin()
 
 
@@ -107,7 +162,9 @@ def rotate(x, cos, sin):
 
 
 class LLaDABlock(GradientCheckpointingLayer):
-    """Pre-norm attention and SwiGLU. `scale`, `shift` (B, d) or None modulate the outputs of both norms (AdaLN)."""
+    """Pre-norm attention and SwiGLU. `scale`, `shift` (B, d) or None modulate the outputs of both
+    norms (AdaLN).
+    """
 
     def __init__(self, config):
         super().__init__()
@@ -119,19 +176,23 @@ class LLaDABlock(GradientCheckpointingLayer):
         self.k_proj = nn.Linear(width, self.n_kv_heads * self.head_dim, bias=False)
         self.v_proj = nn.Linear(width, self.n_kv_heads * self.head_dim, bias=False)
         self.attn_out = nn.Linear(width, width, bias=False)
-        self.ff_proj = nn.Linear(width, config.mlp_hidden_size, bias=False)      # gate
+        self.ff_proj = nn.Linear(width, config.mlp_hidden_size, bias=False)  # gate
         self.up_proj = nn.Linear(width, config.mlp_hidden_size, bias=False)
         self.ff_out = nn.Linear(config.mlp_hidden_size, width, bias=False)
         self.fused = None
 
     def fuse(self):
-        """Lay q, k, v and the two inner MLP matrices behind one another, the parameters as views: two products instead of five.
+        """Lay q, k, v and the two inner MLP matrices behind one another, the parameters as views:
+        two products instead of five.
 
-        For inference after LoRA is merged; weights moved or replaced afterwards would not be seen."""
+        For inference after LoRA is merged; weights moved or replaced afterwards would not be seen.
+        """
         self.fused = []
         for names in (("q_proj", "k_proj", "v_proj"), ("ff_proj", "up_proj")):
             whole = torch.cat([getattr(self, name).weight.detach() for name in names])
-            for name, part in zip(names, whole.split([getattr(self, name).out_features for name in names])):
+            for name, part in zip(
+                names, whole.split([getattr(self, name).out_features for name in names])
+            ):
                 getattr(self, name).weight = nn.Parameter(part, requires_grad=False)
             self.fused.append(whole)
 
@@ -146,18 +207,29 @@ class LLaDABlock(GradientCheckpointingLayer):
 
     def attention(self, y, cos, sin, rows, store=None):
         q, k, v = self.qkv(y)
-        return self.attn_out(rows.attend(rotate(q, cos, sin), rotate(k, cos, sin), v, store).flatten(-2))
+        return self.attn_out(
+            rows.attend(rotate(q, cos, sin), rotate(k, cos, sin), v, store).flatten(-2)
+        )
 
     def mlp(self, y):
-        gate, up = (self.ff_proj(y), self.up_proj(y)) if self.fused is None else F.linear(y, self.fused[1]).chunk(2, -1)
+        gate, up = (
+            (self.ff_proj(y), self.up_proj(y))
+            if self.fused is None
+            else F.linear(y, self.fused[1]).chunk(2, -1)
+        )
         return self.ff_out(F.silu(gate) * up)
 
     def forward(self, *arguments):
-        return self.body(*arguments)            # what llada_utils.compile_network compiles, inside of checkpointing
+        # what llada_utils.compile_network compiles, inside of checkpointing
+        return self.body(*arguments)
 
     def body(self, x, cos, sin, rows, scale=None, shift=None, store=None):
-        """x: (B, T, d) with PaddedRows, (N, d) with PackedRows; cos, sin: (T or N, 1, head_dim); store: this block's of CachedRows."""
-        x = x + self.attention(modulate(self.attn_norm(x), scale, shift, rows), cos, sin, rows, store)
+        """x: (B, T, d) with PaddedRows, (N, d) with PackedRows; cos, sin: (T or N, 1, head_dim);
+        store: this block's of CachedRows.
+        """
+        x = x + self.attention(
+            modulate(self.attn_norm(x), scale, shift, rows), cos, sin, rows, store
+        )
         return x + self.mlp(modulate(self.ff_norm(x), scale, shift, rows))
 
 
@@ -169,13 +241,19 @@ def modulate(y, scale, shift, rows):
 
 
 class NetworkBase(PreTrainedModel):
-    """What the two networks share: checkpointing by block, the block FSDP wraps, and initialisation."""
+    """What the two networks share: checkpointing by block, the block FSDP wraps, and
+    initialisation.
+    """
+
     supports_gradient_checkpointing = True
     _no_split_modules = ["LLaDABlock"]
     _supports_sdpa = True
-    supports_logits_mask = True         # forward(..., logits_mask=(B, L) bool) gives only those positions' logits, (M, V)
-    supports_targets = True             # with targets=(M,) besides: their losses (M,) instead of logits, chunk by chunk
-    supports_places = True              # forward(..., places=Places) says where the masks are true; nothing then waits for the device
+    # forward(..., logits_mask=(B, L) bool) gives only those positions' logits, (M, V)
+    supports_logits_mask = True
+    # with targets=(M,) besides: their losses (M,) instead of logits, chunk by chunk
+    supports_targets = True
+    # forward(..., places=Places) says where the masks are true; nothing then waits for the device
+    supports_places = True
 
     def _init_weights(self, module):
         std = getattr(self.config, "init_std", 0.02)
@@ -183,25 +261,38 @@ class NetworkBase(PreTrainedModel):
             nn.init.normal_(module.weight, std=std)
             if getattr(module, "bias", None) is not None:
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, LLaDABlock):            # residual branches start small in deep networks (Mitchell's rule)
+        elif isinstance(module, LLaDABlock):
+            # residual branches start small in deep networks (Mitchell's rule)
             depth = 2 * getattr(self.config, "n_layers", 1)
             for projection in (module.attn_out, module.ff_out):
                 nn.init.normal_(projection.weight, std=std / math.sqrt(depth))
 
-
     def key_stores(self, size):
-        """Per block, room for keys and values of at least so many tokens, (size, 2, H_kv, head_dim), for CachedRows. They are kept from call to
-        call, as graphs that were captured with them need it: two caches of one model cannot be in use at once."""
+        """Per block, room for keys and values of at least so many tokens, (size, 2, H_kv,
+        head_dim), for CachedRows. They are kept from call to
+        call, as graphs that were captured with them need it: two caches of one model cannot be in
+        use at once.
+        """
         backbone = getattr(self, "backbone", self)
         block = backbone.model.transformer.blocks[0]
         if self.stores is None or len(self.stores[0]) < size:
             self.stores = None
             weight = block.q_proj.weight
-            self.stores = [torch.zeros(size, 2, block.n_kv_heads, block.head_dim, dtype=weight.dtype, device=weight.device) for _ in backbone.model.transformer.blocks]
+            self.stores = [
+                torch.zeros(
+                    size,
+                    2,
+                    block.n_kv_heads,
+                    block.head_dim,
+                    dtype=weight.dtype,
+                    device=weight.device,
+                )
+                for _ in backbone.model.transformer.blocks
+            ]
         return self.stores
 
-    stores = None                       # key_stores' own
-    graphs = None                       # network_graphs.TrunkGraphs: for sampling on a GPU
+    stores = None  # key_stores' own
+    graphs = None  # network_graphs.TrunkGraphs: for sampling on a GPU
 
     def run_trunk(self, *arguments, rows, collect=None):
         """What lies before the vocabulary head, from a captured graph where there is one."""
@@ -210,52 +301,79 @@ class NetworkBase(PreTrainedModel):
         return self.trunk(arguments[0], rows, *arguments[1:], collect=collect)
 
     def find_places(self, key_mask, logits_mask, collect):
-        """The `Places` of two masks. Rows are packed in training, and on a GPU; elsewhere a row is computed as padded as it came."""
+        """The `Places` of two masks. Rows are packed in training, and on a GPU; elsewhere a row is
+        computed as padded as it came.
+        """
         pack = key_mask is not None and collect is None and (self.training or key_mask.is_cuda)
-        return Places(key_mask.flatten().nonzero()[:, 0] if pack else None,
-                      None if logits_mask is None else logits_mask.flatten().nonzero()[:, 0])
+        return Places(
+            key_mask.flatten().nonzero()[:, 0] if pack else None,
+            None if logits_mask is None else logits_mask.flatten().nonzero()[:, 0],
+        )
 
     @staticmethod
     def lay_out(ids, key_mask, places):
-        """ids (B, T) as the network reads them, and their rows: packed where the places of the real tokens are known."""
+        """ids (B, T) as the network reads them, and their rows: packed where the places of the real
+        tokens are known.
+        """
         if places.cached is not None:
             return ids.flatten().index_select(0, places.tokens), places.cached
         if places.tokens is None:
             return ids, PaddedRows(ids.shape[1], key_mask, ids.device)
-        return ids.flatten().index_select(0, places.tokens), PackedRows.from_places(places.tokens, ids.shape)
+        return ids.flatten().index_select(0, places.tokens), PackedRows.from_places(
+            places.tokens, ids.shape
+        )
 
 
 class LLaDAModelLM(NetworkBase):
-    """LLaDA: logits[i] predicts token i itself. Attention is bidirectional; masked keys (padding) are not attended to."""
+    """LLaDA: logits[i] predicts token i itself. Attention is bidirectional; masked keys (padding)
+    are not attended to.
+    """
+
     config_class = LLaDAConfig
 
     def __init__(self, config):
         super().__init__(config)
         self.model = nn.Module()
-        self.model.transformer = nn.ModuleDict({
-            "wte": nn.Embedding(config.embedding_size, config.d_model),
-            "blocks": nn.ModuleList(LLaDABlock(config) for _ in range(config.n_layers)),
-            "ln_f": RMSNorm(config.d_model, config.rms_norm_eps),
-            "ff_out": nn.Linear(config.d_model, config.embedding_size, bias=False)})
+        self.model.transformer = nn.ModuleDict(
+            {
+                "wte": nn.Embedding(config.embedding_size, config.d_model),
+                "blocks": nn.ModuleList(LLaDABlock(config) for _ in range(config.n_layers)),
+                "ln_f": RMSNorm(config.d_model, config.rms_norm_eps),
+                "ff_out": nn.Linear(config.d_model, config.embedding_size, bias=False),
+            }
+        )
         self.post_init()
 
     def get_input_embeddings(self):
         return self.model.transformer.wte
 
     def hidden(self, ids, rows, modulations=None, collect=None):
-        """Last hidden state after ln_f: ids (B, T) with PaddedRows or (N,) with PackedRows -> the same with (..., d).
+        """Last hidden state after ln_f: ids (B, T) with PaddedRows or (N,) with PackedRows -> the
+        same with (..., d).
 
         modulations: per block (scale, shift), each (B, d);
-        collect: a list that receives the original's hidden states (embedding, input of every later block, last after ln_f).
+        collect: a list that receives the original's hidden states (embedding, input of every later
+        block, last after ln_f).
         """
         transformer, config = self.model.transformer, self.config
         x, stores = transformer.wte(ids), getattr(rows, "stores", None)
-        cos, sin = (table[:, None] for table in rope(rows.position, config.d_model // config.n_heads, config.rope_theta))
+        cos, sin = (
+            table[:, None]
+            for table in rope(rows.position, config.d_model // config.n_heads, config.rope_theta)
+        )
         for index, block in enumerate(transformer.blocks):
             if collect is not None:
                 collect.append(x)
-            # passed as arguments: state kept on modules would be stale when a checkpointed block is run again
-            x = block(x, cos, sin, rows, *(modulations[index] if modulations else (None, None)), stores and stores[index])
+            # passed as arguments: state kept on modules would be stale when a checkpointed block is
+            # run again
+            x = block(
+                x,
+                cos,
+                sin,
+                rows,
+                *(modulations[index] if modulations else (None, None)),
+                stores and stores[index],
+            )
         x = transformer.ln_f(x)
         if collect is not None:
             collect.append(x)
@@ -263,38 +381,57 @@ class LLaDAModelLM(NetworkBase):
 
     def trunk(self, ids, rows, collect=None):
         """(last hidden states,), for `run_trunk`."""
-        return self.hidden(ids, rows, collect=collect),
+        return (self.hidden(ids, rows, collect=collect),)
 
     def head(self, hidden):
         """Vocabulary logits of hidden states (..., d) -> (..., V)."""
         return self.model.transformer.ff_out(hidden)
 
     def token_loss(self, hidden, targets):
-        """-log p(target) at hidden states (M, d) -> (M,), in fp32 or finer, without all their logits at once."""
+        """-log p(target) at hidden states (M, d) -> (M,), in fp32 or finer, without all their
+        logits at once.
+        """
         return chunked_cross_entropy(self.head, hidden, targets, self.config.embedding_size)
 
-    def forward(self, input_ids, attention_mask=None, logits_mask=None, targets=None, output_hidden_states=False, places=None):
-        """input_ids: long (B, L); attention_mask: (B, L), 0 where padding, or None -> .logits (B, L, V), or (M, V) at logits_mask.
-        With targets, long (M,): .loss (M,), the cross-entropy at logits_mask, and no logits. places: the masks' places, where known."""
+    def forward(
+        self,
+        input_ids,
+        attention_mask=None,
+        logits_mask=None,
+        targets=None,
+        output_hidden_states=False,
+        places=None,
+    ):
+        """input_ids: long (B, L); attention_mask: (B, L), 0 where padding, or None -> .logits (B,
+        L, V), or (M, V) at logits_mask. With targets, long (M,): .loss (M,), the cross-entropy at
+        logits_mask, and no logits. places: the masks' places, where known.
+        """
         collect = [] if output_hidden_states else None
         key_mask = None if attention_mask is None else attention_mask.bool()
         places = places or self.find_places(key_mask, logits_mask, collect)
         ids, rows = self.lay_out(input_ids, key_mask, places)
-        hidden, = self.run_trunk(ids, rows=rows, collect=collect)
+        (hidden,) = self.run_trunk(ids, rows=rows, collect=collect)
         wanted = select(hidden, rows, places)
         if targets is not None:
             return MaskedLMOutput(loss=self.token_loss(wanted, targets))
-        return MaskedLMOutput(logits=self.head(wanted), hidden_states=None if collect is None else tuple(collect))
+        return MaskedLMOutput(
+            logits=self.head(wanted), hidden_states=None if collect is None else tuple(collect)
+        )
 
 
 class FlexMDMConfig(PreTrainedConfig):
-    """Everything a FlexMDM checkpoint must say about itself; inference reads it back, nothing is assumed.
+    """Everything a FlexMDM checkpoint must say about itself; inference reads it back, nothing is
+    assumed.
 
-    backbone: config.json of the base (LLaDAConfig.to_json); schedules as flexmdm_interpolant.schedule_from_config reads them;
-    time_epsilon: the network was trained on t in [0, 1 - time_epsilon]; time_scale: t is multiplied by it before its embedding
-    (1000 ours, 1 the paper's code); length_head: "log_rate" or "softplus" (x 1024, the paper's code);
-    lora: r, lora_alpha, lora_dropout, or None; holds: "trainable" (needs base_model_name_or_path) or "everything".
+    backbone: config.json of the base (LLaDAConfig.to_json); schedules as
+    flexmdm_interpolant.schedule_from_config reads them;
+    time_epsilon: the network was trained on t in [0, 1 - time_epsilon]; time_scale: t is multiplied
+    by it before its embedding (1000 ours, 1 the paper's code); length_head: "log_rate" or
+    "softplus" (x 1024, the paper's code);
+    lora: r, lora_alpha, lora_dropout, or None; holds: "trainable" (needs base_model_name_or_path)
+    or "everything".
     """
+
     model_type = "flexmdm"
     backbone: dict | None = None
     base_model_name_or_path: str | None = None
@@ -320,9 +457,13 @@ class FlexMDMConfig(PreTrainedConfig):
 
 
 def timestep_embedding(t, width):
-    """Sinusoidal embedding of t (B,) -> (B, width) in fp32: [cos(t f), sin(t f)], f_k = 10000^(-k / (width // 2))."""
+    """Sinusoidal embedding of t (B,) -> (B, width) in fp32: [cos(t f), sin(t f)], f_k = 10000^(-k /
+    (width // 2)).
+    """
     half = width // 2
-    frequency = torch.exp(-math.log(10000) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
+    frequency = torch.exp(
+        -math.log(10000) * torch.arange(half, device=t.device, dtype=torch.float32) / half
+    )
     angle = t.float()[:, None] * frequency
     embedding = torch.cat([angle.cos(), angle.sin()], -1)
     return F.pad(embedding, (0, width % 2))
@@ -330,7 +471,8 @@ def timestep_embedding(t, width):
 
 class ScalarLengthHead(nn.Module):
     """Expected number of missing tokens from a hidden state: (..., d) -> log of it (...,), in fp32."""
-    SOFTPLUS_SCALE = 1024       # the paper's code; an untrained head then says about 700 tokens a gap
+
+    SOFTPLUS_SCALE = 1024  # the paper's code; an untrained head then says about 700 tokens a gap
     LOG_RATE_LIMIT = 15
 
     def __init__(self, width, kind):
@@ -346,14 +488,21 @@ class ScalarLengthHead(nn.Module):
         nn.init.constant_(self.proj2.bias, -1.0)
 
     def forward(self, hidden):
-        z = self.proj2(F.gelu(self.proj1(self.norm(hidden.to(self.norm.weight.dtype))))).squeeze(-1).float()
+        z = (
+            self.proj2(F.gelu(self.proj1(self.norm(hidden.to(self.norm.weight.dtype)))))
+            .squeeze(-1)
+            .float()
+        )
         if self.kind == "log_rate":
             return z.clamp(-self.LOG_RATE_LIMIT, self.LOG_RATE_LIMIT)
         return torch.log(F.softplus(z) * self.SOFTPLUS_SCALE)
 
 
 class LLaDADiT(NetworkBase):
-    """FlexMDM: LLaDA with time, grouped AdaLN and the insertion head (the network contract of the samplers and losses)."""
+    """FlexMDM: LLaDA with time, grouped AdaLN and the insertion head (the network contract of the
+    samplers and losses).
+    """
+
     config_class = FlexMDMConfig
 
     def __init__(self, config):
@@ -361,7 +510,9 @@ class LLaDADiT(NetworkBase):
         backbone = LLaDAConfig.from_json(config.backbone, "backbone of the FlexMDM config")
         width, groups = backbone.d_model, math.ceil(backbone.n_layers / config.adaln_group_size)
         self.backbone = LLaDAModelLM(backbone)
-        self.time_mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, width))
+        self.time_mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, width)
+        )
         self.temb_mods = nn.ModuleList(nn.Linear(width, 2 * width) for _ in range(groups))
         self.scalar_length_head = ScalarLengthHead(width, config.length_head)
         self.post_init()
@@ -384,39 +535,63 @@ class LLaDADiT(NetworkBase):
             self.scalar_length_head.start_low()
 
     def modulations(self, timesteps):
-        """(scale, shift) of every block at times (B,), each (B, d); one pair serves a group of blocks and both their norms."""
-        embedding = timestep_embedding(timesteps.float() * self.config.time_scale, self.time_mlp[0].in_features)
-        temb = self.time_mlp(embedding.to(self.time_mlp[0].weight.dtype))                   # (B, d)
+        """(scale, shift) of every block at times (B,), each (B, d); one pair serves a group of
+        blocks and both their norms.
+        """
+        embedding = timestep_embedding(
+            timesteps.float() * self.config.time_scale, self.time_mlp[0].in_features
+        )
+        temb = self.time_mlp(embedding.to(self.time_mlp[0].weight.dtype))  # (B, d)
         groups = [modulation(temb).chunk(2, -1) for modulation in self.temb_mods]
-        return [groups[index // self.config.adaln_group_size] for index in range(self.backbone.config.n_layers)]
+        return [
+            groups[index // self.config.adaln_group_size]
+            for index in range(self.backbone.config.n_layers)
+        ]
 
     def trunk(self, ids, rows, timesteps, collect=None):
         """(last hidden states, log of the expected missing tokens before each), of all tokens."""
         hidden = self.backbone.hidden(ids, rows, self.modulations(timesteps), collect)
         return hidden, self.scalar_length_head(hidden)
 
-    def forward(self, input_ids, timesteps, attention_mask=None, logits_mask=None, targets=None, output_hidden_states=False, places=None):
+    def forward(
+        self,
+        input_ids,
+        timesteps,
+        attention_mask=None,
+        logits_mask=None,
+        targets=None,
+        output_hidden_states=False,
+        places=None,
+    ):
         """The network contract.
 
-        input_ids: long (B, L), right-padded; timesteps: (B,), t of the FlexMDM clock (1 = clean); attention_mask: (B, L), 1 on the
-        text, or None: then what is left without trailing padding; logits_mask: bool (B, L) or None; places: where both are true, where known.
-        Returns {"logits": (B, L, V), or (M, V) at logits_mask; "length": (B, L+1) expected missing tokens before position j,
-        "log_length": its log}, both in fp32 and meaningful for j <= length of the row only. With targets, long (M,), it has
-        "token_loss" (M,), the cross-entropy at logits_mask, instead of logits.
+        input_ids: long (B, L), right-padded; timesteps: (B,), t of the FlexMDM clock (1 = clean);
+        attention_mask: (B, L), 1 on the
+        text, or None: then what is left without trailing padding; logits_mask: bool (B, L) or None;
+        places: where both are true, where known. Returns {"logits": (B, L, V), or (M, V) at
+        logits_mask; "length": (B, L+1) expected missing tokens before position j, "log_length": its
+        log}, both in fp32 and meaningful for j <= length of the row only. With targets, long (M,),
+        it has "token_loss" (M,), the cross-entropy at logits_mask, instead of logits.
         """
         config, (batch, length) = self.config, input_ids.shape
         end_slot = input_ids.new_full((batch, 1), config.pad_token_id)
-        ids = torch.cat([input_ids, end_slot], 1)                       # (B, L+1)
+        ids = torch.cat([input_ids, end_slot], 1)  # (B, L+1)
         key_mask, collect = None, [] if output_hidden_states else None
         if not config.attend_to_padding:
-            lengths = length_without_trailing(input_ids, config.pad_token_id) if attention_mask is None else attention_mask.sum(1)
+            lengths = (
+                length_without_trailing(input_ids, config.pad_token_id)
+                if attention_mask is None
+                else attention_mask.sum(1)
+            )
             position = torch.arange(length + 1, device=ids.device)
-            key_mask = position <= lengths[:, None]                     # the text and its one end slot
+            key_mask = position <= lengths[:, None]  # the text and its one end slot
             ids = torch.where(position < lengths[:, None], ids, config.pad_token_id)
         places = places or self.find_places(key_mask, logits_mask, collect)
         ids, rows = self.lay_out(ids, key_mask, places)
-        hidden, log_length = self.run_trunk(ids, timesteps, rows=rows, collect=collect)         # (B, L+1, d), (B, L+1), or (N, d), (N,)
-        log_length = rows.pad(log_length) if isinstance(rows, PackedRows) else log_length       # (B, L+1)
+        # (B, L+1, d), (B, L+1), or (N, d), (N,)
+        hidden, log_length = self.run_trunk(ids, timesteps, rows=rows, collect=collect)
+        # (B, L+1)
+        log_length = rows.pad(log_length) if isinstance(rows, PackedRows) else log_length
         wanted = select(hidden, rows, places, end_slots=1)
         output = {"length": log_length.exp(), "log_length": log_length}
         if targets is not None:

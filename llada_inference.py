@@ -1,140 +1,282 @@
-r"""Sample from a LLaDA, the baseline: a library (generate_mdm, generate_mdm_infilling), and a command for one's own prompt or infill.
+r"""Sample from a LLaDA, the baseline: a library (generate_mdm, generate_mdm_infilling), and a
+command for one's own prompt or infill.
 
 Laptop, a prompt:     python llada_inference.py --checkpoint_path C --prompt "Once upon a time" --gen_length 64
 A GSM8K question:     python llada_inference.py --checkpoint_path C --task math --prompt "Tom has 3 apples ..." --gen_length 256 \
                           --block_length 32 --diffusion_steps 128
 An infill:            python llada_inference.py --checkpoint_path C --prefix $'def add(a, b):\n    return ' --suffix $'\n' --gen_length 32
-                      (framed as in fine-tuning: the missing middle is written behind prefix and suffix)
+                      (framed as in fine-tuning: the missing middle is written behind prefix and
+                      suffix)
 ... in place:         the same with --middle_length 12: exactly 12 tokens between prefix and suffix
 The paper's setting:  --gen_length 1024 --max_length 2048 --remasking random --diffusion_steps 256      (one block of 1024)
 Watch it:             ... --watch, or --trace page.html (plays the generation) or --trace curves.png
 One GPU:              the same command (--device auto takes it, in bfloat16)
 Slurm:                srun --gpus 1 python llada_inference.py ...
 
-A canvas of masks of fixed length follows the prompt and is revealed in a fixed number of steps, block by block from the left; the loop
-is in llada_sampler.py. The answer, up to the first end token, goes to stdout, its length and cost to stderr.
+A canvas of masks of fixed length follows the prompt and is revealed in a fixed number of steps,
+block by block from the left; the loop is in llada_sampler.py. The answer, up to the first end
+token, goes to stdout, its length and cost to stderr.
 """
+
 import sys
 from pathlib import Path
 
 from generation_run import item_seed
 from gpu_memory import ONE_PROMPT, out_of_memory_advice
 from records import InputError, require_writable, run
-from sampler_flags import (ArgumentParser, add_llada_flags, add_model_flags, llada_sampler_arguments, refuse_mask_tokens,
-                           refuse_trailing_padding)
+from sampler_flags import (
+    ArgumentParser,
+    add_llada_flags,
+    add_model_flags,
+    llada_sampler_arguments,
+    refuse_mask_tokens,
+    refuse_trailing_padding,
+)
 
 
 def reveals_of_block(masks, steps):
-    """How many of a block's masks each of its steps reveals: floor(masks / steps), the first masks mod steps one more."""
+    """How many of a block's masks each of its steps reveals: floor(masks / steps), the first masks
+    mod steps one more.
+    """
     return [masks // steps + (step < masks % steps) for step in range(steps)]
 
 
 def reveal_plan(length, steps, block_length):
-    """The evaluations of one row: a list of (block start, block end, reveals), places counted from the first mask.
+    """The evaluations of one row: a list of (block start, block end, reveals), places counted from
+    the first mask.
 
-    length: masks of the row; steps: over all blocks, None for one a mask; block_length: masks of a block (the last one may be shorter),
-    None for a single block. A step that reveals nothing (more steps than masks in a block) needs no evaluation and is left out.
-    Raises ValueError where steps is not divisible by the number of blocks.
+    length: masks of the row; steps: over all blocks, None for one a mask; block_length: masks of a
+    block (the last one may be shorter), None for a single block. A step that reveals nothing (more
+    steps than masks in a block) needs no evaluation and is left out. Raises ValueError where steps
+    is not divisible by the number of blocks.
     """
     block_length = max(length, 1) if block_length is None else block_length
     blocks = max(-(-length // block_length), 1)
     if steps is not None and steps % blocks:
-        raise ValueError(f"steps ({steps}) must be divisible by the number of blocks ({blocks} of {block_length} for {length} tokens)")
+        raise ValueError(
+            f"steps ({steps}) must be divisible by the number of blocks ({blocks} of {block_length}"
+            f" for {length} tokens)"
+        )
     plan = []
     for start in range(0, length, block_length):
         end = min(start + block_length, length)
         block_steps = end - start if steps is None else steps // blocks
-        plan += [(start, end, count) for count in reveals_of_block(end - start, block_steps) if count]
+        plan += [
+            (start, end, count) for count in reveals_of_block(end - start, block_steps) if count
+        ]
     return plan
 
 
 def _rows_of(ids, pad_id):
-    """The rows of ids (long [B, P], right-padded) as B tensors on CPU without their trailing padding."""
+    """The rows of ids (long [B, P], right-padded) as B tensors on CPU without their trailing
+    padding.
+    """
     from flexmdm_interpolant import length_without_trailing
+
     if ids.dim() != 2:
-        raise ValueError(f"prompts, prefixes and suffixes are long [B, P], not of shape {tuple(ids.shape)}")
-    return [row[:length] for row, length in zip(ids.cpu(), length_without_trailing(ids.cpu(), pad_id).tolist())]
+        raise ValueError(
+            f"prompts, prefixes and suffixes are long [B, P], not of shape {tuple(ids.shape)}"
+        )
+    return [
+        row[:length]
+        for row, length in zip(ids.cpu(), length_without_trailing(ids.cpu(), pad_id).tolist())
+    ]
 
 
-def _generate(model, befores, masks, afters, device, *, steps, block_length, generator, seeds, **settings):
+def _generate(
+    model, befores, masks, afters, device, *, steps, block_length, generator, seeds, **settings
+):
     """Check the settings, plan every row, sample."""
     import torch
 
     from generation_result import draw_seeds
     from llada_sampler import fill_masks
-    remasking, temperature, cfg_scale, rows_at_once = (settings[name] for name in ("remasking", "temperature", "cfg_scale", "rows_at_once"))
+
+    remasking, temperature, cfg_scale, rows_at_once = (
+        settings[name] for name in ("remasking", "temperature", "cfg_scale", "rows_at_once")
+    )
     masks = torch.as_tensor(masks, device="cpu").expand(len(befores)).tolist()
     if remasking not in ("low_confidence", "random"):
         raise ValueError(f"remasking must be 'low_confidence' or 'random', not {remasking!r}")
     if (steps is not None and steps < 1) or temperature < 0 or cfg_scale < 0:
-        raise ValueError(f"steps must be at least 1 ({steps}), temperature ({temperature}) and cfg_scale ({cfg_scale}) at least 0")
-    if (block_length is not None and block_length < 1) or (rows_at_once is not None and rows_at_once < 1):
-        raise ValueError(f"block_length ({block_length}) and rows_at_once ({rows_at_once}) must be at least 1")
+        raise ValueError(
+            f"steps must be at least 1 ({steps}), temperature ({temperature}) and cfg_scale"
+            f" ({cfg_scale}) at least 0"
+        )
+    if (block_length is not None and block_length < 1) or (
+        rows_at_once is not None and rows_at_once < 1
+    ):
+        raise ValueError(
+            f"block_length ({block_length}) and rows_at_once ({rows_at_once}) must be at least 1"
+        )
     if any(count < 0 for count in masks):
         raise ValueError("the number of tokens to generate must not be negative")
     plans = [reveal_plan(count, steps, block_length) for count in masks]
-    result = fill_masks(model, list(zip(befores, masks, afters)), plans, seeds=draw_seeds(len(befores), seeds, generator), **settings)
+    result = fill_masks(
+        model,
+        list(zip(befores, masks, afters)),
+        plans,
+        seeds=draw_seeds(len(befores), seeds, generator),
+        **settings,
+    )
     for name, value in vars(result).items():
         if isinstance(value, torch.Tensor):
             setattr(result, name, value.to(device))
     return result
 
 
-def generate_mdm(model, prompts, *, steps, gen_length, block_length=None, temperature=0.0, cfg_scale=0.0, remasking="low_confidence",
-                 mask_id, pad_id, num_tokens=None, generator=None, seeds=None, rows_at_once=None, cache_refresh=None, return_trace=False,
-                 on_frame=None):
+def generate_mdm(
+    model,
+    prompts,
+    *,
+    steps,
+    gen_length,
+    block_length=None,
+    temperature=0.0,
+    cfg_scale=0.0,
+    remasking="low_confidence",
+    mask_id,
+    pad_id,
+    num_tokens=None,
+    generator=None,
+    seeds=None,
+    rows_at_once=None,
+    cache_refresh=None,
+    return_trace=False,
+    on_frame=None,
+):
     """Answer each prompt with gen_length tokens. Returns a GenerationResult on the prompts' device.
 
-    model: `model(ids, attention_mask=None).logits` [B, L, V] with a `device`; where it has `supports_logits_mask`, logits are computed
+    model: `model(ids, attention_mask=None).logits` [B, L, V] with a `device`; where it has
+    `supports_logits_mask`, logits are computed
         at the masks that need them alone.
-    prompts: long [B, P], right-padded with pad_id, rows of any length; each is followed at once by its masks, and padding comes after.
-    steps: over all blocks, divisible by their number (None: one a token); gen_length: int, or long [B]; block_length: tokens a block
+    prompts: long [B, P], right-padded with pad_id, rows of any length; each is followed at once by
+    its masks, and padding comes after.
+    steps: over all blocks, divisible by their number (None: one a token); gen_length: int, or long
+    [B]; block_length: tokens a block
         (None: one block; the last block of a row may be shorter).
-    temperature: 0 takes the most probable token; remasking: which of a step's tokens stay: the most probable ("low_confidence") or
-        random ones; cfg_scale w: logits u + (w + 1)(c - u), u with the prompt masked, at two evaluations a step.
-    Never drawn: mask_id and ids from num_tokens on. pad_id is: in LLaDA it is the end of text, which fills the answer's rest.
-    seeds: long [B]; every random number of a row is a function of (its seed, its step, purpose). generator draws seeds that are not given.
-    rows_at_once: rows in the network's batch (None: all); on_frame(row, frame): called with every frame of the trace as it is made.
-    cache_refresh: None, or r: keys and values of what lies left of a row's block are kept for r evaluations (prefix_cache.py); an
+    temperature: 0 takes the most probable token; remasking: which of a step's tokens stay: the most
+    probable ("low_confidence") or
+        random ones; cfg_scale w: logits u + (w + 1)(c - u), u with the prompt masked, at two
+        evaluations a step.
+    Never drawn: mask_id and ids from num_tokens on. pad_id is: in LLaDA it is the end of text,
+    which fills the answer's rest.
+    seeds: long [B]; every random number of a row is a function of (its seed, its step, purpose).
+    generator draws seeds that are not given.
+    rows_at_once: rows in the network's batch (None: all); on_frame(row, frame): called with every
+    frame of the trace as it is made.
+    cache_refresh: None, or r: keys and values of what lies left of a row's block are kept for r
+    evaluations (prefix_cache.py); an
         approximation for r > 1, and every evaluation still counts as one.
     """
     befores = _rows_of(prompts, pad_id)
     nothing = [prompts.new_zeros(0, device="cpu")] * len(befores)
-    return _generate(model, befores, gen_length, nothing, prompts.device,
-                     steps=steps, block_length=block_length, generator=generator, seeds=seeds, temperature=temperature,
-                     cfg_scale=cfg_scale, remasking=remasking, mask_id=mask_id, pad_id=pad_id, num_tokens=num_tokens,
-                     rows_at_once=rows_at_once, cache_refresh=cache_refresh, return_trace=return_trace, on_frame=on_frame)
+    return _generate(
+        model,
+        befores,
+        gen_length,
+        nothing,
+        prompts.device,
+        steps=steps,
+        block_length=block_length,
+        generator=generator,
+        seeds=seeds,
+        temperature=temperature,
+        cfg_scale=cfg_scale,
+        remasking=remasking,
+        mask_id=mask_id,
+        pad_id=pad_id,
+        num_tokens=num_tokens,
+        rows_at_once=rows_at_once,
+        cache_refresh=cache_refresh,
+        return_trace=return_trace,
+        on_frame=on_frame,
+    )
 
 
-def generate_mdm_infilling(model, prefixes, suffixes, *, steps, middle_lengths, block_length=None, temperature=0.0, cfg_scale=0.0,
-                           remasking="low_confidence", mask_id, pad_id, num_tokens=None, generator=None, seeds=None, rows_at_once=None,
-                           cache_refresh=None, return_trace=False, on_frame=None):
-    """Fill middle_lengths (int, or long [B]) masks between each prefix and suffix (long [B, P], [B, S], right-padded), in place.
+def generate_mdm_infilling(
+    model,
+    prefixes,
+    suffixes,
+    *,
+    steps,
+    middle_lengths,
+    block_length=None,
+    temperature=0.0,
+    cfg_scale=0.0,
+    remasking="low_confidence",
+    mask_id,
+    pad_id,
+    num_tokens=None,
+    generator=None,
+    seeds=None,
+    rows_at_once=None,
+    cache_refresh=None,
+    return_trace=False,
+    on_frame=None,
+):
+    """Fill middle_lengths (int, or long [B]) masks between each prefix and suffix (long [B, P], [B,
+    S], right-padded), in place.
 
-    Everything else as in generate_mdm; guidance hides prefix and suffix. The middle of row b is `sequences[b, P_b : lengths[b] - S_b]`.
+    Everything else as in generate_mdm; guidance hides prefix and suffix. The middle of row b is
+    `sequences[b, P_b : lengths[b] - S_b]`.
     """
     befores, afters = _rows_of(prefixes, pad_id), _rows_of(suffixes, pad_id)
     if len(befores) != len(afters):
         raise ValueError(f"{len(befores)} prefixes, but {len(afters)} suffixes")
-    return _generate(model, befores, middle_lengths, afters, prefixes.device,
-                     steps=steps, block_length=block_length, generator=generator, seeds=seeds, temperature=temperature,
-                     cfg_scale=cfg_scale, remasking=remasking, mask_id=mask_id, pad_id=pad_id, num_tokens=num_tokens,
-                     rows_at_once=rows_at_once, cache_refresh=cache_refresh, return_trace=return_trace, on_frame=on_frame)
+    return _generate(
+        model,
+        befores,
+        middle_lengths,
+        afters,
+        prefixes.device,
+        steps=steps,
+        block_length=block_length,
+        generator=generator,
+        seeds=seeds,
+        temperature=temperature,
+        cfg_scale=cfg_scale,
+        remasking=remasking,
+        mask_id=mask_id,
+        pad_id=pad_id,
+        num_tokens=num_tokens,
+        rows_at_once=rows_at_once,
+        cache_refresh=cache_refresh,
+        return_trace=return_trace,
+        on_frame=on_frame,
+    )
 
 
 # ---- the command
+
 
 def make_parser():
     parser = ArgumentParser(description=__doc__)
     text = parser.add_argument_group("what to write")
     text.add_argument("--prompt", help="text to continue; may be empty")
-    text.add_argument("--task", choices=("text", "math"), default="text", help="math: the prompt is a question, framed as in fine-tuning")
+    text.add_argument(
+        "--task",
+        choices=("text", "math"),
+        default="text",
+        help="math: the prompt is a question, framed as in fine-tuning",
+    )
     text.add_argument("--prefix", help="infill: what stands before the gap")
     text.add_argument("--suffix", help="infill: what stands behind it")
-    text.add_argument("--middle_length", type=int, metavar="N", help="infill in place with exactly N tokens, prefix and suffix as they are")
+    text.add_argument(
+        "--middle_length",
+        type=int,
+        metavar="N",
+        help="infill in place with exactly N tokens, prefix and suffix as they are",
+    )
     text.add_argument("--num_samples", type=int, default=1, help="samples to draw (default: 1)")
-    text.add_argument("--trace", metavar="FILE", help="FILE.html: a page that plays the generation; FILE.png: its curves")
-    text.add_argument("--watch", action="store_true", help="show the first sample's text as it is revealed")
+    text.add_argument(
+        "--trace",
+        metavar="FILE",
+        help="FILE.html: a page that plays the generation; FILE.png: its curves",
+    )
+    text.add_argument(
+        "--watch", action="store_true", help="show the first sample's text as it is revealed"
+    )
     add_model_flags(parser)
     add_llada_flags(parser)
     return parser
@@ -144,7 +286,10 @@ def parse_arguments():
     args = make_parser().parse_args()
     if (args.prompt is None) == (args.prefix is None and args.suffix is None):
         raise InputError("give either --prompt, or --prefix and --suffix")
-    for flag, value in (("--num_samples", args.num_samples), ("--middle_length", args.middle_length)):
+    for flag, value in (
+        ("--num_samples", args.num_samples),
+        ("--middle_length", args.middle_length),
+    ):
         if value is not None and value < 1:
             raise InputError(f"{flag} {value}: must be at least 1")
     if args.task == "math" and args.prompt is None:
@@ -152,9 +297,15 @@ def parse_arguments():
     if args.middle_length and args.prompt is not None:
         raise InputError("--middle_length goes with --prefix and --suffix")
     if args.middle_length and args.gen_length:
-        raise InputError("--gen_length and --middle_length exclude each other: the middle's length is the generated length")
+        raise InputError(
+            "--gen_length and --middle_length exclude each other: the middle's length is the"
+            " generated length"
+        )
     if args.lora_alpha is not None:
-        raise InputError("--lora_alpha: only the paper code's FlexMDM checkpoints need it; a LLaDA adapter stores its own")
+        raise InputError(
+            "--lora_alpha: only the paper code's FlexMDM checkpoints need it; a LLaDA adapter"
+            " stores its own"
+        )
     if args.trace and not args.trace.endswith((".html", ".png")):
         raise InputError(f"--trace {args.trace}: must end in .html or .png")
     return args
@@ -164,12 +315,14 @@ def given_ids(args, tokenizer):
     """(ids before the masks, ids behind them) as the flags say."""
     if args.prompt is not None:
         from preprocess_math import math_prompt
+
         prompt = math_prompt(tokenizer, args.prompt) if args.task == "math" else args.prompt
         return tokenizer(prompt, add_special_tokens=False)["input_ids"], []
     prefix, suffix = args.prefix or "", args.suffix or ""
     if args.middle_length:
         return [tokenizer(part, add_special_tokens=False)["input_ids"] for part in (prefix, suffix)]
     from preprocess_code_infilling import llada_infill_prompt
+
     return llada_infill_prompt(tokenizer, prefix, suffix), []
 
 
@@ -183,22 +336,38 @@ def main():
 
     import torch
 
-    from llada_utils import checkpoint_kind, load_llada, load_tokenizer, pick_device, pick_dtype, speed_up_sampling
+    from llada_utils import (
+        checkpoint_kind,
+        load_llada,
+        load_tokenizer,
+        pick_device,
+        pick_dtype,
+        speed_up_sampling,
+    )
+
     if checkpoint_kind(args.checkpoint_path) != "llada":
-        raise InputError(f"--checkpoint_path: {args.checkpoint_path} is a FlexMDM; flexmdm_inference.py samples from those")
+        raise InputError(
+            f"--checkpoint_path: {args.checkpoint_path} is a FlexMDM; flexmdm_inference.py samples"
+            " from those"
+        )
     device = pick_device(args.device)
     tokenizer = load_tokenizer(args.checkpoint_path)
     before, after = given_ids(args, tokenizer)
-    model = load_llada(args.checkpoint_path, args.base_model, pick_dtype(args.dtype, device), device)
+    model = load_llada(
+        args.checkpoint_path, args.base_model, pick_dtype(args.dtype, device), device
+    )
     speed_up_sampling(model, args.torch_compile)
     config, given = model.config, len(before) + len(after)
     flags = "--prompt" if args.prompt is not None else "--prefix and --suffix"
     refuse_trailing_padding((before, after), config.pad_token_id, flags)
     refuse_mask_tokens((before, after), config.mask_token_id, flags)
-    limit = args.max_length or min(config.max_sequence_length, 1024)                    # 1024: the paper's canvas
+    limit = args.max_length or min(config.max_sequence_length, 1024)  # 1024: the paper's canvas
     gen_length = gen_length or limit - given
     if gen_length < 1 or given + gen_length > limit:
-        raise InputError(f"{flags}: {given} tokens and {max(gen_length, 1)} to generate do not fit into --max_length {limit}")
+        raise InputError(
+            f"{flags}: {given} tokens and {max(gen_length, 1)} to generate do not fit into"
+            f" --max_length {limit}"
+        )
     try:
         reveal_plan(gen_length, settings["steps"], settings["block_length"])
     except ValueError as error:
@@ -206,20 +375,44 @@ def main():
     on_frame = None
     if args.watch:
         from trace_page import terminal_watcher
+
         on_frame = terminal_watcher(tokenizer, config.mask_token_id)
-    rows = [torch.tensor([ids] * args.num_samples, dtype=torch.long, device="cpu").view(args.num_samples, -1) for ids in (before, after)]
-    seeds = torch.tensor([item_seed(args.seed, 0, sample) for sample in range(args.num_samples)], device="cpu")
-    result = generate_mdm_infilling(model, *rows, middle_lengths=gen_length, mask_id=config.mask_token_id, pad_id=config.pad_token_id,
-                                    num_tokens=len(tokenizer), seeds=seeds, return_trace=bool(args.trace), on_frame=on_frame, **settings)
+    rows = [
+        torch.tensor([ids] * args.num_samples, dtype=torch.long, device="cpu").view(
+            args.num_samples, -1
+        )
+        for ids in (before, after)
+    ]
+    seeds = torch.tensor(
+        [item_seed(args.seed, 0, sample) for sample in range(args.num_samples)], device="cpu"
+    )
+    result = generate_mdm_infilling(
+        model,
+        *rows,
+        middle_lengths=gen_length,
+        mask_id=config.mask_token_id,
+        pad_id=config.pad_token_id,
+        num_tokens=len(tokenizer),
+        seeds=seeds,
+        return_trace=bool(args.trace),
+        on_frame=on_frame,
+        **settings,
+    )
     ends = {config.pad_token_id, tokenizer.eos_token_id, tokenizer.get_vocab().get("<|eot_id|>")}
     for row in range(args.num_samples):
-        answer = result.sequences[row, len(before):int(result.lengths[row]) - len(after)].tolist()
-        answer = answer[:next((place for place, token in enumerate(answer) if token in ends), len(answer))]
+        answer = result.sequences[row, len(before) : int(result.lengths[row]) - len(after)].tolist()
+        answer = answer[
+            : next((place for place, token in enumerate(answer) if token in ends), len(answer))
+        ]
         print(tokenizer.decode(answer))
-        print(f"sample {row + 1}: {len(answer)} of {gen_length} tokens before the end, {int(result.evaluations[row])} evaluations",
-              file=sys.stderr)
+        print(
+            f"sample {row + 1}: {len(answer)} of {gen_length} tokens before the end,"
+            f" {int(result.evaluations[row])} evaluations",
+            file=sys.stderr,
+        )
     if args.trace:
         from trace_page import write_trace
+
         write_trace(args.trace, result.trace, tokenizer, config.mask_token_id, title="LLaDA")
 
 

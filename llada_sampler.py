@@ -1,9 +1,12 @@
-"""LLaDA's sampler: the loop that reveals a canvas of masks (flexmdm.md, section 7; arXiv 2502.09992).
+"""LLaDA's sampler: the loop that reveals a canvas of masks (flexmdm.md, section 7; arXiv
+2502.09992).
 
-One step for all rows: which masks of a row's current block are in question, one evaluation of the network, a token for each of them,
-and the surest (or random) ones stay. Prompts and infills differ only in where the masks lie. Every row follows a plan of its own,
-so rows of different lengths share a batch, finished rows leave it and waiting ones take their place.
+One step for all rows: which masks of a row's current block are in question, one evaluation of the
+network, a token for each of them, and the surest (or random) ones stay. Prompts and infills differ
+only in where the masks lie. Every row follows a plan of its own, so rows of different lengths share
+a batch, finished rows leave it and waiting ones take their place.
 """
+
 import torch
 
 from generation_result import GenerationResult, row_uniforms
@@ -11,61 +14,101 @@ from packed_rows import Places
 from prefix_cache import PrefixCache
 from token_choice import ELEMENTS_AT_ONCE, check_tokens, draw_tokens, excluded_tokens, to_cpu
 
-TOKEN, CONFIDENCE = 0, 1                # purposes of a step's random numbers
+TOKEN, CONFIDENCE = 0, 1  # purposes of a step's random numbers
 
 
 def log_probability(logits, tokens, excluded):
-    """The network's own log probability of a token at each of n places (without temperature, as in LLaDA's code), float64 [n].
+    """The network's own log probability of a token at each of n places (without temperature, as in
+    LLaDA's code), float64 [n].
 
     logits: [n, V]; tokens: long [n]; excluded: bool [V], tokens that are never drawn.
     """
-    if logits.device.type == "mps":                                                    # has no float64
+    if logits.device.type == "mps":  # has no float64
         logits, tokens, excluded = logits.cpu(), tokens.cpu(), excluded.cpu()
     at_once = max(1, ELEMENTS_AT_ONCE // logits.shape[1])
-    parts = [part.double().masked_fill(excluded, -torch.inf).log_softmax(-1).gather(-1, token[:, None])[:, 0]
-             for part, token in zip(logits.split(at_once), tokens.clamp(min=0).split(at_once))]
+    parts = [
+        part.double()
+        .masked_fill(excluded, -torch.inf)
+        .log_softmax(-1)
+        .gather(-1, token[:, None])[:, 0]
+        for part, token in zip(logits.split(at_once), tokens.clamp(min=0).split(at_once))
+    ]
     return torch.cat(parts)
 
 
 def most_confident(confidence, eligible, count):
-    """Bool [B, L]: in each row the count[b] eligible places of highest confidence; of equals the leftmost.
+    """Bool [B, L]: in each row the count[b] eligible places of highest confidence; of equals the
+    leftmost.
 
-    confidence: float64 [B, L]; eligible: bool [B, L] with at least count[b] places a row; count: long [B].
+    confidence: float64 [B, L]; eligible: bool [B, L] with at least count[b] places a row; count:
+    long [B].
     """
-    order = confidence.masked_fill(~eligible, -torch.inf).argsort(dim=1, descending=True, stable=True)     # (B, L)
-    first = torch.arange(eligible.shape[1], device="cpu") < count[:, None]                            # (B, L)
+    # (B, L)
+    order = confidence.masked_fill(~eligible, -torch.inf).argsort(
+        dim=1, descending=True, stable=True
+    )
+    first = torch.arange(eligible.shape[1], device="cpu") < count[:, None]  # (B, L)
     return torch.zeros_like(eligible).scatter(1, order, first) & eligible
 
 
 def evaluate(model, ids, real, wanted):
-    """Logits [n, V] at the wanted places, in row-major order, on the model's device. ids: long [B, L]; real (not padding), wanted: bool."""
+    """Logits [n, V] at the wanted places, in row-major order, on the model's device. ids: long [B,
+    L]; real (not padding), wanted: bool.
+    """
     device = model.device
     options = {"attention_mask": None if real.all() else real.to(device)}
     if not getattr(model, "supports_logits_mask", False):
         return model(ids.to(device), **options).logits[wanted.to(device)]
     if getattr(model, "supports_places", False) and device.type != "cpu":
-        options["places"] = Places(*(mask.flatten().nonzero()[:, 0].to(device) for mask in (real, wanted)))
+        options["places"] = Places(
+            *(mask.flatten().nonzero()[:, 0].to(device) for mask in (real, wanted))
+        )
     return model(ids.to(device), **options, logits_mask=wanted.to(device)).logits
 
 
 @torch.no_grad()
-def fill_masks(model, rows, plans, *, temperature, cfg_scale, remasking, mask_id, pad_id, num_tokens, seeds, rows_at_once, cache_refresh,
-               return_trace, on_frame):
-    """Reveal every row's masks by its plan (llada_inference.reveal_plan). Returns a GenerationResult on CPU.
+def fill_masks(
+    model,
+    rows,
+    plans,
+    *,
+    temperature,
+    cfg_scale,
+    remasking,
+    mask_id,
+    pad_id,
+    num_tokens,
+    seeds,
+    rows_at_once,
+    cache_refresh,
+    return_trace,
+    on_frame,
+):
+    """Reveal every row's masks by its plan (llada_inference.reveal_plan). Returns a
+    GenerationResult on CPU.
 
-    rows: for each row (ids before the masks, number of masks, ids after them), ids long [n] on CPU; the rest is generate_mdm's.
-    All bookkeeping stays on CPU: it is small, and CPU has float64 everywhere. Only the network's input and logits are on its device.
+    rows: for each row (ids before the masks, number of masks, ids after them), ids long [n] on CPU;
+    the rest is generate_mdm's.
+    All bookkeeping stays on CPU: it is small, and CPU has float64 everywhere. Only the network's
+    input and logits are on its device.
     """
     B = len(rows)
-    lengths = torch.tensor([len(before) + masks + len(after) for before, masks, after in rows], dtype=torch.long, device="cpu")       # (B,)
-    canvas = torch.full((B, int(lengths.max()) if B else 0), pad_id, device="cpu")                  # (B, L)
-    masked = torch.zeros_like(canvas, dtype=torch.bool)                                 # (B, L)
+    # (B,)
+    lengths = torch.tensor(
+        [len(before) + masks + len(after) for before, masks, after in rows],
+        dtype=torch.long,
+        device="cpu",
+    )
+    canvas = torch.full((B, int(lengths.max()) if B else 0), pad_id, device="cpu")  # (B, L)
+    masked = torch.zeros_like(canvas, dtype=torch.bool)  # (B, L)
     for row, (before, masks, after) in enumerate(rows):
-        canvas[row, :lengths[row]] = torch.cat([before, torch.full((masks,), mask_id, device="cpu"), after])
-        masked[row, len(before):len(before) + masks] = True
-    place = torch.arange(canvas.shape[1], device="cpu")                                               # (L,)
-    real = place < lengths[:, None]                                                     # (B, L)
-    given = real & ~masked                                                              # (B, L)
+        canvas[row, : lengths[row]] = torch.cat(
+            [before, torch.full((masks,), mask_id, device="cpu"), after]
+        )
+        masked[row, len(before) : len(before) + masks] = True
+    place = torch.arange(canvas.shape[1], device="cpu")  # (L,)
+    real = place < lengths[:, None]  # (B, L)
+    given = real & ~masked  # (B, L)
     cost = 2 if cfg_scale else 1
     cache = excluded = None
     if cache_refresh is not None:
@@ -76,8 +119,12 @@ def fill_masks(model, rows, plans, *, temperature, cfg_scale, remasking, mask_id
     def show(row):
         if return_trace or on_frame:
             length = int(lengths[row])
-            frame = {"t": 1 - int(masked[row].sum()) / max(rows[row][1], 1), "evaluations": evaluations[row],
-                     "ids": canvas[row, :length].tolist(), "slots": list(range(length))}
+            frame = {
+                "t": 1 - int(masked[row].sum()) / max(rows[row][1], 1),
+                "evaluations": evaluations[row],
+                "ids": canvas[row, :length].tolist(),
+                "slots": list(range(length)),
+            }
             if return_trace:
                 trace[row].append(frame)
             if on_frame:
@@ -85,40 +132,55 @@ def fill_masks(model, rows, plans, *, temperature, cfg_scale, remasking, mask_id
 
     for row in range(B):
         show(row)
-    waiting = sorted((row for row in range(B) if plans[row]), key=lambda row: -int(lengths[row]))    # neighbours of like length
+    # neighbours of like length
+    waiting = sorted((row for row in range(B) if plans[row]), key=lambda row: -int(lengths[row]))
     live, step = [], [0] * B
     while live or waiting:
         room = len(waiting) if rows_at_once is None else rows_at_once - len(live)
         live, waiting = live + waiting[:room], waiting[room:]
         L = int(lengths[live].max())
-        start, end, count = torch.tensor([plans[row][step[row]] for row in live], device="cpu").T     # (R,) each
-        offset = place[:L] - torch.tensor([len(rows[row][0]) for row in live], device="cpu")[:, None] # (R, L), place counted from the first mask
-        eligible = masked[live, :L] & (offset >= start[:, None]) & (offset < end[:, None])                 # (R, L)
-        event = torch.tensor([step[row] for row in live], device="cpu")                               # (R,)
-        if remasking == "random":        # the choice does not look at the network, so only the chosen places need logits
-            eligible = most_confident(row_uniforms(seeds[live], event, CONFIDENCE, L), eligible, count)
+        # (R,) each
+        start, end, count = torch.tensor([plans[row][step[row]] for row in live], device="cpu").T
+        # (R, L), place counted from the first mask
+        offset = (
+            place[:L] - torch.tensor([len(rows[row][0]) for row in live], device="cpu")[:, None]
+        )
+        eligible = masked[live, :L] & (offset >= start[:, None]) & (offset < end[:, None])  # (R, L)
+        event = torch.tensor([step[row] for row in live], device="cpu")  # (R,)
+        # the choice does not look at the network, so only the chosen places need logits
+        if remasking == "random":
+            eligible = most_confident(
+                row_uniforms(seeds[live], event, CONFIDENCE, L), eligible, count
+            )
         ids, text, wanted, names = canvas[live, :L], real[live, :L], eligible, live
-        if cfg_scale:                    # both halves in one batch; in the second all that was given is hidden
-            ids = torch.cat([ids, ids.masked_fill(given[live, :L], mask_id)])           # (2R, L)
-            text, wanted, names = text.repeat(2, 1), wanted.repeat(2, 1), live + [row + B for row in live]
+        if cfg_scale:  # both halves in one batch; in the second all that was given is hidden
+            ids = torch.cat([ids, ids.masked_fill(given[live, :L], mask_id)])  # (2R, L)
+            text = text.repeat(2, 1)
+            wanted = wanted.repeat(2, 1)
+            names = live + [row + B for row in live]
         if cache:
             block = [len(rows[row][0]) + plans[row][step[row]][0] for row in live] * cost
-            logits = cache.logits(names, ids, text, wanted, block)                      # (n, V), or twice that
+            logits = cache.logits(names, ids, text, wanted, block)  # (n, V), or twice that
         else:
             logits = evaluate(model, ids, text, wanted)
         if cfg_scale:
-            conditional, unconditional = logits.chunk(2)                                # (n, V) each
+            conditional, unconditional = logits.chunk(2)  # (n, V) each
             logits = unconditional + (cfg_scale + 1) * (conditional - unconditional)
         if excluded is None:
-            excluded = excluded_tokens(logits.shape[1], mask_id, None, num_tokens, logits.device)      # (V,); end of text may be drawn
-        tokens = draw_tokens(logits, excluded, temperature, row_uniforms(seeds[live], event, TOKEN, L)[eligible])          # (n,)
-        sure = log_probability(logits, tokens, excluded) if remasking == "low_confidence" else None     # (n,)
-        tokens, sure = to_cpu(tokens, sure)             # the one place where the device is waited for
+            # (V,); end of text may be drawn
+            excluded = excluded_tokens(logits.shape[1], mask_id, None, num_tokens, logits.device)
+        # (n,)
+        tokens = draw_tokens(
+            logits, excluded, temperature, row_uniforms(seeds[live], event, TOKEN, L)[eligible]
+        )
+        # (n,)
+        sure = log_probability(logits, tokens, excluded) if remasking == "low_confidence" else None
+        tokens, sure = to_cpu(tokens, sure)  # the one place where the device is waited for
         check_tokens(tokens)
-        drawn = canvas[live, :L]                                                        # (R, L)
+        drawn = canvas[live, :L]  # (R, L)
         drawn[eligible] = tokens
         if remasking == "low_confidence":
-            confidence = torch.zeros(eligible.shape, dtype=torch.float64, device="cpu")               # (R, L)
+            confidence = torch.zeros(eligible.shape, dtype=torch.float64, device="cpu")  # (R, L)
             confidence[eligible] = sure
             eligible = most_confident(confidence, eligible, count)
         canvas[live, :L] = torch.where(eligible, drawn, canvas[live, :L])
@@ -128,6 +190,19 @@ def fill_masks(model, rows, plans, *, temperature, cfg_scale, remasking, mask_id
             step[row] += 1
             show(row)
         if cache:
-            cache.drop([row + half * B for row in live if step[row] == len(plans[row]) for half in range(cost)])
+            cache.drop(
+                [
+                    row + half * B
+                    for row in live
+                    if step[row] == len(plans[row])
+                    for half in range(cost)
+                ]
+            )
         live = [row for row in live if step[row] < len(plans[row])]
-    return GenerationResult(canvas, lengths, torch.tensor(evaluations, dtype=torch.long, device="cpu"), torch.zeros(B, dtype=torch.bool, device="cpu"), trace)
+    return GenerationResult(
+        canvas,
+        lengths,
+        torch.tensor(evaluations, dtype=torch.long, device="cpu"),
+        torch.zeros(B, dtype=torch.bool, device="cpu"),
+        trace,
+    )

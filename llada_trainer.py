@@ -1,10 +1,12 @@
 """The baseline's training: plain masked diffusion (LLaDA).
 
     L = E_r E [ sum over masked answer tokens  1/r * -log p(x[i]) ],  r = mask ratio = (1 - eps) u + eps
-(arXiv 2502.09992). Here `mask_ratio` runs the other way from FlexMDM's t: 1 is all masks. The sum is divided by a constant.
-Instruction rows are filled to their length with end-of-text that belongs to the answer: attended to, noised, a target: it is
-how LLaDA learns to stop. Text rows for pretraining are padded instead; padding is neither attended to nor a target.
+(arXiv 2502.09992). Here `mask_ratio` runs the other way from FlexMDM's t: 1 is all masks. The sum
+is divided by a constant. Instruction rows are filled to their length with end-of-text that belongs
+to the answer: attended to, noised, a target: it is how LLaDA learns to stop. Text rows for
+pretraining are padded instead; padding is neither attended to nor a target.
 """
+
 import numpy as np
 import torch
 
@@ -18,14 +20,20 @@ from preprocess_code_infilling import draw_middle, frame_llada
 class LLaDACollator:
     """NoiseStream items -> masked batch.
 
-    fill_length: instruction tuning, every row is filled with pad_id (= end of text) to this length and all of it is answer;
-    None: rows are padded to the batch's longest. infill_layout: None, or the token parts that frame_llada needs.
+    fill_length: instruction tuning, every row is filled with pad_id (= end of text) to this length
+    and all of it is answer;
+    None: rows are padded to the batch's longest. infill_layout: None, or the token parts that
+    frame_llada needs.
     """
 
-    LAST_TIME = 0.0                 # the time_uniform at which training's mask ratios end: epsilon
+    LAST_TIME = 0.0  # the time_uniform at which training's mask ratios end: epsilon
 
     def __init__(self, mask_id, pad_id, fill_length=None, infill_layout=None, epsilon=1e-3):
-        self.mask_id, self.pad_id, self.fill_length, self.infill_layout, self.epsilon = mask_id, pad_id, fill_length, infill_layout, epsilon
+        self.mask_id = mask_id
+        self.pad_id = pad_id
+        self.fill_length = fill_length
+        self.infill_layout = infill_layout
+        self.epsilon = epsilon
 
     def frame(self, item):
         """(ids (n,), number of prompt tokens) of one row."""
@@ -33,7 +41,9 @@ class LLaDACollator:
         if self.infill_layout is None:
             return ids, item["prompt_length"]
         start, end = draw_middle(len(ids), item["prompt_length"], *item["random"].random(2))
-        framed, prompt_length = frame_llada(ids[:start], ids[start:end], ids[end:], self.infill_layout)
+        framed, prompt_length = frame_llada(
+            ids[:start], ids[start:end], ids[end:], self.infill_layout
+        )
         return np.asarray(framed, dtype=np.int64), prompt_length
 
     def tokens(self, item):
@@ -42,34 +52,63 @@ class LLaDACollator:
 
     def __call__(self, items):
         framed = [self.frame(item) for item in items]
-        ids = torch.from_numpy(pad_rows([row for row, _ in framed], self.pad_id, self.fill_length))            # (B, L)
-        real = torch.tensor([len(row) if self.fill_length is None else self.fill_length for row, _ in framed], device="cpu")  # (B,)
-        uniforms = torch.from_numpy(pad_rows([item["random"].random(int(n)) for item, n in zip(items, real)], 1.0, ids.shape[1]))
-        time_uniform = torch.tensor([item["time_uniform"] for item in items], dtype=torch.float64, device="cpu")
-        mask_ratio = (1 - self.epsilon) * time_uniform + self.epsilon                                           # (B,)
+        # (B, L)
+        ids = torch.from_numpy(pad_rows([row for row, _ in framed], self.pad_id, self.fill_length))
+        # (B,)
+        real = torch.tensor(
+            [len(row) if self.fill_length is None else self.fill_length for row, _ in framed],
+            device="cpu",
+        )
+        uniforms = torch.from_numpy(
+            pad_rows(
+                [item["random"].random(int(n)) for item, n in zip(items, real)], 1.0, ids.shape[1]
+            )
+        )
+        time_uniform = torch.tensor(
+            [item["time_uniform"] for item in items], dtype=torch.float64, device="cpu"
+        )
+        mask_ratio = (1 - self.epsilon) * time_uniform + self.epsilon  # (B,)
         position = torch.arange(ids.shape[1], device="cpu")
         attention_mask = position < real[:, None]
-        answer = attention_mask & (position >= torch.tensor([length for _, length in framed], device="cpu")[:, None])
+        answer = attention_mask & (
+            position >= torch.tensor([length for _, length in framed], device="cpu")[:, None]
+        )
         masks = answer & (uniforms < mask_ratio[:, None])
         places = {"mask_places": masks.flatten().nonzero()[:, 0]}
         if not attention_mask.all():
             places["token_places"] = attention_mask.flatten().nonzero()[:, 0]
-        return {"input_ids": torch.where(masks, self.mask_id, ids), "attention_mask": attention_mask, "mask_indices": masks, **places,
-                "targets": ids, "mask_ratio": mask_ratio.float(), "x1_length": torch.tensor([len(row) for row, _ in framed], device="cpu"),
-                **held_out_facts(items, [len(row) - prompt for row, prompt in framed])}
+        return {
+            "input_ids": torch.where(masks, self.mask_id, ids),
+            "attention_mask": attention_mask,
+            "mask_indices": masks,
+            **places,
+            "targets": ids,
+            "mask_ratio": mask_ratio.float(),
+            "x1_length": torch.tensor([len(row) for row, _ in framed], device="cpu"),
+            **held_out_facts(items, [len(row) - prompt for row, prompt in framed]),
+        }
 
 
 def token_costs(model, batch):
     """Cross-entropy at every masked position (M,), in fp32, and the row of each (M,)."""
-    places = places_of_masks(batch)                                                                             # (M,)
-    whole = "token_places" not in batch and ("mask_places" in batch or bool(batch["attention_mask"].all()))
-    _, costs = masked_token_costs(model, batch, batch["input_ids"], attention_mask=None if whole else batch["attention_mask"],
-                                  mask_places=places)
+    places = places_of_masks(batch)  # (M,)
+    whole = "token_places" not in batch and (
+        "mask_places" in batch or bool(batch["attention_mask"].all())
+    )
+    _, costs = masked_token_costs(
+        model,
+        batch,
+        batch["input_ids"],
+        attention_mask=None if whole else batch["attention_mask"],
+        mask_places=places,
+    )
     return costs, places // batch["input_ids"].shape[1]
 
 
 def llada_losses(model, batch):
-    """Loss of every row (B,): cross-entropy over masked answer tokens / mask_ratio, in fp32, not yet divided by anything."""
+    """Loss of every row (B,): cross-entropy over masked answer tokens / mask_ratio, in fp32, not
+    yet divided by anything.
+    """
     mask_ratio = batch["mask_ratio"]
     costs, row = token_costs(model, batch)
     weighted = costs / mask_ratio[row]
@@ -78,12 +117,18 @@ def llada_losses(model, batch):
 
 class LLaDATrainer(DiffusionTrainer):
     """Hugging Face Trainer on the masked diffusion loss."""
+
     TERMS = ("unmask",)
 
     def row_terms(self, model, batch):
         losses = llada_losses(model, batch)
-        self.note(len(losses), batch["attention_mask"].sum(), unmask_loss=losses.detach(), masks=batch["mask_indices"].sum(1),
-                  tokens=batch["x1_length"])
+        self.note(
+            len(losses),
+            batch["attention_mask"].sum(),
+            unmask_loss=losses.detach(),
+            masks=batch["mask_indices"].sum(1),
+            tokens=batch["x1_length"],
+        )
         return {"unmask": losses}
 
     def rest_terms(self, model, batch):

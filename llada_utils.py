@@ -1,4 +1,5 @@
-"""Loading and saving: base weights, tokenizer, LoRA, checkpoints of every kind, export; devices, seeds and the process group.
+"""Loading and saving: base weights, tokenizer, LoRA, checkpoints of every kind, export; devices,
+seeds and the process group.
 
 What can be read, by the files of a folder (or hub id):
     LLaDA             config.json (model_type llada) + model.safetensors, or shards with model.safetensors.index.json
@@ -10,6 +11,7 @@ Missing, unexpected or misshapen tensors are errors that list them. No hub code 
     python llada_utils.py export --checkpoint_path runs/IFT_math --output_dir merged       LoRA merged: loads without peft or base
 (other bases than LLaDA's: new_base.py)
 """
+
 import argparse
 import hashlib
 import json
@@ -30,34 +32,50 @@ from network_graphs import TrunkGraphs
 from packed_rows import has_varlen
 from records import InputError, run, write_json, write_text
 
-LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "transformer.ff_out"]       # the head, never the MLPs' ff_out (paper's code)
+# the head, never the MLPs' ff_out (paper's code)
+LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "transformer.ff_out"]
 HEADER_TOKENS = {"<|start_header_id|>": 126346, "<|end_header_id|>": 126347, "<|eot_id|>": 126348}
 LLADA_MASK_ID = 126336
 CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}"
-    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' + message['content'] | trim + '<|eot_id|>' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}")
+    "{{ bos_token }}{% for message in messages %}{{ '<|start_header_id|>' + message['role'] +"
+    " '<|end_header_id|>\n\n' + message['content'] | trim + '<|eot_id|>' }}{% endfor %}{% if"
+    " add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
 
 
-# ---- folders -------------------------------------------------------------------------------------------------------------
+# ---- folders -------------------------------------------------------------------------------------
+
 
 def resolve_folder(name, flag="--model_name_or_path"):
-    """The local folder of a path or hub id (fetched: weights, configs and tokenizer only). Raises InputError naming `flag`."""
+    """The local folder of a path or hub id (fetched: weights, configs and tokenizer only). Raises
+    InputError naming `flag`.
+    """
     if Path(name).is_dir():
         return Path(name)
     if Path(name).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
         raise InputError(f"{flag}: {name} is neither a folder nor a hub id (owner/name)")
     from huggingface_hub import snapshot_download
+
     try:
-        return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors", "tokenizer*", "pytorch_model.bin"]))
-    except Exception as error:          # the hub client raises many kinds: no such repository, no access, no network
+        return Path(
+            snapshot_download(
+                str(name),
+                allow_patterns=["*.json", "*.safetensors", "tokenizer*", "pytorch_model.bin"],
+            )
+        )
+    except Exception as error:
+        # the hub client raises many kinds: no such repository, no access, no network
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{flag}: {name} is no local folder, and fetching it from the hub failed: {reason}") from None
+        raise InputError(
+            f"{flag}: {name} is no local folder, and fetching it from the hub failed: {reason}"
+        ) from None
 
 
 @contextmanager
 def complete_folder(folder):
-    """Write a folder under a temporary name beside it; it takes its place, whole, when the block ends without an error."""
+    """Write a folder under a temporary name beside it; it takes its place, whole, when the block
+    ends without an error.
+    """
     folder = Path(folder)
     staging = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(staging, ignore_errors=True)
@@ -93,26 +111,35 @@ def checkpoint_kind(path, flag="--checkpoint_path"):
             return kind
     if (folder / "pytorch_model.bin").exists():
         return "flexmdm"
-    raise InputError(f"{flag}: {path} is no checkpoint: it has neither a config.json of model_type flexmdm or llada, nor an "
-                     "adapter_config.json, nor a pytorch_model.bin")
+    raise InputError(
+        f"{flag}: {path} is no checkpoint: it has neither a config.json of model_type flexmdm or"
+        " llada, nor an adapter_config.json, nor a pytorch_model.bin"
+    )
 
 
 def checkpoint_hash(path):
     """12 hex digits over names and contents of a checkpoint's weight and config files."""
     digest = hashlib.sha256()
     for file in sorted(resolve_folder(path, "--checkpoint_path").iterdir()):
-        if file.name.endswith((".safetensors", ".bin")) or file.name in ("config.json", "adapter_config.json"):
+        if file.name.endswith((".safetensors", ".bin")) or file.name in (
+            "config.json",
+            "adapter_config.json",
+        ):
             digest.update(file.name.encode())
             with open(file, "rb") as content:
                 digest.update(hashlib.file_digest(content, "sha256").digest())
     return digest.hexdigest()[:12]
 
 
-# ---- tensors -------------------------------------------------------------------------------------------------------------
+# ---- tensors -------------------------------------------------------------------------------------
+
 
 def read_tensors(folder, name="model.safetensors"):
-    """Yield (name, tensor) of one safetensors file or of the shards that NAME.index.json lists, one tensor at a time."""
+    """Yield (name, tensor) of one safetensors file or of the shards that NAME.index.json lists, one
+    tensor at a time.
+    """
     from safetensors import SafetensorError, safe_open
+
     index = folder / f"{name}.index.json"
     if index.exists():
         weight_map = read_json(index)["weight_map"]
@@ -129,19 +156,26 @@ def read_tensors(folder, name="model.safetensors"):
                 for tensor_name in names or content.keys():
                     yield tensor_name, content.get_tensor(tensor_name)
         except (OSError, SafetensorError) as error:
-            raise InputError(f"cannot read {folder / file} (damaged or cut short?): {error}") from None
+            raise InputError(
+                f"cannot read {folder / file} (damaged or cut short?): {error}"
+            ) from None
 
 
 def load_into(model, tensors, dtype_of, device, source, expected=None):
-    """Put (name, tensor) pairs into a model built on the meta device, each cast to dtype_of(name), none copied twice.
+    """Put (name, tensor) pairs into a model built on the meta device, each cast to dtype_of(name),
+    none copied twice.
 
-    expected: names that must come (default: all of the model's). Raises InputError listing what is missing, unexpected, misshapen.
+    expected: names that must come (default: all of the model's). Raises InputError listing what is
+    missing, unexpected, misshapen.
     """
     have = dict(model.named_parameters())
     expected = set(have if expected is None else expected)
     size = sum(have[name].numel() * dtype_of(name).itemsize for name in expected & have.keys())
-    require_room(device, {"weights": size},
-                 "what helps: --dtype bfloat16 where it is float32, or --device cpu")
+    require_room(
+        device,
+        {"weights": size},
+        "what helps: --dtype bfloat16 where it is float32, or --device cpu",
+    )
     unexpected, misshapen, seen = [], [], set()
     for name, tensor in tensors:
         if name not in expected or name in seen:
@@ -151,46 +185,79 @@ def load_into(model, tensors, dtype_of, device, source, expected=None):
             seen.add(name)
         else:
             parent, _, leaf = name.rpartition(".")
-            new = torch.nn.Parameter(tensor.to(device, dtype_of(name)), requires_grad=have[name].requires_grad)
+            new = torch.nn.Parameter(
+                tensor.to(device, dtype_of(name)), requires_grad=have[name].requires_grad
+            )
             setattr(model.get_submodule(parent), leaf, new)
             seen.add(name)
-    problems = [f"{what} {', '.join(sorted(names)[:8])}{' ...' if len(names) > 8 else ''}"
-                for what, names in [("missing", expected - seen), ("unexpected", unexpected), ("misshapen", misshapen)] if names]
+    problems = [
+        f"{what} {', '.join(sorted(names)[:8])}{' ...' if len(names) > 8 else ''}"
+        for what, names in [
+            ("missing", expected - seen),
+            ("unexpected", unexpected),
+            ("misshapen", misshapen),
+        ]
+        if names
+    ]
     if problems:
         raise InputError(f"{source} does not fit the network: {'; '.join(problems)}")
 
 
 def write_tensors(state, folder):
     from huggingface_hub import save_torch_state_dict
-    save_torch_state_dict({name: tensor.detach().contiguous() for name, tensor in state.items()}, folder)
+
+    save_torch_state_dict(
+        {name: tensor.detach().contiguous() for name, tensor in state.items()}, folder
+    )
 
 
-# ---- LoRA ----------------------------------------------------------------------------------------------------------------
+# ---- LoRA ----------------------------------------------------------------------------------------
+
 
 def add_lora(backbone, lora):
-    """Freeze a LLaDA and give it LoRA (peft) on q, k, v and the head. lora: {"r", "lora_alpha", "lora_dropout"}. Adapters are fp32."""
+    """Freeze a LLaDA and give it LoRA (peft) on q, k, v and the head. lora: {"r", "lora_alpha",
+    "lora_dropout"}. Adapters are fp32.
+    """
     from peft import LoraConfig, inject_adapter_in_model
-    config = lora if isinstance(lora, LoraConfig) else LoraConfig(target_modules=list(LORA_TARGETS), bias="none", **lora)
+
+    config = (
+        lora
+        if isinstance(lora, LoraConfig)
+        else LoraConfig(target_modules=list(LORA_TARGETS), bias="none", **lora)
+    )
     backbone.requires_grad_(False)
     on_meta = next(backbone.parameters()).device.type == "meta"
     inject_adapter_in_model(config, backbone, low_cpu_mem_usage=on_meta)
     for parameter in backbone.parameters():
         if parameter.requires_grad:
-            parameter.data = parameter.data.float()         # bf16 adapters under plain AdamW lose small updates
+            # bf16 adapters under plain AdamW lose small updates
+            parameter.data = parameter.data.float()
     return backbone
 
 
 def quantize_base(model):
-    """The frozen matrices of all blocks in 4 bits (bitsandbytes, NF4), in place; they are packed when the model moves to its device.
+    """The frozen matrices of all blocks in 4 bits (bitsandbytes, NF4), in place; they are packed
+    when the model moves to its device.
 
-    LoRA, norms, embedding, head and the FlexMDM's own parts stay as they are. Training then takes a quarter of the memory for the base."""
+    LoRA, norms, embedding, head and the FlexMDM's own parts stay as they are. Training then takes a
+    quarter of the memory for the base.
+    """
     import bitsandbytes
+
     for parent in list(getattr(model, "backbone", model).model.transformer.blocks.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is torch.nn.Linear and not child.weight.requires_grad:
-                packed = bitsandbytes.nn.Linear4bit(child.in_features, child.out_features, bias=False, compute_dtype=child.weight.dtype, quant_type="nf4",
-                                                    device="meta")
-                packed.weight = bitsandbytes.nn.Params4bit(child.weight.data, requires_grad=False, quant_type="nf4")
+                packed = bitsandbytes.nn.Linear4bit(
+                    child.in_features,
+                    child.out_features,
+                    bias=False,
+                    compute_dtype=child.weight.dtype,
+                    quant_type="nf4",
+                    device="meta",
+                )
+                packed.weight = bitsandbytes.nn.Params4bit(
+                    child.weight.data, requires_grad=False, quant_type="nf4"
+                )
                 setattr(parent, name, packed)
     return model
 
@@ -198,6 +265,7 @@ def quantize_base(model):
 def merge_lora(model):
     """W + alpha/r B A in place of every adapted layer, and no peft layer left."""
     from peft.tuners.lora import LoraLayer
+
     for name, module in list(model.named_modules()):
         if isinstance(module, LoraLayer):
             module.merge()
@@ -211,16 +279,20 @@ def merge_lora(model):
 
 
 def with_base_layer(names):
-    """Maps a base checkpoint's tensor name to its place beside LoRA: ....q_proj.weight -> ....q_proj.base_layer.weight."""
+    """Maps a base checkpoint's tensor name to its place beside LoRA: ....q_proj.weight ->
+    ....q_proj.base_layer.weight.
+    """
     names = set(names)
 
     def place(name):
         wrapped = f"{name.removesuffix('.weight')}.base_layer.weight"
         return wrapped if wrapped in names else name
+
     return place
 
 
-# ---- loading -------------------------------------------------------------------------------------------------------------
+# ---- loading -------------------------------------------------------------------------------------
+
 
 def llada_config(folder):
     try:
@@ -232,8 +304,9 @@ def llada_config(folder):
 def load_llada(path_or_hub_id, base=None, dtype=torch.float32, device="cpu", merge=True):
     """A LLaDA base or instruct model, or one with a PEFT adapter folder on it, in eval mode.
 
-    base: overrides the base that an adapter folder names; merge=False keeps the adapter trainable beside a frozen base.
-    model(input_ids, attention_mask=None).logits is (B, L, V). Raises InputError for anything that does not fit.
+    base: overrides the base that an adapter folder names; merge=False keeps the adapter trainable
+    beside a frozen base. model(input_ids, attention_mask=None).logits is (B, L, V). Raises
+    InputError for anything that does not fit.
     """
     folder = resolve_folder(path_or_hub_id)
     if not (folder / "adapter_config.json").exists():
@@ -243,15 +316,25 @@ def load_llada(path_or_hub_id, base=None, dtype=torch.float32, device="cpu", mer
         load_into(model, read_tensors(folder), lambda name: dtype, device, folder)
         return model.eval()
     from peft import LoraConfig
+
     try:
         adapter = LoraConfig.from_pretrained(str(folder))
     except Exception as error:
-        raise InputError(f"{folder / 'adapter_config.json'} is no LoRA configuration: {error}") from None
+        raise InputError(
+            f"{folder / 'adapter_config.json'} is no LoRA configuration: {error}"
+        ) from None
     model = load_llada(base or adapter.base_model_name_or_path, dtype=dtype, device=device)
-    adapter.inference_mode = False          # else peft freezes the adapter as well
+    adapter.inference_mode = False  # else peft freezes the adapter as well
     add_lora(model, adapter)
-    names = {f"base_model.model.{name.replace('.default.', '.')}": name for name, p in model.named_parameters() if p.requires_grad}
-    tensors = ((names.get(name, name), tensor) for name, tensor in read_tensors(folder, "adapter_model.safetensors"))
+    names = {
+        f"base_model.model.{name.replace('.default.', '.')}": name
+        for name, p in model.named_parameters()
+        if p.requires_grad
+    }
+    tensors = (
+        (names.get(name, name), tensor)
+        for name, tensor in read_tensors(folder, "adapter_model.safetensors")
+    )
     load_into(model, tensors, lambda name: torch.float32, device, folder, expected=names.values())
     return (merge_lora(model) if merge else model).eval()
 
@@ -260,9 +343,18 @@ def flexmdm_config(folder):
     content = read_json(folder / "config.json")
     known = set(FlexMDMConfig.__annotations__) | {"architectures", "model_type"}
     if content.get("model_type") != "flexmdm" or set(content) - known:
-        raise InputError(f"{folder / 'config.json'}: not a FlexMDM config this version knows ({', '.join(set(content) - known) or 'model_type'})")
+        raise InputError(
+            f"{folder / 'config.json'}: not a FlexMDM config this version knows"
+            f" ({', '.join(set(content) - known) or 'model_type'})"
+        )
     try:
-        return FlexMDMConfig(**{key: value for key, value in content.items() if key not in ("architectures", "model_type")})
+        return FlexMDMConfig(
+            **{
+                key: value
+                for key, value in content.items()
+                if key not in ("architectures", "model_type")
+            }
+        )
     except ValueError as error:
         raise InputError(f"{folder / 'config.json'}: {error}") from None
 
@@ -280,14 +372,22 @@ def build_flexmdm(config):
 
 
 def new_flexmdm(base, dtype=torch.float32, device="cpu", **settings):
-    """A FlexMDM that starts as the LLaDA `base` (path or hub id): its weights, zero modulation, a fresh insertion head.
+    """A FlexMDM that starts as the LLaDA `base` (path or hub id): its weights, zero modulation, a
+    fresh insertion head.
 
-    settings: fields of FlexMDMConfig; lora=None trains every parameter. New parts and adapters are fp32, the base `dtype`.
+    settings: fields of FlexMDMConfig; lora=None trains every parameter. New parts and adapters are
+    fp32, the base `dtype`.
     """
     folder = resolve_folder(base)
     backbone = llada_config(folder)
-    config = FlexMDMConfig(backbone=backbone.to_json(), base_model_name_or_path=str(base), mask_token_id=backbone.mask_token_id,
-                           pad_token_id=backbone.pad_token_id, holds="trainable" if settings.get("lora") else "everything", **settings)
+    config = FlexMDMConfig(
+        backbone=backbone.to_json(),
+        base_model_name_or_path=str(base),
+        mask_token_id=backbone.mask_token_id,
+        pad_token_id=backbone.pad_token_id,
+        holds="trainable" if settings.get("lora") else "everything",
+        **settings,
+    )
     model = build_flexmdm(FlexMDMConfig(**{**own_fields(config), "lora": None}))
     load_into(model.backbone, read_tensors(folder), lambda name: dtype, device, folder)
     for part in model.new_parts():
@@ -299,10 +399,14 @@ def new_flexmdm(base, dtype=torch.float32, device="cpu", **settings):
     return model.eval()
 
 
-def load_flexmdm(checkpoint, base=None, lora_alpha=None, dtype=torch.float32, device="cpu", merge=True):
-    """A FlexMDM checkpoint of ours, an exported one, or the paper code's pytorch_model.bin (then `base` is needed), in eval mode.
+def load_flexmdm(
+    checkpoint, base=None, lora_alpha=None, dtype=torch.float32, device="cpu", merge=True
+):
+    """A FlexMDM checkpoint of ours, an exported one, or the paper code's pytorch_model.bin (then
+    `base` is needed), in eval mode.
 
-    lora_alpha: for pytorch_model.bin only, which does not hold it (default: r). dtype is the backbone's; the new parts stay fp32.
+    lora_alpha: for pytorch_model.bin only, which does not hold it (default: r). dtype is the
+    backbone's; the new parts stay fp32.
     """
     folder = resolve_folder(checkpoint, "--checkpoint_path")
     if checkpoint_kind(folder) != "flexmdm":
@@ -311,7 +415,10 @@ def load_flexmdm(checkpoint, base=None, lora_alpha=None, dtype=torch.float32, de
     def dtype_of(name):
         return dtype if name.startswith("backbone.") and ".lora_" not in name else torch.float32
 
-    if not (folder / "config.json").exists() or read_json(folder / "config.json").get("model_type") != "flexmdm":
+    if (
+        not (folder / "config.json").exists()
+        or read_json(folder / "config.json").get("model_type") != "flexmdm"
+    ):
         model = load_paper_checkpoint(folder, base, lora_alpha, dtype_of, device)
     else:
         config = flexmdm_config(folder)
@@ -322,32 +429,67 @@ def load_flexmdm(checkpoint, base=None, lora_alpha=None, dtype=torch.float32, de
         else:
             base_folder = resolve_folder(base or config.base_model_name_or_path, "--base_model")
             if llada_config(base_folder).to_json() != config.backbone:
-                raise InputError(f"--base_model: {base_folder} has another config.json than the base of {folder}")
+                raise InputError(
+                    f"--base_model: {base_folder} has another config.json than the base of {folder}"
+                )
             frozen = {name for name, parameter in names.items() if not parameter.requires_grad}
             place = with_base_layer(names)
-            load_into(model, ((place(f"backbone.{name}"), tensor) for name, tensor in read_tensors(base_folder)), dtype_of, device,
-                      base_folder, expected=frozen)
-            load_into(model, read_tensors(folder), dtype_of, device, folder, expected=set(names) - frozen)
+            load_into(
+                model,
+                ((place(f"backbone.{name}"), tensor) for name, tensor in read_tensors(base_folder)),
+                dtype_of,
+                device,
+                base_folder,
+                expected=frozen,
+            )
+            load_into(
+                model, read_tensors(folder), dtype_of, device, folder, expected=set(names) - frozen
+            )
     return (merge_lora(model) if merge else model).eval()
 
 
 def load_paper_checkpoint(folder, base, lora_alpha, dtype_of, device):
-    """torch.save of the authors' whole wrapper: PEFT's names inside, temb_mod repeated in every block of a group of 8."""
+    """torch.save of the authors' whole wrapper: PEFT's names inside, temb_mod repeated in every
+    block of a group of 8.
+    """
     if base is None:
-        raise InputError(f"--base_model: {folder} has no config of its own; name the LLaDA folder (or hub id) whose config.json fits it")
+        raise InputError(
+            f"--base_model: {folder} has no config of its own; name the LLaDA folder (or hub id)"
+            " whose config.json fits it"
+        )
     backbone = llada_config(resolve_folder(base, "--base_model"))
     try:
-        state = torch.load(folder / "pytorch_model.bin", weights_only=True, mmap=True, map_location="cpu")
+        state = torch.load(
+            folder / "pytorch_model.bin", weights_only=True, mmap=True, map_location="cpu"
+        )
     except Exception as error:
-        raise InputError(f"cannot read {folder / 'pytorch_model.bin'}: {str(error).splitlines()[0]}") from None
+        raise InputError(
+            f"cannot read {folder / 'pytorch_model.bin'}: {str(error).splitlines()[0]}"
+        ) from None
     prefix = "backbone.base_model.model.model.transformer."
-    rank = next((tensor.shape[0] for name, tensor in state.items() if name.endswith("lora_A.default.weight")), None)
+    rank = next(
+        (
+            tensor.shape[0]
+            for name, tensor in state.items()
+            if name.endswith("lora_A.default.weight")
+        ),
+        None,
+    )
     if rank is None:
-        raise InputError(f"{folder / 'pytorch_model.bin'} holds no LoRA tensors: not a FlexMDM of the paper's code")
+        raise InputError(
+            f"{folder / 'pytorch_model.bin'} holds no LoRA tensors: not a FlexMDM of the paper's"
+            " code"
+        )
     config = FlexMDMConfig(
-        backbone=backbone.to_json(), base_model_name_or_path=str(base), time_scale=1.0, length_head="softplus", attend_to_padding=True,
-        mask_token_id=backbone.mask_token_id, pad_token_id=backbone.pad_token_id,
-        lora={"r": rank, "lora_alpha": lora_alpha or rank, "lora_dropout": 0.1})
+        backbone=backbone.to_json(),
+        base_model_name_or_path=str(base),
+        time_scale=1.0,
+        length_head="softplus",
+        attend_to_padding=True,
+        mask_token_id=backbone.mask_token_id,
+        pad_token_id=backbone.pad_token_id,
+        lora={"r": rank, "lora_alpha": lora_alpha or rank, "lora_dropout": 0.1},
+    )
     model = build_flexmdm(config)
     group = config.adaln_group_size
     owner = re.compile(re.escape(prefix) + r"blocks\.(\d+)\.temb_mod\.(weight|bias)")
@@ -362,10 +504,16 @@ def load_paper_checkpoint(folder, base, lora_alpha, dtype_of, device):
                 copies.append(name)
         else:
             tensors.append((name.replace(prefix, "backbone.model.transformer.", 1), tensor))
-    repeated = {f"{prefix}blocks.{block}.temb_mod.{leaf}" for block in range(backbone.n_layers) for leaf in ("weight", "bias")}
+    repeated = {
+        f"{prefix}blocks.{block}.temb_mod.{leaf}"
+        for block in range(backbone.n_layers)
+        for leaf in ("weight", "bias")
+    }
     if copies or repeated - set(state):
-        raise InputError(f"{folder / 'pytorch_model.bin'}: temb_mod of a group of {group} blocks is missing or differs within it: "
-                         f"{', '.join(sorted(copies + list(repeated - set(state)))[:8])}")
+        raise InputError(
+            f"{folder / 'pytorch_model.bin'}: temb_mod of a group of {group} blocks is missing or"
+            f" differs within it: {', '.join(sorted(copies + list(repeated - set(state)))[:8])}"
+        )
     load_into(model, tensors, dtype_of, device, folder / "pytorch_model.bin")
     return model
 
@@ -373,10 +521,12 @@ def load_paper_checkpoint(folder, base, lora_alpha, dtype_of, device):
 def load_tokenizer(path_or_hub_id):
     """The tokenizer beside a model, with mask_token_id and pad_token_id as the config there says.
 
-    LLaDA-8B-Base may lack the three header tokens and the chat template: they are added at exactly the ids that LLaDA-8B-Instruct
-    has them (the embedding has the rows), and checked. Raises InputError.
+    LLaDA-8B-Base may lack the three header tokens and the chat template: they are added at exactly
+    the ids that LLaDA-8B-Instruct has them (the embedding has the rows), and checked. Raises
+    InputError.
     """
     from transformers import PreTrainedTokenizerFast
+
     folder = resolve_folder(path_or_hub_id, "--tokenizer")
     if not (folder / "tokenizer.json").exists():
         raise InputError(f"{folder} holds no tokenizer.json")
@@ -386,11 +536,20 @@ def load_tokenizer(path_or_hub_id):
     if mask_id == LLADA_MASK_ID:
         while len(tokenizer) < min(HEADER_TOKENS.values()):
             tokenizer.add_tokens([f"<|filler_{len(tokenizer)}|>"], special_tokens=True)
-        tokenizer.add_tokens([token for token in HEADER_TOKENS if token not in tokenizer.get_vocab()], special_tokens=True)
-        wrong = {token: tokenizer.convert_tokens_to_ids(token) for token, place in HEADER_TOKENS.items()
-                 if tokenizer.convert_tokens_to_ids(token) != place}
+        tokenizer.add_tokens(
+            [token for token in HEADER_TOKENS if token not in tokenizer.get_vocab()],
+            special_tokens=True,
+        )
+        wrong = {
+            token: tokenizer.convert_tokens_to_ids(token)
+            for token, place in HEADER_TOKENS.items()
+            if tokenizer.convert_tokens_to_ids(token) != place
+        }
         if wrong:
-            raise InputError(f"{folder}: header tokens are not where LLaDA has them: {wrong} instead of {HEADER_TOKENS}")
+            raise InputError(
+                f"{folder}: header tokens are not where LLaDA has them: {wrong} instead of"
+                f" {HEADER_TOKENS}"
+            )
     if not tokenizer.chat_template:
         tokenizer.chat_template = CHAT_TEMPLATE
     if mask_id is not None:
@@ -398,20 +557,28 @@ def load_tokenizer(path_or_hub_id):
     if config.get("pad_token_id") is not None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config["pad_token_id"])
     if tokenizer.mask_token_id is None or tokenizer.pad_token_id is None:
-        raise InputError(f"{folder}: no mask or padding token, neither in a config.json beside the tokenizer nor in the tokenizer")
+        raise InputError(
+            f"{folder}: no mask or padding token, neither in a config.json beside the tokenizer nor"
+            " in the tokenizer"
+        )
     return tokenizer
 
 
-# ---- saving --------------------------------------------------------------------------------------------------------------
+# ---- saving --------------------------------------------------------------------------------------
+
 
 def own_fields(config):
-    return {key: getattr(config, key) for key in FlexMDMConfig.__annotations__ if hasattr(config, key)}
+    return {
+        key: getattr(config, key) for key in FlexMDMConfig.__annotations__ if hasattr(config, key)
+    }
 
 
 def write_checkpoint(model, folder, tokenizer, state=None, card=""):
-    """Write a model of either kind into an existing folder: config, tensors, tokenizer and model card.
+    """Write a model of either kind into an existing folder: config, tensors, tokenizer and model
+    card.
 
-    FlexMDM: the trainable tensors (config.holds), LLaDA with LoRA: a PEFT adapter folder, LLaDA: a LLaDA folder.
+    FlexMDM: the trainable tensors (config.holds), LLaDA with LoRA: a PEFT adapter folder, LLaDA: a
+    LLaDA folder.
     state: the whole state dict where the model itself does not hold it (ZeRO, FSDP).
     """
     folder = Path(folder)
@@ -421,38 +588,59 @@ def write_checkpoint(model, folder, tokenizer, state=None, card=""):
         if model.config.holds == "trainable":
             state = {name: tensor for name, tensor in state.items() if name in trainable}
         write_tensors(state, folder)
-        write_json(folder / "config.json", {"architectures": ["LLaDADiT"], "model_type": "flexmdm", **own_fields(model.config)})
+        write_json(
+            folder / "config.json",
+            {"architectures": ["LLaDADiT"], "model_type": "flexmdm", **own_fields(model.config)},
+        )
     elif hasattr(model, "peft_config"):
         from safetensors.torch import save_file
+
         adapter = model.peft_config["default"]
         adapter.base_model_name_or_path = model.name_or_path
         adapter.save_pretrained(str(folder))
-        save_file({f"base_model.model.{name.replace('.default.', '.')}": tensor.detach().contiguous()
-                   for name, tensor in state.items() if name in trainable}, folder / "adapter_model.safetensors")
+        save_file(
+            {
+                f"base_model.model.{name.replace('.default.', '.')}": tensor.detach().contiguous()
+                for name, tensor in state.items()
+                if name in trainable
+            },
+            folder / "adapter_model.safetensors",
+        )
     else:
         write_tensors(state, folder)
         write_json(folder / "config.json", model.config.to_json())
     tokenizer.save_pretrained(str(folder))
     write_text(folder / "README.md", card or "No model card was given.\n")
     for file in folder.glob("*.safetensors"):
-        shutil.copymode(folder / "README.md", file)         # safetensors makes its files readable by their owner alone
+        # safetensors makes its files readable by their owner alone
+        shutil.copymode(folder / "README.md", file)
 
 
 def export_merged(checkpoint, output_dir, base=None, lora_alpha=None, dtype=torch.float32):
-    """Merge LoRA and write a folder that needs neither peft nor the base. Either kind of checkpoint."""
+    """Merge LoRA and write a folder that needs neither peft nor the base. Either kind of
+    checkpoint.
+    """
     if checkpoint_kind(checkpoint) == "flexmdm":
         model = load_flexmdm(checkpoint, base, lora_alpha, dtype)
-        model.config = FlexMDMConfig(**{**own_fields(model.config), "lora": None, "holds": "everything"})
+        model.config = FlexMDMConfig(
+            **{**own_fields(model.config), "lora": None, "holds": "everything"}
+        )
     else:
         model = load_llada(checkpoint, base, dtype)
         vars(model).pop("peft_config", None)
     folder = resolve_folder(checkpoint)
     tokenizer = load_tokenizer(folder if (folder / "tokenizer.json").exists() else base)
     with complete_folder(output_dir) as staging:
-        write_checkpoint(model, staging, tokenizer, card=f"# Exported model\n\nLoRA of `{checkpoint}` merged into its base.\n")
+        write_checkpoint(
+            model,
+            staging,
+            tokenizer,
+            card=f"# Exported model\n\nLoRA of `{checkpoint}` merged into its base.\n",
+        )
 
 
-# ---- devices, seeds, process group ---------------------------------------------------------------------------------------
+# ---- devices, seeds, process group ---------------------------------------------------------------
+
 
 def pick_device(name="auto"):
     """auto: cuda (this process's GPU), else mps, else cpu, by asking torch what exists.
@@ -483,20 +671,26 @@ def pick_dtype(name, device):
 
 
 def compile_network(model):
-    """torch.compile of the blocks in place, for any batch size and length: they are equal, so one compilation serves them all. Gradient
-    checkpointing and the hooks of sharding stay outside of it.
+    """torch.compile of the blocks in place, for any batch size and length: they are equal, so one
+    compilation serves them all. Gradient checkpointing and the hooks of sharding stay outside of
+    it.
 
     Raises InputError where a CPU network would need a compiler that is not there."""
-    if next(model.parameters()).device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
-        raise InputError("--torch_compile: on a CPU it needs a C++ compiler, and there is no g++ or clang++")
+    if next(model.parameters()).device.type == "cpu" and not any(
+        map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))
+    ):
+        raise InputError(
+            "--torch_compile: on a CPU it needs a C++ compiler, and there is no g++ or clang++"
+        )
     compiled = torch.compile(LLaDABlock.body, dynamic=True)
     for block in getattr(model, "backbone", model).model.transformer.blocks:
         block.body = MethodType(compiled, block)
 
 
 def speed_up_sampling(model, torch_compile=False):
-    """Make a loaded model (LoRA merged) ready to sample: on a GPU in half precision fused projections, CUDA graphs and TF32 for the fp32 parts,
-    and compiled blocks where asked for. What it computes stays the same, to rounding."""
+    """Make a loaded model (LoRA merged) ready to sample: on a GPU in half precision fused
+    projections, CUDA graphs and TF32 for the fp32 parts, and compiled blocks where asked for. What
+    it computes stays the same, to rounding."""
     if torch_compile:
         compile_network(model)
     backbone = getattr(model, "backbone", model)
@@ -504,11 +698,14 @@ def speed_up_sampling(model, torch_compile=False):
         for block in backbone.model.transformer.blocks:
             block.fuse()
         model.graphs = TrunkGraphs(model.trunk)
-        torch.set_float32_matmul_precision("high")      # length head, time MLP: finer than the bf16 that they read
+        # length head, time MLP: finer than the bf16 that they read
+        torch.set_float32_matmul_precision("high")
 
 
 def end_process_group():
-    """Leave a distributed run in order: barrier, destroy, flush, pause. gloo can otherwise abort a finished process at exit."""
+    """Leave a distributed run in order: barrier, destroy, flush, pause. gloo can otherwise abort a
+    finished process at exit.
+    """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
@@ -517,14 +714,19 @@ def end_process_group():
         time.sleep(0.5)
 
 
-# ---- command line --------------------------------------------------------------------------------------------------------
+# ---- command line --------------------------------------------------------------------------------
+
 
 def make_parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     export = parser.add_subparsers(dest="command", required=True).add_parser("export")
     export.add_argument("--checkpoint_path", required=True)
     export.add_argument("--base_model", help="overrides the base the checkpoint names")
-    export.add_argument("--lora_alpha", type=float, help="of the paper code's pytorch_model.bin (default r)")
+    export.add_argument(
+        "--lora_alpha", type=float, help="of the paper code's pytorch_model.bin (default r)"
+    )
     export.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
     export.add_argument("--output_dir", required=True)
     return parser
@@ -532,7 +734,13 @@ def make_parser():
 
 def main():
     args = make_parser().parse_args()
-    export_merged(args.checkpoint_path, args.output_dir, args.base_model, args.lora_alpha, pick_dtype(args.dtype, "cpu"))
+    export_merged(
+        args.checkpoint_path,
+        args.output_dir,
+        args.base_model,
+        args.lora_alpha,
+        pick_dtype(args.dtype, "cpu"),
+    )
     print(f"wrote {args.output_dir}")
 
 

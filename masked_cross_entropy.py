@@ -1,25 +1,36 @@
-"""Cross-entropy of a large vocabulary at chosen positions, a chunk of positions at a time: logits (M, V) never exist at once.
+"""Cross-entropy of a large vocabulary at chosen positions, a chunk of positions at a time: logits
+(M, V) never exist at once.
 
     loss[i] = -log softmax(head(hidden[i]))[target[i]]
-Each chunk's logits are made, reduced to its losses and dropped; the backward pass makes them again (activation checkpointing), with the
-same dropout. `head` is called as it is: LoRA on it, autocast and ZeRO-3's or FSDP's hooks work as everywhere else.
+Each chunk's logits are made, reduced to its losses and dropped; the backward pass makes them again
+(activation checkpointing), with the
+same dropout. `head` is called as it is: LoRA on it, autocast and ZeRO-3's or FSDP's hooks work as
+everywhere else.
 """
+
 import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from packed_rows import Places
 
-CHUNK_BYTES = 2**27         # of one chunk's logits in fp32; about five such arrays live in its backward. 265 positions at V = 126,464
+# of one chunk's logits in fp32; about five such arrays live in its backward. 265 positions at V =
+# 126,464
+CHUNK_BYTES = 2**27
 
 
 def cross_entropy(logits, targets):
     """-log p(target), in fp32 or finer: logits (M, V), targets (M,) -> (M,)."""
-    return F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), targets, reduction="none")
+    return F.cross_entropy(
+        logits if logits.dtype == torch.float64 else logits.float(), targets, reduction="none"
+    )
 
 
 def chunked_cross_entropy(head, hidden, targets, vocabulary):
-    """head: (m, d) -> (m, V); hidden: (M, d); targets: long (M,); vocabulary: V. -> (M,), in fp32 or finer. M may be 0."""
+    """head: (m, d) -> (m, V); hidden: (M, d); targets: long (M,); vocabulary: V. -> (M,), in fp32
+    or finer. M may be 0.
+    """
+
     def costs(hidden, targets):
         return cross_entropy(head(hidden), targets)
 
@@ -33,20 +44,29 @@ def chunked_cross_entropy(head, hidden, targets, vocabulary):
 
 
 def supports(model, what):
-    """Whether a model, or the one inside DDP or DeepSpeed, takes what a `supports_...` attribute names."""
+    """Whether a model, or the one inside DDP or DeepSpeed, takes what a `supports_...` attribute
+    names.
+    """
     while isinstance(getattr(model, "module", None), torch.nn.Module):
         model = model.module
     return getattr(model, f"supports_{what}", False)
 
 
 def places_of_masks(batch):
-    """Flat places (M,) of a batch's masks: as its collator says, who knows them without asking the device."""
-    return batch["mask_places"] if "mask_places" in batch else batch["mask_indices"].flatten().nonzero()[:, 0]
+    """Flat places (M,) of a batch's masks: as its collator says, who knows them without asking the
+    device.
+    """
+    return (
+        batch["mask_places"]
+        if "mask_places" in batch
+        else batch["mask_indices"].flatten().nonzero()[:, 0]
+    )
 
 
 def masked_token_costs(model, batch, *arguments, attention_mask, mask_places):
-    """(what the model returns, -log p(target) at every mask (M,) in fp32 or finer). batch: mask_indices and targets (B, L), and token_places
-    where rows are to be packed; mask_places: long (M,), from `places_of_masks`."""
+    """(what the model returns, -log p(target) at every mask (M,) in fp32 or finer). batch:
+    mask_indices and targets (B, L), and token_places where rows are to be packed; mask_places: long
+    (M,), from `places_of_masks`."""
     targets = batch["targets"].flatten().index_select(0, mask_places)
     options = {"attention_mask": attention_mask, "logits_mask": batch["mask_indices"]}
     if supports(model, "places") and (attention_mask is None or "token_places" in batch):
@@ -55,4 +75,6 @@ def masked_token_costs(model, batch, *arguments, attention_mask, mask_places):
         output = model(*arguments, **options, targets=targets)
         return output, output["token_loss" if "token_loss" in output else "loss"]
     output = model(*arguments, **options)
-    return output, cross_entropy(output["logits"] if isinstance(output, dict) else output.logits, targets)
+    return output, cross_entropy(
+        output["logits"] if isinstance(output, dict) else output.logits, targets
+    )

@@ -1,9 +1,13 @@
-"""CUDA graphs of a network's trunk: at sampling's sizes a GPU otherwise waits for a few thousand kernel launches an evaluation.
+"""CUDA graphs of a network's trunk: at sampling's sizes a GPU otherwise waits for a few thousand
+kernel launches an evaluation.
 
-A graph has fixed shapes, so packed rows are filled up to a bucket: of tokens (at most a sixteenth more), of rows, of the longest row. A
-bucket is captured when it is first met, in a tenth of a second, and replayed from then on, whatever rows are in it. Blocks that are compiled
-(llada_utils.compile_network) are captured compiled. Only for inference on CUDA in half precision, where attention goes by row boundaries.
+A graph has fixed shapes, so packed rows are filled up to a bucket: of tokens (at most a sixteenth
+more), of rows, of the longest row. A bucket is captured when it is first met, in a tenth of a
+second, and replayed from then on, whatever rows are in it. Blocks that are compiled
+(llada_utils.compile_network) are captured compiled. Only for inference on CUDA in half precision,
+where attention goes by row boundaries.
 """
+
 import torch
 
 from packed_rows import LONGEST_STEP, CachedRows
@@ -18,7 +22,9 @@ def bucket_of_tokens(n):
 
 
 class TrunkGraphs:
-    """trunk(ids (N,), PackedRows or CachedRows, *times (B,)) -> tuple of (N, ...), replayed from graphs. The result is overwritten by the next call."""
+    """trunk(ids (N,), PackedRows or CachedRows, *times (B,)) -> tuple of (N, ...), replayed from
+    graphs. The result is overwritten by the next call.
+    """
 
     def __init__(self, trunk):
         self.trunk, self.graphs, self.pool, self.stores = trunk, {}, None, None
@@ -29,8 +35,11 @@ class TrunkGraphs:
         key = [bucket_of_tokens(len(ids)), -(-(batch + 1) // ROWS_STEP) * ROWS_STEP, longest]
         if isinstance(rows, CachedRows):
             key.append(bucket_of_tokens(len(rows.keys)))
-            if rows.stores is not self.stores:              # other stores: what was captured with the old ones is of no use
-                self.graphs = {known: graph for known, graph in self.graphs.items() if len(known) == 3}
+            # other stores: what was captured with the old ones is of no use
+            if rows.stores is not self.stores:
+                self.graphs = {
+                    known: graph for known, graph in self.graphs.items() if len(known) == 3
+                }
                 self.stores = rows.stores
         key = tuple(key)
         if key not in self.graphs:
@@ -39,7 +48,9 @@ class TrunkGraphs:
 
 
 class TrunkGraph:
-    """One bucket: buffers of fixed shape, a row of nothing but filling behind the real ones, the captured graph and its output."""
+    """One bucket: buffers of fixed shape, a row of nothing but filling behind the real ones, the
+    captured graph and its output.
+    """
 
     def __init__(self, owner, key, ids, rows, times):
         tokens, batch, longest, *keys = key
@@ -47,12 +58,15 @@ class TrunkGraph:
         self.times = [time.new_zeros(batch) for time in times]
         self.rows = type(rows)(row, position, self.offsets(batch, ids), longest)
         if keys:
-            self.rows.stores, self.rows.written, self.rows.keys = rows.stores, ids.new_zeros(tokens), ids.new_zeros(keys[0])
+            self.rows.stores = rows.stores
+            self.rows.written = ids.new_zeros(tokens)
+            self.rows.keys = ids.new_zeros(keys[0])
             self.rows.key_offsets = self.offsets(batch, ids)
         self.fill(ids, rows, times)
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):                     # kernels load, compile and choose their work spaces outside of the capture
+        # kernels load, compile and choose their work spaces outside of the capture
+        with torch.cuda.stream(stream):
             owner.trunk(self.ids, self.rows, *self.times)
         torch.cuda.current_stream().wait_stream(stream)
         torch.cuda.synchronize()
@@ -71,19 +85,30 @@ class TrunkGraph:
         return torch.zeros(batch + 1, dtype=torch.int32, device=ids.device)
 
     def fill(self, ids, rows, times):
-        """Put one call's input into the buffers; what is behind it belongs to a row of its own and, with stores, to their last place."""
+        """Put one call's input into the buffers; what is behind it belongs to a row of its own and,
+        with stores, to their last place.
+        """
         batch = len(rows.offsets) - 1
-        wanted = [(self.ids, ids, None), (self.rows.row, rows.row, batch), (self.rows.position, rows.position, None),
-                  (self.rows.offsets, rows.offsets, len(self.ids)), *((buffer, time, None) for buffer, time in zip(self.times, times))]
+        wanted = [
+            (self.ids, ids, None),
+            (self.rows.row, rows.row, batch),
+            (self.rows.position, rows.position, None),
+            (self.rows.offsets, rows.offsets, len(self.ids)),
+            *((buffer, time, None) for buffer, time in zip(self.times, times)),
+        ]
         if isinstance(rows, CachedRows):
             last = len(rows.stores[0]) - 1
-            wanted += [(self.rows.written, rows.written, last), (self.rows.keys, rows.keys, last), (self.rows.key_offsets, rows.key_offsets, len(self.rows.keys))]
+            wanted += [
+                (self.rows.written, rows.written, last),
+                (self.rows.keys, rows.keys, last),
+                (self.rows.key_offsets, rows.key_offsets, len(self.rows.keys)),
+            ]
         for buffer, value, filling in wanted:
-            buffer[:len(value)].copy_(value)
+            buffer[: len(value)].copy_(value)
             if filling is not None:
-                buffer[len(value):].fill_(filling)
+                buffer[len(value) :].fill_(filling)
 
     def replay(self, ids, rows, times):
         self.fill(ids, rows, times)
         self.graph.replay()
-        return tuple(part[:len(ids)] for part in self.output)
+        return tuple(part[: len(ids)] for part in self.output)

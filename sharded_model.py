@@ -1,9 +1,11 @@
-"""Weights in shards, one a process: by FSDP2 (torch's fully_shard, any device) or DeepSpeed ZeRO-3; and whole tensors out of them.
+"""Weights in shards, one a process: by FSDP2 (torch's fully_shard, any device) or DeepSpeed ZeRO-3;
+and whole tensors out of them.
 
-Loading: safetensors files are mapped, not read, so a base in the dtype of its file costs page cache that all processes of a node share.
-Both functions below then take one block or parameter at a time, keep this process's part and drop the rest: none ever holds the
-whole base in memory of its own.
+Loading: safetensors files are mapped, not read, so a base in the dtype of its file costs page cache
+that all processes of a node share. Both functions below then take one block or parameter at a time,
+keep this process's part and drop the rest: none ever holds the whole base in memory of its own.
 """
+
 import torch
 from torch.distributed.tensor import DTensor
 
@@ -11,9 +13,12 @@ from llada_dit import LLaDABlock
 
 
 def shard_by_fsdp2(model, device):
-    """fully_shard every transformer block, then the rest, over all processes. In place; returns the model."""
+    """fully_shard every transformer block, then the rest, over all processes. In place; returns the
+    model.
+    """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
+
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     for module in model.modules():
         if isinstance(module, LLaDABlock):
@@ -23,44 +28,59 @@ def shard_by_fsdp2(model, device):
 
 
 def shard_by_zero3(model, deepspeed_config):
-    """What deepspeed.initialize would do after it has moved the whole model to the GPU, parameter by parameter. In place."""
+    """What deepspeed.initialize would do after it has moved the whole model to the GPU, parameter
+    by parameter. In place.
+    """
     import deepspeed
+
     deepspeed.init_distributed()
     deepspeed.zero.Init(module=model, config_dict_or_path=deepspeed_config)
     return model
 
 
 def whole_tensor(parameter):
-    """The whole value of a parameter, detached, however it is held; ZeRO's fp32 master where there is one. Every process must call it."""
+    """The whole value of a parameter, detached, however it is held; ZeRO's fp32 master where there
+    is one. Every process must call it.
+    """
     if isinstance(parameter, DTensor):
         return parameter.detach().full_tensor()
     if hasattr(parameter, "_hp_mapping") or hasattr(parameter, "ds_id"):
         from deepspeed.utils import safe_get_full_fp32_param
+
         return safe_get_full_fp32_param(parameter).detach()
     return parameter.detach()
 
 
 def copy_into(parameter, tensor):
-    """Copy a whole tensor into a parameter: into this process's part where the parameter is sharded by FSDP2."""
+    """Copy a whole tensor into a parameter: into this process's part where the parameter is sharded
+    by FSDP2.
+    """
     if not isinstance(parameter, DTensor):
         parameter.copy_(tensor)
         return
     local, mesh = parameter.to_local(), parameter.device_mesh
     parts = torch.chunk(tensor, mesh.size(), dim=parameter.placements[0].dim)
-    if mesh.get_local_rank() < len(parts):                  # fewer rows than processes: the last ones hold nothing
+    if mesh.get_local_rank() < len(parts):  # fewer rows than processes: the last ones hold nothing
         local.copy_(parts[mesh.get_local_rank()])
 
 
 def save_sharded_optimizer(model, optimizer, folder):
-    """Every process writes its part of the optimizer's state; a run on another number of processes can read it."""
+    """Every process writes its part of the optimizer's state; a run on another number of processes
+    can read it.
+    """
     import torch.distributed.checkpoint as checkpoint
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
     checkpoint.save(get_optimizer_state_dict(model, optimizer), checkpoint_id=folder)
 
 
 def load_sharded_optimizer(model, optimizer, folder):
     import torch.distributed.checkpoint as checkpoint
-    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+    from torch.distributed.checkpoint.state_dict import (
+        get_optimizer_state_dict,
+        set_optimizer_state_dict,
+    )
+
     state = get_optimizer_state_dict(model, optimizer)
     checkpoint.load(state, checkpoint_id=folder)
     set_optimizer_state_dict(model, optimizer, state)

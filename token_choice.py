@@ -1,14 +1,19 @@
-"""From vocabulary logits to tokens: how sure the network is at a position, and which token is written there.
+"""From vocabulary logits to tokens: how sure the network is at a position, and which token is
+written there.
 
-Both work through (n, V) logits in pieces, so that a vocabulary of 126,464 never needs a second full copy.
+Both work through (n, V) logits in pieces, so that a vocabulary of 126,464 never needs a second full
+copy.
 """
+
 import torch
 
-ELEMENTS_AT_ONCE = 2 ** 23               # 66 positions of LLaDA's vocabulary, 32 MiB in fp32
+ELEMENTS_AT_ONCE = 2**23  # 66 positions of LLaDA's vocabulary, 32 MiB in fp32
 
 
 def excluded_tokens(vocabulary, mask_id, pad_id, num_tokens, device):
-    """Bool (V,): ids that are never written: mask, padding, and rows of the vocabulary that have no token."""
+    """Bool (V,): ids that are never written: mask, padding, and rows of the vocabulary that have no
+    token.
+    """
     excluded = torch.zeros(vocabulary, dtype=torch.bool, device=device)
     for token in (mask_id, pad_id):
         if token is not None:
@@ -19,23 +24,26 @@ def excluded_tokens(vocabulary, mask_id, pad_id, num_tokens, device):
 
 
 def _pieces(logits):
-    at_once = ELEMENTS_AT_ONCE * (16 if logits.is_cuda else 1)          # there many small kernels cost more than 512 MiB
+    # there many small kernels cost more than 512 MiB
+    at_once = ELEMENTS_AT_ONCE * (16 if logits.is_cuda else 1)
     return logits.split(max(1, at_once // logits.shape[-1]))
 
 
 def confidence(logits, excluded, method):
-    """How sure the posterior is at each position, larger is surer; the same dtype as logits, at least fp32.
+    """How sure the posterior is at each position, larger is surer; the same dtype as logits, at
+    least fp32.
 
-    logits: (n, V); excluded: bool (V,); method: "top_prob" (largest probability), "prob_diff" (largest less second),
-    "entropy" (negative entropy, in nats). Returns (n,).
+    logits: (n, V); excluded: bool (V,); method: "top_prob" (largest probability), "prob_diff"
+    (largest less second), "entropy" (negative entropy, in nats). Returns (n,).
     """
     result = [_confidence(part, excluded, method) for part in _pieces(logits)]
     return torch.cat(result) if result else logits.new_zeros(0)
 
 
 def _confidence(part, excluded, method):
-    part = part.to(torch.promote_types(part.dtype, torch.float32)).masked_fill(excluded, -torch.inf)        # (n', V)
-    log_total = part.logsumexp(-1)                                                                          # (n',)
+    # (n', V)
+    part = part.to(torch.promote_types(part.dtype, torch.float32)).masked_fill(excluded, -torch.inf)
+    log_total = part.logsumexp(-1)  # (n',)
     if method == "top_prob":
         return (part.amax(-1) - log_total).exp()
     if method == "prob_diff":
@@ -43,47 +51,76 @@ def _confidence(part, excluded, method):
         second = part.scatter_(-1, index[:, None], -torch.inf).amax(-1)
         return (first - log_total).exp() - (second - log_total).exp()
     log_p = part.sub_(log_total[:, None])
-    return (log_p.exp() * log_p.clamp_min_(torch.finfo(log_p.dtype).min)).sum(-1)                            # 0 log 0 = 0
+    return (log_p.exp() * log_p.clamp_min_(torch.finfo(log_p.dtype).min)).sum(-1)  # 0 log 0 = 0
 
 
 def draw_tokens(logits, excluded, temperature, uniforms):
-    """One token for each position, long (n,), -1 where the logits are not numbers or nothing is left to choose from (`check_tokens`).
+    """One token for each position, long (n,), -1 where the logits are not numbers or nothing is
+    left to choose from (`check_tokens`).
 
-    logits: (n, V); excluded: bool (V,); temperature: 0 takes the most probable token (the first of equals), T > 0 draws from
-    softmax(logits / T) by inverting its distribution function; uniforms: float64 (n,) in (0, 1). Does not wait for the device.
+    logits: (n, V); excluded: bool (V,); temperature: 0 takes the most probable token (the first of
+    equals), T > 0 draws from softmax(logits / T) by inverting its distribution function; uniforms:
+    float64 (n,) in (0, 1). Does not wait for the device.
     """
-    exact = torch.float32 if logits.device.type == "mps" else torch.float64     # MPS has no float64
+    exact = torch.float32 if logits.device.type == "mps" else torch.float64  # MPS has no float64
     if temperature > 0:
         uniforms = uniforms.to(exact).to(logits.device, non_blocking=True)
     pieces = _pieces(logits)
-    tokens = [_tokens(part, excluded, temperature, u) for part, u in zip(pieces, uniforms.split(len(pieces[0]) or 1))]
+    tokens = [
+        _tokens(part, excluded, temperature, u)
+        for part, u in zip(pieces, uniforms.split(len(pieces[0]) or 1))
+    ]
     return torch.cat(tokens) if tokens else torch.zeros(0, dtype=torch.long, device=logits.device)
 
 
 def _tokens(part, excluded, temperature, u):
-    part = part.masked_fill(excluded, -torch.inf)                               # (n', V)
+    part = part.masked_fill(excluded, -torch.inf)  # (n', V)
     top, token = part.max(-1)
     if temperature > 0:
         exact = u.dtype
-        cumulative = torch.softmax(part.to(exact) / temperature, -1).cumsum_(-1)            # (n', V)
+        cumulative = torch.softmax(part.to(exact) / temperature, -1).cumsum_(-1)  # (n', V)
         total = cumulative[:, -1:]
-        last = (cumulative < total).sum(-1)             # u * total may round up to total: the last token with a share
+        # u * total may round up to total: the last token with a share
+        last = (cumulative < total).sum(-1)
         token = torch.searchsorted(cumulative, u[:, None] * total, right=True)[:, 0].minimum(last)
     return torch.where(torch.isfinite(top), token, -1)
 
 
 def check_tokens(tokens):
-    """Raises ValueError where draw_tokens had nothing to choose from. tokens: long (n,), on the CPU."""
+    """Raises ValueError where draw_tokens had nothing to choose from. tokens: long (n,), on the
+    CPU.
+    """
     if bool((tokens < 0).any()):
-        raise ValueError("the network's logits leave no token to choose (not a number, infinite, or all excluded)")
+        raise ValueError(
+            "the network's logits leave no token to choose (not a number, infinite, or all"
+            " excluded)"
+        )
 
 
 def to_cpu(*parts):
-    """The same tensors (or None) on the CPU, all of them in one transfer: values, at least fp32, and token ids below 2^24, which fp32 holds."""
+    """The same tensors (or None) on the CPU, all of them in one transfer: values, at least fp32,
+    and token ids below 2^24, which fp32 holds.
+    """
     there = [part for part in parts if part is not None]
     if any(part.device.type != "cuda" for part in there):
         return [None if part is None else part.cpu() for part in parts]
     wide = torch.float64 if any(part.dtype == torch.float64 for part in there) else torch.float32
-    flat = iter(torch.cat([part.flatten().to(wide) for part in there]).cpu().split([part.numel() for part in there]))
-    return [None if part is None else next(flat).view(part.shape).to(torch.promote_types(part.dtype, torch.float32)
-                                                                      if part.is_floating_point() else part.dtype) for part in parts]
+    flat = iter(
+        torch.cat([part.flatten().to(wide) for part in there])
+        .cpu()
+        .split([part.numel() for part in there])
+    )
+    return [
+        (
+            None
+            if part is None
+            else next(flat)
+            .view(part.shape)
+            .to(
+                torch.promote_types(part.dtype, torch.float32)
+                if part.is_floating_point()
+                else part.dtype
+            )
+        )
+        for part in parts
+    ]

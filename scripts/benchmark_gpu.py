@@ -1,5 +1,6 @@
 #!/usr/bin/env python
-"""What one GPU makes of LLaDA-8B's shapes, with random weights: training steps and sampling, beside the card's limits and a peer.
+"""What one GPU makes of LLaDA-8B's shapes, with random weights: training steps and sampling, beside
+the card's limits and a peer.
 
     python scripts/benchmark_gpu.py                          (one 80 GB GPU, at most five minutes; writes results/gpu/benchmark_CARD.json)
     python scripts/benchmark_gpu.py --only limits,sampling
@@ -7,12 +8,15 @@
 
 limits      copy bandwidth and the rate of an 8,192^3 bf16 product, measured: what the rest is to be compared with
 training    FlexMDM, LoRA r 128 on q, k, v and the head, bf16 base: loss and gradients of one micro-batch. Tokens are those that are not
-            padding; MFU counts 4 operations a frozen and 6 a trained weight and token (training_estimate.py), nothing that is computed again
+            padding; MFU counts 4 operations a frozen and 6 a trained weight and token
+            (training_estimate.py), nothing that is computed again
 trainer     the same step in the training scripts' Trainer, its data, optimizer and log included
 sampling    merged LoRA, bf16: one forward; then the event-driven sampler, 4 events an evaluation, and LLaDA's, prompts of 100 tokens and
-            answers of 150. The insertion head's numbers are replaced by an oracle's, so that answers have their length
+            answers of 150. The insertion head's numbers are replaced by an oracle's, so that
+            answers have their length
 peer        transformers' Llama of the same shape: its forward, and its LoRA step through peft on as many tokens, as its own classes come
 """
+
 import argparse
 import gc
 import json
@@ -26,7 +30,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
-from records import InputError, run, write_json  # noqa: E402
+from records import InputError, run, write_json
 
 FULL = dict(d_model=4096, n_layers=32, n_heads=32, mlp_hidden_size=12288, vocab_size=126464)
 TINY = dict(d_model=64, n_layers=2, n_heads=4, mlp_hidden_size=128, vocab_size=1000)
@@ -37,14 +41,29 @@ PARTS = ("limits", "training", "trainer", "sampling", "peer")
 
 def card(device):
     """What the numbers depend on: the card, its driver, the versions."""
+    import peft
     import torch
     import transformers
-    import peft
-    facts = {"card": platform.processor() or "CPU", "python": platform.python_version(), "torch": torch.__version__,
-             "transformers": transformers.__version__, "peft": peft.__version__, "date": time.strftime("%Y-%m-%d")}
+
+    facts = {
+        "card": platform.processor() or "CPU",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "peft": peft.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+    }
     if device.type == "cuda":
-        asked = subprocess.run(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], capture_output=True, text=True)
-        facts |= {"card": torch.cuda.get_device_name(device), "cuda": torch.version.cuda, "driver": asked.stdout.strip().splitlines()[0]}
+        asked = subprocess.run(
+            ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+        )
+        facts |= {
+            "card": torch.cuda.get_device_name(device),
+            "cuda": torch.version.cuda,
+            "driver": asked.stdout.strip().splitlines()[0],
+        }
     return facts
 
 
@@ -53,15 +72,21 @@ class Bench:
 
     def __init__(self, args):
         import torch
+
         from llada_utils import pick_device
+
         self.torch, self.device, self.small = torch, pick_device(args.device), args.small
         self.size, self.output = (TINY if args.small else FULL), args.output
         self.vocabulary = self.size["vocab_size"]
-        self.ids = dict(mask_id=self.vocabulary - 1, pad_id=self.vocabulary - 2, num_tokens=self.vocabulary - 2)
+        self.ids = dict(
+            mask_id=self.vocabulary - 1, pad_id=self.vocabulary - 2, num_tokens=self.vocabulary - 2
+        )
         self.facts = card(self.device)
         self.results, self.limits = [], {}
         if self.output is None and self.device.type == "cuda" and not args.small:
-            self.output = ROOT / "results/gpu" / f"benchmark_{self.facts['card'].replace(' ', '_')}.json"
+            self.output = (
+                ROOT / "results/gpu" / f"benchmark_{self.facts['card'].replace(' ', '_')}.json"
+            )
 
     def sync(self):
         if self.device.type == "cuda":
@@ -87,12 +112,23 @@ class Bench:
             self.torch.cuda.reset_peak_memory_stats()
 
     def peak_gib(self):
-        return self.torch.cuda.max_memory_allocated() / 2**30 if self.device.type == "cuda" else float("nan")
+        return (
+            self.torch.cuda.max_memory_allocated() / 2**30
+            if self.device.type == "cuda"
+            else float("nan")
+        )
 
     def say(self, part, name, **values):
-        values = {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in values.items() if value == value}
+        values = {
+            key: float(f"{value:.4g}") if isinstance(value, float) else value
+            for key, value in values.items()
+            if value == value
+        }
         self.results.append({"part": part, "name": name, **values})
-        print(f"{part:<9} {name:<58} " + "  ".join(f"{key} {value}" for key, value in values.items()), flush=True)
+        print(
+            f"{part:<9} {name:<58} " + "  ".join(f"{key} {value}" for key, value in values.items()),
+            flush=True,
+        )
         if self.output:
             Path(self.output).parent.mkdir(parents=True, exist_ok=True)
             write_json(self.output, {**self.facts, "limits": self.limits, "results": self.results})
@@ -100,48 +136,91 @@ class Bench:
     # ---- models and batches
 
     def fill(self, model, base_dtype):
-        """Random numbers for a model built on the meta device: base in base_dtype, everything that trains in fp32."""
+        """Random numbers for a model built on the meta device: base in base_dtype, everything that
+        trains in fp32.
+        """
         torch = self.torch
         for module in model.modules():
             for name, parameter in list(module._parameters.items()):
                 if parameter is not None:
-                    made = torch.empty_like(parameter, dtype=torch.float32 if parameter.requires_grad else base_dtype, device=self.device)
-                    made.normal_(std=0.02) if made.ndim > 1 else made.fill_(1.0 if "weight" in name else 0.0)
-                    module._parameters[name] = torch.nn.Parameter(made, requires_grad=parameter.requires_grad)
+                    made = torch.empty_like(
+                        parameter,
+                        dtype=torch.float32 if parameter.requires_grad else base_dtype,
+                        device=self.device,
+                    )
+                    (
+                        made.normal_(std=0.02)
+                        if made.ndim > 1
+                        else made.fill_(1.0 if "weight" in name else 0.0)
+                    )
+                    module._parameters[name] = torch.nn.Parameter(
+                        made, requires_grad=parameter.requires_grad
+                    )
         return model
 
     def flexmdm(self, lora=None):
         from llada_dit import FlexMDMConfig, LLaDAConfig
         from llada_utils import build_flexmdm
+
         v, size = self.vocabulary, self.size
-        backbone = LLaDAConfig(**size, n_kv_heads=size["n_heads"], embedding_size=v, mask_token_id=v - 1, pad_token_id=v - 2, eos_token_id=v - 2)
-        model = build_flexmdm(FlexMDMConfig(backbone=backbone.to_json(), mask_token_id=v - 1, pad_token_id=v - 2, lora=lora, max_length=CANVAS))
+        backbone = LLaDAConfig(
+            **size,
+            n_kv_heads=size["n_heads"],
+            embedding_size=v,
+            mask_token_id=v - 1,
+            pad_token_id=v - 2,
+            eos_token_id=v - 2,
+        )
+        model = build_flexmdm(
+            FlexMDMConfig(
+                backbone=backbone.to_json(),
+                mask_token_id=v - 1,
+                pad_token_id=v - 2,
+                lora=lora,
+                max_length=CANVAS,
+            )
+        )
         if lora is None:
             model.backbone.requires_grad_(False)
         return self.fill(model, self.torch.bfloat16)
 
     def batch(self, lengths):
-        """Rows of CANVAS tokens of which noising left that many, as FlexMDMCollator gives them; the share of masks is the linear schedules'."""
+        """Rows of CANVAS tokens of which noising left that many, as FlexMDMCollator gives them; the
+        share of masks is the linear schedules'.
+        """
         torch, v = self.torch, self.vocabulary
         random = torch.Generator().manual_seed(1)
         left = torch.tensor(lengths)
         width, t = int(left.max()), left / CANVAS
-        masked = torch.where(t < 1, -(1 - t) * torch.log1p(-t) / t, 0.0)                # P(mask | kept)
+        masked = torch.where(t < 1, -(1 - t) * torch.log1p(-t) / t, 0.0)  # P(mask | kept)
         kept = torch.arange(width) < left[:, None]
         masks = kept & (torch.rand(len(left), width, generator=random) < masked[:, None])
         targets = torch.randint(0, v - 2, (len(left), width), generator=random)
-        gaps = torch.zeros(len(left), width + 1, dtype=torch.long).scatter(1, left[:, None], (CANVAS - left)[:, None])
+        gaps = torch.zeros(len(left), width + 1, dtype=torch.long).scatter(
+            1, left[:, None], (CANVAS - left)[:, None]
+        )
         gaps_mask = torch.arange(width + 1) <= left[:, None]
-        batch = {"input_ids": torch.where(kept, torch.where(masks, v - 1, targets), v - 2), "timesteps": t.clamp(max=0.999), "xt_length": left,
-                 "mask_indices": masks, "targets": targets, "gaps": gaps, "gaps_mask": gaps_mask,
-                 "mask_places": masks.flatten().nonzero()[:, 0], "token_places": gaps_mask.flatten().nonzero()[:, 0]}
+        batch = {
+            "input_ids": torch.where(kept, torch.where(masks, v - 1, targets), v - 2),
+            "timesteps": t.clamp(max=0.999),
+            "xt_length": left,
+            "mask_indices": masks,
+            "targets": targets,
+            "gaps": gaps,
+            "gaps_mask": gaps_mask,
+            "mask_places": masks.flatten().nonzero()[:, 0],
+            "token_places": gaps_mask.flatten().nonzero()[:, 0],
+        }
         return {name: value.to(self.device) for name, value in batch.items()}
 
     def batches(self):
         """{name: lengths}: the small micro-batch of earlier measurements, and one of 16,384 tokens."""
         if self.small:
             return {"2 rows": (3, 20), "4 rows": (5, 10, 15, 20)}
-        return {"4 x 1,024, 2,391 tokens": (10, 475, 901, 1005), "32 x 1,024, 16,384 tokens": tuple(range(16, 1024, 32))}
+        return {
+            "4 x 1,024, 2,391 tokens": (10, 475, 901, 1005),
+            "32 x 1,024, 16,384 tokens": tuple(range(16, 1024, 32)),
+        }
 
 
 def measure_limits(bench):
@@ -158,6 +237,7 @@ def measure_limits(bench):
 
 def step_of(bench, model, batch):
     from flexmdm_trainer import flexmdm_losses, interpolant_of
+
     law, torch = interpolant_of(model.config), bench.torch
 
     def step():
@@ -165,11 +245,13 @@ def step_of(bench, model, batch):
         with torch.autocast(bench.device.type, torch.bfloat16):
             losses = flexmdm_losses(model, batch, law)
         ((losses["unmask"] + losses["insertion"]).sum() / CANVAS).backward()
+
     return step
 
 
 def say_training(bench, part, name, step, tokens, flops, warm=2):
     from training_estimate import peak_flops
+
     bench.forget()
     try:
         seconds = bench.seconds(step, 5, warm)
@@ -177,8 +259,14 @@ def say_training(bench, part, name, step, tokens, flops, warm=2):
         bench.say(part, name, out_of_memory=True)
         return None
     peak = peak_flops(bench.device)
-    bench.say(part, name, ms=seconds * 1e3, tokens_per_second=tokens / seconds, mfu=tokens * flops / seconds / peak if peak else float("nan"),
-              peak_GiB=bench.peak_gib())
+    bench.say(
+        part,
+        name,
+        ms=seconds * 1e3,
+        tokens_per_second=tokens / seconds,
+        mfu=tokens * flops / seconds / peak if peak else float("nan"),
+        peak_GiB=bench.peak_gib(),
+    )
     return seconds
 
 
@@ -194,6 +282,7 @@ def checkpoint_every(model, layers):
 def measure_training(bench):
     from llada_utils import compile_network
     from training_estimate import flops_a_token
+
     model = bench.flexmdm(LORA).train()
     flops = flops_a_token(model)
     (small, large), sizes = bench.batches().items(), {}
@@ -206,48 +295,96 @@ def measure_training(bench):
             checkpoint_every(model, layers)
             kept = {0: "", 1: ", checkpointing"}.get(layers, f", checkpointing every {layers}")
             title = f"{name}{kept}{', compiled' if compiled else ''}"
-            seconds = say_training(bench, "training", title, step_of(bench, model, bench.batch(lengths)), sum(lengths), flops, 3 if compiled else 2)
+            seconds = say_training(
+                bench,
+                "training",
+                title,
+                step_of(bench, model, bench.batch(lengths)),
+                sum(lengths),
+                flops,
+                3 if compiled else 2,
+            )
             sizes[title] = seconds
     model.zero_grad(set_to_none=True)
 
 
 def measure_trainer(bench):
-    """The training scripts' Trainer over random rows, and one of its micro-batches alone: what data, optimizer, log and skipping cost."""
+    """The training scripts' Trainer over random rows, and one of its micro-batches alone: what
+    data, optimizer, log and skipping cost.
+    """
     import numpy as np
+
     from flexmdm_trainer import FlexMDMCollator, FlexMDMTrainer
     from llada_utils import compile_network
     from noise_stream import NoiseStream
     from training_arguments import RunArguments
     from training_estimate import flops_a_token
+
     model, random = bench.flexmdm(LORA).train(), np.random.default_rng(0)
     length, rows_a_batch, steps = (20, 4, 4) if bench.small else (CANVAS, 8, 12)
     rows = [{"input_ids": random.integers(0, bench.vocabulary - 2, length)} for _ in range(64)]
     collator = FlexMDMCollator(model.config)
     with tempfile.TemporaryDirectory() as folder:
-        words = dict(output_dir=folder, variable_length=True, train_data="random", per_device_train_batch_size=rows_a_batch, max_steps=steps, logging_steps=4,
-                     save_strategy="no", bf16=True, gradient_checkpointing=True, sft_max_length=CANVAS, disable_tqdm=True, use_cpu=bench.device.type == "cpu")
+        words = dict(
+            output_dir=folder,
+            variable_length=True,
+            train_data="random",
+            per_device_train_batch_size=rows_a_batch,
+            max_steps=steps,
+            logging_steps=4,
+            save_strategy="no",
+            bf16=True,
+            gradient_checkpointing=True,
+            sft_max_length=CANVAS,
+            disable_tqdm=True,
+            use_cpu=bench.device.type == "cpu",
+        )
         args = RunArguments(**words)
         compile_network(model)
-        stream = NoiseStream(rows, rows_a_batch, steps, 0, expected_cost=collator.expected_cost, tokens=collator.tokens, micro_batch=rows_a_batch)
-        trainer = FlexMDMTrainer(model=model, args=args, train_dataset=stream, data_collator=collator)
+        stream = NoiseStream(
+            rows,
+            rows_a_batch,
+            steps,
+            0,
+            expected_cost=collator.expected_cost,
+            tokens=collator.tokens,
+            micro_batch=rows_a_batch,
+        )
+        trainer = FlexMDMTrainer(
+            model=model, args=args, train_dataset=stream, data_collator=collator
+        )
         trainer.train()
         log = [line for line in trainer.state.log_history if "tokens_per_second" in line]
     fastest = max(log[1:] or log, key=lambda line: line["sequences_per_second"])
     through = rows_a_batch / fastest["sequences_per_second"]
     times = []
-    for step in range(steps // 2, steps):                   # the same rows, noised alike, without the Trainer
-        batch = collator([stream[place] for place in range(step * rows_a_batch, (step + 1) * rows_a_batch)])
+    for step in range(steps // 2, steps):  # the same rows, noised alike, without the Trainer
+        batch = collator(
+            [stream[place] for place in range(step * rows_a_batch, (step + 1) * rows_a_batch)]
+        )
         batch = {name: value.to(bench.device) for name, value in batch.items()}
         times.append(bench.seconds(step_of(bench, model, batch), 2, 1))
     alone = sum(times) / len(times)
     optimizer = bench.seconds(lambda: trainer.optimizer.step(), 3, 1)
     values = {"mfu": fastest["mfu"]} if "mfu" in fastest else {}
-    bench.say("trainer", f"{rows_a_batch} x {length:,}, checkpointing, compiled", ms=through * 1e3, step_alone_ms=alone * 1e3, optimizer_ms=optimizer * 1e3,
-              over_alone_and_optimizer=through / (alone + optimizer) - 1, xt_length=fastest["xt_length"], flops_per_token=float(flops_a_token(model)), **values)
+    bench.say(
+        "trainer",
+        f"{rows_a_batch} x {length:,}, checkpointing, compiled",
+        ms=through * 1e3,
+        step_alone_ms=alone * 1e3,
+        optimizer_ms=optimizer * 1e3,
+        over_alone_and_optimizer=through / (alone + optimizer) - 1,
+        xt_length=fastest["xt_length"],
+        flops_per_token=float(flops_a_token(model)),
+        **values,
+    )
 
 
 class KnownLength:
-    """A FlexMDM whose insertion head says what a text of PROMPT + ANSWER tokens lacks. Counts calls, and the network's seconds where told to."""
+    """A FlexMDM whose insertion head says what a text of PROMPT + ANSWER tokens lacks. Counts
+    calls, and the network's seconds where told to.
+    """
+
     supports_logits_mask = supports_places = True
 
     def __init__(self, bench, model, timed=False):
@@ -268,14 +405,21 @@ class KnownLength:
             self.seconds += time.perf_counter() - started
         self.calls += 1
         self.positions += len(options["places"].tokens) if "places" in options else ids.numel()
-        have, gap = attention_mask.sum(1, keepdim=True), torch.arange(ids.shape[1] + 1, device=self.device)
+        have = attention_mask.sum(1, keepdim=True)
+        gap = torch.arange(ids.shape[1] + 1, device=self.device)
         allowed = (gap >= PROMPT) & (gap <= have)
-        return {**output, "length": allowed / allowed.sum(1, keepdim=True) * (PROMPT + ANSWER - have).clamp(min=0)}
+        return {
+            **output,
+            "length": (
+                allowed / allowed.sum(1, keepdim=True) * (PROMPT + ANSWER - have).clamp(min=0)
+            ),
+        }
 
 
 def say_forward(bench, name, model, rows, length):
     """One network evaluation of rows of a length, in which 8 places of each row get logits."""
     from packed_rows import Places
+
     torch = bench.torch
     ids = torch.randint(0, bench.vocabulary - 2, (rows, length), device=bench.device)
     text = torch.ones_like(ids, dtype=torch.bool)
@@ -288,16 +432,35 @@ def say_forward(bench, name, model, rows, length):
     t = torch.full((rows,), 0.5, device=bench.device)
     with torch.no_grad():
         seconds = bench.seconds(lambda: model(ids, t, **options), 10, 3)
-    bench.say("sampling", name, ms=seconds * 1e3, TFLOP_per_s=rows * (length + 1) * bench.flops_forward / seconds / 1e12)
+    bench.say(
+        "sampling",
+        name,
+        ms=seconds * 1e3,
+        TFLOP_per_s=rows * (length + 1) * bench.flops_forward / seconds / 1e12,
+    )
 
 
 def say_sampler(bench, name, model, rows, **options):
     from flexmdm_inference import generate_flexmdm
+
     torch = bench.torch
-    prompts = torch.randint(0, bench.vocabulary - 2, (rows, PROMPT), generator=torch.Generator().manual_seed(1))
-    settings = dict(max_length=CANVAS, sampler="event_driven", unmasking="confidence", confidence_method="prob_diff", use_sliding_window=True,
-                    bound_inflation=1.25, events_per_evaluation=4, seeds=torch.arange(rows), **bench.ids, **options)
-    generate_flexmdm(KnownLength(bench, model), prompts, **settings)                     # captures what is to be captured
+    prompts = torch.randint(
+        0, bench.vocabulary - 2, (rows, PROMPT), generator=torch.Generator().manual_seed(1)
+    )
+    settings = dict(
+        max_length=CANVAS,
+        sampler="event_driven",
+        unmasking="confidence",
+        confidence_method="prob_diff",
+        use_sliding_window=True,
+        bound_inflation=1.25,
+        events_per_evaluation=4,
+        seeds=torch.arange(rows),
+        **bench.ids,
+        **options,
+    )
+    # captures what is to be captured
+    generate_flexmdm(KnownLength(bench, model), prompts, **settings)
     bench.sync()
     started, network = time.perf_counter(), KnownLength(bench, model)
     result = generate_flexmdm(network, prompts, **settings)
@@ -306,26 +469,46 @@ def say_sampler(bench, name, model, rows, **options):
     generate_flexmdm(timed, prompts, **settings)
     own = time.perf_counter() - started - timed.seconds
     tokens = int(result.lengths.sum()) - rows * PROMPT
-    bench.say("sampling", name, calls=network.calls, ms_per_call=seconds / network.calls * 1e3, network_ms=timed.seconds / timed.calls * 1e3,
-              own_ms=own / timed.calls * 1e3, positions=network.positions / network.calls, tokens_per_second=tokens / seconds)
+    bench.say(
+        "sampling",
+        name,
+        calls=network.calls,
+        ms_per_call=seconds / network.calls * 1e3,
+        network_ms=timed.seconds / timed.calls * 1e3,
+        own_ms=own / timed.calls * 1e3,
+        positions=network.positions / network.calls,
+        tokens_per_second=tokens / seconds,
+    )
 
 
 def say_llada(bench, name, model, rows, **options):
     from llada_inference import generate_mdm
+
     torch = bench.torch
-    prompts = torch.randint(0, bench.vocabulary - 2, (rows, PROMPT), generator=torch.Generator().manual_seed(1))
-    settings = dict(steps=24, gen_length=96, block_length=32, seeds=torch.arange(rows), **bench.ids, **options)
+    prompts = torch.randint(
+        0, bench.vocabulary - 2, (rows, PROMPT), generator=torch.Generator().manual_seed(1)
+    )
+    settings = dict(
+        steps=24, gen_length=96, block_length=32, seeds=torch.arange(rows), **bench.ids, **options
+    )
     generate_mdm(model, prompts, **settings)
     bench.sync()
     started = time.perf_counter()
     result = generate_mdm(model, prompts, **settings)
     seconds = time.perf_counter() - started
     calls = int(result.evaluations.max())
-    bench.say("sampling", name, evaluations=calls, ms_per_evaluation=seconds / calls * 1e3, tokens_per_second=rows * 96 / seconds)
+    bench.say(
+        "sampling",
+        name,
+        evaluations=calls,
+        ms_per_evaluation=seconds / calls * 1e3,
+        tokens_per_second=rows * 96 / seconds,
+    )
 
 
 def measure_sampling(bench):
     from llada_utils import speed_up_sampling
+
     model = bench.flexmdm().eval()
     blocks = model.backbone.model.transformer.blocks
     bench.flops_forward = 2 * sum(parameter.numel() for parameter in blocks.parameters())
@@ -340,63 +523,108 @@ def measure_sampling(bench):
         say_forward(bench, f"forward {rows} x {length}, graphs, compiled", model, rows, length)
     for rows in (1,) if bench.small else (1, 8):
         say_sampler(bench, f"event-driven, {rows} rows, 4 events", model, rows)
-        say_sampler(bench, f"event-driven, {rows} rows, 4 events, cache_refresh 4", model, rows, cache_refresh=4)
+        say_sampler(
+            bench,
+            f"event-driven, {rows} rows, 4 events, cache_refresh 4",
+            model,
+            rows,
+            cache_refresh=4,
+        )
     llada = model.backbone
     if model.graphs is not None:
         llada.graphs = type(model.graphs)(llada.trunk)
     for rows in (1,) if bench.small else (1, 8):
         say_llada(bench, f"LLaDA, {rows} rows, blocks of 32", llada, rows)
         for refresh in (4, 8):
-            say_llada(bench, f"LLaDA, {rows} rows, blocks of 32, cache_refresh {refresh}", llada, rows, cache_refresh=refresh)
+            say_llada(
+                bench,
+                f"LLaDA, {rows} rows, blocks of 32, cache_refresh {refresh}",
+                llada,
+                rows,
+                cache_refresh=refresh,
+            )
 
 
 def measure_peer(bench):
-    """transformers' Llama of the same shape: rows padded to their longest, logits of every position, as its own loss wants them."""
+    """transformers' Llama of the same shape: rows padded to their longest, logits of every
+    position, as its own loss wants them.
+    """
     from peft import LoraConfig, inject_adapter_in_model
     from transformers import LlamaConfig, LlamaForCausalLM
+
     torch, size = bench.torch, bench.size
-    config = LlamaConfig(hidden_size=size["d_model"], num_hidden_layers=size["n_layers"], num_attention_heads=size["n_heads"],
-                         intermediate_size=size["mlp_hidden_size"], vocab_size=size["vocab_size"], max_position_embeddings=4096)
+    config = LlamaConfig(
+        hidden_size=size["d_model"],
+        num_hidden_layers=size["n_layers"],
+        num_attention_heads=size["n_heads"],
+        intermediate_size=size["mlp_hidden_size"],
+        vocab_size=size["vocab_size"],
+        max_position_embeddings=4096,
+    )
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
     model.requires_grad_(False)
     bench.fill(model, torch.bfloat16)
-    model.model.rotary_emb = type(model.model.rotary_emb)(config).to(bench.device)       # its buffers were on the meta device
+    # its buffers were on the meta device
+    model.model.rotary_emb = type(model.model.rotary_emb)(config).to(bench.device)
     for rows, length in ((1, 20),) if bench.small else ((1, 256), (32, 180)):
         ids = torch.randint(0, bench.vocabulary - 2, (rows, length), device=bench.device)
         with torch.no_grad():
             seconds = bench.seconds(lambda: model(ids, logits_to_keep=8, use_cache=False), 10, 3)
         bench.say("peer", f"Llama forward {rows} x {length}", ms=seconds * 1e3)
-    inject_adapter_in_model(LoraConfig(r=128, lora_alpha=128, target_modules=["q_proj", "k_proj", "v_proj", "lm_head"]), model)
+    inject_adapter_in_model(
+        LoraConfig(r=128, lora_alpha=128, target_modules=["q_proj", "k_proj", "v_proj", "lm_head"]),
+        model,
+    )
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name)
         if "lora_" in name:
             parameter.data = parameter.data.to(bench.device).float()
     model.train()
     from training_estimate import flops_a_token
+
     flops = flops_a_token(model)
     small, _ = bench.batches().items()
-    full = ("2 x 20", (20,) * 2) if bench.small else (f"16 x {CANVAS:,}, no padding", (CANVAS,) * 16)
+    full = (
+        ("2 x 20", (20,) * 2) if bench.small else (f"16 x {CANVAS:,}, no padding", (CANVAS,) * 16)
+    )
     for name, lengths in (small, full):
-        ids = torch.randint(0, bench.vocabulary - 2, (len(lengths), max(lengths)), device=bench.device)
-        text = torch.arange(max(lengths), device=bench.device) < torch.tensor(lengths, device=bench.device)[:, None]
+        ids = torch.randint(
+            0, bench.vocabulary - 2, (len(lengths), max(lengths)), device=bench.device
+        )
+        text = (
+            torch.arange(max(lengths), device=bench.device)
+            < torch.tensor(lengths, device=bench.device)[:, None]
+        )
         labels = torch.where(text & (torch.rand(ids.shape, device=bench.device) < 0.5), ids, -100)
         model.gradient_checkpointing_enable()
 
         def step():
             model.zero_grad(set_to_none=True)
             with torch.autocast(bench.device.type, torch.bfloat16):
-                loss = model(ids, attention_mask=None if text.all() else text.long(), labels=labels, use_cache=False).loss
+                loss = model(
+                    ids,
+                    attention_mask=None if text.all() else text.long(),
+                    labels=labels,
+                    use_cache=False,
+                ).loss
             loss.backward()
+
         say_training(bench, "peer", f"Llama {name}, checkpointing", step, sum(lengths), flops)
 
 
 def make_parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="cuda", help="default: cuda")
-    parser.add_argument("--small", action="store_true", help="a tiny network, to see that everything runs")
+    parser.add_argument(
+        "--small", action="store_true", help="a tiny network, to see that everything runs"
+    )
     parser.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
-    parser.add_argument("--output", help="JSON file (default on a GPU: results/gpu/benchmark_CARD.json)")
+    parser.add_argument(
+        "--output", help="JSON file (default on a GPU: results/gpu/benchmark_CARD.json)"
+    )
     return parser
 
 
@@ -408,16 +636,27 @@ def main():
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     bench, failed = Bench(args), False
     print(", ".join(f"{key} {value}" for key, value in bench.facts.items()), flush=True)
-    measures = {"limits": measure_limits, "training": measure_training, "trainer": measure_trainer, "sampling": measure_sampling, "peer": measure_peer}
+    measures = {
+        "limits": measure_limits,
+        "training": measure_training,
+        "trainer": measure_trainer,
+        "sampling": measure_sampling,
+        "peer": measure_peer,
+    }
     for part in args.only.split(","):
         started = time.perf_counter()
         try:
             measures[part](bench)
-        except Exception as error:                          # the other parts are worth having all the same
+        except Exception as error:  # the other parts are worth having all the same
             import traceback
+
             traceback.print_exc()
             failed = True
-            bench.say(part, "failed", error=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+            bench.say(
+                part,
+                "failed",
+                error=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            )
         bench.forget()
         bench.torch._dynamo.reset()
         print(f"{part}: {time.perf_counter() - started:.0f} s", flush=True)

@@ -5,18 +5,23 @@
     python scripts/benchmark_sampling.py --only evaluations  (the second table alone, two minutes)
     python scripts/benchmark_sampling.py --device cuda       (one GPU, bfloat16; memory is then the GPU's)
 
-First table: a network of d 256, 8 layers, vocabulary 126,464 with random weights; 4 prompts of 100 tokens; the insertion head is overridden
-by an oracle that knows of answers of 150 tokens. At 16 states spread over one trajectory of the event-driven sampler:
+First table: a network of d 256, 8 layers, vocabulary 126,464 with random weights; 4 prompts of 100
+tokens; the insertion head is overridden by an oracle that knows of answers of 150 tokens. At 16
+states spread over one trajectory of the event-driven sampler:
     plain     canvas of 1,024, logits and probabilities of the whole vocabulary at every position
     ours      the sampler's own step, everything included: canvas as long as the longest row, logits where masks compete
     compiled  ours with --torch_compile (with --compiled; the first step at each canvas length then compiles, and is not counted)
-Memory: the process's peak less what it held when the model stood ready. Each row of the table is a process of its own.
+Memory: the process's peak less what it held when the model stood ready. Each row of the table is a
+process of its own.
 
-Second table: evaluations a token for answers of 150 tokens, exact and approximated, and beside it each setting's distance from the truth:
-from a law of short strings that can be enumerated (tests/exact_posterior.py), total variation of 20,000 samples, next to pure sampling
-noise; and from a law of lengths, 10 or 40 tokens with even chances (tests/test_sampler_approximations.py), of 5,000 samples: there
-several events an evaluation do happen, while short strings have one each whatever is allowed.
+Second table: evaluations a token for answers of 150 tokens, exact and approximated, and beside it
+each setting's distance from the truth: from a law of short strings that can be enumerated
+(tests/exact_posterior.py), total variation of 20,000 samples, next to pure sampling noise; and from
+a law of lengths, 10 or 40 tokens with even chances (tests/test_sampler_approximations.py), of 5,000
+samples: there several events an evaluation do happen, while short strings have one each whatever is
+allowed.
 """
+
 import argparse
 import json
 import sys
@@ -25,39 +30,77 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts"), str(ROOT / "tests")]
-from benchmark_training import in_process, status_mib  # noqa: E402
-from gpu_memory import out_of_memory_advice  # noqa: E402
-from records import run  # noqa: E402
-from sampler_flags import ArgumentParser  # noqa: E402
+from benchmark_training import in_process, status_mib
+
+from gpu_memory import out_of_memory_advice
+from records import run
+from sampler_flags import ArgumentParser
 
 ROWS, PROMPT, ANSWER, CANVAS, STATES = 4, 100, 150, 1024, 16
 VOCABULARY, MASK, PAD = 126464, 126336, 126081
-SAMPLER = dict(mask_id=MASK, pad_id=PAD, num_tokens=126349, max_length=CANVAS, sampler="event_driven", unmasking="confidence",
-               confidence_method="prob_diff", use_sliding_window=True)
-SETTINGS = {"exact": {}, "bound_inflation 2": {"bound_inflation": 2.0}, "bound_inflation 1.25": {"bound_inflation": 1.25},
-            "1.25, 2 events": {"bound_inflation": 1.25, "events_per_evaluation": 2}, "1.25, 4 events": {"bound_inflation": 1.25, "events_per_evaluation": 4}}
+SAMPLER = dict(
+    mask_id=MASK,
+    pad_id=PAD,
+    num_tokens=126349,
+    max_length=CANVAS,
+    sampler="event_driven",
+    unmasking="confidence",
+    confidence_method="prob_diff",
+    use_sliding_window=True,
+)
+SETTINGS = {
+    "exact": {},
+    "bound_inflation 2": {"bound_inflation": 2.0},
+    "bound_inflation 1.25": {"bound_inflation": 1.25},
+    "1.25, 2 events": {"bound_inflation": 1.25, "events_per_evaluation": 2},
+    "1.25, 4 events": {"bound_inflation": 1.25, "events_per_evaluation": 4},
+}
 
 
 def network(device):
     import torch
+
     from llada_dit import FlexMDMConfig, LLaDAConfig, LLaDADiT
-    backbone = LLaDAConfig(d_model=256, n_layers=8, n_heads=8, n_kv_heads=8, mlp_hidden_size=768, vocab_size=VOCABULARY, embedding_size=VOCABULARY,
-                           mask_token_id=MASK, pad_token_id=PAD, eos_token_id=PAD)
+
+    backbone = LLaDAConfig(
+        d_model=256,
+        n_layers=8,
+        n_heads=8,
+        n_kv_heads=8,
+        mlp_hidden_size=768,
+        vocab_size=VOCABULARY,
+        embedding_size=VOCABULARY,
+        mask_token_id=MASK,
+        pad_token_id=PAD,
+        eos_token_id=PAD,
+    )
     torch.manual_seed(0)
-    model = LLaDADiT(FlexMDMConfig(backbone=backbone.to_json(), max_length=CANVAS, mask_token_id=MASK, pad_token_id=PAD)).eval()
+    model = LLaDADiT(
+        FlexMDMConfig(
+            backbone=backbone.to_json(), max_length=CANVAS, mask_token_id=MASK, pad_token_id=PAD
+        )
+    ).eval()
     return model.to(device, torch.bfloat16 if device == "cuda" else torch.float32)
 
 
 class Oracle:
-    """The network's call with a `length` that knows the answer has ANSWER tokens. `states` are the inputs of the wanted evaluations, and
-    with `ask` the network is asked there, only there."""
+    """The network's call with a `length` that knows the answer has ANSWER tokens. `states` are the
+    inputs of the wanted evaluations, and with `ask` the network is asked there, only there."""
+
     supports_logits_mask = True
 
     def __init__(self, model, wanted=(), ask=True):
-        self.model, self.device, self.config, self.wanted, self.ask, self.calls, self.states = model, model.device, model.config, set(wanted), ask, 0, []
+        self.model = model
+        self.device = model.device
+        self.config = model.config
+        self.wanted = set(wanted)
+        self.ask = ask
+        self.calls = 0
+        self.states = []
 
     def __call__(self, ids, t, attention_mask=None, logits_mask=None):
         import torch
+
         wanted = self.calls in self.wanted
         self.calls += 1
         if wanted:
@@ -65,29 +108,44 @@ class Oracle:
         if wanted and self.ask:
             output = self.model(ids, t, attention_mask=attention_mask, logits_mask=logits_mask)
         else:
-            output = {"logits": torch.zeros(1, VOCABULARY, device=self.device).expand(int(logits_mask.sum()), VOCABULARY)}
-        have, gap = attention_mask.sum(1, keepdim=True), torch.arange(ids.shape[1] + 1, device=self.device)
+            output = {
+                "logits": (
+                    torch.zeros(1, VOCABULARY, device=self.device).expand(
+                        int(logits_mask.sum()), VOCABULARY
+                    )
+                )
+            }
+        have = attention_mask.sum(1, keepdim=True)
+        gap = torch.arange(ids.shape[1] + 1, device=self.device)
         allowed = (gap >= PROMPT) & (gap <= have)
-        output["length"] = allowed / allowed.sum(1, keepdim=True) * (PROMPT + ANSWER - have).clamp(min=0)
+        output["length"] = (
+            allowed / allowed.sum(1, keepdim=True) * (PROMPT + ANSWER - have).clamp(min=0)
+        )
         return output
 
 
 def generate(model):
     import torch
+
     from flexmdm_inference import generate_flexmdm
+
     prompts = torch.randint(0, 1000, (ROWS, PROMPT), generator=torch.Generator().manual_seed(1))
     return generate_flexmdm(model, prompts, seeds=torch.arange(ROWS), **SAMPLER)
 
 
 def measure(way, device):
-    """{"seconds" an evaluation, "mib", "positions" an evaluation} of one way, at the same 16 states."""
+    """{"seconds" an evaluation, "mib", "positions" an evaluation} of one way, at the same 16
+    states.
+    """
     import torch
+
     import flexmdm_sampler
     from llada_utils import compile_network
+
     clock = time.process_time if device == "cpu" else time.perf_counter
     model = network(device)
     counted = Oracle(model)
-    generate(counted)                                                       # how many evaluations the trajectory has
+    generate(counted)  # how many evaluations the trajectory has
     wanted = torch.linspace(0, counted.calls - 1, STATES).long().tolist()
     if way == "compiled":
         compile_network(model)
@@ -104,14 +162,18 @@ def measure(way, device):
             seconds.append(clock() - begun)
 
     if way == "plain":
-        oracle = Oracle(model, wanted, ask=False)                           # the states alone
+        oracle = Oracle(model, wanted, ask=False)  # the states alone
         generate(oracle)
         pad = torch.nn.functional.pad
         for ids, t, attention_mask in oracle.states:
             begun = clock()
             with torch.no_grad():
                 extra = CANVAS - ids.shape[1]
-                logits = model(pad(ids, (0, extra), value=PAD), t, attention_mask=pad(attention_mask, (0, extra)))["logits"]
+                logits = model(
+                    pad(ids, (0, extra), value=PAD),
+                    t,
+                    attention_mask=pad(attention_mask, (0, extra)),
+                )["logits"]
                 torch.softmax(logits, -1).max(-1)
             if device == "cuda":
                 torch.cuda.synchronize()
@@ -119,36 +181,75 @@ def measure(way, device):
         positions = ROWS * CANVAS
     else:
         flexmdm_sampler.FlexMDMSampler._step = timed
-        for _ in range(2 if way == "compiled" else 1):                      # the first time compiles
+        for _ in range(2 if way == "compiled" else 1):  # the first time compiles
             seconds.clear()
             oracle = Oracle(model, wanted)
             generate(oracle)
         positions = sum(ids.numel() for ids, _, _ in oracle.states) / len(oracle.states)
     peak = torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else status_mib("VmHWM")
-    return {"seconds": sum(seconds) / len(seconds), "mib": peak - held, "positions": positions, "evaluations": counted.calls}
+    return {
+        "seconds": sum(seconds) / len(seconds),
+        "mib": peak - held,
+        "positions": positions,
+        "evaluations": counted.calls,
+    }
 
 
 def evaluations_table():
     import numpy as np
     import torch
-    from exact_posterior import MASK as SHORT_MASK, NUM_TOKENS, PAD as SHORT_PAD, ExactPosterior, law_inputs, noise_quantile, random_lengths, total_variation
+    from exact_posterior import (
+        MASK as SHORT_MASK,
+    )
+    from exact_posterior import (
+        NUM_TOKENS,
+        ExactPosterior,
+        law_inputs,
+        noise_quantile,
+        random_lengths,
+        total_variation,
+    )
+    from exact_posterior import (
+        PAD as SHORT_PAD,
+    )
+    from test_sampler_approximations import TEN_OR_FORTY, distance_of_lengths, lengths_of
+
     from flexmdm_inference import generate_flexmdm_infilling
     from flexmdm_interpolant import LinearSchedule
-    from test_sampler_approximations import TEN_OR_FORTY, distance_of_lengths, lengths_of
+
     rng = np.random.default_rng(0)
     contexts = random_lengths(rng)
     which, prefixes, suffixes = law_inputs(contexts, 20_000, rng)
-    print(f"{'':<24}{'evaluations':>12}{'most':>7}{'mean':>8}{'distance':>10}{'noise':>8}{'10 or 40':>10}")
-    print(f"{'':<24}{'a token':>12}{'a row':>7}{'length':>8}{'strings':>10}{'99.9 %':>8}{'tokens':>10}")
+    print(
+        f"{'':<24}{'evaluations':>12}{'most':>7}{'mean':>8}{'distance':>10}{'noise':>8}{'10 or 40':>10}"
+    )
+    print(
+        f"{'':<24}{'a token':>12}{'a row':>7}{'length':>8}{'strings':>10}{'99.9 %':>8}{'tokens':>10}"
+    )
     for name, settings in SETTINGS.items():
         result, per_token = lengths_of(np.eye(ANSWER + 1)[ANSWER], 20, quiet=True, **settings)
-        short = generate_flexmdm_infilling(ExactPosterior(contexts, LinearSchedule()), prefixes, suffixes, max_length=16, mask_id=SHORT_MASK,
-                                           pad_id=SHORT_PAD, num_tokens=NUM_TOKENS, temperature=1.0, sampler="event_driven",
-                                           generator=torch.Generator().manual_seed(3), **settings)
+        short = generate_flexmdm_infilling(
+            ExactPosterior(contexts, LinearSchedule()),
+            prefixes,
+            suffixes,
+            max_length=16,
+            mask_id=SHORT_MASK,
+            pad_id=SHORT_PAD,
+            num_tokens=NUM_TOKENS,
+            temperature=1.0,
+            sampler="event_driven",
+            generator=torch.Generator().manual_seed(3),
+            **settings,
+        )
         distance, judged = total_variation(contexts, which, short)
-        lengths, _ = lengths_of(TEN_OR_FORTY, 5_000, quiet=True, generator=torch.Generator().manual_seed(4), **settings)
-        print(f"{name:<24}{per_token:>12.2f}{int(result.evaluations.max()):>7}{float(result.lengths.double().mean()):>8.1f}"
-              f"{distance:>10.4f}{noise_quantile(judged, rng):>8.4f}{distance_of_lengths(lengths, TEN_OR_FORTY):>10.4f}", flush=True)
+        lengths, _ = lengths_of(
+            TEN_OR_FORTY, 5_000, quiet=True, generator=torch.Generator().manual_seed(4), **settings
+        )
+        print(
+            f"{name:<24}{per_token:>12.2f}{int(result.evaluations.max()):>7}{float(result.lengths.double().mean()):>8.1f}"
+            f"{distance:>10.4f}{noise_quantile(judged, rng):>8.4f}{distance_of_lengths(lengths, TEN_OR_FORTY):>10.4f}",
+            flush=True,
+        )
 
 
 def make_parser():
@@ -156,7 +257,9 @@ def make_parser():
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU cores")
     parser.add_argument("--only", choices=["cost", "evaluations"])
-    parser.add_argument("--compiled", action="store_true", help="also with torch.compile (needs a C++ compiler)")
+    parser.add_argument(
+        "--compiled", action="store_true", help="also with torch.compile (needs a C++ compiler)"
+    )
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     return parser
 
@@ -165,20 +268,30 @@ def make_parser():
 def main():
     args = make_parser().parse_args()
     from llada_utils import pick_device
+
     pick_device(args.device)
     if args.measure:
         import torch
+
         torch.set_num_threads(args.threads)
         print(json.dumps(measure(args.measure, args.device)))
         return
     if args.only != "evaluations":
-        print(f"d 256, 8 layers, V 126,464, {ROWS} prompts of {PROMPT} tokens, answers of {ANSWER}: {STATES} states of one trajectory, {args.device}")
-        print(f"{'':<12}{'s an evaluation':>16}{'positions':>11}{'peak MiB':>10}{'faster':>8}{'memory':>8}")
+        print(
+            f"d 256, 8 layers, V 126,464, {ROWS} prompts of {PROMPT} tokens, answers of {ANSWER}:"
+            f" {STATES} states of one trajectory, {args.device}"
+        )
+        print(
+            f"{'':<12}{'s an evaluation':>16}{'positions':>11}{'peak MiB':>10}{'faster':>8}{'memory':>8}"
+        )
         for way in ["plain", "ours"] + ["compiled"] * args.compiled:
             found = in_process(__file__, args, way)
             plain = found if way == "plain" else plain
-            print(f"{way:<12}{found['seconds']:>16.3f}{found['positions']:>11.0f}{found['mib']:>10.0f}{plain['seconds'] / found['seconds']:>7.1f}x"
-                  f"{found['mib'] / plain['mib']:>8.3f}", flush=True)
+            print(
+                f"{way:<12}{found['seconds']:>16.3f}{found['positions']:>11.0f}{found['mib']:>10.0f}{plain['seconds'] / found['seconds']:>7.1f}x"
+                f"{found['mib'] / plain['mib']:>8.3f}",
+                flush=True,
+            )
         print(f"the trajectory has {found['evaluations']} evaluations; its slowest row decides")
     if args.only != "cost":
         evaluations_table()

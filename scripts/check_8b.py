@@ -1,15 +1,18 @@
 #!/usr/bin/env python
-"""LLaDA-8B for real, by hand: a random checkpoint with its exact config, tensor names, shapes and six shards, then what a run does with it.
+"""LLaDA-8B for real, by hand: a random checkpoint with its exact config, tensor names, shapes and
+six shards, then what a run does with it.
 
     python scripts/check_8b.py --scratch /big/disk --tokenizer llada_tokenizer        (16 GB of disk, 17 GiB of memory, CPU)
     python scripts/check_8b.py --scratch scratch --tokenizer llada_tokenizer --n_layers 1 --d_model 64 --n_heads 2 --mlp_hidden_size 96    (seconds)
 
-Each stage is a process of its own, so that its peak memory is its own; every line says seconds and peak resident memory:
+Each stage is a process of its own, so that its peak memory is its own; every line says seconds and
+peak resident memory:
     write     six safetensors shards and their index, one shard in memory at a time
     use       load in bf16, attach the FlexMDM parts (402,657,281 trained parameters at full size), four network evaluations, save the trained part
     reload    load base and trained part again, compare every trained tensor, one evaluation
 What it wrote is deleted at the end, unless --keep.
 """
+
 import argparse
 import json
 import shutil
@@ -20,7 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from benchmark_training import status_mib  # noqa: E402
+from benchmark_training import status_mib
 
 SHARDS, LIMIT_GIB = 6, 18.0
 SIZES = ("n_layers", "d_model", "n_heads", "mlp_hidden_size")
@@ -43,7 +46,8 @@ class Clock:
 
 def config_of(args):
     from llada_dit import LLaDAConfig
-    config = LLaDAConfig()                      # LLaDA-8B's
+
+    config = LLaDAConfig()  # LLaDA-8B's
     for size in SIZES:
         if getattr(args, size):
             setattr(config, size, getattr(args, size))
@@ -52,34 +56,50 @@ def config_of(args):
 
 
 def write(args, base):
-    """Random bf16 weights of LLaDA's scale, in the order of its tensors, cut into six shards of about the same size."""
+    """Random bf16 weights of LLaDA's scale, in the order of its tensors, cut into six shards of
+    about the same size.
+    """
     import torch
     from safetensors.torch import save_file
+
     from llada_dit import LLaDAModelLM
     from llada_utils import load_tokenizer
+
     clock, config = Clock(), config_of(args)
     with torch.device("meta"):
-        shapes = {name: parameter.shape for name, parameter in LLaDAModelLM(config).named_parameters()}
-    total, so_far, shard, weight_map, content = sum(shape.numel() for shape in shapes.values()), 0, 1, {}, {}
+        shapes = {
+            name: parameter.shape for name, parameter in LLaDAModelLM(config).named_parameters()
+        }
+    total = sum(shape.numel() for shape in shapes.values())
+    so_far = 0
+    shard = 1
+    weight_map = {}
+    content = {}
     generator = torch.Generator().manual_seed(0)
     base.mkdir(parents=True)
 
     def flush():
         file = f"model-{shard:05d}-of-{SHARDS:05d}.safetensors"
         save_file(content, base / file, metadata={"format": "pt"})
-        weight_map.update({name: file for name in content})
+        weight_map.update(dict.fromkeys(content, file))
         clock.say(f"write: {file}, {len(content)} tensors")
         content.clear()
+
     for name, shape in shapes.items():
-        content[name] = torch.ones(shape, dtype=torch.bfloat16) if "norm" in name or "ln_f" in name else \
-            torch.empty(shape, dtype=torch.bfloat16).normal_(0, 0.02, generator=generator)
+        content[name] = (
+            torch.ones(shape, dtype=torch.bfloat16)
+            if "norm" in name or "ln_f" in name
+            else torch.empty(shape, dtype=torch.bfloat16).normal_(0, 0.02, generator=generator)
+        )
         so_far += shape.numel()
         if so_far >= total * shard / SHARDS:
             flush()
             shard += 1
     if content:
         flush()
-    (base / "model.safetensors.index.json").write_text(json.dumps({"metadata": {"total_size": 2 * total}, "weight_map": weight_map}))
+    (base / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {"total_size": 2 * total}, "weight_map": weight_map})
+    )
     (base / "config.json").write_text(json.dumps(config.to_json()))
     load_tokenizer(args.tokenizer).save_pretrained(str(base))
     print(f"write: {len(shapes)} tensors, {total:,} parameters, {2 * total / 2**30:.2f} GiB")
@@ -87,25 +107,42 @@ def write(args, base):
 
 def evaluate(model, evaluations):
     import torch
+
     from flexmdm_inference import generate_flexmdm
+
     ids = torch.randint(0, 1000, (1, 16), generator=torch.Generator().manual_seed(1))
-    return generate_flexmdm(model, ids, steps=evaluations, max_length=24, mask_id=model.config.mask_token_id, pad_id=model.config.pad_token_id,
-                            temperature=1.0, seeds=torch.tensor([3]))
+    return generate_flexmdm(
+        model,
+        ids,
+        steps=evaluations,
+        max_length=24,
+        mask_id=model.config.mask_token_id,
+        pad_id=model.config.pad_token_id,
+        temperature=1.0,
+        seeds=torch.tensor([3]),
+    )
 
 
 def use(args, base):
     import torch
+
     from llada_utils import load_tokenizer, new_flexmdm, write_checkpoint
+
     clock = Clock()
     clock.say("use: imports")
-    model = new_flexmdm(str(base), dtype=torch.bfloat16, lora={"r": 128, "lora_alpha": 128, "lora_dropout": 0.1})
+    model = new_flexmdm(
+        str(base), dtype=torch.bfloat16, lora={"r": 128, "lora_alpha": 128, "lora_dropout": 0.1}
+    )
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     clock.say(f"use: loaded in bf16, FlexMDM parts attached, {trained:,} trained parameters")
-    for name, parameter in model.named_parameters():        # B and the modulation start at zero: say something, so that reloading is a test
+    # B and the modulation start at zero: say something, so that reloading is a test
+    for name, parameter in model.named_parameters():
         if parameter.requires_grad and not parameter.any():
             torch.nn.init.normal_(parameter, std=1e-3)
     result = evaluate(model, 4)
-    clock.say(f"use: {int(result.evaluations[0])} network evaluations, {int(result.lengths[0])} tokens")
+    clock.say(
+        f"use: {int(result.evaluations[0])} network evaluations, {int(result.lengths[0])} tokens"
+    )
     folder = base.with_name("trained")
     folder.mkdir()
     write_checkpoint(model, folder, load_tokenizer(str(base)))
@@ -116,7 +153,9 @@ def use(args, base):
 
 def reload(args, base):
     import torch
+
     from llada_utils import load_flexmdm, read_tensors
+
     clock = Clock()
     clock.say("reload: imports")
     model = load_flexmdm(str(base.with_name("trained")), dtype=torch.bfloat16, merge=False)
@@ -126,7 +165,9 @@ def reload(args, base):
         assert torch.equal(parameters[name], tensor), name
         compared += tensor.numel()
     result = evaluate(model, 1)
-    clock.say(f"reload: {compared:,} trained parameters equal, {int(result.evaluations[0])} evaluation")
+    clock.say(
+        f"reload: {compared:,} trained parameters equal, {int(result.evaluations[0])} evaluation"
+    )
     check_memory()
 
 
@@ -137,11 +178,19 @@ def check_memory():
 
 
 def make_parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scratch", required=True, help="folder on a disk with 18 GB free; a new folder is made in it")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--scratch",
+        required=True,
+        help="folder on a disk with 18 GB free; a new folder is made in it",
+    )
     parser.add_argument("--tokenizer", required=True, help="folder or hub id of LLaDA's tokenizer")
     for size in SIZES:
-        parser.add_argument(f"--{size}", type=int, help="instead of LLaDA-8B's, to try the script out")
+        parser.add_argument(
+            f"--{size}", type=int, help="instead of LLaDA-8B's, to try the script out"
+        )
     parser.add_argument("--keep", action="store_true", help="leave what was written")
     parser.add_argument("--stage", choices=["write", "use", "reload"], help=argparse.SUPPRESS)
     return parser
@@ -157,7 +206,10 @@ def main():
     if folder.exists():
         parser.error(f"--scratch: {folder} exists, remove it first")
     Path(args.scratch).mkdir(parents=True, exist_ok=True)
-    if not any(getattr(args, size) for size in SIZES) and shutil.disk_usage(args.scratch).free < 18e9:
+    if (
+        not any(getattr(args, size) for size in SIZES)
+        and shutil.disk_usage(args.scratch).free < 18e9
+    ):
         parser.error(f"--scratch: {args.scratch} has less than 18 GB free")
     try:
         for stage in ("write", "use", "reload"):

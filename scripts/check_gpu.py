@@ -1,14 +1,17 @@
 #!/usr/bin/env python
-"""Does everything that touches a device work on this GPU? A line a check; all of them run, even if one fails; exit code 1 if any did.
+"""Does everything that touches a device work on this GPU? A line a check; all of them run, even if
+one fails; exit code 1 if any did.
 
     python scripts/check_gpu.py                            (one GPU, at most four minutes; writes results/gpu/check_CARD.json)
     python scripts/check_gpu.py --device cpu               (the same on a CPU)
     python scripts/check_gpu.py --only golden,samplers     (--list names them)
     FLEXMDM_GOLDEN=... python scripts/check_gpu.py         (numbers of the original LLaDA code, skipped without)
 
-Networks are small (LLaDA-tiny-Base, 1.3 M parameters) and their data built in: this is about correctness, scripts/benchmark_gpu.py about speed.
-What the CPU computes in fp32 is the measure for the GPU.
+Networks are small (LLaDA-tiny-Base, 1.3 M parameters) and their data built in: this is about
+correctness, scripts/benchmark_gpu.py about speed. What the CPU computes in fp32 is the measure for
+the GPU.
 """
+
 import argparse
 import contextlib
 import importlib.util
@@ -25,7 +28,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
-from records import InputError, run, write_json  # noqa: E402
+from records import InputError, run, write_json
 
 BASE = ROOT / "LLaDA-tiny-Base"
 CHECKS = {}
@@ -41,19 +44,35 @@ def check(function):
 
 
 class Work:
-    """One run: its device, its scratch folder, built-in data, and trained checkpoints that later checks read."""
+    """One run: its device, its scratch folder, built-in data, and trained checkpoints that later
+    checks read.
+    """
 
     def __init__(self, device, folder, golden):
         self.device, self.folder, self.golden = device, Path(folder), golden
         self.on_cpu = ["--use_cpu"] if device.type == "cpu" else []
-        self.environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), "TOKENIZERS_PARALLELISM": "false",
-                            **({"CUDA_VISIBLE_DEVICES": ""} if device.type == "cpu" else {})}
+        self.environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+            "TOKENIZERS_PARALLELISM": "false",
+            **({"CUDA_VISIBLE_DEVICES": ""} if device.type == "cpu" else {}),
+        }
 
     def python(self, *words, timeout=200):
         """A script in a process of its own. Raises with its last lines."""
-        done = subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=timeout)
+        done = subprocess.run(
+            [sys.executable, *map(str, words)],
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
         if done.returncode:
-            raise RuntimeError(f"{words[0]} ended with {done.returncode}: " + " / ".join((done.stdout + done.stderr).strip().splitlines()[-3:]))
+            raise RuntimeError(
+                f"{words[0]} ended with {done.returncode}: "
+                + " / ".join((done.stdout + done.stderr).strip().splitlines()[-3:])
+            )
         return done.stdout
 
     def script(self, name, *words):
@@ -72,9 +91,35 @@ class Work:
         output = self.folder / kind
         if not output.exists():
             rows = self.folder / f"{kind}.jsonl"
-            self.script("builtin_data.py", kind, "--split", "train", "--n", 120, "--seed", 3, "--output", rows)
-            script = {"text": "flexmdm_transfer_preprocess.py", "math": "preprocess_math.py", "code": "preprocess_code_infilling.py"}[kind]
-            self.script(script, "--data_path", rows, "--tokenizer", BASE, "--max_length", 136, "--output_dir", output, *(["--prompt_field", "prompt"] if kind == "text" else []))
+            self.script(
+                "builtin_data.py",
+                kind,
+                "--split",
+                "train",
+                "--n",
+                120,
+                "--seed",
+                3,
+                "--output",
+                rows,
+            )
+            script = {
+                "text": "flexmdm_transfer_preprocess.py",
+                "math": "preprocess_math.py",
+                "code": "preprocess_code_infilling.py",
+            }[kind]
+            self.script(
+                script,
+                "--data_path",
+                rows,
+                "--tokenizer",
+                BASE,
+                "--max_length",
+                136,
+                "--output_dir",
+                output,
+                *(["--prompt_field", "prompt"] if kind == "text" else []),
+            )
         return output
 
     def train(self, name, kind, model, *flags, steps=3):
@@ -84,29 +129,71 @@ class Work:
             self.script(*self.training(name, kind, model, *flags, steps=steps))
         lines = [json.loads(line) for line in (output / "train_log.jsonl").read_text().splitlines()]
         losses = [line["loss"] for line in lines if "loss" in line]
-        assert losses and all(loss is not None and loss < 1e6 for loss in losses) and not lines[-2].get("nonfinite_steps"), f"losses {losses}"
+        assert (
+            losses
+            and all(loss is not None and loss < 1e6 for loss in losses)
+            and not lines[-2].get("nonfinite_steps")
+        ), f"losses {losses}"
         return output / "final"
 
     def training(self, name, kind, model, *flags, steps=3):
         source = [] if "--init_from" in flags else ["--model_name_or_path", BASE]
-        task = ["flexmdm_transfer_openwebtext.py"] if kind == "text" else ["instruction_finetuning.py", "--task", kind]
-        return [*task, "--train_data", self.data(kind), "--output_dir", self.folder / name, "--max_steps", steps, "--sft_max_length", 136, "--logging_steps", 1,
-                "--per_device_train_batch_size", 4, "--learning_rate", 1e-3, "--disable_tqdm", "true", *source, *self.on_cpu, *flags,
-                *(["--variable_length"] if model == "flexmdm" else [])]
+        task = (
+            ["flexmdm_transfer_openwebtext.py"]
+            if kind == "text"
+            else ["instruction_finetuning.py", "--task", kind]
+        )
+        return [
+            *task,
+            "--train_data",
+            self.data(kind),
+            "--output_dir",
+            self.folder / name,
+            "--max_steps",
+            steps,
+            "--sft_max_length",
+            136,
+            "--logging_steps",
+            1,
+            "--per_device_train_batch_size",
+            4,
+            "--learning_rate",
+            1e-3,
+            "--disable_tqdm",
+            "true",
+            *source,
+            *self.on_cpu,
+            *flags,
+            *(["--variable_length"] if model == "flexmdm" else []),
+        ]
 
     def flexmdm(self, dtype=None, device=None):
         import torch
+
         from llada_utils import load_flexmdm
-        final = self.train("text_flexmdm", "text", "flexmdm", "--all_parameters", "--insertion_schedule", "power:5", "--time_epsilon", 0.02)
+
+        final = self.train(
+            "text_flexmdm",
+            "text",
+            "flexmdm",
+            "--all_parameters",
+            "--insertion_schedule",
+            "power:5",
+            "--time_epsilon",
+            0.02,
+        )
         return load_flexmdm(final, dtype=dtype or torch.float32, device=device or self.device)
 
     def llada(self, dtype=None, device=None):
         import torch
+
         from llada_utils import load_llada
+
         return load_llada(BASE, dtype=dtype or torch.float32, device=device or self.device)
 
     def prompts(self, n=6):
         import torch
+
         generator = torch.Generator().manual_seed(4)
         ids = torch.randint(5, 900, (n, 9), generator=generator)
         ids[::2, 6:] = self.ids["pad_id"]
@@ -115,8 +202,13 @@ class Work:
     @property
     def ids(self):
         from llada_utils import load_tokenizer
+
         tokenizer = load_tokenizer(BASE)
-        return dict(mask_id=tokenizer.mask_token_id, pad_id=tokenizer.pad_token_id, num_tokens=len(tokenizer))
+        return dict(
+            mask_id=tokenizer.mask_token_id,
+            pad_id=tokenizer.pad_token_id,
+            num_tokens=len(tokenizer),
+        )
 
 
 def relative(ours, reference):
@@ -127,7 +219,9 @@ def relative(ours, reference):
 def golden(work):
     import torch
     from safetensors.torch import load_file
+
     from llada_utils import load_llada
+
     if not work.golden or not (work.golden / "llada_tiny/golden.safetensors").exists():
         raise Skipped("FLEXMDM_GOLDEN does not name a folder of golden numbers")
     numbers = load_file(str(work.golden / "llada_tiny/golden.safetensors"))
@@ -135,23 +229,40 @@ def golden(work):
     for dtype, limit in ((torch.float32, 1e-5), (torch.bfloat16, 3e-2)):
         model = load_llada(work.golden / "llada_tiny", dtype=dtype, device=work.device)
         with torch.no_grad():
-            found[str(dtype)] = relative(model(numbers["input_ids"].to(work.device)).logits, numbers["logits"])
-        assert found[str(dtype)] < limit, f"LLaDA in {dtype}: relative error {found[str(dtype)]:.2e}"
-    return "LLaDA: " + ", ".join(f"{name.removeprefix('torch.')} {error:.1e}" for name, error in found.items())
+            found[str(dtype)] = relative(
+                model(numbers["input_ids"].to(work.device)).logits, numbers["logits"]
+            )
+        assert found[str(dtype)] < limit, (
+            f"LLaDA in {dtype}: relative error {found[str(dtype)]:.2e}"
+        )
+    return "LLaDA: " + ", ".join(
+        f"{name.removeprefix('torch.')} {error:.1e}" for name, error in found.items()
+    )
 
 
 @check
 def network(work):
-    """FlexMDM against the CPU: padded and packed rows, places named or found, graphs and fused projections, bf16."""
+    """FlexMDM against the CPU: padded and packed rows, places named or found, graphs and fused
+    projections, bf16.
+    """
     import torch
+
     from llada_utils import speed_up_sampling
     from packed_rows import Places
+
     lengths, width = torch.tensor([5, 0, 40, 33]), 48
-    ids = torch.where(torch.arange(width) < lengths[:, None], torch.randint(5, 900, (4, width)), work.ids["pad_id"])
+    ids = torch.where(
+        torch.arange(width) < lengths[:, None],
+        torch.randint(5, 900, (4, width)),
+        work.ids["pad_id"],
+    )
     text, t = torch.arange(width) < lengths[:, None], torch.rand(4)
     wanted = text & (torch.rand(4, width) < 0.5)
     ends = torch.arange(width + 1) <= lengths[:, None]
-    places = Places(ends.flatten().nonzero()[:, 0].to(work.device), wanted.flatten().nonzero()[:, 0].to(work.device))
+    places = Places(
+        ends.flatten().nonzero()[:, 0].to(work.device),
+        wanted.flatten().nonzero()[:, 0].to(work.device),
+    )
     on_cpu = work.flexmdm(device="cpu")
     with torch.no_grad():
         reference = on_cpu(ids, t, attention_mask=text, logits_mask=wanted)
@@ -159,12 +270,26 @@ def network(work):
         for dtype, limit in ((torch.float32, 1e-4), (torch.bfloat16, 5e-2)):
             model = work.flexmdm(dtype)
             given = dict(attention_mask=text.to(work.device), logits_mask=wanted.to(work.device))
-            outputs = [model(ids.to(work.device), t.to(work.device), **given, **options) for options in ({}, {"places": places})]
+            outputs = [
+                model(ids.to(work.device), t.to(work.device), **given, **options)
+                for options in ({}, {"places": places})
+            ]
             speed_up_sampling(model)
-            outputs += [model(ids.to(work.device), t.to(work.device), **given, places=places) for _ in range(2)]
-            errors[dtype] = max(max(relative(output["logits"], reference["logits"]), relative(output["length"].cpu()[ends], reference["length"][ends])) for output in outputs)
+            outputs += [
+                model(ids.to(work.device), t.to(work.device), **given, places=places)
+                for _ in range(2)
+            ]
+            errors[dtype] = max(
+                max(
+                    relative(output["logits"], reference["logits"]),
+                    relative(output["length"].cpu()[ends], reference["length"][ends]),
+                )
+                for output in outputs
+            )
             assert errors[dtype] < limit, f"{dtype}: relative error {errors[dtype]:.2e}"
-    return ", ".join(f"{str(dtype).removeprefix('torch.')} {error:.1e}" for dtype, error in errors.items())
+    return ", ".join(
+        f"{str(dtype).removeprefix('torch.')} {error:.1e}" for dtype, error in errors.items()
+    )
 
 
 @check
@@ -181,18 +306,25 @@ def training(work):
 def gradients(work):
     """Loss and gradient of one batch, fp32: the device against the CPU."""
     import torch
+
     from flexmdm_trainer import FlexMDMCollator, flexmdm_losses
     from noise_stream import NoiseStream
     from training_run import load_rows
+
     found = {}
     for device in ("cpu", work.device):
         model = work.flexmdm(device=device).train()
         collator = FlexMDMCollator(model.config)
         stream = NoiseStream(load_rows(work.data("text"))["train"], 8, 1, seed=1)
-        batch = {name: value.to(device) for name, value in collator([stream[place] for place in range(8)]).items()}
+        batch = {
+            name: value.to(device)
+            for name, value in collator([stream[place] for place in range(8)]).items()
+        }
         losses = flexmdm_losses(model, batch, collator.interpolant)
         (losses["unmask"] + losses["insertion"]).sum().backward()
-        found[str(device)] = torch.cat([parameter.grad.flatten().cpu() for parameter in model.parameters()])
+        found[str(device)] = torch.cat(
+            [parameter.grad.flatten().cpu() for parameter in model.parameters()]
+        )
     error = relative(found[str(work.device)], found["cpu"])
     assert error < 1e-3, f"relative error {error:.2e}"
     return f"relative error {error:.1e}"
@@ -201,34 +333,73 @@ def gradients(work):
 @check
 def checkpointing_and_compile(work):
     for model in ("flexmdm", "llada"):
-        work.train(f"checkpointed_{model}", "text", model, "--lora_r", 8, "--gradient_checkpointing")
-        work.train(f"compiled_{model}", "text", model, "--lora_r", 8, "--gradient_checkpointing", "--torch_compile")
+        work.train(
+            f"checkpointed_{model}", "text", model, "--lora_r", 8, "--gradient_checkpointing"
+        )
+        work.train(
+            f"compiled_{model}",
+            "text",
+            model,
+            "--lora_r",
+            8,
+            "--gradient_checkpointing",
+            "--torch_compile",
+        )
     return "with --gradient_checkpointing, and with --torch_compile besides"
 
 
 @check
 def kill_and_resume(work):
-    """SIGKILL in the middle; what comes out is what an undisturbed run gives (to rounding on a GPU, whose sums have no fixed order)."""
+    """SIGKILL in the middle; what comes out is what an undisturbed run gives (to rounding on a GPU,
+    whose sums have no fixed order).
+    """
     import torch
     from safetensors.torch import load_file
+
     work.data("text")
     flags, steps = ["--all_parameters", "--save_steps", 2], 12
-    whole = subprocess.Popen([sys.executable, *map(str, work.training("whole", "text", "flexmdm", *flags, steps=steps))], cwd=ROOT, env=work.environment,
-                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    command = work.training("killed", "text", "flexmdm", *flags, "--resume_from_checkpoint", "auto", steps=steps)
-    killed = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, env=work.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    whole = subprocess.Popen(
+        [sys.executable, *map(str, work.training("whole", "text", "flexmdm", *flags, steps=steps))],
+        cwd=ROOT,
+        env=work.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    command = work.training(
+        "killed", "text", "flexmdm", *flags, "--resume_from_checkpoint", "auto", steps=steps
+    )
+    killed = subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        cwd=ROOT,
+        env=work.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     until = time.monotonic() + 120
-    while not (work.folder / "killed/checkpoint-4").exists() and killed.poll() is None and time.monotonic() < until:
+    while (
+        not (work.folder / "killed/checkpoint-4").exists()
+        and killed.poll() is None
+        and time.monotonic() < until
+    ):
         time.sleep(0.05)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    assert (work.folder / "killed/checkpoint-4").exists() and not (work.folder / "killed/final").exists(), "not killed in its middle"
+    assert (work.folder / "killed/checkpoint-4").exists() and not (
+        work.folder / "killed/final"
+    ).exists(), "not killed in its middle"
     work.python(*command)
     assert whole.wait(timeout=120) == 0
-    one, other = (load_file(str(work.folder / name / "final/model.safetensors")) for name in ("whole", "killed"))
+    one, other = (
+        load_file(str(work.folder / name / "final/model.safetensors"))
+        for name in ("whole", "killed")
+    )
     error = max(float((one[name] - other[name]).abs().max()) for name in one)
-    assert error <= (0 if work.device.type == "cpu" else 5e-3), f"weights differ by up to {error:.1e}"
-    return f"weights differ by at most {error:.1e}" + (f" in {torch.get_default_dtype()}" if error else "")
+    assert error <= (0 if work.device.type == "cpu" else 5e-3), (
+        f"weights differ by up to {error:.1e}"
+    )
+    return f"weights differ by at most {error:.1e}" + (
+        f" in {torch.get_default_dtype()}" if error else ""
+    )
 
 
 @check
@@ -236,8 +407,15 @@ def evaluate_only(work):
     work.flexmdm()
     text = work.folder / "held_out.txt"
     text.write_text("Tom has 3 apples and 4 pears.\n" * 20)
-    for model, flags in (("flexmdm", ["--init_from", work.folder / "text_flexmdm/final"]), ("llada", ["--eval_data", text])):
-        printed = work.script(*work.training(f"only_{model}", "text", model, *flags, "--evaluate_only", "--eval_draws", 2))
+    for model, flags in (
+        ("flexmdm", ["--init_from", work.folder / "text_flexmdm/final"]),
+        ("llada", ["--eval_data", text]),
+    ):
+        printed = work.script(
+            *work.training(
+                f"only_{model}", "text", model, *flags, "--evaluate_only", "--eval_draws", 2
+            )
+        )
         values = json.loads(printed.strip().splitlines()[-1])
         assert values["nats_per_token"] > 0, printed
     return "both models"
@@ -245,32 +423,88 @@ def evaluate_only(work):
 
 FLEXMDM_OPTIONS = {
     "event-driven": dict(sampler="event_driven"),
-    "event-driven, prob_diff, window": dict(sampler="event_driven", unmasking="confidence", confidence_method="prob_diff", use_sliding_window=True),
-    "event-driven, 3 events, carried bound": dict(sampler="event_driven", unmasking="confidence", confidence_method="top_prob", bound_inflation=1.25, events_per_evaluation=3),
-    "event-driven, threshold": dict(sampler="event_driven", unmasking="confidence", confidence_method="entropy", confidence_threshold=-0.5),
-    "event-driven, cached prompts": dict(sampler="event_driven", unmasking="confidence", confidence_method="top_prob", cache_refresh=3),
-    "event-driven, two at once": dict(sampler="event_driven", unmasking="confidence", confidence_method="position", rows_at_once=2),
+    "event-driven, prob_diff, window": dict(
+        sampler="event_driven",
+        unmasking="confidence",
+        confidence_method="prob_diff",
+        use_sliding_window=True,
+    ),
+    "event-driven, 3 events, carried bound": dict(
+        sampler="event_driven",
+        unmasking="confidence",
+        confidence_method="top_prob",
+        bound_inflation=1.25,
+        events_per_evaluation=3,
+    ),
+    "event-driven, threshold": dict(
+        sampler="event_driven",
+        unmasking="confidence",
+        confidence_method="entropy",
+        confidence_threshold=-0.5,
+    ),
+    "event-driven, cached prompts": dict(
+        sampler="event_driven",
+        unmasking="confidence",
+        confidence_method="top_prob",
+        cache_refresh=3,
+    ),
+    "event-driven, two at once": dict(
+        sampler="event_driven", unmasking="confidence", confidence_method="position", rows_at_once=2
+    ),
     "tau-leaping": dict(sampler="tau_leaping", steps=24),
-    "tau-leaping, idle steps left out": dict(sampler="tau_leaping", steps=48, bound_inflation=2.0, unmasking="confidence", confidence_method="prob_diff")}
-LLADA_OPTIONS = {"blocks": dict(block_length=8), "random": dict(remasking="random"), "guidance": dict(cfg_scale=0.5),
-                 "cache": dict(block_length=8, cache_refresh=3), "two at once": dict(block_length=12, rows_at_once=2)}
+    "tau-leaping, idle steps left out": dict(
+        sampler="tau_leaping",
+        steps=48,
+        bound_inflation=2.0,
+        unmasking="confidence",
+        confidence_method="prob_diff",
+    ),
+}
+LLADA_OPTIONS = {
+    "blocks": dict(block_length=8),
+    "random": dict(remasking="random"),
+    "guidance": dict(cfg_scale=0.5),
+    "cache": dict(block_length=8, cache_refresh=3),
+    "two at once": dict(block_length=12, rows_at_once=2),
+}
 
 
 def compare_samplers(work, options, models, generate, infill):
-    """Share of the CPU's answers that the device gives in fp32 at temperature 0; bf16 and temperature 1 must run."""
+    """Share of the CPU's answers that the device gives in fp32 at temperature 0; bf16 and
+    temperature 1 must run.
+    """
     import torch
+
     from llada_utils import speed_up_sampling
+
     on_cpu, on_device, half = models
     speed_up_sampling(half)
     prompts, same, rows = work.prompts(), 0, 0
     for name, chosen in options.items():
-        results = [generate(model, prompts, seeds=torch.arange(len(prompts)), **work.ids, **chosen) for model in (on_cpu, on_device)]
-        results += [infill(model, prompts, prompts, seeds=torch.arange(len(prompts)), **work.ids, **chosen) for model in (on_cpu, on_device)]
+        results = [
+            generate(model, prompts, seeds=torch.arange(len(prompts)), **work.ids, **chosen)
+            for model in (on_cpu, on_device)
+        ]
+        results += [
+            infill(model, prompts, prompts, seeds=torch.arange(len(prompts)), **work.ids, **chosen)
+            for model in (on_cpu, on_device)
+        ]
         for ours, theirs in zip(results[1::2], results[::2]):
             rows += len(prompts)
-            same += sum(int(n) == int(m) and torch.equal(a[:n], b[:n]) for a, b, n, m in zip(ours.sequences.cpu(), theirs.sequences, ours.lengths, theirs.lengths))
+            same += sum(
+                int(n) == int(m) and torch.equal(a[:n], b[:n])
+                for a, b, n, m in zip(
+                    ours.sequences.cpu(), theirs.sequences, ours.lengths, theirs.lengths
+                )
+            )
         for temperature in (0.0, 1.0):
-            result = generate(half, prompts, seeds=torch.arange(len(prompts)), **work.ids, **{**chosen, "temperature": temperature})
+            result = generate(
+                half,
+                prompts,
+                seeds=torch.arange(len(prompts)),
+                **work.ids,
+                **{**chosen, "temperature": temperature},
+            )
             assert not (result.sequences == work.ids["mask_id"]).any(), f"{name}: masks are left"
     assert same >= 0.9 * rows, f"only {same} of {rows} answers are the CPU's"
     return f"{same} of {rows} answers are the CPU's, token for token; bf16 runs"
@@ -279,7 +513,9 @@ def compare_samplers(work, options, models, generate, infill):
 @check
 def flexmdm_samplers(work):
     import torch
+
     from flexmdm_inference import generate_flexmdm, generate_flexmdm_infilling
+
     models = work.flexmdm(device="cpu"), work.flexmdm(), work.flexmdm(torch.bfloat16)
     options = {name: {"max_length": 30, **chosen} for name, chosen in FLEXMDM_OPTIONS.items()}
     return compare_samplers(work, options, models, generate_flexmdm, generate_flexmdm_infilling)
@@ -288,12 +524,23 @@ def flexmdm_samplers(work):
 @check
 def llada_samplers(work):
     import torch
+
     from llada_inference import generate_mdm, generate_mdm_infilling
+
     models = work.llada(device="cpu"), work.llada(), work.llada(torch.bfloat16)
 
     def infill(model, before, after, **options):
-        return generate_mdm_infilling(model, before, after, middle_lengths=12, **{name: value for name, value in options.items() if name != "gen_length"})
-    options = {name: {"gen_length": 24, "steps": None, **chosen} for name, chosen in LLADA_OPTIONS.items()}
+        return generate_mdm_infilling(
+            model,
+            before,
+            after,
+            middle_lengths=12,
+            **{name: value for name, value in options.items() if name != "gen_length"},
+        )
+
+    options = {
+        name: {"gen_length": 24, "steps": None, **chosen} for name, chosen in LLADA_OPTIONS.items()
+    }
     return compare_samplers(work, options, models, generate_mdm, infill)
 
 
@@ -301,8 +548,20 @@ def llada_samplers(work):
 def compiled_sampling(work):
     """--torch_compile, through the command."""
     work.flexmdm()
-    printed = work.script("flexmdm_inference.py", "--checkpoint_path", work.folder / "text_flexmdm/final", "--prompt", "2+3=", "--device", work.device, "--torch_compile",
-                          "--sampler", "event_driven", "--max_length", 40)
+    printed = work.script(
+        "flexmdm_inference.py",
+        "--checkpoint_path",
+        work.folder / "text_flexmdm/final",
+        "--prompt",
+        "2+3=",
+        "--device",
+        work.device,
+        "--torch_compile",
+        "--sampler",
+        "event_driven",
+        "--max_length",
+        40,
+    )
     assert printed.strip() != "", "no answer"
     return "one prompt"
 
@@ -311,26 +570,58 @@ def compiled_sampling(work):
 def evaluations(work):
     work.flexmdm()
     where = ["--device", work.device, "--max_length", 128, "--batch_size", 4]
-    checkpoints = {"flexmdm": [work.folder / "text_flexmdm/final", "--sampler", "event_driven", "--diffusion_steps", 40], "llada": [BASE, "--gen_length", 16, "--block_length", 8]}
-    for task, script, kind in (("math", "eval_gsm8k.py", "math"), ("infill", "eval_humaneval_infill.py", "code_infill")):
+    checkpoints = {
+        "flexmdm": [
+            work.folder / "text_flexmdm/final",
+            "--sampler",
+            "event_driven",
+            "--diffusion_steps",
+            40,
+        ],
+        "llada": [BASE, "--gen_length", 16, "--block_length", 8],
+    }
+    for task, script, kind in (
+        ("math", "eval_gsm8k.py", "math"),
+        ("infill", "eval_humaneval_infill.py", "code_infill"),
+    ):
         rows = work.folder / f"{task}_test.jsonl"
-        work.script("builtin_data.py", kind, "--split", "test", "--n", 6, "--seed", 1, "--output", rows)
+        work.script(
+            "builtin_data.py", kind, "--split", "test", "--n", 6, "--seed", 1, "--output", rows
+        )
         for model, (checkpoint, *flags) in checkpoints.items():
             output = work.folder / f"results_{task}_{model}"
-            work.script(script, "--checkpoint_path", checkpoint, "--data_path", rows, "--output_dir", output, *where, *flags)
-            assert (output / "results.json").exists() or list(output.glob("*.json")), f"{script} wrote no results"
+            work.script(
+                script,
+                "--checkpoint_path",
+                checkpoint,
+                "--data_path",
+                rows,
+                "--output_dir",
+                output,
+                *where,
+                *flags,
+            )
+            assert (output / "results.json").exists() or list(output.glob("*.json")), (
+                f"{script} wrote no results"
+            )
     return "both tasks, both models"
 
 
 @check
 def fsdp2(work):
-    """FSDP2 over one process (NCCL on a GPU): a step equals the step of the model that is not sharded."""
+    """FSDP2 over one process (NCCL on a GPU): a step equals the step of the model that is not
+    sharded.
+    """
     import torch
+
     from sharded_model import shard_by_fsdp2, whole_tensor
+
     if torch.distributed.is_initialized():
         raise Skipped("a process group exists already")
     store = torch.distributed.TCPStore("127.0.0.1", 0, 1, True)
-    torch.distributed.init_process_group("nccl" if work.device.type == "cuda" else "gloo", store=store, rank=0, world_size=1)
+    torch.distributed.init_process_group(
+        "nccl" if work.device.type == "cuda" else "gloo", store=store, rank=0, world_size=1
+    )
     try:
         ids = torch.randint(5, 900, (2, 12), device=work.device)
         weights = []
@@ -341,7 +632,9 @@ def fsdp2(work):
             optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
             model(ids).logits.float().logsumexp(-1).sum().backward()
             optimizer.step()
-            weights.append(torch.cat([whole_tensor(parameter).flatten() for parameter in model.parameters()]))
+            weights.append(
+                torch.cat([whole_tensor(parameter).flatten() for parameter in model.parameters()])
+            )
         error = relative(weights[1], weights[0].cpu())
         assert error < 1e-5, f"relative error {error:.2e}"
     finally:
@@ -354,7 +647,15 @@ def zero(work):
     if not importlib.util.find_spec("deepspeed"):
         raise Skipped("deepspeed is not installed (requirements-cluster.txt)")
     for stage in (2, 3):
-        command = work.training(f"zero{stage}", "text", "flexmdm", "--lora_r", 8, "--deepspeed", ROOT / f"scripts/ds_zero{stage}.json")
+        command = work.training(
+            f"zero{stage}",
+            "text",
+            "flexmdm",
+            "--lora_r",
+            8,
+            "--deepspeed",
+            ROOT / f"scripts/ds_zero{stage}.json",
+        )
         work.python("-m", "torch.distributed.run", "--nproc_per_node", 1, "--standalone", *command)
         assert (work.folder / f"zero{stage}/final").is_dir()
     return "stages 2 and 3"
@@ -363,7 +664,9 @@ def zero(work):
 @check
 def four_bits(work):
     if work.device.type != "cuda" or not importlib.util.find_spec("bitsandbytes"):
-        raise Skipped("needs a CUDA GPU" if work.device.type != "cuda" else "bitsandbytes is not installed")
+        raise Skipped(
+            "needs a CUDA GPU" if work.device.type != "cuda" else "bitsandbytes is not installed"
+        )
     work.train("four_bits", "text", "flexmdm", "--lora_r", 8, "--load_in_4bit")
     return "a short run with --load_in_4bit"
 
@@ -376,30 +679,41 @@ def main():
         return
     chosen = args.only.split(",") if args.only else list(CHECKS)
     if set(chosen) - set(CHECKS):
-        raise InputError(f"--only: {', '.join(sorted(set(chosen) - set(CHECKS)))} is none of {', '.join(CHECKS)}")
+        raise InputError(
+            f"--only: {', '.join(sorted(set(chosen) - set(CHECKS)))} is none of {', '.join(CHECKS)}"
+        )
     from benchmark_gpu import card
+
     from llada_utils import pick_device
+
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import torch
     import transformers
+
     transformers.logging.set_verbosity_error()
     device = pick_device(args.device)
     facts, outcomes = card(device), {}
     golden_folder = args.golden or os.environ.get("FLEXMDM_GOLDEN")
-    output = args.output or (ROOT / "results/gpu" / f"check_{facts['card'].replace(' ', '_')}.json" if device.type == "cuda" and not args.only else None)
+    output = args.output or (
+        ROOT / "results/gpu" / f"check_{facts['card'].replace(' ', '_')}.json"
+        if device.type == "cuda" and not args.only
+        else None
+    )
     print(", ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         work = Work(device, folder, Path(golden_folder) if golden_folder else None)
         for name in chosen:
             torch.manual_seed(0)
-            torch.set_float32_matmul_precision("highest")       # fp32 is then compared in fp32; training turns TF32 on
+            # fp32 is then compared in fp32; training turns TF32 on
+            torch.set_float32_matmul_precision("highest")
             started = time.perf_counter()
             try:
                 outcome, said = "ok", CHECKS[name](work) or ""
             except Skipped as reason:
                 outcome, said = "skipped", str(reason)
             except (Exception, SystemExit) as error:
-                outcome, said = "failed", f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"
+                outcome = "failed"
+                said = f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"
                 print(traceback.format_exc()[-2500:], file=sys.stderr, flush=True)
             seconds = round(time.perf_counter() - started, 1)
             outcomes[name] = {"outcome": outcome, "said": said, "seconds": seconds}
@@ -408,18 +722,27 @@ def main():
                 write_json(output, {**facts, "checks": outcomes})
             print(f"{name:<28}{outcome:<9}{seconds:7.1f} s  {said}", flush=True)
     failed = [name for name, each in outcomes.items() if each["outcome"] == "failed"]
-    print(f"{len(outcomes) - len(failed)} of {len(outcomes)} checks are well" + (f"; failed: {', '.join(failed)}" if failed else ""))
+    print(
+        f"{len(outcomes) - len(failed)} of {len(outcomes)} checks are well"
+        + (f"; failed: {', '.join(failed)}" if failed else "")
+    )
     if failed:
         sys.exit(1)
 
 
 def make_parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)"
+    )
     parser.add_argument("--only", help="names of checks, with commas between")
     parser.add_argument("--list", action="store_true", help="print the names and stop")
     parser.add_argument("--golden", help="folder of golden numbers (default: $FLEXMDM_GOLDEN)")
-    parser.add_argument("--output", help="JSON file (default on a GPU: results/gpu/check_CARD.json)")
+    parser.add_argument(
+        "--output", help="JSON file (default on a GPU: results/gpu/check_CARD.json)"
+    )
     return parser
 
 

@@ -1,28 +1,34 @@
 """Two questions about lengths that the evaluation scripts do not ask.
 
     python scripts/length_study.py items --tokenizer LLaDA-tiny-Base --longest 40 --each 12 --output items.jsonl
-        infills of generated test functions whose middle has exactly 0, 1, ... 40 tokens, in HumanEval-infilling's fields (above 38
-        tokens the middle begins with the function's name: nothing else is that long)
+        infills of generated test functions whose middle has exactly 0, 1, ... 40 tokens, in
+        HumanEval-infilling's fields (above 38 tokens the middle begins with the function's name:
+        nothing else is that long)
     python scripts/length_study.py free --flexmdm CHECKPOINT --llada CHECKPOINT --text FOLDER --n 400 --output free.json
-        lengths of texts written from nothing, against those of the text the models were trained on (rows without a prompt)
+        lengths of texts written from nothing, against those of the text the models were trained on
+        (rows without a prompt)
 Both run on one CPU core in a minute or two, or on a GPU; under Slurm: srun --gpus 1 python scripts/length_study.py ...
 """
+
 import random
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from builtin_functions import PIECES, draw_code, infill_row  # noqa: E402
-from gpu_memory import out_of_memory_advice  # noqa: E402
-from records import InputError, require_positive, run, write_json, write_rows  # noqa: E402
-from sampler_flags import ArgumentParser  # noqa: E402
+from builtin_functions import PIECES, draw_code, infill_row
+from gpu_memory import out_of_memory_advice
+from records import InputError, require_positive, run, write_json, write_rows
+from sampler_flags import ArgumentParser
 
-TRIES = 6000            # functions looked at for the items of one length
-LONGEST_BODY = 38       # tokens behind "def name(" in the longest function, with the tiny base's tokenizer
+TRIES = 6000  # functions looked at for the items of one length
+# tokens behind "def name(" in the longest function, with the tiny base's tokenizer
+LONGEST_BODY = 38
 
 
 def holes(body, count, lengths):
-    """[(start, end)] in characters: every run of whole pieces of body that has `count` tokens. lengths: tokens of each piece."""
+    """[(start, end)] in characters: every run of whole pieces of body that has `count` tokens.
+    lengths: tokens of each piece.
+    """
     ends = [match.end() for match in PIECES.finditer(body)]
     starts = [0, *ends[:-1]]
     if count == 0:
@@ -40,7 +46,9 @@ def holes(body, count, lengths):
 
 
 def length_items(tokenizer, longest, each, seed=0):
-    """`each` items for every middle length 0 ... longest. Raises InputError where functions are too short for a length."""
+    """`each` items for every middle length 0 ... longest. Raises InputError where functions are too
+    short for a length.
+    """
     rng = random.Random(f"length items {seed}")
     functions, rows = draw_code(rng, "test"), []
 
@@ -51,7 +59,8 @@ def length_items(tokenizer, longest, each, seed=0):
         made, seen = 0, set()
         for _ in range(TRIES):
             item = next(functions)
-            for border in ("(", " "):            # behind "def name(", and only where that is too short behind "def "
+            # behind "def name(", and only where that is too short behind "def "
+            for border in ("(", " "):
                 head, body = item["code"].split(border, 1)
                 if tokens(body) >= count:
                     break
@@ -60,43 +69,84 @@ def length_items(tokenizer, longest, each, seed=0):
                 continue
             start, end = rng.choice(found)
             middle = body[start:end]
-            if tokens(middle) != count or (item["text"], start) in seen:       # pieces joined may tokenise otherwise
+            # pieces joined may tokenise otherwise
+            if tokens(middle) != count or (item["text"], start) in seen:
                 continue
             seen.add((item["text"], start))
-            rows.append(infill_row(item, f"Length/{count}/{made}", f"{item['instruction']}{head}{border}{body[:start]}", middle, body[end:]))
+            rows.append(
+                infill_row(
+                    item,
+                    f"Length/{count}/{made}",
+                    f"{item['instruction']}{head}{border}{body[:start]}",
+                    middle,
+                    body[end:],
+                )
+            )
             made += 1
             if made == each:
                 break
         else:
-            raise InputError(f"--longest: only {made} of {each} items with a middle of {count} tokens were found")
+            raise InputError(
+                f"--longest: only {made} of {each} items with a middle of {count} tokens were found"
+            )
     return rows
 
 
 def free_lengths(args):
-    """{"text", "flexmdm", "llada": lengths in tokens} of rows without a prompt and of texts from nothing, temperature 1."""
+    """{"text", "flexmdm", "llada": lengths in tokens} of rows without a prompt and of texts from
+    nothing, temperature 1.
+    """
     import torch
 
     from flexmdm_inference import generate_flexmdm
     from llada_inference import generate_mdm
     from llada_utils import load_flexmdm, load_llada, pick_device
     from training_run import load_rows
+
     rows = load_rows(args.text, "--text")["train"]
-    rows = rows.filter(lambda prompt: prompt == 0, input_columns="prompt_length") if "prompt_length" in rows.column_names else rows
+    rows = (
+        rows.filter(lambda prompt: prompt == 0, input_columns="prompt_length")
+        if "prompt_length" in rows.column_names
+        else rows
+    )
     if not len(rows):
         raise InputError(f"--text: {args.text} has no row without a prompt")
     rows = rows.shuffle(seed=0).select(range(min(len(rows), 10 * args.n)))
     lengths = {"text": [len(ids) for ids in rows["input_ids"]]}
     device, seeds = pick_device("auto"), torch.arange(args.n)
-    flexmdm, llada = load_flexmdm(args.flexmdm, device=device), load_llada(args.llada, device=device)
+    flexmdm = load_flexmdm(args.flexmdm, device=device)
+    llada = load_llada(args.llada, device=device)
     ids = {"mask_id": flexmdm.config.mask_token_id, "pad_id": flexmdm.config.pad_token_id}
-    result = generate_flexmdm(flexmdm, batch_size=args.n, sampler="event_driven", temperature=1.0, seeds=seeds, rows_at_once=50, **ids)
+    result = generate_flexmdm(
+        flexmdm,
+        batch_size=args.n,
+        sampler="event_driven",
+        temperature=1.0,
+        seeds=seeds,
+        rows_at_once=50,
+        **ids,
+    )
     lengths["flexmdm"] = result.lengths.tolist()
     canvas = max(lengths["text"])
     empty = torch.zeros((args.n, 0), dtype=torch.long)
-    result = generate_mdm(llada, empty, steps=None, gen_length=canvas, block_length=None, temperature=1.0, cfg_scale=0.0, remasking="random",
-                          seeds=seeds, rows_at_once=50, **ids)
+    result = generate_mdm(
+        llada,
+        empty,
+        steps=None,
+        gen_length=canvas,
+        block_length=None,
+        temperature=1.0,
+        cfg_scale=0.0,
+        remasking="random",
+        seeds=seeds,
+        rows_at_once=50,
+        **ids,
+    )
     pad = ids["pad_id"]
-    lengths["llada"] = [next((place for place, token in enumerate(row) if token == pad), len(row)) for row in result.sequences.tolist()]
+    lengths["llada"] = [
+        next((place for place, token in enumerate(row) if token == pad), len(row))
+        for row in result.sequences.tolist()
+    ]
     return {"canvas": canvas, **lengths}
 
 
@@ -104,12 +154,25 @@ def make_parser():
     parser = ArgumentParser(description=__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND", help="items or free")
     items, free = kinds.add_parser("items"), kinds.add_parser("free")
-    items.add_argument("--tokenizer", required=True, help="folder or hub id: lengths are counted in its tokens")
-    items.add_argument("--longest", type=int, default=40, help="tokens of the longest middle (default: 40)")
+    items.add_argument(
+        "--tokenizer", required=True, help="folder or hub id: lengths are counted in its tokens"
+    )
+    items.add_argument(
+        "--longest", type=int, default=40, help="tokens of the longest middle (default: 40)"
+    )
     items.add_argument("--each", type=int, default=12, help="items of each length (default: 12)")
-    free.add_argument("--flexmdm", required=True, metavar="CHECKPOINT", help="a transferred FlexMDM")
-    free.add_argument("--llada", required=True, metavar="CHECKPOINT", help="the LLaDA trained on the same text")
-    free.add_argument("--text", required=True, metavar="FOLDER", help="that text, as flexmdm_transfer_preprocess.py wrote it")
+    free.add_argument(
+        "--flexmdm", required=True, metavar="CHECKPOINT", help="a transferred FlexMDM"
+    )
+    free.add_argument(
+        "--llada", required=True, metavar="CHECKPOINT", help="the LLaDA trained on the same text"
+    )
+    free.add_argument(
+        "--text",
+        required=True,
+        metavar="FOLDER",
+        help="that text, as flexmdm_transfer_preprocess.py wrote it",
+    )
     free.add_argument("--n", type=int, default=400, help="texts to write (default: 400)")
     for command in (items, free):
         command.add_argument("--output", required=True, metavar="FILE", help="file to write")
@@ -122,6 +185,7 @@ def main():
     if args.kind == "items":
         require_positive(args, "longest", "each")
         from llada_utils import load_tokenizer
+
         rows = length_items(load_tokenizer(args.tokenizer), args.longest, args.each)
         write_rows(args.output, rows)
         print(f"{args.output}: {len(rows)} items")

@@ -1,17 +1,23 @@
-"""The quickstart's last step: its results as one table, with trivial baselines, and a few answers to read.
+"""The quickstart's last step: its results as one table, with trivial baselines, and a few answers
+to read.
 
-    python scripts/quickstart_table.py runs/quickstart          (writes table.md there, and prints it)
+python scripts/quickstart_table.py runs/quickstart          (writes table.md there, and prints it)
 """
+
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from builtin_data import trivial_math_baselines  # noqa: E402
-from records import InputError, read_file, read_finished, read_rows, run, write_text  # noqa: E402
-from results_table import wilson  # noqa: E402
+from builtin_data import trivial_math_baselines
+from records import InputError, read_file, read_finished, read_rows, run, write_text
+from results_table import wilson
 
-TASKS = [("math", "word problems, held-out numbers: right answers"), ("code", "generated functions: pass@1"),
-         ("stdlib", "library functions, held-out modules: exact match"), ("stdlib parses", "the same: prefix + middle + suffix parses")]
+TASKS = [
+    ("math", "word problems, held-out numbers: right answers"),
+    ("code", "generated functions: pass@1"),
+    ("stdlib", "library functions, held-out modules: exact match"),
+    ("stdlib parses", "the same: prefix + middle + suffix parses"),
+]
 
 
 def cell(share):
@@ -31,18 +37,30 @@ def plain(right, n):
 
 
 def table(work):
-    """Markdown: FlexMDM, LLaDA and what needs no model, with n, 95 % Wilson intervals and evaluations a row."""
-    lines = ["| task | n | FlexMDM | evaluations | LLaDA | evaluations | trivial baselines |", "|---|---|---|---|---|---|---|"]
+    """Markdown: FlexMDM, LLaDA and what needs no model, with n, 95 % Wilson intervals and
+    evaluations a row.
+    """
+    lines = [
+        "| task | n | FlexMDM | evaluations | LLaDA | evaluations | trivial baselines |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for task, name in TASKS:
         data, _, metric = task.partition(" ")
         metric = metric or {"stdlib": "exact_match"}.get(data)
-        shares = [result(work / "results" / f"{data}_{kind}", metric) for kind in ("flexmdm", "llada")]
+        shares = [
+            result(work / "results" / f"{data}_{kind}", metric) for kind in ("flexmdm", "llada")
+        ]
         n = shares[0][0]["n"]
         if task == "math":
-            train, test = (read_rows(work / f"math_{split}.jsonl", fields=("question", "answer"), flag="WORK") for split in ("train", "test"))
+            train, test = (
+                read_rows(work / f"math_{split}.jsonl", fields=("question", "answer"), flag="WORK")
+                for split in ("train", "test")
+            )
             baselines = trivial_math_baselines(train, test)
-            trivial = f"commonest answer {plain(round(baselines['commonest_answer'] * n), n)}, " \
-                      f"nearest problem's answer {plain(round(baselines['nearest_question'] * n), n)}"
+            trivial = (
+                f"commonest answer {plain(round(baselines['commonest_answer'] * n), n)}, "
+                f"nearest problem's answer {plain(round(baselines['nearest_question'] * n), n)}"
+            )
         elif task == "code":
             trivial = f"empty middle {cell(result(work / 'results/code_references/empty')[0])}"
         else:
@@ -56,13 +74,20 @@ def examples(work, count=3):
     """The first rows of every evaluation, to be read."""
     lines = []
     for folder in sorted((work / "results").iterdir()):
-        rows = [row for file in sorted(folder.glob("generations-*.jsonl")) for row in read_finished(file)]
+        rows = [
+            row
+            for file in sorted(folder.glob("generations-*.jsonl"))
+            for row in read_finished(file)
+        ]
         if not rows:
             continue
         lines.append(f"\n-- {folder.name}")
         for row in rows[:count]:
             if "question" in row:
-                lines.append(f"Q: {row['question']}\nA: {row['generations'].strip()}   (right: {row['ground_truth']})")
+                lines.append(
+                    f"Q: {row['question']}\nA: {row['generations'].strip()}   (right:"
+                    f" {row['ground_truth']})"
+                )
             else:
                 lines.append(f"{row['prompt']}[[{row['completion']}]]{row['suffix']}")
     return "\n".join(lines)

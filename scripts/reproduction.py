@@ -1,10 +1,13 @@
-"""results/*.json of scripts/reproduce_small.sh, and the tables and plots of RESULTS.md that are read from them.
+"""results/*.json of scripts/reproduce_small.sh, and the tables and plots of RESULTS.md that are
+read from them.
 
     python scripts/reproduction.py collect comparison_1 --work runs/reproduce          (reproduce_small.sh does this itself)
     python scripts/reproduction.py report                                              fills RESULTS.md, draws results/*.png
-Seconds on one CPU core; nothing is trained or sampled. A table stands in RESULTS.md between <!-- NAME --> and <!-- /NAME -->.
-Intervals are 95 %: Wilson's of a share; Student's over seeds; over items (normal) where the models are taken as given.
+Seconds on one CPU core; nothing is trained or sampled. A table stands in RESULTS.md between <!--
+NAME --> and <!-- /NAME -->. Intervals are 95 %: Wilson's of a share; Student's over seeds; over
+items (normal) where the models are taken as given.
 """
+
 import json
 import math
 import re
@@ -15,63 +18,147 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from records import InputError, read_file, read_finished, run, write_json, write_text  # noqa: E402
-from results_table import item_scores, sampler_name, share_of, versions  # noqa: E402
-from sampler_flags import ArgumentParser  # noqa: E402
+from records import InputError, read_file, read_finished, run, write_json, write_text
+from results_table import item_scores, sampler_name, share_of, versions
+from sampler_flags import ArgumentParser
 
-STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}       # 97.5 % by degrees of freedom
+# 97.5 % by degrees of freedom
+STUDENT = {
+    1: 12.706,
+    2: 4.303,
+    3: 3.182,
+    4: 2.776,
+    5: 2.571,
+    6: 2.447,
+    7: 2.365,
+    8: 2.306,
+    9: 2.262,
+}
 NORMAL = 1.96
 
 
 # ---- collect
 
+
 def machine(begun):
-    """What the numbers were made on: processor, commit (of the chain's beginning, from the file begun), date, versions."""
-    cpu = next((line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "") \
-        if Path("/proc/cpuinfo").exists() else ""
-    return {"processor": cpu, "commit": begun.read_text().strip() if begun.exists() else "", "date": date.today().isoformat(), "versions": versions()}
+    """What the numbers were made on: processor, commit (of the chain's beginning, from the file
+    begun), date, versions.
+    """
+    cpu = (
+        next(
+            (
+                line.split(":", 1)[1].strip()
+                for line in Path("/proc/cpuinfo").read_text().splitlines()
+                if line.startswith("model name")
+            ),
+            "",
+        )
+        if Path("/proc/cpuinfo").exists()
+        else ""
+    )
+    return {
+        "processor": cpu,
+        "commit": begun.read_text().strip() if begun.exists() else "",
+        "date": date.today().isoformat(),
+        "versions": versions(),
+    }
 
 
 def training(folder):
     """Steps, seconds, loss curve, and likelihood bound with held-out loss of a finished run."""
     log = read_finished(folder / "train_log.jsonl")
     lines = [row for row in log if "loss" in row]
-    names = [name for name in ("loss", "unmask_loss", "insertion_loss", "gap_error") if lines and name in lines[-1]]
-    seconds = sum(row.get("train_runtime", 0) for row in log)           # one a session: a run may have been resumed
-    content = {"steps": log[-1]["step"], "seconds": round(seconds, 1),
-               "curve": {"step": [row["step"] for row in lines], **{name: [round(row[name], 4) for row in lines] for name in names}}}
+    names = [
+        name
+        for name in ("loss", "unmask_loss", "insertion_loss", "gap_error")
+        if lines and name in lines[-1]
+    ]
+    # one a session: a run may have been resumed
+    seconds = sum(row.get("train_runtime", 0) for row in log)
+    content = {
+        "steps": log[-1]["step"],
+        "seconds": round(seconds, 1),
+        "curve": {
+            "step": [row["step"] for row in lines],
+            **{name: [round(row[name], 4) for row in lines] for name in names},
+        },
+    }
     if (folder / "bound.log").exists():
-        line = [line for line in (folder / "bound.log").read_text().splitlines() if line.startswith("{")][-1]
+        line = [
+            line for line in (folder / "bound.log").read_text().splitlines() if line.startswith("{")
+        ][-1]
         content["bound"] = {key: value for key, value in json.loads(line).items() if key != "what"}
     return content
 
 
 def evaluation(folder, with_rows=False):
-    """Metrics, evaluations and which items were right (a 0/1 string in the items' order; a list of shares with several samples)."""
+    """Metrics, evaluations and which items were right (a 0/1 string in the items' order; a list of
+    shares with several samples).
+    """
     result = read_file(folder / "results.json", "--work")[0]
     right = item_scores(folder)
-    content = {"label": result["label"], "sampler": sampler_name(result), "metrics": result["metrics"], "rows": result["rows"],
-               "evaluations": result["evaluations"], "tokens": result["tokens"], "seconds": result["seconds"],
-               "items_hash": result["settings"].get("data_hash"),
-               "right": "".join(str(int(right[name])) for name in sorted(right)) if result["rows"] == len(right)
-               else [round(right[name], 4) for name in sorted(right)]}
+    content = {
+        "label": result["label"],
+        "sampler": sampler_name(result),
+        "metrics": result["metrics"],
+        "rows": result["rows"],
+        "evaluations": result["evaluations"],
+        "tokens": result["tokens"],
+        "seconds": result["seconds"],
+        "items_hash": result["settings"].get("data_hash"),
+        "right": (
+            "".join(str(int(right[name])) for name in sorted(right))
+            if result["rows"] == len(right)
+            else [round(right[name], 4) for name in sorted(right)]
+        ),
+    }
     if with_rows:
-        rows = [row for file in sorted(folder.glob("generations-*.jsonl")) for row in read_finished(file)]
+        rows = [
+            row
+            for file in sorted(folder.glob("generations-*.jsonl"))
+            for row in read_finished(file)
+        ]
         content["columns"] = ["reference tokens", "written tokens", "exact", "passed"]
-        content["infills"] = sorted([row["reference_length"], row["length"], int(row["completion"] == row["ground_truth"]),
-                                     int(right[row["task_id"]])] for row in rows)
+        content["infills"] = sorted(
+            [
+                row["reference_length"],
+                row["length"],
+                int(row["completion"] == row["ground_truth"]),
+                int(right[row["task_id"]]),
+            ]
+            for row in rows
+        )
     return content
 
 
 def collect(args):
     """RESULTS/CHAIN.json from the work folder."""
     chain, work = args.chain, Path(args.work)
-    folder = Path("runs/sampler_curve") if chain == "samplers" else work / chain.replace("comparison_", "seed").replace("ablations_", "ablations")
+    folder = (
+        Path("runs/sampler_curve")
+        if chain == "samplers"
+        else work / chain.replace("comparison_", "seed").replace("ablations_", "ablations")
+    )
     if not folder.is_dir():
-        raise InputError(f"--work: {folder} is missing; scripts/reproduce_small.sh {chain} makes it")
-    runs = {path.parent.name: training(path.parent) for path in sorted(folder.glob("*/train_log.jsonl")) if (path.parent / "final").is_dir()}
-    evaluations = {path.parent.name: evaluation(path.parent, with_rows=chain == "lengths") for path in sorted(folder.glob("**/results.json"))}
-    content = {"chain": chain, "scale": args.scale, **machine(work / f"{chain}.commit"), "training": runs, "evaluations": evaluations}
+        raise InputError(
+            f"--work: {folder} is missing; scripts/reproduce_small.sh {chain} makes it"
+        )
+    runs = {
+        path.parent.name: training(path.parent)
+        for path in sorted(folder.glob("*/train_log.jsonl"))
+        if (path.parent / "final").is_dir()
+    }
+    evaluations = {
+        path.parent.name: evaluation(path.parent, with_rows=chain == "lengths")
+        for path in sorted(folder.glob("**/results.json"))
+    }
+    content = {
+        "chain": chain,
+        "scale": args.scale,
+        **machine(work / f"{chain}.commit"),
+        "training": runs,
+        "evaluations": evaluations,
+    }
     if (folder / "free.json").exists():
         content["free"] = read_file(folder / "free.json", "--work")[0]
     target = Path(args.results) / f"{chain}.json"
@@ -80,6 +167,7 @@ def collect(args):
 
 
 # ---- statistics
+
 
 def percent(share):
     return f"{100 * share['value']:.1f} [{100 * share['low']:.1f}, {100 * share['high']:.1f}]"
@@ -95,7 +183,9 @@ def over_seeds(values):
 
 
 def over_items(pairs):
-    """(mean, low, high) of right_a - right_b, items being the sample: their differences are averaged over the models first."""
+    """(mean, low, high) of right_a - right_b, items being the sample: their differences are
+    averaged over the models first.
+    """
     columns = [[float(x) - float(y) for x, y in zip(a, b)] for a, b in pairs]
     items = [statistics.fmean(values) for values in zip(*columns)]
     half = NORMAL * statistics.stdev(items) / math.sqrt(len(items))
@@ -109,115 +199,230 @@ def signed(values, factor=100, digits=1):
 
 
 def mean_and_seeds(values, factor=100, digits=1):
-    """"61.5 (60.0, 62.5, 62.0)": the mean, and each seed's value."""
-    return f"{factor * statistics.fmean(values):.{digits}f} ({', '.join(f'{factor * value:.{digits}f}' for value in values)})"
+    """ "61.5 (60.0, 62.5, 62.0)": the mean, and each seed's value."""
+    return (
+        f"{factor * statistics.fmean(values):.{digits}f}"
+        f" ({', '.join(f'{factor * value:.{digits}f}' for value in values)})"
+    )
 
 
 # ---- tables
+
 
 def score(evaluation):
     return next(iter(evaluation["metrics"].values()))
 
 
-PAIRS = [("word problems, no prior", "math_flexmdm_tau40", "math_llada_one_block"),
-         ("word problems, window and blocks of 8", "math_flexmdm_tau40_narrow", "math_llada_blocks"),
-         ("infilling, no prior", "code_flexmdm_tau32", "code_llada_one_block"),
-         ("infilling, window and blocks of 8", "code_flexmdm_tau32_narrow", "code_llada_blocks"),
-         ("word problems, event-driven against blocks", "math_flexmdm_event", "math_llada_blocks"),
-         ("infilling, event-driven against blocks", "code_flexmdm_event", "code_llada_blocks"),
-         ("infilling, event-driven with bound and threshold, against blocks", "code_flexmdm_fast", "code_llada_blocks")]
+PAIRS = [
+    ("word problems, no prior", "math_flexmdm_tau40", "math_llada_one_block"),
+    ("word problems, window and blocks of 8", "math_flexmdm_tau40_narrow", "math_llada_blocks"),
+    ("infilling, no prior", "code_flexmdm_tau32", "code_llada_one_block"),
+    ("infilling, window and blocks of 8", "code_flexmdm_tau32_narrow", "code_llada_blocks"),
+    ("word problems, event-driven against blocks", "math_flexmdm_event", "math_llada_blocks"),
+    ("infilling, event-driven against blocks", "code_flexmdm_event", "code_llada_blocks"),
+    (
+        "infilling, event-driven with bound and threshold, against blocks",
+        "code_flexmdm_fast",
+        "code_llada_blocks",
+    ),
+]
 
 
 def table_headline(chains):
     seeds = chains["comparison"]
-    lines = ["| | FlexMDM %, mean (seeds) | evaluations | LLaDA %, mean (seeds) | evaluations | difference, points: over seeds | over items |",
-             "|---|---|---|---|---|---|---|"]
+    lines = [
+        (
+            "| | FlexMDM %, mean (seeds) | evaluations | LLaDA %, mean (seeds) | evaluations |"
+            " difference, points: over seeds | over items |"
+        ),
+        "|---|---|---|---|---|---|---|",
+    ]
     for name, a, b in PAIRS:
         found = [(seed["evaluations"][a], seed["evaluations"][b]) for seed in seeds]
         shares = [[score(pair[side])["value"] for pair in found] for side in (0, 1)]
-        calls = [statistics.fmean(pair[side]["evaluations"]["mean"] for pair in found) for side in (0, 1)]
+        calls = [
+            statistics.fmean(pair[side]["evaluations"]["mean"] for pair in found) for side in (0, 1)
+        ]
         difference = over_seeds([x - y for x, y in zip(*shares)])
         items = over_items([(pair[0]["right"], pair[1]["right"]) for pair in found])
-        lines.append(f"| {name} | {mean_and_seeds(shares[0])} | {calls[0]:.0f} | {mean_and_seeds(shares[1])} | {calls[1]:.0f} | {signed(difference)} | "
-                     f"{signed(items)} |")
+        lines.append(
+            f"| {name} | {mean_and_seeds(shares[0])} | {calls[0]:.0f} | {mean_and_seeds(shares[1])}"
+            f" | {calls[1]:.0f} | {signed(difference)} | {signed(items)} |"
+        )
     return "\n".join(lines)
 
 
 def table_settings(chains):
     seeds = chains["comparison"]
-    lines = ["| task | model and sampler | %, mean (seeds) | evaluations | length wrong by, tokens | seconds a row |", "|---|---|---|---|---|---|"]
+    lines = [
+        (
+            "| task | model and sampler | %, mean (seeds) | evaluations | length wrong by, tokens |"
+            " seconds a row |"
+        ),
+        "|---|---|---|---|---|---|",
+    ]
     for name in sorted({name for seed in seeds for name in seed["evaluations"]}):
         found = [seed["evaluations"][name] for seed in seeds if name in seed["evaluations"]]
         task = {"math": "word problems", "code": "infilling"}[name.split("_")[0]]
         seconds = statistics.fmean(each["seconds"] / each["rows"] for each in found)
-        wrong = [each["metrics"]["length_error_tokens"] for each in found if "length_error_tokens" in each["metrics"]]
-        lines.append(f"| {task} | {found[0]['label']}, {found[0]['sampler']} | {mean_and_seeds([score(each)['value'] for each in found])} | "
-                     f"{statistics.fmean(each['evaluations']['mean'] for each in found):.1f} | {f'{statistics.fmean(wrong):.1f}' if wrong else ''} | {seconds:.2f} |")
+        wrong = [
+            each["metrics"]["length_error_tokens"]
+            for each in found
+            if "length_error_tokens" in each["metrics"]
+        ]
+        lines.append(
+            f"| {task} | {found[0]['label']}, {found[0]['sampler']} |"
+            f" {mean_and_seeds([score(each)['value'] for each in found])} |"
+            f" {statistics.fmean(each['evaluations']['mean'] for each in found):.1f} |"
+            f" {f'{statistics.fmean(wrong):.1f}' if wrong else ''} | {seconds:.2f} |"
+        )
     return "\n".join(lines)
 
 
-ARMS = {"transfer": "FlexMDM, transfer, all parameters", "transfer_lora": "FlexMDM, transfer, LoRA + new parts",
-        "scratch": "FlexMDM, from random weights", "continued": "LLaDA, continued (its own loss)"}
+ARMS = {
+    "transfer": "FlexMDM, transfer, all parameters",
+    "transfer_lora": "FlexMDM, transfer, LoRA + new parts",
+    "scratch": "FlexMDM, from random weights",
+    "continued": "LLaDA, continued (its own loss)",
+}
 
 
 def table_transfer(chains):
     seeds = chains["comparison"]
-    lines = ["| | held-out loss, mean (seeds) | of it at masks | of it in gaps | nats a token, at most | loss less transfer's, over seeds |",
-             "|---|---|---|---|---|---|"]
+    lines = [
+        (
+            "| | held-out loss, mean (seeds) | of it at masks | of it in gaps | nats a token, at"
+            " most | loss less transfer's, over seeds |"
+        ),
+        "|---|---|---|---|---|---|",
+    ]
     for arm, name in ARMS.items():
         bounds = [seed["training"][arm]["bound"] for seed in seeds]
-        cells = [mean_and_seeds([bound[key] for bound in bounds], 1, 3) if all(key in bound for bound in bounds) else ""
-                 for key in ("loss", "unmask_loss", "insertion_loss", "nats_per_token")]
-        differences = [bound["loss"] - seed["training"]["transfer"]["bound"]["loss"] for bound, seed in zip(bounds, seeds)]
-        lines.append(f"| {name} | {' | '.join(cells)} | {signed(over_seeds(differences), 1, 3) if arm in ('transfer_lora', 'scratch') else ''} |")
+        cells = [
+            (
+                mean_and_seeds([bound[key] for bound in bounds], 1, 3)
+                if all(key in bound for bound in bounds)
+                else ""
+            )
+            for key in ("loss", "unmask_loss", "insertion_loss", "nats_per_token")
+        ]
+        differences = [
+            bound["loss"] - seed["training"]["transfer"]["bound"]["loss"]
+            for bound, seed in zip(bounds, seeds)
+        ]
+        lines.append(
+            f"| {name} | {' | '.join(cells)} |"
+            f" {signed(over_seeds(differences), 1, 3) if arm in ('transfer_lora', 'scratch') else ''} |"
+        )
     return "\n".join(lines)
 
 
-CHOICES = {"default": "default: log-rate head, t x 1000, padding masked, AdaLN shared by 8 blocks, insertion linear",
-           "softplus": "softplus head x 1024", "time_1": "t x 1", "padding": "padding attended to", "per_block": "AdaLN for each block",
-           "power_3": "insertion power:3", "power_5": "insertion power:5", "geometric": "insertion geometric:10,0.01"}
+CHOICES = {
+    "default": (
+        "default: log-rate head, t x 1000, padding masked, AdaLN shared by 8 blocks, insertion"
+        " linear"
+    ),
+    "softplus": "softplus head x 1024",
+    "time_1": "t x 1",
+    "padding": "padding attended to",
+    "per_block": "AdaLN for each block",
+    "power_3": "insertion power:3",
+    "power_5": "insertion power:5",
+    "geometric": "insertion geometric:10,0.01",
+}
 
 
 def table_ablations(chains):
     seeds = chains["ablations"]
     quarters = [f"loss_quarter_{quarter}" for quarter in range(1, 5)]
-    lines = ["| one choice changed | held-out loss | t < 1/4 | < 1/2 | < 3/4 | < 1 | gaps (full phi) | masks | loss less default's, over seeds | "
-             "nats a token, at most | less default's, over seeds |", "|---|---|---|---|---|---|---|---|---|---|---|"]
+    lines = [
+        (
+            "| one choice changed | held-out loss | t < 1/4 | < 1/2 | < 3/4 | < 1 | gaps (full phi)"
+            " | masks | loss less default's, over seeds | nats a token, at most | less default's,"
+            " over seeds |"
+        ),
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
     for arm, name in CHOICES.items():
-        found, default = ([seed["training"][each]["bound"] for seed in seeds] for each in (arm, "default"))
-        cells = [f"{statistics.fmean(each[key] for each in found):.3f}" for key in ("loss", *quarters)]
-        cells += [f"{statistics.fmean(each[key] for each in found):.2f}" for key in ("insertion_loss", "unmask_loss")]
-        for key, comparable in (("loss", arm in ("softplus", "time_1", "padding", "per_block")), ("nats_per_token", arm not in ("default", "geometric"))):
-            differences = signed(over_seeds([x[key] - y[key] for x, y in zip(found, default)]), 1, 3) if comparable else ""
-            mean = [] if key == "loss" else [f"{statistics.fmean(each[key] for each in found):.3f}" if key in found[0] else ""]
+        found, default = (
+            [seed["training"][each]["bound"] for seed in seeds] for each in (arm, "default")
+        )
+        cells = [
+            f"{statistics.fmean(each[key] for each in found):.3f}" for key in ("loss", *quarters)
+        ]
+        cells += [
+            f"{statistics.fmean(each[key] for each in found):.2f}"
+            for key in ("insertion_loss", "unmask_loss")
+        ]
+        for key, comparable in (
+            ("loss", arm in ("softplus", "time_1", "padding", "per_block")),
+            ("nats_per_token", arm not in ("default", "geometric")),
+        ):
+            differences = (
+                signed(over_seeds([x[key] - y[key] for x, y in zip(found, default)]), 1, 3)
+                if comparable
+                else ""
+            )
+            mean = (
+                []
+                if key == "loss"
+                else [
+                    (
+                        f"{statistics.fmean(each[key] for each in found):.3f}"
+                        if key in found[0]
+                        else ""
+                    )
+                ]
+            )
             cells += [*mean, differences]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-LAYOUTS = {"flexmdm": "FlexMDM, tuned", "llada": "LLaDA, tuned, 32 masks behind the prompt, blocks of 8", "llada_oracle": "LLaDA in place, true length given",
-           "llada_fixed": "LLaDA in place, 12 masks"}
+LAYOUTS = {
+    "flexmdm": "FlexMDM, tuned",
+    "llada": "LLaDA, tuned, 32 masks behind the prompt, blocks of 8",
+    "llada_oracle": "LLaDA in place, true length given",
+    "llada_fixed": "LLaDA in place, 12 masks",
+}
 
 
 def table_real_code(chains):
     metrics = ("pass@1", "exact_match", "parses")
-    lines = ["| | n | pass@1 % | exact match % | parses % | tokens written a row | evaluations |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| | n | pass@1 % | exact match % | parses % | tokens written a row | evaluations |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for data, shown in (("stdlib", "library lines"), ("humaneval", "HumanEval single-line")):
         for key, layout in LAYOUTS.items():
             found = chains["real_code"][0]["evaluations"][f"{data}_{key}"]
-            cells = [percent(found["metrics"][metric]) if metric in found["metrics"] else "" for metric in metrics]
-            lines.append(f"| {shown}: {layout} | {found['rows']} | {' | '.join(cells)} | {found['tokens'] / found['rows']:.1f} | "
-                         f"{found['evaluations']['mean']:.1f} |")
+            cells = [
+                percent(found["metrics"][metric]) if metric in found["metrics"] else ""
+                for metric in metrics
+            ]
+            lines.append(
+                f"| {shown}: {layout} | {found['rows']} | {' | '.join(cells)} |"
+                f" {found['tokens'] / found['rows']:.1f} | {found['evaluations']['mean']:.1f} |"
+            )
     return "\n".join(lines)
 
 
 def table_gsm8k(chains):
     chain = chains["gsm8k"][0]
-    lines = ["| | nats an answer token, at most | test problems | right % | an answer found % | evaluations |", "|---|---|---|---|---|---|"]
+    lines = [
+        (
+            "| | nats an answer token, at most | test problems | right % | an answer found % |"
+            " evaluations |"
+        ),
+        "|---|---|---|---|---|---|",
+    ]
     for kind, name in (("flexmdm", "FlexMDM"), ("llada", "LLaDA")):
         found, bound = chain["evaluations"][kind], chain["training"][kind]["bound"]
-        lines.append(f"| {name} | {bound['nats_per_token']:.3f} +- {bound['nats_per_token_error']:.3f} | {found['rows']} | {percent(score(found))} | "
-                     f"{percent(found['metrics']['answer_found'])} | {found['evaluations']['mean']:.1f} |")
+        lines.append(
+            f"| {name} | {bound['nats_per_token']:.3f} +- {bound['nats_per_token_error']:.3f} |"
+            f" {found['rows']} | {percent(score(found))} |"
+            f" {percent(found['metrics']['answer_found'])} | {found['evaluations']['mean']:.1f} |"
+        )
     return "\n".join(lines)
 
 
@@ -236,93 +441,182 @@ def total_variation(a, b, width=8):
 
 def mean_error(values, digits=1):
     """The mean and half its 95 % interval."""
-    return f"{statistics.fmean(values):.{digits}f} +- {NORMAL * statistics.stdev(values) / math.sqrt(len(values)):.{digits}f}"
+    return (
+        f"{statistics.fmean(values):.{digits}f} +-"
+        f" {NORMAL * statistics.stdev(values) / math.sqrt(len(values)):.{digits}f}"
+    )
 
 
 def table_lengths(chains):
     chain = chains["lengths"][0]
     free, text = chain["free"], chain["free"]["text"]
     n = len(free["flexmdm"])
-    kinds = [(text[:n], text[n:], f"text without a prompt: {n} rows of it against the others"), (free["flexmdm"], text, "FlexMDM, free samples"),
-             (free["llada"], text, f"LLaDA, free samples on a canvas of {free['canvas']}")]
-    lines = ["| lengths | n | mean, tokens | true mean | total variation, bins of 8 | mean absolute error |", "|---|---|---|---|---|---|"]
-    lines += [f"| {name} | {len(written)} | {mean_error(written)} | {statistics.fmean(text):.1f} | {total_variation(written, true):.3f} | |"
-              for written, true, name in kinds]
-    for key, name in (("flexmdm", "FlexMDM, infills of 0 to 40 tokens"), ("llada_tuned", "LLaDA tuned, 40 masks, ends itself"),
-                      ("llada_fixed_12", "LLaDA in place, 12 masks")):
+    kinds = [
+        (text[:n], text[n:], f"text without a prompt: {n} rows of it against the others"),
+        (free["flexmdm"], text, "FlexMDM, free samples"),
+        (free["llada"], text, f"LLaDA, free samples on a canvas of {free['canvas']}"),
+    ]
+    lines = [
+        (
+            "| lengths | n | mean, tokens | true mean | total variation, bins of 8 | mean absolute"
+            " error |"
+        ),
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {name} | {len(written)} | {mean_error(written)} | {statistics.fmean(text):.1f} |"
+        f" {total_variation(written, true):.3f} | |"
+        for written, true, name in kinds
+    ]
+    for key, name in (
+        ("flexmdm", "FlexMDM, infills of 0 to 40 tokens"),
+        ("llada_tuned", "LLaDA tuned, 40 masks, ends itself"),
+        ("llada_fixed_12", "LLaDA in place, 12 masks"),
+    ):
         true, written = zip(*[row[:2] for row in chain["evaluations"][key]["infills"]])
-        lines.append(f"| {name} | {len(true)} | {mean_error(written)} | {statistics.fmean(true):.1f} | {total_variation(written, true):.3f} | "
-                     f"{mean_error([abs(x - y) for x, y in zip(true, written)], 2)} |")
+        lines.append(
+            f"| {name} | {len(true)} | {mean_error(written)} | {statistics.fmean(true):.1f} |"
+            f" {total_variation(written, true):.3f} |"
+            f" {mean_error([abs(x - y) for x, y in zip(true, written)], 2)} |"
+        )
     return "\n".join(lines)
 
 
-LENGTH_KINDS = {"flexmdm": "FlexMDM", "llada_oracle": "LLaDA, true length given", "llada_fixed_12": "LLaDA, 12 masks", "llada_tuned": "LLaDA tuned, 40 masks"}
+LENGTH_KINDS = {
+    "flexmdm": "FlexMDM",
+    "llada_oracle": "LLaDA, true length given",
+    "llada_fixed_12": "LLaDA, 12 masks",
+    "llada_tuned": "LLaDA tuned, 40 masks",
+}
 LENGTH_BINS = [(0, 0), (1, 2), (3, 5), (6, 10), (11, 15), (16, 20), (21, 30), (31, 40)]
 
 
 def exact_by_length(rows):
-    """[((low, high), share_of exact)] of a lengths evaluation's infills, for the bins that have any."""
-    bins = [(ends, [row[2] for row in rows if ends[0] <= row[0] <= ends[1]]) for ends in LENGTH_BINS]
+    """[((low, high), share_of exact)] of a lengths evaluation's infills, for the bins that have
+    any.
+    """
+    bins = [
+        (ends, [row[2] for row in rows if ends[0] <= row[0] <= ends[1]]) for ends in LENGTH_BINS
+    ]
     return [(ends, share_of(sum(exact), len(exact))) for ends, exact in bins if exact]
 
 
 def table_exact_by_length(chains):
     chain = chains["lengths"][0]
-    lines = ["| true length | n | " + " | ".join(f"{name}, exact %" for name in LENGTH_KINDS.values()) + " |", "|---|---" + "|---" * len(LENGTH_KINDS) + "|"]
-    for found in zip(*(exact_by_length(chain["evaluations"][kind]["infills"]) for kind in LENGTH_KINDS)):
+    lines = [
+        "| true length | n | "
+        + " | ".join(f"{name}, exact %" for name in LENGTH_KINDS.values())
+        + " |",
+        "|---|---" + "|---" * len(LENGTH_KINDS) + "|",
+    ]
+    for found in zip(
+        *(exact_by_length(chain["evaluations"][kind]["infills"]) for kind in LENGTH_KINDS)
+    ):
         (low, high), share = found[0]
-        lines.append(f"| {low if low == high else f'{low} to {high}'} | {share['n']} | {' | '.join(percent(share) for _, share in found)} |")
+        lines.append(
+            f"| {low if low == high else f'{low} to {high}'} | {share['n']} |"
+            f" {' | '.join(percent(share) for _, share in found)} |"
+        )
     return "\n".join(lines)
 
 
 def table_samplers(chains):
     found = chains["samplers"][0]["evaluations"]
     exact = found["event_driven"]
-    rows = sorted(found.values(), key=lambda each: ("event" in each["sampler"], "left out" in each["sampler"], each["evaluations"]["mean"]))
-    lines = ["| FlexMDM sampler | items x answers | pass@1 % | evaluations a row | seconds a row | event-driven less this, points, paired |",
-             "|---|---|---|---|---|---|"]
+    rows = sorted(
+        found.values(),
+        key=lambda each: (
+            "event" in each["sampler"],
+            "left out" in each["sampler"],
+            each["evaluations"]["mean"],
+        ),
+    )
+    lines = [
+        (
+            "| FlexMDM sampler | items x answers | pass@1 % | evaluations a row | seconds a row |"
+            " event-driven less this, points, paired |"
+        ),
+        "|---|---|---|---|---|---|",
+    ]
     for each in rows:
         share = score(each)
-        difference = "" if each is exact or each["items_hash"] != exact["items_hash"] else signed(over_items([(exact["right"], each["right"])]))
-        lines.append(f"| {each['sampler']} | {share['n']} x {each['rows'] // share['n']} | {percent(share)} | {each['evaluations']['mean']:.1f} | "
-                     f"{each['seconds'] / each['rows']:.2f} | {difference} |")
+        difference = (
+            ""
+            if each is exact or each["items_hash"] != exact["items_hash"]
+            else signed(over_items([(exact["right"], each["right"])]))
+        )
+        lines.append(
+            f"| {each['sampler']} | {share['n']} x {each['rows'] // share['n']} | {percent(share)}"
+            f" | {each['evaluations']['mean']:.1f} | {each['seconds'] / each['rows']:.2f} |"
+            f" {difference} |"
+        )
     return "\n".join(lines)
 
 
 def table_cost(chains):
-    lines = ["| chain | training, core minutes | evaluation, core minutes | date | commit | processor |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| chain | training, core minutes | evaluation, core minutes | date | commit | processor |",
+        "|---|---|---|---|---|---|",
+    ]
     total = [0.0, 0.0]
     for each in [each for found in chains.values() for each in found]:
         bounds = [run["bound"] for run in each["training"].values() if "bound" in run]
-        parts = [sum(item.get("seconds", 0) for item in items) / 60
-                 for items in (each["training"].values(), [*each["evaluations"].values(), *bounds])]
+        parts = [
+            sum(item.get("seconds", 0) for item in items) / 60
+            for items in (each["training"].values(), [*each["evaluations"].values(), *bounds])
+        ]
         total = [x + y for x, y in zip(total, parts)]
-        lines.append(f"| {each['chain']} | {parts[0]:.1f} | {parts[1]:.1f} | {each['date']} | {each['commit']} | {each['processor']} |")
+        lines.append(
+            f"| {each['chain']} | {parts[0]:.1f} | {parts[1]:.1f} | {each['date']} |"
+            f" {each['commit']} | {each['processor']} |"
+        )
     return "\n".join([*lines, f"| all | {total[0]:.1f} | {total[1]:.1f} | | | |"])
 
 
-TABLES = {"headline": ("comparison", table_headline), "settings": ("comparison", table_settings), "transfer": ("comparison", table_transfer),
-          "ablations": ("ablations", table_ablations), "real_code": ("real_code", table_real_code), "gsm8k": ("gsm8k", table_gsm8k),
-          "lengths": ("lengths", table_lengths), "exact_by_length": ("lengths", table_exact_by_length), "samplers": ("samplers", table_samplers),
-          "cost": (None, table_cost)}
+TABLES = {
+    "headline": ("comparison", table_headline),
+    "settings": ("comparison", table_settings),
+    "transfer": ("comparison", table_transfer),
+    "ablations": ("ablations", table_ablations),
+    "real_code": ("real_code", table_real_code),
+    "gsm8k": ("gsm8k", table_gsm8k),
+    "lengths": ("lengths", table_lengths),
+    "exact_by_length": ("lengths", table_exact_by_length),
+    "samplers": ("samplers", table_samplers),
+    "cost": (None, table_cost),
+}
 
 
 # ---- plots
 
+
 def plot_curves(chains, path):
     """Training loss of each arm, a line a seed."""
     import matplotlib
+
     matplotlib.use("Agg")
     import matplotlib.pyplot as pyplot
+
     figure, panels = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for number, (arm, name) in enumerate(ARMS.items()):
         panel = panels[int(arm == "continued")]
         for seed, chain in enumerate(chains["comparison"]):
             curve = chain["training"][arm]["curve"]
-            panel.plot(curve["step"], curve.get("loss", []), color=f"C{number}", alpha=0.7, linewidth=1, label=name if seed == 0 else None)
+            panel.plot(
+                curve["step"],
+                curve.get("loss", []),
+                color=f"C{number}",
+                alpha=0.7,
+                linewidth=1,
+                label=name if seed == 0 else None,
+            )
     for panel, title in zip(panels, ("FlexMDM", "LLaDA")):
-        panel.set(xlabel="step (32 rows each)", ylabel="training loss (row's sum / 32), mean of 25 steps", yscale="log",
-                  title=f"{title}, {len(chains['comparison'])} seeds")
+        panel.set(
+            xlabel="step (32 rows each)",
+            ylabel="training loss (row's sum / 32), mean of 25 steps",
+            yscale="log",
+            title=f"{title}, {len(chains['comparison'])} seeds",
+        )
         panel.grid(alpha=0.3, which="both")
         panel.legend(fontsize="small")
     figure.savefig(path, dpi=130)
@@ -331,39 +625,64 @@ def plot_curves(chains, path):
 def plot_exact_by_length(chains, path):
     """Exact match by true length, running bins, Wilson bars."""
     import matplotlib
+
     matplotlib.use("Agg")
     import matplotlib.pyplot as pyplot
+
     figure, panel = pyplot.subplots(figsize=(7, 4.4), layout="constrained")
     for number, (kind, name) in enumerate(LENGTH_KINDS.items()):
         rows = chains["lengths"][0]["evaluations"][kind]["infills"]
         found = exact_by_length(rows)
-        x, y = [sum(ends) / 2 + 0.25 * number for ends, _ in found], [100 * share["value"] for _, share in found]
-        error = [[max(0.0, 100 * sign * (share[end] - share["value"])) for _, share in found] for end, sign in (("low", -1), ("high", 1))]
+        x = [sum(ends) / 2 + 0.25 * number for ends, _ in found]
+        y = [100 * share["value"] for _, share in found]
+        error = [
+            [max(0.0, 100 * sign * (share[end] - share["value"])) for _, share in found]
+            for end, sign in (("low", -1), ("high", 1))
+        ]
         panel.errorbar(x, y, error, fmt="o-", capsize=2, label=name)
-    panel.set(xlabel="true length of the middle (tokens)", ylabel="exact match (%), 95 % interval", title=f"n = {len(rows)} infills a model")
+    panel.set(
+        xlabel="true length of the middle (tokens)",
+        ylabel="exact match (%), 95 % interval",
+        title=f"n = {len(rows)} infills a model",
+    )
     panel.grid(alpha=0.3)
     panel.legend(fontsize="small")
     figure.savefig(path, dpi=130)
 
 
-PLOTS = {"loss_curves.png": ("comparison", plot_curves), "exact_by_length.png": ("lengths", plot_exact_by_length)}
+PLOTS = {
+    "loss_curves.png": ("comparison", plot_curves),
+    "exact_by_length.png": ("lengths", plot_exact_by_length),
+}
 
 
 def report(args):
     """Fill the tables of RESULTS.md for which there are results; draw the plots."""
     chains = {}
     for path in sorted(Path(args.results).glob("*.json")):
-        chains.setdefault(re.sub(r"_\d+$", "", path.stem), []).append(read_file(path, "--results")[0])
+        chains.setdefault(re.sub(r"_\d+$", "", path.stem), []).append(
+            read_file(path, "--results")[0]
+        )
     if not chains:
-        raise InputError(f"--results: {args.results} has no JSON files; scripts/reproduce_small.sh writes them")
+        raise InputError(
+            f"--results: {args.results} has no JSON files; scripts/reproduce_small.sh writes them"
+        )
     target = ROOT / "RESULTS.md" if args.output is None else Path(args.output)
     text = target.read_text()
     for name, (needed, table) in TABLES.items():
         begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
         if begin not in text or end not in text:
-            raise InputError(f"--output: {target} has no place for the table {name} ({begin} ... {end})")
+            raise InputError(
+                f"--output: {target} has no place for the table {name} ({begin} ... {end})"
+            )
         if needed is None or needed in chains:
-            text = text[:text.index(begin) + len(begin)] + "\n" + table(chains) + "\n" + text[text.index(end):]
+            text = (
+                text[: text.index(begin) + len(begin)]
+                + "\n"
+                + table(chains)
+                + "\n"
+                + text[text.index(end) :]
+            )
     write_text(target, text)
     drawn = [name for name, (needed, _) in PLOTS.items() if needed in chains]
     for name in drawn:
@@ -373,13 +692,21 @@ def report(args):
 
 def make_parser():
     parser = ArgumentParser(description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", help="collect or report")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", help="collect or report"
+    )
     first, second = commands.add_parser("collect"), commands.add_parser("report")
     first.add_argument("chain", help="a chain of scripts/reproduce_small.sh")
-    first.add_argument("--work", default="runs/reproduce", help="its work folder (default: runs/reproduce)")
-    first.add_argument("--scale", type=float, default=1.0, help="the --scale it ran with, for the record")
+    first.add_argument(
+        "--work", default="runs/reproduce", help="its work folder (default: runs/reproduce)"
+    )
+    first.add_argument(
+        "--scale", type=float, default=1.0, help="the --scale it ran with, for the record"
+    )
     for command in (first, second):
-        command.add_argument("--results", default="results", help="folder of the JSON files (default: results)")
+        command.add_argument(
+            "--results", default="results", help="folder of the JSON files (default: results)"
+        )
     second.add_argument("--output", help="file whose tables are filled (default: RESULTS.md)")
     return parser
 

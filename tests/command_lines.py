@@ -6,6 +6,7 @@ A command begins at python, torchrun, bash, sbatch or srun. It ends with its lin
 the next one), its code span, two spaces, a bracket or a mark of punctuation. `...` stands for what
 is left out: `... --flag` goes on with the last script named before it.
 """
+
 import argparse
 import ast
 import contextlib
@@ -21,14 +22,17 @@ from typing import NamedTuple
 
 from conftest import ROOT
 
-START = re.compile(r"(?<![^\s`'\"(|])(?:(?:[A-Z_]+=\S+ )*(?:python|torchrun|bash|sbatch|srun)"
-                   r"|\.\.\.) +(?=\S)")
+START = re.compile(
+    r"(?<![^\s`'\"(|])(?:(?:[A-Z_]+=\S+ )*(?:python|torchrun|bash|sbatch|srun)" r"|\.\.\.) +(?=\S)"
+)
 STOP = re.compile(r"  |[,;](?:\s|$)|(?<!\.)\.(?:\s|$)| [#(|>&]")
 LEFT_OUT = re.compile(r"(?<!\S)\.\.\.(?!\S)")
 SCRIPT = re.compile(r"[\w/.-]+\.(?:py|sh)(?![\w.])")
-ANYWHERE = {"CUDA_VISIBLE_DEVICES"}                        # variables that no script of ours reads
-TRAINING = {"flexmdm_transfer_openwebtext": "RunArguments",
-            "instruction_finetuning": "InstructionArguments"}
+ANYWHERE = {"CUDA_VISIBLE_DEVICES"}  # variables that no script of ours reads
+TRAINING = {
+    "flexmdm_transfer_openwebtext": "RunArguments",
+    "instruction_finetuning": "InstructionArguments",
+}
 
 
 class Line(NamedTuple):
@@ -50,6 +54,7 @@ def module_of(script):
 def parser_of(script):
     """The parser of a script, by its path in the repository; None where it takes no flags."""
     from training_arguments import make_parser
+
     if '__name__ == "__main__"' not in (ROOT / script).read_text():
         return None
     module = module_of(script)
@@ -70,11 +75,15 @@ def parsers_in(parser):
 def boolean_fields(cls):
     """Names of a dataclass's fields that may be true or false."""
     hints = typing.get_type_hints(cls)
-    return [name for name in inspect.signature(cls).parameters
-            if hints[name] is bool or bool in typing.get_args(hints[name])]
+    return [
+        name
+        for name in inspect.signature(cls).parameters
+        if hints[name] is bool or bool in typing.get_args(hints[name])
+    ]
 
 
 # ---- finding them
+
 
 def end_of(text, start):
     """Where a command that goes on at `start` ends; quotes may hold anything."""
@@ -97,12 +106,12 @@ def commands_in(text, last=None):
         place = match.end()
         if not match[0].startswith("..."):
             place = end_of(text, place)
-            if named := SCRIPT.search(text[match.start():place]):
+            if named := SCRIPT.search(text[match.start() : place]):
                 last = named[0]
-                yield text[match.start():place], last
+                yield text[match.start() : place], last
         elif last and text.startswith("-", place):
             program = "python" if last.endswith(".py") else "bash"
-            while place is not None:                           # ... --watch, --trace FILE
+            while place is not None:  # ... --watch, --trace FILE
                 end = end_of(text, place)
                 yield f"{program} {last} ... {text[place:end]}", last
                 again = re.compile(r", (?:or )?(?=--)").match(text, end)
@@ -133,21 +142,27 @@ def markdown_lines(text):
 def python_lines(text):
     """Lines of a file's head and of the texts that --help shows."""
     tree = ast.parse(text)
-    texts = [keyword.value.value for node in ast.walk(tree) if isinstance(node, ast.Call)
-             for keyword in node.keywords
-             if keyword.arg in ("help", "description") and isinstance(keyword.value, ast.Constant)]
+    texts = [
+        keyword.value.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        for keyword in node.keywords
+        if keyword.arg in ("help", "description") and isinstance(keyword.value, ast.Constant)
+    ]
     return logical_lines("\n".join([ast.get_docstring(tree) or "", *map(str, texts)]))
 
 
 def shell_lines(text):
-    return logical_lines("\n".join(line.lstrip("# ") if line.startswith("#") else ""
-                                   for line in text.splitlines()))
+    return logical_lines(
+        "\n".join(line.lstrip("# ") if line.startswith("#") else "" for line in text.splitlines())
+    )
 
 
 def shown():
     """Every command line of the README files, RESULTS.md, and the scripts' heads and helps."""
-    sources = [(ROOT / name, markdown_lines) for name in ("README.md", "RESULTS.md",
-                                                          "scripts/README.md")]
+    sources = [
+        (ROOT / name, markdown_lines) for name in ("README.md", "RESULTS.md", "scripts/README.md")
+    ]
     sources += [(path, python_lines) for path in python_files()]
     sources += [(path, shell_lines) for path in sorted(ROOT.glob("scripts/*.sh"))]
     for path, lines_of in sources:
@@ -159,6 +174,7 @@ def shown():
 
 
 # ---- judging them
+
 
 def words_of(text):
     """Its words, without [what may be left out]; CAPITALS become a value that any flag takes."""
@@ -178,7 +194,7 @@ def accepts(parser, words, partial):
             parser.parse_args(words)
     except SystemExit:
         return (written.getvalue().strip().splitlines() or ["it ends at once"])[-1]
-    except Exception as error:                  # InputError, or what transformers raises
+    except Exception as error:  # InputError, or what transformers raises
         return f"{type(error).__name__}: {error}"
 
 
@@ -196,18 +212,19 @@ def refused(line):
         words = words_of(line.text)
     except ValueError as error:
         return str(error)
-    wrapped = [word for word in words if word.startswith("python ")]      # sbatch --wrap "..."
+    wrapped = [word for word in words if word.startswith("python ")]  # sbatch --wrap "..."
     if wrapped:
         return refused(Line(line.source, wrapped[0]))
     place = next(number for number, word in enumerate(words) if SCRIPT.fullmatch(word))
-    before, script, flags = words[:place], words[place], words[place + 1:]
+    before, script, flags = words[:place], words[place], words[place + 1 :]
     if not (ROOT / script).is_file():
         return f"{script} is not there"
     if script.endswith(".sh"):
         return refused_by_shell(script, before, flags)
     if "torchrun" in before:
         from torch.distributed.run import get_args_parser
-        launcher = words[before.index("torchrun") + 1:place + 1]
+
+        launcher = words[before.index("torchrun") + 1 : place + 1]
         if reason := accepts(get_args_parser(), launcher, False):
             return f"torchrun: {reason}"
     parser = parser_of(script)
@@ -226,16 +243,24 @@ def refused_by_shell(script, before, flags):
     shared = [(ROOT / "scripts" / name).read_text() for name in ("launch.sh", "environment.sh")]
     for word in before:
         name, given, _ = word.partition("=")
-        if given and name.isupper() and name not in ANYWHERE \
-                and not re.search(rf"\$\{{?{name}\b", "".join([code, *shared])):
+        if (
+            given
+            and name.isupper()
+            and name not in ANYWHERE
+            and not re.search(rf"\$\{{?{name}\b", "".join([code, *shared]))
+        ):
             return f"{script} reads no variable {name}"
-    if script == "scripts/test.sh":                        # its flags are pytest's
-        missing = [word for word in flags
-                   if word.startswith("tests/") and not (ROOT / word).exists()]
+    if script == "scripts/test.sh":  # its flags are pytest's
+        missing = [
+            word for word in flags if word.startswith("tests/") and not (ROOT / word).exists()
+        ]
         return f"{missing[0]} is not there" if missing else None
     if behind := python_behind(script):
         reasons = [accepts(parser_of(name), flags, True) for name in behind]
         return reasons[0] if all(reasons) else None
-    unknown = [word for word in filter(is_flag, flags)
-               if not re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", code)]
+    unknown = [
+        word
+        for word in filter(is_flag, flags)
+        if not re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", code)
+    ]
     return f"{script} does not know {unknown[0]}" if unknown else None

@@ -1,9 +1,11 @@
-"""Shared by all tests: where outside data is, which tests are slow, and fresh seeds that a failing run prints.
+"""Shared by all tests: where outside data is, which tests are slow, and fresh seeds that a failing
+run prints.
 
 FLEXMDM_GOLDEN   folder of numbers computed by the original LLaDA code (llada_tiny/, flexmdm_tiny/, ...)
 FLEXMDM_DATA     folder of data sets (gsm8k/, humaneval/, llada_tokenizer/, text/, code/, ...)
 FLEXMDM_SEED     repeat a run's random inputs (printed at the head of every run)
 """
+
 import os
 import random
 import signal
@@ -18,7 +20,11 @@ SEED = int(os.environ.get("FLEXMDM_SEED", random.SystemRandom().randrange(2**31)
 
 
 def pytest_addoption(parser):
-    parser.addoption("--full", action="store_true", help="also run the tests marked `full` (too slow for every change)")
+    parser.addoption(
+        "--full",
+        action="store_true",
+        help="also run the tests marked `full` (too slow for every change)",
+    )
 
 
 def pytest_configure(config):
@@ -38,7 +44,9 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(autouse=True)
 def fresh_seed(request):
-    """Every test starts from its own seed, which depends on the run's seed and the test's name only."""
+    """Every test starts from its own seed, which depends on the run's seed and the test's name
+    only.
+    """
     random.seed(f"{SEED}/{request.node.nodeid}")
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(random.randrange(2**31))
@@ -60,6 +68,7 @@ def golden_dir():
 def golden(golden_dir):
     """golden("flexmdm_tiny/golden.safetensors") -> dict of tensors."""
     from safetensors.torch import load_file
+
     return lambda name: load_file(golden_dir / name)
 
 
@@ -70,8 +79,8 @@ def data_dir():
 
 @pytest.fixture(autouse=True)
 def signal_handlers():
-    """Runs in a test's own process install handlers and leave them in place, as a script may; a forked worker of a later test could then not
-    be ended by SIGTERM."""
+    """Runs in a test's own process install handlers and leave them in place, as a script may; a
+    forked worker of a later test could then not be ended by SIGTERM."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
     yield
     for number, handler in before.items():

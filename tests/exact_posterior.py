@@ -1,19 +1,25 @@
-"""The exact posterior of a small law over strings, behind the network's call signature: what a perfectly trained FlexMDM would be.
+"""The exact posterior of a small law over strings, behind the network's call signature: what a
+perfectly trained FlexMDM would be.
 
-A law is a list of contexts; a context is a prefix, a suffix (both may be empty) and probabilities of the middles between them.
-Every state xt that can arise (each middle token deleted, mask or clean) is enumerated once, with every alignment into every middle.
-An alignment that deletes d tokens weighs p(middle) * D^d, D = P(deleted) = 1 - alpha(t): P(mask) and P(clean) are the same for all
-alignments of a state and cancel. So posteriors are polynomials in D, looked up by the state's ids for 100,000 rows at once.
-Contexts must be recognisable from xt: random_prompts and random_infills put separators, as real layouts do.
+A law is a list of contexts; a context is a prefix, a suffix (both may be empty) and probabilities
+of the middles between them. Every state xt that can arise (each middle token deleted, mask or
+clean) is enumerated once, with every alignment into every middle. An alignment that deletes d
+tokens weighs p(middle) * D^d, D = P(deleted) = 1 - alpha(t): P(mask) and P(clean) are the same for
+all alignments of a state and cancel. So posteriors are polynomials in D, looked up by the state's
+ids for 100,000 rows at once.
+Contexts must be recognisable from xt: random_prompts and random_infills put separators, as real
+layouts do.
 """
+
 import itertools
 from collections import defaultdict
 
 import numpy as np
 import torch
 
-TOKENS, OPEN, CLOSE, MASK, UNUSED, PAD = 4, 4, 5, 6, 7, 8        # ids: 0..3 text, separators, mask, a row without token, padding
-VOCABULARY, NUM_TOKENS = 9, 7                                    # NUM_TOKENS counts text, separators and mask
+# ids: 0..3 text, separators, mask, a row without token, padding
+TOKENS, OPEN, CLOSE, MASK, UNUSED, PAD = 4, 4, 5, 6, 7, 8
+VOCABULARY, NUM_TOKENS = 9, 7  # NUM_TOKENS counts text, separators and mask
 
 
 class Context:
@@ -25,10 +31,16 @@ class Context:
         self.middles = {middle: weight / total for middle, weight in middles.items()}
 
     def target(self, inserted=1.0):
-        """{full string: probability}; where each middle token is only inserted with probability alpha(1) < 1, the thinned law."""
+        """{full string: probability}; where each middle token is only inserted with probability
+        alpha(1) < 1, the thinned law.
+        """
         law = defaultdict(float)
         for middle, p in self.middles.items():
-            for kept in itertools.product((0, 1), repeat=len(middle)) if inserted < 1 else ((1,) * len(middle),):
+            for kept in (
+                itertools.product((0, 1), repeat=len(middle))
+                if inserted < 1
+                else ((1,) * len(middle),)
+            ):
                 weight = p * inserted ** sum(kept) * (1 - inserted) ** (len(middle) - sum(kept))
                 law[self.prefix + tuple(itertools.compress(middle, kept)) + self.suffix] += weight
         return dict(law)
@@ -36,10 +48,15 @@ class Context:
 
 def random_strings(rng, count, max_length, tokens=TOKENS):
     """{string: weight}: random distinct strings, one of every length 0 ... max_length among them."""
-    strings = {tuple(rng.integers(tokens, size=length).tolist()) for length in range(max_length + 1)}
+    strings = {
+        tuple(rng.integers(tokens, size=length).tolist()) for length in range(max_length + 1)
+    }
     while len(strings) < count:
         strings.add(tuple(rng.integers(tokens, size=rng.integers(max_length + 1)).tolist()))
-    return {string: float(weight) for string, weight in zip(sorted(strings), 0.3 + rng.exponential(size=len(strings)))}
+    return {
+        string: float(weight)
+        for string, weight in zip(sorted(strings), 0.3 + rng.exponential(size=len(strings)))
+    }
 
 
 def random_lengths(rng):
@@ -48,33 +65,47 @@ def random_lengths(rng):
 
 
 def random_prompts(rng):
-    """Three prompts of different lengths (one of them empty), each with its own law of continuations of length 0 ... 4."""
+    """Three prompts of different lengths (one of them empty), each with its own law of
+    continuations of length 0 ... 4.
+    """
     prompts = [(), (0,), tuple(rng.integers(TOKENS, size=3).tolist())]
     return [Context(prompt + (CLOSE,), (), random_strings(rng, 9, 4)) for prompt in prompts]
 
 
 def random_infills(rng):
-    """Every split of every string of a law into prefix, middle and suffix; the middle's law is the conditional one."""
+    """Every split of every string of a law into prefix, middle and suffix; the middle's law is the
+    conditional one.
+    """
     strings = random_strings(rng, 8, 4, tokens=3)
-    splits = {(string[:start], string[end:]) for string in strings
-              for start, end in itertools.combinations_with_replacement(range(len(string) + 1), 2)}
+    splits = {
+        (string[:start], string[end:])
+        for string in strings
+        for start, end in itertools.combinations_with_replacement(range(len(string) + 1), 2)
+    }
     contexts = []
     for prefix, suffix in sorted(splits):
-        middles = {string[len(prefix):len(string) - len(suffix)]: weight for string, weight in strings.items()
-                   if len(string) >= len(prefix) + len(suffix) and string[:len(prefix)] == prefix
-                   and string[len(string) - len(suffix):] == suffix}
+        middles = {
+            string[len(prefix) : len(string) - len(suffix)]: weight
+            for string, weight in strings.items()
+            if len(string) >= len(prefix) + len(suffix)
+            and string[: len(prefix)] == prefix
+            and string[len(string) - len(suffix) :] == suffix
+        }
         contexts.append(Context(prefix + (OPEN,), (CLOSE,) + suffix, middles))
     return contexts
 
 
 class ExactPosterior(torch.nn.Module):
-    """`model(input_ids, timesteps, attention_mask)` for a law (list of Contexts) and the insertion schedule that t belongs to.
+    """`model(input_ids, timesteps, attention_mask)` for a law (list of Contexts) and the insertion
+    schedule that t belongs to.
 
-    Where a sampler must not look it answers nonsense: 3 missing tokens in gaps within prefix and suffix and behind the row, and the
-    largest logits for mask, padding and the row of the vocabulary that has no token. States outside the law's support (tau-leaping
-    reaches some) miss nothing and have uniform tokens; `unknown` counts the calls' rows in them.
-    With only_logits_mask=False it has the plain contract alone.
+    Where a sampler must not look it answers nonsense: 3 missing tokens in gaps within prefix and
+    suffix and behind the row, and the largest logits for mask, padding and the row of the
+    vocabulary that has no token. States outside the law's support (tau-leaping reaches some) miss
+    nothing and have uniform tokens; `unknown` counts the calls' rows in them. With
+    only_logits_mask=False it has the plain contract alone.
     """
+
     device = torch.device("cpu")
 
     def __init__(self, contexts, schedule, only_logits_mask=True):
@@ -82,21 +113,29 @@ class ExactPosterior(torch.nn.Module):
         self.schedule, self.unknown = schedule, 0
         if only_logits_mask:
             self.supports_logits_mask = True
-        width = max(len(c.prefix) + len(middle) + len(c.suffix) for c in contexts for middle in c.middles)
+        width = max(
+            len(c.prefix) + len(middle) + len(c.suffix) for c in contexts for middle in c.middles
+        )
         degree = max(len(middle) for c in contexts for middle in c.middles)
         index, owner, entries = {}, [], []
         for number, context in enumerate(contexts):
             for middle, p in context.middles.items():
                 for kept in itertools.product(("deleted", "mask", "clean"), repeat=len(middle)):
                     st = [i for i, kind in enumerate(kept) if kind != "deleted"]
-                    state = context.prefix + tuple(middle[i] if kept[i] == "clean" else MASK for i in st) + context.suffix
+                    state = (
+                        context.prefix
+                        + tuple(middle[i] if kept[i] == "clean" else MASK for i in st)
+                        + context.suffix
+                    )
                     if state not in index:
                         index[state] = len(index)
                         owner.append(number)
-                    assert owner[index[state]] == number, f"state {state} does not say which context it is of"
+                    assert owner[index[state]] == number, (
+                        f"state {state} does not say which context it is of"
+                    )
                     entries.append((index[state], len(context.prefix), p, middle, st))
         self.width, self.states = width, len(index)
-        total = np.zeros((self.states, degree + 1))                                     # sum of p, by number deleted
+        total = np.zeros((self.states, degree + 1))  # sum of p, by number deleted
         gaps = np.zeros((self.states, width + 1, degree + 1))
         tokens = np.zeros((self.states, width, VOCABULARY, degree + 1))
         allowed = np.zeros((self.states, width + 1), dtype=bool)
@@ -108,38 +147,47 @@ class ExactPosterior(torch.nn.Module):
                 allowed[state, offset + j] = True
             for j, i in enumerate(st):
                 tokens[state, offset + j, middle[i], deleted] += p
-        keys = self._keys(torch.tensor([list(state) + [PAD] * (width - len(state)) for state in index]).view(self.states, width),
-                          torch.tensor([len(state) for state in index]))
+        keys = self._keys(
+            torch.tensor([list(state) + [PAD] * (width - len(state)) for state in index]).view(
+                self.states, width
+            ),
+            torch.tensor([len(state) for state in index]),
+        )
         order = torch.argsort(keys)
         self.keys = keys[order]
-        self.total, self.gaps, self.tokens, self.allowed = (torch.as_tensor(x)[order] for x in (total, gaps, tokens, allowed))
+        self.total, self.gaps, self.tokens, self.allowed = (
+            torch.as_tensor(x)[order] for x in (total, gaps, tokens, allowed)
+        )
 
     def _keys(self, ids, lengths):
         """One int64 a row of text: its ids as digits."""
         position = torch.arange(ids.shape[1])
         digits = torch.where(position < lengths[:, None], ids + 1, 0)
-        assert self.width < 18 and (VOCABULARY + 1) ** self.width < 2 ** 63
-        return (digits * (VOCABULARY + 1) ** position.clamp(max=self.width)).sum(1) + (lengths > self.width) * -2 ** 40
+        assert self.width < 18 and (VOCABULARY + 1) ** self.width < 2**63
+        return (digits * (VOCABULARY + 1) ** position.clamp(max=self.width)).sum(1) + (
+            lengths > self.width
+        ) * -(2**40)
 
     def forward(self, input_ids, timesteps, attention_mask=None, logits_mask=None):
         batch, length = input_ids.shape
         lengths = attention_mask.long().sum(1)
         key = self._keys(input_ids, lengths)
-        row = torch.searchsorted(self.keys, key).clamp(max=self.states - 1)             # (B,)
+        row = torch.searchsorted(self.keys, key).clamp(max=self.states - 1)  # (B,)
         known = self.keys[row] == key
         self.unknown += int((~known).sum())
-        deleted = (1 - self.schedule.at(timesteps.double())).clamp(min=1e-9)            # 0 is not asked: t = 1 is rounding
-        powers = deleted[:, None] ** torch.arange(self.total.shape[1])                  # (B, D+1)
-        total = (self.total[row] * powers).sum(1)                                       # (B,)
-        gaps = (self.gaps[row] @ powers[:, :, None])[:, :, 0] / total[:, None]          # (B, W+1)
+        # 0 is not asked: t = 1 is rounding
+        deleted = (1 - self.schedule.at(timesteps.double())).clamp(min=1e-9)
+        powers = deleted[:, None] ** torch.arange(self.total.shape[1])  # (B, D+1)
+        total = (self.total[row] * powers).sum(1)  # (B,)
+        gaps = (self.gaps[row] @ powers[:, :, None])[:, :, 0] / total[:, None]  # (B, W+1)
         gaps = torch.where(known[:, None], torch.where(self.allowed[row], gaps, 3.0), 0.0)
-        gaps = torch.nn.functional.pad(gaps, (0, max(0, length - self.width)))[:, :length + 1]
+        gaps = torch.nn.functional.pad(gaps, (0, max(0, length - self.width)))[:, : length + 1]
         if logits_mask is None:
             logits_mask = torch.ones(batch, length, dtype=torch.bool)
-        rows, places = logits_mask.nonzero(as_tuple=True)                               # (n,)
+        rows, places = logits_mask.nonzero(as_tuple=True)  # (n,)
         inside = known[rows] & (places < self.width)
-        chosen = self.tokens[row[rows], places.clamp(max=self.width - 1)]               # (n, V, D+1)
-        p = (chosen @ powers[rows][:, :, None])[:, :, 0] / total[rows, None]            # (n, V)
+        chosen = self.tokens[row[rows], places.clamp(max=self.width - 1)]  # (n, V, D+1)
+        p = (chosen @ powers[rows][:, :, None])[:, :, 0] / total[rows, None]  # (n, V)
         logits = torch.where(inside[:, None], p.log(), 0.0)
         logits[:, [MASK, UNUSED, PAD]] = 9.0
         if not hasattr(self, "supports_logits_mask"):
@@ -150,18 +198,24 @@ class ExactPosterior(torch.nn.Module):
 def padded(rows):
     """Tuples of ids as long (B, L), right-padded."""
     width = max((len(row) for row in rows), default=0)
-    return torch.tensor([list(row) + [PAD] * (width - len(row)) for row in rows], dtype=torch.long).view(len(rows), width)
+    return torch.tensor(
+        [list(row) + [PAD] * (width - len(row)) for row in rows], dtype=torch.long
+    ).view(len(rows), width)
 
 
 def law_inputs(contexts, samples, rng):
     """(context number (B,), prefixes (B, P), suffixes (B, S)) of a batch that mixes the contexts."""
     which = torch.as_tensor(rng.integers(len(contexts), size=samples))
-    return which, padded([c.prefix for c in contexts])[which], padded([c.suffix for c in contexts])[which]
+    return (
+        which,
+        padded([c.prefix for c in contexts])[which],
+        padded([c.suffix for c in contexts])[which],
+    )
 
 
 def total_variation(contexts, which, result, inserted=1.0):
-    """Total variation distance between samples and target, each context weighed by its share of the batch; and the law it was judged by:
-    a list of (number of samples, probabilities)."""
+    """Total variation distance between samples and target, each context weighed by its share of the
+    batch; and the law it was judged by: a list of (number of samples, probabilities)."""
     outcomes, judged, distance = result.sequences.tolist(), [], 0.0
     counts = [defaultdict(int) for _ in contexts]
     for context, row, length in zip(which.tolist(), outcomes, result.lengths.tolist()):
@@ -170,7 +224,11 @@ def total_variation(contexts, which, result, inserted=1.0):
         target, number = context.target(inserted), sum(seen.values())
         if number:
             names = set(target) | set(seen)
-            distance += 0.5 * sum(abs(seen.get(name, 0) - number * target.get(name, 0.0)) for name in names) / len(outcomes)
+            distance += (
+                0.5
+                * sum(abs(seen.get(name, 0) - number * target.get(name, 0.0)) for name in names)
+                / len(outcomes)
+            )
             judged.append((number, np.array(list(target.values()))))
     return distance, judged
 
@@ -181,5 +239,7 @@ def noise_quantile(judged, rng, quantile=0.999, resamples=4000):
     distance = np.zeros(resamples)
     for number, p in judged:
         p = p / p.sum()
-        distance += 0.5 * np.abs(rng.multinomial(number, p, size=resamples) - number * p).sum(1) / samples
+        distance += (
+            0.5 * np.abs(rng.multinomial(number, p, size=resamples) - number * p).sum(1) / samples
+        )
     return float(np.quantile(distance, quantile))

@@ -1,8 +1,11 @@
-"""Training runs as forks of one process that has imported everything, so that a test may start and kill many.
+"""Training runs as forks of one process that has imported everything, so that a test may start and
+kill many.
 
-One JSON object a line on stdin: {"script", "words", "output", "file_limit"} -> the run's process id on stdout, then, when it has ended, its
-exit code (minus the signal's number when it was killed). `output` receives what the run prints; file_limit: largest file it may write.
+One JSON object a line on stdin: {"script", "words", "output", "file_limit"} -> the run's process id
+on stdout, then, when it has ended, its exit code (minus the signal's number when it was killed).
+`output` receives what the run prints; file_limit: largest file it may write.
 """
+
 import importlib
 import json
 import os
@@ -15,8 +18,14 @@ sys.path.insert(0, str(ROOT))
 
 
 def main():
-    import flexmdm_trainer, flexmdm_transfer_openwebtext, instruction_finetuning, llada_trainer, peft     # noqa: E401, F401
+    import peft
+
+    import flexmdm_trainer  # noqa: F401
+    import flexmdm_transfer_openwebtext
+    import instruction_finetuning
+    import llada_trainer
     from records import run
+
     for line in sys.stdin:
         job = json.loads(line)
         child = os.fork()
@@ -33,6 +42,7 @@ def main():
                 code = end.code
             except BaseException:
                 import traceback
+
                 traceback.print_exc()
             sys.stdout.flush(), sys.stderr.flush()
             os._exit(code)

@@ -1,7 +1,9 @@
-"""Reads hostile_programs.txt, and runs all of it at one level of the sandbox as whoever started it: so tests can run it as another user.
+"""Reads hostile_programs.txt, and runs all of it at one level of the sandbox as whoever started it:
+so tests can run it as another user.
 
-    CODE=<folder with code_runner.py> python hostile_programs.py LEVEL CANARY PORT MARK PYTHON TIMEOUT          prints results as JSON
+CODE=<folder with code_runner.py> python hostile_programs.py LEVEL CANARY PORT MARK PYTHON TIMEOUT          prints results as JSON
 """
+
 import json
 import os
 import re
@@ -15,13 +17,22 @@ TEXT = Path(__file__).with_name("hostile_programs.txt")
 
 
 def read_programs():
-    """({name: (program, test)} of hostile programs, the same of fools, which only equal everything)."""
+    """({name: (program, test)} of hostile programs, the same of fools, which only equal
+    everything).
+    """
     hostile, fools = {}, {}
-    for part in re.split(r"^=== ", re.sub(r"^##### .*\n", "", TEXT.read_text(), flags=re.MULTILINE), flags=re.MULTILINE)[1:]:
+    for part in re.split(
+        r"^=== ",
+        re.sub(r"^##### .*\n", "", TEXT.read_text(), flags=re.MULTILINE),
+        flags=re.MULTILINE,
+    )[1:]:
         name, _, content = part.partition("\n")
         program, _, test = content.strip("\n").partition("\n--- test\n")
         group = fools if name.startswith("fool: ") else hostile
-        group[name.removeprefix("fool: ")] = (re.sub(r"^WRONG$", WRONG.strip(), program, flags=re.MULTILINE), test or PLAIN_TEST)
+        group[name.removeprefix("fool: ")] = (
+            re.sub(r"^WRONG$", WRONG.strip(), program, flags=re.MULTILINE),
+            test or PLAIN_TEST,
+        )
     return hostile, fools
 
 
@@ -29,6 +40,7 @@ def main():
     level, canary, port, mark, python, timeout = sys.argv[1:]
     sys.path.insert(0, os.environ["CODE"])
     from code_runner import CodeRunner
+
     programs = {}
     for name, (program, test) in read_programs()[0].items():
         for word, value in (("CANARY", canary), ("PORT", port), ("MARK", mark)):

@@ -1,21 +1,34 @@
 """A generation run without a model, for test_evaluation_runs.py: python stub_run.py FOLDER ITEMS SAMPLES BATCH PAUSE"""
+
 import sys
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from generation_run import GenerationRun, Stop, item_seed, make_tasks  # noqa: E402
-from records import run  # noqa: E402
+from generation_run import GenerationRun, Stop, item_seed, make_tasks
+from records import run
 
 
 def main():
-    folder, (items, samples, batch), pause = sys.argv[1], map(int, sys.argv[2:5]), float(sys.argv[5])
+    folder = sys.argv[1]
+    items, samples, batch = map(int, sys.argv[2:5])
+    pause = float(sys.argv[5])
 
     def generate_batch(tasks):
         time.sleep(pause)
-        return [{"text": f"{item_seed(7, task['item'], task['sample'])} \u2014 text of some length " * 3, "length": 9} for task in tasks]
+        return [
+            {
+                "text": (
+                    f"{item_seed(7, task['item'], task['sample'])} \u2014 text of some length " * 3
+                ),
+                "length": 9,
+            }
+            for task in tasks
+        ]
 
-    generation = GenerationRun(folder, {"seed": 7}, make_tasks([item % 5 for item in range(items)], samples), Stop())
+    generation = GenerationRun(
+        folder, {"seed": 7}, make_tasks([item % 5 for item in range(items)], samples), Stop()
+    )
     generation.generate(batch, generate_batch, lambda row: row["item"] % 2 == 0)
     rows = generation.collect()
     if rows is not None:

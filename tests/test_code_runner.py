@@ -1,7 +1,9 @@
-"""code_runner.py, code_sandbox.py, code_check.py: right programs pass, wrong and hostile ones do not, and nothing of them is left.
+"""code_runner.py, code_sandbox.py, code_check.py: right programs pass, wrong and hostile ones do
+not, and nothing of them is left.
 
-    FLEXMDM_DATA=... pytest tests/test_code_runner.py             about a minute on 2 cores; --full runs all 8,652 reference solutions
+FLEXMDM_DATA=... pytest tests/test_code_runner.py             about a minute on 2 cores; --full runs all 8,652 reference solutions
 """
+
 import glob
 import gzip
 import json
@@ -16,9 +18,9 @@ import time
 from pathlib import Path
 
 import pytest
+from hostile_programs import PLAIN_TEST, RIGHT, read_programs
 from hypothesis import given
 from hypothesis import strategies as st
-from hostile_programs import PLAIN_TEST, RIGHT, read_programs
 
 from code_check import Unplain, pack, unpack
 from code_runner import CodeRunner, rebound_name, suspicious_text, test_with_helpers
@@ -26,7 +28,13 @@ from records import InputError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
 ROOT = Path(__file__).resolve().parent.parent
-SETS = {"SingleLine": (1033, 27), "MultiLine": (5815, None), "RandomSpan": (1640, 30), "RandomSpanLight": (164, 0)}    # items, empty: pass
+# items, empty: pass
+SETS = {
+    "SingleLine": (1033, 27),
+    "MultiLine": (5815, None),
+    "RandomSpan": (1640, 30),
+    "RandomSpanLight": (164, 0),
+}
 HOSTILE, FOOLS = read_programs()
 OUTSIDE = ("/tmp", "/var/tmp", "/dev/shm", "/run", "/usr", "/etc", "/")
 
@@ -48,16 +56,22 @@ def job(item, middle):
 
 
 def failures(items, results):
-    return [(item["task_id"], result) for item, result in zip(items, results) if result["status"] != "passed"]
+    return [
+        (item["task_id"], result)
+        for item, result in zip(items, results)
+        if result["status"] != "passed"
+    ]
 
 
-# ---- reference solutions, empty and `pass` ones ---------------------------------------------------------------------------
+# ---- reference solutions, empty and `pass` ones --------------------------------------------------
+
 
 def test_every_canonical_solution_of_single_line_passes_unsuspected_in_time(data_dir, runner):
     items, began = read_set(data_dir, "SingleLine"), time.monotonic()
     results = runner.run_all([job(item, item["canonical_solution"]) for item in items])
     assert len(items) == 1033 and failures(items, results) == []
-    processor_seconds = sum(result["cpu_seconds"] for result in results) / runner.workers        # what a quiet machine needs
+    # what a quiet machine needs
+    processor_seconds = sum(result["cpu_seconds"] for result in results) / runner.workers
     assert min(time.monotonic() - began, processor_seconds) < 90
     assert [result for result in results if result["suspicious"]] == []
 
@@ -77,28 +91,43 @@ def test_canonical_solutions_of_the_other_sets_pass(data_dir, runner, request, n
 @pytest.mark.parametrize("name", ["SingleLine", "RandomSpan", "RandomSpanLight"])
 def test_empty_completions_pass_exactly_where_they_are_right(data_dir, runner, name):
     items = read_set(data_dir, name)
-    assert sum(result["status"] == "passed" for result in runner.run_all([job(item, "") for item in items])) == SETS[name][1]
+    assert (
+        sum(
+            result["status"] == "passed"
+            for result in runner.run_all([job(item, "") for item in items])
+        )
+        == SETS[name][1]
+    )
 
 
 def test_empty_completions_of_the_light_set_fail(data_dir, runner):
     items = read_set(data_dir, "RandomSpanLight")[::4]
-    assert not any(result["status"] == "passed" for result in runner.run_all([job(item, "") for item in items]))
+    assert not any(
+        result["status"] == "passed" for result in runner.run_all([job(item, "") for item in items])
+    )
 
 
 def test_functions_whose_body_is_pass_fail(data_dir, runner):
     with gzip.open(data_dir / "humaneval" / "HumanEval.jsonl.gz", "rt") as file:
         items = [json.loads(line) for line in file]
-    results = runner.run_all([(item["prompt"] + "    pass\n", item["test"], item["entry_point"]) for item in items])
-    assert [item["task_id"] for item, result in zip(items, results) if result["status"] == "passed"] == []
+    results = runner.run_all(
+        [(item["prompt"] + "    pass\n", item["test"], item["entry_point"]) for item in items]
+    )
+    assert [
+        item["task_id"] for item, result in zip(items, results) if result["status"] == "passed"
+    ] == []
 
 
-# ---- hostile programs -----------------------------------------------------------------------------------------------------
+# ---- hostile programs ----------------------------------------------------------------------------
+
 
 def other_python():
     """An interpreter that every user may run, or None: the tests' own may live in a folder of root."""
     for path in (os.path.realpath(sys.executable), "/usr/bin/python3", "/usr/local/bin/python3"):
         parents = [Path(path), *Path(path).parents]
-        if all(parent.exists() and parent.stat().st_mode & 0o005 for parent in parents[1:]) and os.access(path, os.X_OK):
+        if all(
+            parent.exists() and parent.stat().st_mode & 0o005 for parent in parents[1:]
+        ) and os.access(path, os.X_OK):
             return path
     return None
 
@@ -108,7 +137,13 @@ def running_as(uid):
     for path in glob.glob("/proc/[0-9]*"):
         try:
             if os.stat(path).st_uid == uid:
-                found.append((path, open(path + "/cmdline").read()[:200], open(path + "/stat").read().split()[2]))
+                found.append(
+                    (
+                        path,
+                        open(path + "/cmdline").read()[:200],
+                        open(path + "/stat").read().split()[2],
+                    )
+                )
         except OSError:
             pass
     return found
@@ -116,11 +151,19 @@ def running_as(uid):
 
 @pytest.fixture
 def place():
-    """A folder that every user may enter, with the code, and a canary folder in it that every user may write."""
+    """A folder that every user may enter, with the code, and a canary folder in it that every user
+    may write.
+    """
     folder = Path(tempfile.mkdtemp(prefix="hostile-"))
     folder.chmod(0o755)
-    for name in ("code_runner.py", "code_sandbox.py", "code_check.py", "records.py", "tests/hostile_programs.py",
-                 "tests/hostile_programs.txt"):
+    for name in (
+        "code_runner.py",
+        "code_sandbox.py",
+        "code_check.py",
+        "records.py",
+        "tests/hostile_programs.py",
+        "tests/hostile_programs.txt",
+    ):
         shutil.copy(ROOT / name, folder)
     canary = folder / "canary"
     canary.mkdir()
@@ -131,14 +174,31 @@ def place():
     shutil.rmtree(folder)
 
 
-LEVELS = {"root, namespaces": ("namespaces", None), "user, namespaces": ("namespaces", 54321), "root, landlock": ("landlock", None),
-          "user, landlock": ("landlock", 54322), "root, plain": ("plain", None)}
-# What a level does not promise (code_sandbox.py says so, and so does every result): there the user's rights are the only bound
-NOT_PROMISED = {"plain": {"write outside", "network", "delete files", "overwrite a file", "read a file"}}
+LEVELS = {
+    "root, namespaces": ("namespaces", None),
+    "user, namespaces": ("namespaces", 54321),
+    "root, landlock": ("landlock", None),
+    "user, landlock": ("landlock", 54322),
+    "root, plain": ("plain", None),
+}
+# What a level does not promise (code_sandbox.py says so, and so does every result): there the
+# user's rights are the only bound
+NOT_PROMISED = {
+    "plain": {"write outside", "network", "delete files", "overwrite a file", "read a file"}
+}
 
 
-@pytest.mark.parametrize("how", [how if how in ("root, namespaces", "user, landlock") else pytest.param(how, marks=pytest.mark.full)
-                                 for how in LEVELS])
+@pytest.mark.parametrize(
+    "how",
+    [
+        (
+            how
+            if how in ("root, namespaces", "user, landlock")
+            else pytest.param(how, marks=pytest.mark.full)
+        )
+        for how in LEVELS
+    ],
+)
 def test_no_hostile_program_passes_harms_or_stays(how, place):
     level, uid = LEVELS[how]
     assert len(HOSTILE) >= 25
@@ -151,34 +211,71 @@ def test_no_hostile_program_passes_harms_or_stays(how, place):
         pytest.skip("no interpreter here that other users may run")
     mark, timeout = f"{os.getpid()}-{level}", 0.5
     canary = place / "canary"
-    if level == "plain":                               # files are guarded by the user's rights alone there
+    if level == "plain":  # files are guarded by the user's rights alone there
         canary.chmod(0o755)
         (canary / "precious.txt").chmod(0o600)
     with socket.create_server(("127.0.0.1", 0)) as server:
-        command = [python, str(place / "hostile_programs.py"), level, str(canary), str(server.getsockname()[1]), mark, python, str(timeout)]
+        command = [
+            python,
+            str(place / "hostile_programs.py"),
+            level,
+            str(canary),
+            str(server.getsockname()[1]),
+            mark,
+            python,
+            str(timeout),
+        ]
         user = {} if uid is None else {"user": uid, "group": uid, "extra_groups": []}
-        environment = {**os.environ, "CODE": str(place), "TOKEN": "SECRET", "TMPDIR": tempfile.gettempdir()}
+        environment = {
+            **os.environ,
+            "CODE": str(place),
+            "TOKEN": "SECRET",
+            "TMPDIR": tempfile.gettempdir(),
+        }
         before = set(glob.glob(os.path.join(tempfile.gettempdir(), "code_sandbox-*")))
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=place, env=environment, **user)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=300, cwd=place, env=environment, **user
+        )
     if "no safe way" in done.stderr:
         pytest.skip(f"this machine does not allow it: {done.stderr.strip().splitlines()[-1]}")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     results, isolation = report["results"], report["isolation"]
-    json.dumps(report, ensure_ascii=False).encode()    # what a program says can always be written down
+    # what a program says can always be written down
+    json.dumps(report, ensure_ascii=False).encode()
     left_out = NOT_PROMISED.get(level, set())
-    assert {name: result for name, result in results.items() if result["status"] == "passed" and name not in left_out} == {}
-    assert {name: result for name, result in results.items() if result["status"] == "sandbox error"} == {}
-    assert {name: result["seconds"] for name, result in results.items() if result["seconds"] > timeout + 3} == {}
+    assert {
+        name: result
+        for name, result in results.items()
+        if result["status"] == "passed" and name not in left_out
+    } == {}
+    assert {
+        name: result for name, result in results.items() if result["status"] == "sandbox error"
+    } == {}
+    assert {
+        name: result["seconds"]
+        for name, result in results.items()
+        if result["seconds"] > timeout + 3
+    } == {}
     assert all(len(result["output"]) <= 4000 for result in results.values())
-    assert report["honest"]["status"] == "passed"                          # the machine still works
+    assert report["honest"]["status"] == "passed"  # the machine still works
     assert (canary / "precious.txt").read_text() == "precious"
     if level != "plain":
-        assert [folder for folder in (*OUTSIDE, str(place)) if os.path.exists(f"{folder}/hostile-{mark}")] == []
+        assert [
+            folder
+            for folder in (*OUTSIDE, str(place))
+            if os.path.exists(f"{folder}/hostile-{mark}")
+        ] == []
     for folder in OUTSIDE:
         Path(f"{folder}/hostile-{mark}").unlink(missing_ok=True)
     assert not os.path.exists("/root-was-here")
-    theirs = uid if uid is not None else int(isolation["user"].split()[-1]) if "uid" in isolation["user"] else None
+    theirs = (
+        uid
+        if uid is not None
+        else int(isolation["user"].split()[-1])
+        if "uid" in isolation["user"]
+        else None
+    )
     if theirs is not None:
         assert running_as(theirs) == []
     assert set(glob.glob(os.path.join(tempfile.gettempdir(), "code_sandbox-*"))) - before == set()
@@ -187,13 +284,25 @@ def test_no_hostile_program_passes_harms_or_stays(how, place):
 
 
 def test_the_cheats_are_real():
-    """Negative control: a judge that trusts the exit code of the composed program is fooled by many of them."""
-    cheats = ["sys.exit", "os._exit", "sys.exit when called", "os._exit when called", "os._exit at exit", "hook on exceptions"]
+    """Negative control: a judge that trusts the exit code of the composed program is fooled by many
+    of them.
+    """
+    cheats = [
+        "sys.exit",
+        "os._exit",
+        "sys.exit when called",
+        "os._exit when called",
+        "os._exit at exit",
+        "hook on exceptions",
+    ]
     cheats += [name for name, (_, test) in HOSTILE.items() if test != PLAIN_TEST]
     fooled = []
     for name in cheats:
         program, test = HOSTILE[name]
-        done = subprocess.run([sys.executable, "-c", f"exec({f'{program}{chr(10)}{test}{chr(10)}check(f)'!r}, {{}})"], capture_output=True)
+        done = subprocess.run(
+            [sys.executable, "-c", f"exec({f'{program}{chr(10)}{test}{chr(10)}check(f)'!r}, {{}})"],
+            capture_output=True,
+        )
         fooled += [name] if done.returncode == 0 else []
     assert len(fooled) >= 10, fooled
 
@@ -204,17 +313,34 @@ def test_results_that_equal_everything_are_flagged(name, runner):
     assert result["status"] == "passed" and result["suspicious"]
 
 
-PLAIN = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(max_size=4) |
-                     st.complex_numbers(allow_nan=False), lambda inside: st.lists(inside, max_size=3) | st.lists(inside, max_size=3).map(tuple) |
-                     st.dictionaries(st.text() | st.integers(), inside, max_size=3) | st.sets(st.integers() | st.text(), max_size=3), max_leaves=8)
+PLAIN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.binary(max_size=4)
+    | st.complex_numbers(allow_nan=False),
+    lambda inside: (
+        st.lists(inside, max_size=3)
+        | st.lists(inside, max_size=3).map(tuple)
+        | st.dictionaries(st.text() | st.integers(), inside, max_size=3)
+        | st.sets(st.integers() | st.text(), max_size=3)
+    ),
+    max_leaves=8,
+)
 
 
 @given(PLAIN)
 def test_plain_data_passes_between_program_and_judge_unchanged(value):
     import json
+
     back = unpack(json.loads(json.dumps(pack(value))))
-    assert back == value and repr(type(back)) == repr(type(value)) and (isinstance(value, (set, dict)) or repr(back) == repr(value) or
-                                                                        "{" in repr(value))
+    assert (
+        back == value
+        and repr(type(back)) == repr(type(value))
+        and (isinstance(value, (set, dict)) or repr(back) == repr(value) or "{" in repr(value))
+    )
 
 
 class Liar(list):
@@ -222,8 +348,20 @@ class Liar(list):
         return True
 
 
-@pytest.mark.parametrize("value", [Liar(), [[[[[[[[[Liar()]]]]]]]]], {"a": Liar()}, (object(),), map(str, []), len, ValueError(), type,
-                                   [0] * 1_000_001])
+@pytest.mark.parametrize(
+    "value",
+    [
+        Liar(),
+        [[[[[[[[[Liar()]]]]]]]]],
+        {"a": Liar()},
+        (object(),),
+        map(str, []),
+        len,
+        ValueError(),
+        type,
+        [0] * 1_000_001,
+    ],
+)
 def test_what_is_no_plain_data_is_not_sent(value):
     with pytest.raises(Unplain):
         pack(value)
@@ -233,26 +371,59 @@ def test_what_is_no_plain_data_is_not_sent(value):
         pack(endless)
 
 
-@pytest.mark.parametrize("message", [3, {}, [], ["l"], ["l", 3], ["i", "x"], ["x", []], ["d", [[["l", []], None]]], ["i", 3]])
+@pytest.mark.parametrize(
+    "message",
+    [3, {}, [], ["l"], ["l", 3], ["i", "x"], ["x", []], ["d", [[["l", []], None]]], ["i", 3]],
+)
 def test_nonsense_from_the_program_makes_no_value(message):
     with pytest.raises((ValueError, TypeError)):
         unpack(message)
 
 
-# what an honest program may do with its test, and the official scorer lets pass: it passes; flagged where it had to be judged by itself
+# what an honest program may do with its test, and the official scorer lets pass: it passes; flagged
+# where it had to be judged by itself
 HONEST = [
     ("def f(x):\n    x.sort()\n    return x\n", "assert candidate([2, 1]) == [1, 2]", False),
     ("def f(x):\n    x.sort()\n", "y = [2, 1]\n    candidate(y)\n    assert y == [1, 2]", True),
-    ("def f(x):\n    raise ValueError('no')\n", "try:\n        candidate(1)\n        assert False\n    except ValueError as e:\n        assert str(e) == 'no'", False),
-    ("class E(Exception):\n    pass\ndef f(x):\n    raise E()\n", "try:\n        candidate(1)\n        assert False\n    except E:\n        pass", True),
+    (
+        "def f(x):\n    raise ValueError('no')\n",
+        (
+            "try:\n        candidate(1)\n        assert False\n    except ValueError as e:\n       "
+            " assert str(e) == 'no'"
+        ),
+        False,
+    ),
+    (
+        "class E(Exception):\n    pass\ndef f(x):\n    raise E()\n",
+        "try:\n        candidate(1)\n        assert False\n    except E:\n        pass",
+        True,
+    ),
     ("def f(x):\n    return map(abs, x)\n", "assert list(candidate([-1, 2])) == [1, 2]", True),
-    ("from collections import Counter\ndef f(x):\n    return Counter(x)\n", "assert candidate('aab') == {'a': 2, 'b': 1}", True),
-    ("def f(x):\n    return {1: (x, {2.5, 'a'}, None, True, b'x', range(3), 1j, 10 ** 400)}\n",
-     "assert candidate(float('inf')) == {1: (float('inf'), {2.5, 'a'}, None, True, b'x', range(3), 1j, 10 ** 400)}", False),
+    (
+        "from collections import Counter\ndef f(x):\n    return Counter(x)\n",
+        "assert candidate('aab') == {'a': 2, 'b': 1}",
+        True,
+    ),
+    (
+        "def f(x):\n    return {1: (x, {2.5, 'a'}, None, True, b'x', range(3), 1j, 10 ** 400)}\n",
+        (
+            "assert candidate(float('inf')) == {1: (float('inf'), {2.5, 'a'}, None, True, b'x',"
+            " range(3), 1j, 10 ** 400)}"
+        ),
+        False,
+    ),
     ("def f(x):\n    return x(2)\n", "assert candidate(lambda y: y + 1) == 3", True),
-    ("import math\ndef g(x):\n    return x\ndef f(x):\n    return x\n", "assert candidate(g(1)) == 1 and math.isclose(candidate(0.5), 0.5)", False),
+    (
+        "import math\ndef g(x):\n    return x\ndef f(x):\n    return x\n",
+        "assert candidate(g(1)) == 1 and math.isclose(candidate(0.5), 0.5)",
+        False,
+    ),
     ("def f(x, *, y=0):\n    return x + y\n", "assert candidate(1, y=2) == 3", False),
-    ("COUNT = [0]\ndef f(x):\n    COUNT[0] += 1\n    return COUNT[0]\n", "assert [candidate(0), candidate(0)] == [1, 2]", False),
+    (
+        "COUNT = [0]\ndef f(x):\n    COUNT[0] += 1\n    return COUNT[0]\n",
+        "assert [candidate(0), candidate(0)] == [1, 2]",
+        False,
+    ),
 ]
 
 
@@ -260,26 +431,45 @@ HONEST = [
 def test_honest_programs_pass_as_with_the_official_scorer(runner, program, test, flagged):
     test = f"def check(candidate):\n    {test}\n"
     space = {}
-    exec(f"{program}\n{test}\ncheck(f)", space)        # as the official scorer does
+    exec(f"{program}\n{test}\ncheck(f)", space)  # as the official scorer does
     result = runner.run(program, test, "f")
     assert result["status"] == "passed" and bool(result["suspicious"]) == flagged, result
 
 
 CHEATS = {
-    "main": "def f(x):\n    import __main__\n    for name in list(vars(__main__)):\n        setattr(__main__, name, lambda *a, **k: ('passed', '', ''))\n    return 0\n",
+    "main": (
+        "def f(x):\n    import __main__\n    for name in list(vars(__main__)):\n       "
+        " setattr(__main__, name, lambda *a, **k: ('passed', '', ''))\n    return 0\n"
+    ),
     "offers len": "import json, os\ndef f(x):\n    return 0\nlen = abs = sorted = f\n",
-    "every descriptor": "import os\nfor d in range(3, 64):\n    try:\n        os.write(d, b'passed' * 9)\n    except OSError:\n        pass\ndef f(x):\n    return 0\n",
-    "writes answers": "import os, json\ndef f(x):\n    m = json.dumps(['passed', '']).encode()\n    for d in range(3, 64):\n        try:\n            os.write(d, len(m).to_bytes(8, 'little') + m)\n        except OSError:\n            pass\n    return 0\n",
-    "kills the judge": "import os, signal\ndef f(x):\n    for p in range(os.getpid(), os.getpid() + 50):\n        if p != os.getpid():\n            try:\n                os.kill(p, 9)\n            except OSError:\n                pass\n    return 0\n",
+    "every descriptor": (
+        "import os\nfor d in range(3, 64):\n    try:\n        os.write(d, b'passed' * 9)\n   "
+        " except OSError:\n        pass\ndef f(x):\n    return 0\n"
+    ),
+    "writes answers": (
+        "import os, json\ndef f(x):\n    m = json.dumps(['passed', '']).encode()\n    for d in"
+        " range(3, 64):\n        try:\n            os.write(d, len(m).to_bytes(8, 'little') + m)\n "
+        "       except OSError:\n            pass\n    return 0\n"
+    ),
+    "kills the judge": (
+        "import os, signal\ndef f(x):\n    for p in range(os.getpid(), os.getpid() + 50):\n       "
+        " if p != os.getpid():\n            try:\n                os.kill(p, 9)\n            except"
+        " OSError:\n                pass\n    return 0\n"
+    ),
     "job again": "import os\ndef f(x):\n    os.lseek(0, 0, 0)\n    return len(os.read(0, 9)) + 1\n",
     "huge answer": "def f(x):\n    return 'x' * (1 << 26)\n",
-    "int subclass": "def f(x):\n    return type('I', (int,), {'__e' + 'q__': lambda s, o: True})(7)\n",
+    "int subclass": (
+        "def f(x):\n    return type('I', (int,), {'__e' + 'q__': lambda s, o: True})(7)\n"
+    ),
 }
 
 
 @pytest.mark.parametrize("name", CHEATS)
 def test_no_cheat_passes_unflagged(runner, name):
-    test = "def check(candidate):\n    assert candidate(1) == 2\n    assert len([1, 2]) == 2 and abs(-1) == 1 and sorted([2, 1]) == [1, 2]\n"
+    test = (
+        "def check(candidate):\n    assert candidate(1) == 2\n    assert len([1, 2]) == 2 and"
+        " abs(-1) == 1 and sorted([2, 1]) == [1, 2]\n"
+    )
     result = runner.run(CHEATS[name], test, "f")
     assert result["status"] in ("failed", "timed out") or result["suspicious"], result
 
@@ -289,18 +479,29 @@ def test_helpers_of_the_prompt_are_the_prompt_s_own():
     test = "def check(candidate):\n    assert poly(candidate(0)) == 1\n"
     cheat = reference.replace("return 1.5", "return 9") + "def poly(x):\n    return 1\n"
     space = {}
-    exec(f"{cheat}\n{test}\ncheck(f)", space)          # passes with the official scorer
+    exec(f"{cheat}\n{test}\ncheck(f)", space)  # passes with the official scorer
     with CodeRunner(workers=1) as one:
         helped = test_with_helpers(reference, test, "f")
-        assert one.run(reference, helped, "f")["status"] == "passed" and one.run(cheat, helped, "f")["status"] == "failed"
+        assert (
+            one.run(reference, helped, "f")["status"] == "passed"
+            and one.run(cheat, helped, "f")["status"] == "failed"
+        )
     assert rebound_name(cheat, reference) == "poly" and rebound_name(reference, reference) == ""
-    for line in ("    global poly\n", "    pass\npoly = len\n", "    pass\nfrom math import floor as poly\n", "    pass\ndel poly\n",
-                 "    pass\nfor poly in []: pass\n", "    pass\nclass poly: pass\n"):
+    for line in (
+        "    global poly\n",
+        "    pass\npoly = len\n",
+        "    pass\nfrom math import floor as poly\n",
+        "    pass\ndel poly\n",
+        "    pass\nfor poly in []: pass\n",
+        "    pass\nclass poly: pass\n",
+    ):
         assert rebound_name(reference + line, reference) == "poly", line
 
 
 def test_changed_builtins_are_flagged_even_where_the_program_is_right(runner):
-    result = runner.run("import builtins\nbuiltins.abs = lambda x: 0\ndef f(x):\n    return 1\n", PLAIN_TEST, "f")
+    result = runner.run(
+        "import builtins\nbuiltins.abs = lambda x: 0\ndef f(x):\n    return 1\n", PLAIN_TEST, "f"
+    )
     assert result["status"] == "passed" and "builtins" in result["suspicious"]
 
 
@@ -311,19 +512,35 @@ def test_words_of_cheats_are_found_and_words_of_the_reference_are_not():
     assert suspicious_text("eval(x)", reference="return eval(expression)") == ""
 
 
-# ---- refusing, reporting, lasting -----------------------------------------------------------------------------------------
+# ---- refusing, reporting, lasting ----------------------------------------------------------------
+
 
 def test_isolation_is_said(runner):
     assert runner.isolation["level"] in ("namespaces", "landlock", "plain")
-    assert set(runner.isolation) >= {"user", "files", "network", "processes", "limits", "refused_levels"}
+    assert set(runner.isolation) >= {
+        "user",
+        "files",
+        "network",
+        "processes",
+        "limits",
+        "refused_levels",
+    }
 
 
-@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("unshare"), reason="needs root and unshare")
+@pytest.mark.skipif(
+    os.getuid() != 0 or not shutil.which("unshare"), reason="needs root and unshare"
+)
 def test_root_that_cannot_become_anybody_else_is_refused_unless_told():
-    """A root that has only itself (one mapped uid, no more user namespaces): limits would not bind it."""
-    script = (f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom code_runner import CodeRunner\nfrom records import InputError\n"
-              "try:\n    CodeRunner(levels=('landlock', 'plain'))\n    print('made')\nexcept InputError as error:\n    print(error)\n"
-              "with CodeRunner(levels=('plain',), unsafe_as_root=True) as runner:\n    print(runner.isolation['user'])\n")
+    """A root that has only itself (one mapped uid, no more user namespaces): limits would not bind
+    it.
+    """
+    script = (
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom code_runner import CodeRunner\nfrom"
+        " records import InputError\ntry:\n    CodeRunner(levels=('landlock', 'plain'))\n   "
+        " print('made')\nexcept InputError as error:\n    print(error)\nwith"
+        " CodeRunner(levels=('plain',), unsafe_as_root=True) as runner:\n   "
+        " print(runner.isolation['user'])\n"
+    )
     command = ["unshare", "--user", "--map-root-user", sys.executable, "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     if done.returncode:
@@ -346,9 +563,17 @@ def test_a_killed_sandbox_is_replaced(runner):
 
 def test_a_killed_scorer_leaves_nothing(tmp_path):
     """The sandbox ends by itself when its scorer is gone, also in the middle of a program."""
-    script = (f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom code_runner import CodeRunner\nrunner = CodeRunner(timeout=1)\n"
-              "print(runner.isolation['user'], runner.sandboxes[0].process.pid, flush=True)\nrunner.run('while True: pass', '', 'f')\n")
-    scorer = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)})
+    script = (
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom code_runner import CodeRunner\nrunner"
+        " = CodeRunner(timeout=1)\nprint(runner.isolation['user'],"
+        " runner.sandboxes[0].process.pid, flush=True)\nrunner.run('while True: pass', '', 'f')\n"
+    )
+    scorer = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
     sandbox = int(scorer.stdout.readline().split()[-1])
     time.sleep(0.3)
     scorer.kill()
@@ -362,14 +587,22 @@ def test_a_killed_scorer_leaves_nothing(tmp_path):
 
 def test_what_a_program_prints_is_kept(runner):
     test = "def check(candidate):\n    candidate(0)\n"
-    assert runner.run("import sys\ndef f(x):\n    print('seen')\n    sys.stderr.write('also')\n", test, "f")["output"] == "seen\nalso"
-    failed = runner.run("def f(x):\n    print('before it fails')\n    raise ValueError\n", test, "f")
+    assert (
+        runner.run(
+            "import sys\ndef f(x):\n    print('seen')\n    sys.stderr.write('also')\n", test, "f"
+        )["output"]
+        == "seen\nalso"
+    )
+    failed = runner.run(
+        "def f(x):\n    print('before it fails')\n    raise ValueError\n", test, "f"
+    )
     assert failed["status"] == "failed" and "before it fails" in failed["output"]
     assert len(runner.run("def f(x):\n    print('x' * 10 ** 6)\n", test, "f")["output"]) == 4000
 
 
 def test_a_folder_of_any_depth_without_rights_is_removed(tmp_path):
     from code_sandbox import remove_folder
+
     (tmp_path / "kept").write_text("kept")
     (tmp_path / "top" / "side").mkdir(parents=True)
     (tmp_path / "top" / "link").symlink_to(tmp_path)
@@ -385,19 +618,30 @@ def test_a_folder_of_any_depth_without_rights_is_removed(tmp_path):
     for name in ("d", "side"):
         (tmp_path / "top" / name).chmod(0)
     remove_folder(tmp_path / "top")
-    remove_folder(tmp_path / "top")                    # not there any more: nothing is raised
+    remove_folder(tmp_path / "top")  # not there any more: nothing is raised
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
 def test_programs_at_once_do_not_mix_their_results():
     with CodeRunner(workers=4) as several:
-        jobs = [(f"def f(x):\n    return {n}\n", f"def check(f):\n    assert f(0) == {n if n % 3 else n + 1}\n", "f") for n in range(60)]
-        assert [result["status"] == "passed" for result in several.run_all(jobs)] == [bool(n % 3) for n in range(60)]
+        jobs = [
+            (
+                f"def f(x):\n    return {n}\n",
+                f"def check(f):\n    assert f(0) == {n if n % 3 else n + 1}\n",
+                "f",
+            )
+            for n in range(60)
+        ]
+        assert [result["status"] == "passed" for result in several.run_all(jobs)] == [
+            bool(n % 3) for n in range(60)
+        ]
 
 
 def test_a_program_sees_no_more_than_it_should(runner):
-    program = ("import os\nassert set(os.environ) <= {'PATH', 'LANG', 'LC_CTYPE', 'HOME', 'TMPDIR', 'LD_LIBRARY_PATH'}\n"
-               "assert os.listdir('.') == []\n"
-               "assert os.getuid() != 0\nassert os.getsid(0) == os.getpid()\nassert __name__ == 'builtins'\ndef f(x):\n    return 1\n")
+    program = (
+        "import os\nassert set(os.environ) <= {'PATH', 'LANG', 'LC_CTYPE', 'HOME', 'TMPDIR',"
+        " 'LD_LIBRARY_PATH'}\nassert os.listdir('.') == []\nassert os.getuid() != 0\nassert"
+        " os.getsid(0) == os.getpid()\nassert __name__ == 'builtins'\ndef f(x):\n    return 1\n"
+    )
     result = runner.run(program, PLAIN_TEST, "f")
     assert result["status"] == "passed", result

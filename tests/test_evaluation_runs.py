@@ -1,7 +1,8 @@
 """generation_run.py: rows that survive interruption, sharding and merging.
 
-    pytest tests/test_evaluation_runs.py         about 20 s on 2 cores
+pytest tests/test_evaluation_runs.py         about 20 s on 2 cores
 """
+
 import json
 import os
 import random
@@ -13,7 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from generation_run import GENERATIONS, GenerationRun, Stop, item_seed, make_tasks, merge_rows, read_generations
+from generation_run import (
+    GENERATIONS,
+    GenerationRun,
+    Stop,
+    item_seed,
+    make_tasks,
+    merge_rows,
+    read_generations,
+)
 from records import InputError, write_rows
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,18 +31,41 @@ STUB = ROOT / "tests" / "stub_run.py"
 
 def rows_of(folder):
     """{(item, sample): row without what may differ between runs}, and that no row is there twice."""
-    rows = [json.loads(line) for file in sorted(Path(folder).glob(GENERATIONS)) for line in file.read_text().splitlines()]
-    keyed = {(row["item"], row["sample"]): {key: value for key, value in row.items() if key != "seconds"} for row in rows}
+    rows = [
+        json.loads(line)
+        for file in sorted(Path(folder).glob(GENERATIONS))
+        for line in file.read_text().splitlines()
+    ]
+    keyed = {
+        (row["item"], row["sample"]): {key: value for key, value in row.items() if key != "seconds"}
+        for row in rows
+    }
     assert len(keyed) == len(rows)
     return keyed
 
 
-# ---- the loop, with a stand-in for the model (stub_run.py) -----------------------------------------------------------------
+# ---- the loop, with a stand-in for the model (stub_run.py) ---------------------------------------
+
 
 def stub(folder, items=60, samples=2, batch=3, pause=0.0, **environment):
-    command = [sys.executable, str(STUB), str(folder), str(items), str(samples), str(batch), str(pause)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment},
-                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))    # a script's background job ignores Ctrl-C
+    command = [
+        sys.executable,
+        str(STUB),
+        str(folder),
+        str(items),
+        str(samples),
+        str(batch),
+        str(pause),
+    ]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+        # a script's background job ignores Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def wait_for_bytes(folder, process, size):
@@ -58,14 +90,15 @@ def test_a_run_killed_ten_times_at_random_equals_an_undisturbed_one(tmp_path, wh
     kills = 0
     for attempt in range(60):
         process = stub(tmp_path, pause=0.05, batch=random.choice([1, 2, 5]))
-        if attempt % 3:                                # the others are killed somewhere in their start
+        if attempt % 3:  # the others are killed somewhere in their start
             wait_for_bytes(tmp_path, process, size_of(tmp_path))
         time.sleep(random.random() * 0.15)
         process.kill()
         if process.wait() == 0:
             break
         kills += 1
-        for path in tmp_path.glob(GENERATIONS):        # a kill may tear the last line; here every second one does
+        # a kill may tear the last line; here every second one does
+        for path in tmp_path.glob(GENERATIONS):
             if random.random() < 0.5 and path.stat().st_size > 20:
                 os.truncate(path, path.stat().st_size - random.randint(1, 20))
         if kills >= 10:
@@ -82,7 +115,10 @@ def test_batch_size_does_not_change_rows(tmp_path, whole, batch):
 
 @pytest.mark.parametrize("processes", [2, 3])
 def test_processes_share_the_rows_and_process_0_waits_for_all(tmp_path, whole, processes):
-    running = [stub(tmp_path, pause=0.01, RANK=str(rank), WORLD_SIZE=str(processes)) for rank in range(processes)]
+    running = [
+        stub(tmp_path, pause=0.01, RANK=str(rank), WORLD_SIZE=str(processes))
+        for rank in range(processes)
+    ]
     outputs = [process.communicate(timeout=60)[0] for process in running]
     assert [process.returncode for process in running] == [0] * processes
     assert rows_of(tmp_path) == whole
@@ -146,7 +182,9 @@ def test_other_settings_are_refused_by_name(tmp_path):
 
 def test_a_row_of_another_configuration_in_the_folder_is_refused(tmp_path):
     run_of(tmp_path, {"steps": 8})
-    write_rows(tmp_path / "generations-001.jsonl", [{"item": 0, "sample": 0, "configuration": "other"}])
+    write_rows(
+        tmp_path / "generations-001.jsonl", [{"item": 0, "sample": 0, "configuration": "other"}]
+    )
     with pytest.raises(InputError, match="another configuration"):
         run_of(tmp_path, {"steps": 8})
 
@@ -158,21 +196,40 @@ def test_more_items_and_samples_add_to_a_folder(tmp_path):
 
 
 def test_seeds_are_a_stable_function_of_seed_item_and_sample():
-    assert item_seed(42, 0, 0) == 2304941102897067046 and item_seed(42, 1, 0) == 2844843876009695437      # stored: a change breaks old runs
-    seeds = {item_seed(seed, item, sample) for seed in range(3) for item in range(50) for sample in range(5)}
-    assert len(seeds) == 750 and all(0 <= seed < 2 ** 62 for seed in seeds)
+    # stored: a change breaks old runs
+    assert item_seed(42, 0, 0) == 2304941102897067046 and item_seed(42, 1, 0) == 2844843876009695437
+    seeds = {
+        item_seed(seed, item, sample)
+        for seed in range(3)
+        for item in range(50)
+        for sample in range(5)
+    }
+    assert len(seeds) == 750 and all(0 <= seed < 2**62 for seed in seeds)
 
 
 def test_long_rows_come_first_and_every_task_once():
     tasks = make_tasks([5, 9, 9, 1], 2)
-    assert [task["item"] for task in tasks] == [1, 1, 2, 2, 0, 0, 3, 3] and len({(t["item"], t["sample"]) for t in tasks}) == 8
+    assert [task["item"] for task in tasks] == [1, 1, 2, 2, 0, 0, 3, 3] and len(
+        {(t["item"], t["sample"]) for t in tasks}
+    ) == 8
 
 
-# ---- merging files of other runs and programs ------------------------------------------------------------------------------
+# ---- merging files of other runs and programs ----------------------------------------------------
+
 
 def ours(n=4, samples=1, configuration="a"):
-    return [{"item": item, "sample": sample, "configuration": configuration, "question": f"q{item}", "generations": rf"\boxed{{{item}}}",
-             "ground_truth": float(item)} for item in range(n) for sample in range(samples)]
+    return [
+        {
+            "item": item,
+            "sample": sample,
+            "configuration": configuration,
+            "question": f"q{item}",
+            "generations": rf"\boxed{{{item}}}",
+            "ground_truth": float(item),
+        }
+        for item in range(n)
+        for sample in range(samples)
+    ]
 
 
 def merge(paths, expected=None, samples=1, duplicates=False, missing=False):
@@ -185,7 +242,9 @@ def test_shards_merge_in_order(tmp_path):
     write_rows(tmp_path / "a.jsonl", rows[::2])
     write_rows(tmp_path / "b.jsonl", rows[1::2][::-1])
     merged, counts = merge([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], samples=2)
-    assert [(row["item"], row["sample"]) for row in merged] == [(item, sample) for item in range(4) for sample in range(2)]
+    assert [(row["item"], row["sample"]) for row in merged] == [
+        (item, sample) for item in range(4) for sample in range(2)
+    ]
     assert counts == {"missing": 0, "duplicates": 0}
 
 
@@ -198,7 +257,10 @@ def test_duplicates_and_missing_rows_are_refused_unless_told(tmp_path):
     for expected in (None, ["q0", "q1", "q2", "q3"]):
         with pytest.raises(InputError, match="1 rows are missing"):
             merge([tmp_path / "b.jsonl"], expected)
-        assert merge([tmp_path / "b.jsonl"], expected, missing=True)[1] == {"missing": 1, "duplicates": 0}
+        assert merge([tmp_path / "b.jsonl"], expected, missing=True)[1] == {
+            "missing": 1,
+            "duplicates": 0,
+        }
     with pytest.raises(InputError, match="not in the data set"):
         merge([tmp_path / "a.jsonl"], ["q0"], duplicates=True)
 

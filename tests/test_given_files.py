@@ -1,7 +1,9 @@
-"""Files as other systems and programs write them: read the same, or refused by one line that names the row; no number is silently wrong.
+"""Files as other systems and programs write them: read the same, or refused by one line that names
+the row; no number is silently wrong.
 
-    pytest tests/test_given_files.py                              seconds
+pytest tests/test_given_files.py                              seconds
 """
+
 import codecs
 import gzip
 import json
@@ -15,10 +17,36 @@ from hypothesis import strategies as st
 import eval_gsm8k
 import eval_humaneval_infill
 import records
-from records import InputError, open_text, parse_json, read_file, read_finished, read_rows, require_writable, write_rows, write_text
-from results_table import describe, item_scores, make_result, markdown, plot, read_results, share_of, table_rows
-from sampler_flags import (ArgumentParser, add_flexmdm_flags, add_llada_flags, add_model_flags, flexmdm_sampler_arguments,
-                           llada_sampler_arguments, refuse_mask_tokens)
+from records import (
+    InputError,
+    open_text,
+    parse_json,
+    read_file,
+    read_finished,
+    read_rows,
+    require_writable,
+    write_rows,
+    write_text,
+)
+from results_table import (
+    describe,
+    item_scores,
+    make_result,
+    markdown,
+    plot,
+    read_results,
+    share_of,
+    table_rows,
+)
+from sampler_flags import (
+    ArgumentParser,
+    add_flexmdm_flags,
+    add_llada_flags,
+    add_model_flags,
+    flexmdm_sampler_arguments,
+    llada_sampler_arguments,
+    refuse_mask_tokens,
+)
 
 
 def evaluate(script, monkeypatch, capsys, *arguments):
@@ -29,23 +57,51 @@ def evaluate(script, monkeypatch, capsys, *arguments):
 
 
 def math_row(number, answer, truth, **more):
-    return {"question": f"q{number}", "generations": f"\\boxed{{{answer}}}", "ground_truth": truth, **more}
+    return {
+        "question": f"q{number}",
+        "generations": f"\\boxed{{{answer}}}",
+        "ground_truth": truth,
+        **more,
+    }
 
 
 def code_item(number, test="def check(f):\n    assert f(1) == 2\n"):
-    return {"task_id": f"t/{number}", "entry_point": "f", "prompt": "def f(x):\n", "suffix": "", "canonical_solution": "    return x + 1\n",
-            "test": test}
+    return {
+        "task_id": f"t/{number}",
+        "entry_point": "f",
+        "prompt": "def f(x):\n",
+        "suffix": "",
+        "canonical_solution": "    return x + 1\n",
+        "test": test,
+    }
 
 
-# ---- text files -----------------------------------------------------------------------------------------------------------
+# ---- text files ----------------------------------------------------------------------------------
 
-ROWS = st.lists(st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=5), st.text(st.characters(codec="utf-8"), max_size=8) |
-                                st.integers() | st.none(), max_size=3), min_size=1, max_size=5)
+ROWS = st.lists(
+    st.dictionaries(
+        st.text(st.characters(codec="utf-8"), max_size=5),
+        st.text(st.characters(codec="utf-8"), max_size=8) | st.integers() | st.none(),
+        max_size=3,
+    ),
+    min_size=1,
+    max_size=5,
+)
 
 
 @settings(max_examples=60, deadline=None)
-@given(ROWS, st.booleans(), st.sampled_from(["\n", "\r\n"]), st.booleans(), st.booleans(), st.booleans(), st.booleans())
-def test_jsonl_is_the_same_rows_however_it_was_saved(tmp_path_factory, rows, mark, end, blank, last_end, zipped, ascii_only):
+@given(
+    ROWS,
+    st.booleans(),
+    st.sampled_from(["\n", "\r\n"]),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+)
+def test_jsonl_is_the_same_rows_however_it_was_saved(
+    tmp_path_factory, rows, mark, end, blank, last_end, zipped, ascii_only
+):
     lines = [json.dumps(row, ensure_ascii=ascii_only) for row in rows]
     text = (end + (end + "  " + end if blank else "")).join(lines) + (end if last_end else "")
     content = (codecs.BOM_UTF8 if mark else b"") + text.encode()
@@ -61,24 +117,38 @@ def test_jsonl_is_the_same_rows_however_it_was_saved(tmp_path_factory, rows, mar
 @pytest.mark.parametrize("ending", [".jsonl", ".json", ".jsonl.gz"])
 def test_other_encodings_are_refused_by_name(tmp_path, encoding, ending):
     text = json.dumps([{"a": "é"}] if ending == ".json" else {"a": "é"}, ensure_ascii=False)
-    content = {"utf-16-be": codecs.BOM_UTF16_BE + text.encode("utf-16-be"), "utf-8-cut": text.encode("latin-1")}.get(encoding)
+    content = {
+        "utf-16-be": codecs.BOM_UTF16_BE + text.encode("utf-16-be"),
+        "utf-8-cut": text.encode("latin-1"),
+    }.get(encoding)
     content = text.encode(encoding) if content is None else content
     path = tmp_path / f"x{ending}"
     path.write_bytes(gzip.compress(content) if ending.endswith("gz") else content)
-    with pytest.raises(InputError, match="--flag: cannot read .*" + (encoding[:6].upper() if encoding != "utf-8-cut" else "utf-8")):
+    with pytest.raises(
+        InputError,
+        match="--flag: cannot read .*"
+        + (encoding[:6].upper() if encoding != "utf-8-cut" else "utf-8"),
+    ):
         read_file(path, "--flag")
 
 
-@pytest.mark.parametrize("text, words", [
-    ("[" * 100_000 + "]" * 100_000, "nested too deeply"), ('{"a": "\\ud83d"}', "half of a character"), ('{"a": "\\uDE00 x"}', "half of a"),
-    ('{"a": ' + "9" * 5000 + "}", "line 2 is not JSON"), ('{"a": 1', "line 2 is not JSON")])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("[" * 100_000 + "]" * 100_000, "nested too deeply"),
+        ('{"a": "\\ud83d"}', "half of a character"),
+        ('{"a": "\\uDE00 x"}', "half of a"),
+        ('{"a": ' + "9" * 5000 + "}", "line 2 is not JSON"),
+        ('{"a": 1', "line 2 is not JSON"),
+    ],
+)
 def test_rows_that_cannot_be_kept_are_refused_by_line(tmp_path, text, words):
     path = tmp_path / "generations-000.jsonl"
     path.write_text('{"a": 0}\n' + text + "\n")
     for read in (lambda: read_file(path, "--x"), lambda: read_finished(path)):
         with pytest.raises(InputError, match=words):
             read()
-    assert parse_json('{"a": "\\ud83d\\ude00"}') == {"a": "\U0001f600"}    # both halves
+    assert parse_json('{"a": "\\ud83d\\ude00"}') == {"a": "\U0001f600"}  # both halves
 
 
 @pytest.mark.parametrize("cut", [4, 30, -1])
@@ -94,7 +164,8 @@ def test_open_text_reads_a_marked_file_as_an_unmarked_one(tmp_path):
         assert file.read() == "= é =\nb"
 
 
-# ---- output folders -------------------------------------------------------------------------------------------------------
+# ---- output folders ------------------------------------------------------------------------------
+
 
 def test_a_folder_that_cannot_be_written_is_refused_and_one_that_can_is_left_as_it_was(tmp_path):
     (tmp_path / "file").write_text("x")
@@ -109,9 +180,15 @@ def test_a_folder_that_cannot_be_written_is_refused_and_one_that_can_is_left_as_
 
 
 @pytest.mark.parametrize("script", [eval_gsm8k, eval_humaneval_infill])
-def test_the_folder_is_tried_before_a_model_is_loaded_or_a_program_run(script, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(f"{script.__name__}.EvaluatedModel", lambda *a, **k: pytest.fail("a model was loaded"))
-    monkeypatch.setattr("code_runner.CodeRunner.__init__", lambda *a, **k: pytest.fail("a program would have run"))
+def test_the_folder_is_tried_before_a_model_is_loaded_or_a_program_run(
+    script, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(
+        f"{script.__name__}.EvaluatedModel", lambda *a, **k: pytest.fail("a model was loaded")
+    )
+    monkeypatch.setattr(
+        "code_runner.CodeRunner.__init__", lambda *a, **k: pytest.fail("a program would have run")
+    )
     (tmp_path / "file").write_text("x")
     data = [{"question": "q", "answer": "#### 1"}] if script is eval_gsm8k else [code_item(0)]
     write_rows(tmp_path / "data.jsonl", data)
@@ -119,34 +196,63 @@ def test_the_folder_is_tried_before_a_model_is_loaded_or_a_program_run(script, t
     for mode in modes:
         allow = ["--allow_code_execution"] if script is eval_humaneval_infill else []
         with pytest.raises(InputError, match="--output_dir: cannot write"):
-            evaluate(script, monkeypatch, capsys, *mode, *allow, "--data_path", tmp_path / "data.jsonl", "--output_dir", tmp_path / "file")
+            evaluate(
+                script,
+                monkeypatch,
+                capsys,
+                *mode,
+                *allow,
+                "--data_path",
+                tmp_path / "data.jsonl",
+                "--output_dir",
+                tmp_path / "file",
+            )
 
 
 def test_results_are_written_before_anything_is_printed(tmp_path, monkeypatch):
     """`... | head -1` closes standard output: the results are on disk by then."""
     write_rows(tmp_path / "rows.jsonl", [math_row(0, 1, 1)])
-    monkeypatch.setattr(sys, "argv", ["x", "--score_only", str(tmp_path / "rows.jsonl"), "--output_dir", str(tmp_path / "out")])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["x", "--score_only", str(tmp_path / "rows.jsonl"), "--output_dir", str(tmp_path / "out")],
+    )
     monkeypatch.setattr("builtins.print", lambda *a, **k: (_ for _ in ()).throw(BrokenPipeError()))
     with pytest.raises(BrokenPipeError):
         eval_gsm8k.main()
-    assert json.loads((tmp_path / "out" / "results.json").read_text())["metrics"]["pass@1"]["right"] == 1
+    assert (
+        json.loads((tmp_path / "out" / "results.json").read_text())["metrics"]["pass@1"]["right"]
+        == 1
+    )
 
 
 def test_a_closed_standard_output_is_no_traceback(tmp_path):
     import subprocess
+
     write_rows(tmp_path / "rows.jsonl", [math_row(number, 1, 1) for number in range(3)])
-    command = f"{sys.executable} {records.__file__.replace('records', 'eval_gsm8k')} --score_only {tmp_path}/rows.jsonl | true"
+    command = (
+        f"{sys.executable} {records.__file__.replace('records', 'eval_gsm8k')} --score_only"
+        f" {tmp_path}/rows.jsonl | true"
+    )
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.stderr == ""
 
 
-# ---- generations of other programs: GSM8K ---------------------------------------------------------------------------------
+# ---- generations of other programs: GSM8K --------------------------------------------------------
+
 
 @pytest.mark.parametrize("end", ["", "\n", "\r\n", "\n\n"])
 def test_the_last_row_counts_with_or_without_a_line_end(tmp_path, monkeypatch, capsys, end):
     for n in (1, 2, 3):
-        (tmp_path / "rows.jsonl").write_bytes(("\n".join(json.dumps(math_row(number, 1, 1)) for number in range(n)) + end).encode())
-        assert f"{n} of {n}" in evaluate(eval_gsm8k, monkeypatch, capsys, "--score_only", tmp_path / "rows.jsonl").out
+        (tmp_path / "rows.jsonl").write_bytes(
+            ("\n".join(json.dumps(math_row(number, 1, 1)) for number in range(n)) + end).encode()
+        )
+        assert (
+            f"{n} of {n}"
+            in evaluate(
+                eval_gsm8k, monkeypatch, capsys, "--score_only", tmp_path / "rows.jsonl"
+            ).out
+        )
 
 
 def test_a_last_line_that_was_cut_short_is_refused(tmp_path, monkeypatch, capsys):
@@ -159,30 +265,69 @@ def test_a_last_line_that_was_cut_short_is_refused(tmp_path, monkeypatch, capsys
 
 @pytest.mark.parametrize("rule", ["paper", "strict"])
 @pytest.mark.parametrize("truth", ["1000", "1,000", "so he has #### 1,000", "$1,000", 1000, 1000.0])
-def test_ground_truths_are_read_from_numbers_and_from_text(tmp_path, monkeypatch, capsys, rule, truth):
-    write_rows(tmp_path / "rows.jsonl", [math_row(0, 1000, truth), math_row(1, 999, truth), math_row(2, 1, None)])
-    shown = evaluate(eval_gsm8k, monkeypatch, capsys, "--score_only", tmp_path / "rows.jsonl", "--answer_rule", rule).out
+def test_ground_truths_are_read_from_numbers_and_from_text(
+    tmp_path, monkeypatch, capsys, rule, truth
+):
+    write_rows(
+        tmp_path / "rows.jsonl",
+        [math_row(0, 1000, truth), math_row(1, 999, truth), math_row(2, 1, None)],
+    )
+    shown = evaluate(
+        eval_gsm8k,
+        monkeypatch,
+        capsys,
+        "--score_only",
+        tmp_path / "rows.jsonl",
+        "--answer_rule",
+        rule,
+    ).out
     assert "1 of 3" in shown
 
 
-@pytest.mark.parametrize("truth", ["1,5", "none", "nan", "", True, [1], {"a": 1}, float("nan"), float("-inf"), "9" * 400])
+@pytest.mark.parametrize(
+    "truth", ["1,5", "none", "nan", "", True, [1], {"a": 1}, float("nan"), float("-inf"), "9" * 400]
+)
 def test_a_ground_truth_that_cannot_be_read_is_named(tmp_path, monkeypatch, capsys, truth):
     write_rows(tmp_path / "rows.jsonl", [math_row(0, 1, 1), math_row(1, 1, truth)])
     with pytest.raises(InputError, match="row 2 .*ground_truth"):
         evaluate(eval_gsm8k, monkeypatch, capsys, "--score_only", tmp_path / "rows.jsonl")
 
 
-@pytest.mark.parametrize("answer", ["5", "nothing #### ", "#### 1,5", "#### nan", "#### inf", "#### " + "9" * 5000, 5, None])
+@pytest.mark.parametrize(
+    "answer",
+    ["5", "nothing #### ", "#### 1,5", "#### nan", "#### inf", "#### " + "9" * 5000, 5, None],
+)
 def test_an_item_without_a_readable_gold_answer_is_refused(tmp_path, monkeypatch, capsys, answer):
-    write_rows(tmp_path / "data.jsonl", [{"question": "q", "answer": "#### 5"}, {"question": "r", "answer": answer}])
+    write_rows(
+        tmp_path / "data.jsonl",
+        [{"question": "q", "answer": "#### 5"}, {"question": "r", "answer": answer}],
+    )
     with pytest.raises(InputError, match="item 2"):
-        evaluate(eval_gsm8k, monkeypatch, capsys, "--check_references", "--data_path", tmp_path / "data.jsonl")
+        evaluate(
+            eval_gsm8k,
+            monkeypatch,
+            capsys,
+            "--check_references",
+            "--data_path",
+            tmp_path / "data.jsonl",
+        )
 
 
-ODD_ROWS = [("question", [1], "no text under 'question'"), ("question", None, "no text under 'question'"), ("item", -1, "'item'"),
-            ("item", "0", "'item'"), ("item", True, "'item'"), ("sample", 1.5, "'sample'"), ("sample", None, "'sample'"),
-            ("evaluations", "8", "'evaluations'"), ("length", "9", "'length'"), ("length", float("nan"), "'length'"),
-            ("seconds", [], "'seconds'"), ("configuration", ["a"], "'configuration'"), ("generations", 3, "'generations'")]
+ODD_ROWS = [
+    ("question", [1], "no text under 'question'"),
+    ("question", None, "no text under 'question'"),
+    ("item", -1, "'item'"),
+    ("item", "0", "'item'"),
+    ("item", True, "'item'"),
+    ("sample", 1.5, "'sample'"),
+    ("sample", None, "'sample'"),
+    ("evaluations", "8", "'evaluations'"),
+    ("length", "9", "'length'"),
+    ("length", float("nan"), "'length'"),
+    ("seconds", [], "'seconds'"),
+    ("configuration", ["a"], "'configuration'"),
+    ("generations", 3, "'generations'"),
+]
 
 
 @pytest.mark.parametrize("field, value, words", ODD_ROWS)
@@ -194,7 +339,10 @@ def test_odd_fields_are_refused_by_row(tmp_path, monkeypatch, capsys, field, val
         evaluate(eval_gsm8k, monkeypatch, capsys, "--score_only", tmp_path / "rows.jsonl")
 
 
-@pytest.mark.parametrize("content", ["3", "[]", "null", '"text"', "[[1]]", '{"generations": [3]}', '{"generations": []}', "{}"])
+@pytest.mark.parametrize(
+    "content",
+    ["3", "[]", "null", '"text"', "[[1]]", '{"generations": [3]}', '{"generations": []}', "{}"],
+)
 def test_files_that_hold_no_rows_are_refused(tmp_path, monkeypatch, capsys, content):
     (tmp_path / "rows.json").write_text(content)
     with pytest.raises(InputError, match="--score_only"):
@@ -211,8 +359,11 @@ def test_settings_that_are_no_object_are_refused(tmp_path, monkeypatch, capsys, 
 
 @given(st.permutations([0, 1, 2, 3]), st.integers(1, 3), st.sampled_from(["sample", "item"]))
 @settings(max_examples=20, deadline=None)
-def test_rows_with_and_without_a_number_are_refused_in_every_order(tmp_path_factory, order, without, field):
+def test_rows_with_and_without_a_number_are_refused_in_every_order(
+    tmp_path_factory, order, without, field
+):
     from generation_run import read_generations
+
     rows = [math_row(number, 1, 1, item=number, sample=0) for number in range(4)]
     for row in rows[:without]:
         del row[field]
@@ -223,17 +374,36 @@ def test_rows_with_and_without_a_number_are_refused_in_every_order(tmp_path_fact
 
 
 def test_two_names_of_one_item_are_refused(tmp_path, monkeypatch, capsys):
-    write_rows(tmp_path / "rows.jsonl", [math_row(0, 1, 1, item=0, sample=0), math_row(1, 1, 1, item=0, sample=1)])
+    write_rows(
+        tmp_path / "rows.jsonl",
+        [math_row(0, 1, 1, item=0, sample=0), math_row(1, 1, 1, item=0, sample=1)],
+    )
     with pytest.raises(InputError, match="item 0 has two names: 'q0' and 'q1'"):
         evaluate(eval_gsm8k, monkeypatch, capsys, "--score_only", tmp_path / "rows.jsonl")
 
 
 @pytest.mark.parametrize("field", ["item", "sample"])
 def test_a_number_of_a_thousand_million_is_counted_not_listed(tmp_path, monkeypatch, capsys, field):
-    write_rows(tmp_path / "rows.jsonl", [math_row(0, 1, 1, item=0, sample=0), math_row(1, 1, 1, **{"item": 1, "sample": 0, field: 10 ** 9})])
+    write_rows(
+        tmp_path / "rows.jsonl",
+        [
+            math_row(0, 1, 1, item=0, sample=0),
+            math_row(1, 1, 1, **{"item": 1, "sample": 0, field: 10**9}),
+        ],
+    )
     with pytest.raises(InputError, match=r"\d{9,} rows are missing"):
         evaluate(eval_gsm8k, monkeypatch, capsys, "--score_only", tmp_path / "rows.jsonl")
-    assert "2 of 2" in evaluate(eval_gsm8k, monkeypatch, capsys, "--score_only", tmp_path / "rows.jsonl", "--allow_missing").out
+    assert (
+        "2 of 2"
+        in evaluate(
+            eval_gsm8k,
+            monkeypatch,
+            capsys,
+            "--score_only",
+            tmp_path / "rows.jsonl",
+            "--allow_missing",
+        ).out
+    )
 
 
 # two items share a question, and two of these the answer too
@@ -244,28 +414,49 @@ SHARED = [("p", 1), ("same", 2), ("same", 3), ("r", 4), ("same", 3)]
 @pytest.mark.parametrize("with_data", [True, False])
 @given(order=st.permutations(range(5)), samples=st.integers(1, 2), wrong=st.integers(0, 4))
 @settings(max_examples=10, deadline=None)
-def test_items_that_share_a_question_stay_two(tmp_path_factory, with_item, with_data, order, samples, wrong):
+def test_items_that_share_a_question_stay_two(
+    tmp_path_factory, with_item, with_data, order, samples, wrong
+):
     folder = tmp_path_factory.mktemp("shared")
     if not (with_item or with_data):
-        return                                         # nothing says that there are two
+        return  # nothing says that there are two
     rows = []
     for item in order:
         question, truth = SHARED[item]
         for sample in range(samples):
             answer = 99 if item == wrong and sample == 0 else truth
-            rows.append({"question": question, "generations": f"\\boxed{{{answer}}}", "ground_truth": truth,
-                         **({"item": item, "sample": sample} if with_item else {})})
+            rows.append(
+                {
+                    "question": question,
+                    "generations": f"\\boxed{{{answer}}}",
+                    "ground_truth": truth,
+                    **({"item": item, "sample": sample} if with_item else {}),
+                }
+            )
     write_rows(folder / "rows.jsonl", rows)
-    write_rows(folder / "data.jsonl", [{"question": question, "answer": f"#### {truth}"} for question, truth in SHARED])
+    write_rows(
+        folder / "data.jsonl",
+        [{"question": question, "answer": f"#### {truth}"} for question, truth in SHARED],
+    )
     for rule in ("paper", "strict"):
-        args = SimpleNamespace(score_only=[folder / "rows.jsonl"], data_path=folder / "data.jsonl" if with_data else None, subsample=None,
-                               num_samples=samples, allow_duplicates=False, allow_missing=False, answer_rule=rule, label=None,
-                               output_dir=str(folder / rule))
+        args = SimpleNamespace(
+            score_only=[folder / "rows.jsonl"],
+            data_path=folder / "data.jsonl" if with_data else None,
+            subsample=None,
+            num_samples=samples,
+            allow_duplicates=False,
+            allow_missing=False,
+            answer_rule=rule,
+            label=None,
+            output_dir=str(folder / rule),
+        )
         args.score_only = [str(folder / "rows.jsonl")]
         args.data_path = args.data_path and str(args.data_path)
         eval_gsm8k.score_only(args)
         metrics = json.loads((folder / rule / "results.json").read_text())["metrics"]
-        assert metrics["pass@1"]["n"] == 5 and metrics["pass@1"]["right"] == pytest.approx(5 - 1 / samples)
+        assert metrics["pass@1"]["n"] == 5 and metrics["pass@1"]["right"] == pytest.approx(
+            5 - 1 / samples
+        )
         assert ("pass@2" in metrics) == (samples == 2)
         scores = item_scores(folder / rule)
         assert len(scores) == 5 and sum(scores.values()) == pytest.approx(5 - 1 / samples)
@@ -273,35 +464,84 @@ def test_items_that_share_a_question_stay_two(tmp_path_factory, with_item, with_
 
 def test_given_rows_are_not_named_gsm8k(tmp_path, monkeypatch, capsys):
     write_rows(tmp_path / "their_rows.jsonl", [math_row(0, 1, 1)])
-    evaluate(eval_gsm8k, monkeypatch, capsys, "--score_only", tmp_path / "their_rows.jsonl", "--output_dir", tmp_path / "out")
+    evaluate(
+        eval_gsm8k,
+        monkeypatch,
+        capsys,
+        "--score_only",
+        tmp_path / "their_rows.jsonl",
+        "--output_dir",
+        tmp_path / "out",
+    )
     assert json.loads((tmp_path / "out" / "results.json").read_text())["benchmark"] == "their_rows"
 
 
-# ---- infilling ------------------------------------------------------------------------------------------------------------
+# ---- infilling -----------------------------------------------------------------------------------
 
-def test_a_set_in_which_only_some_items_have_a_test_is_refused_before_anything_runs(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("eval_humaneval_infill.EvaluatedModel", lambda *a, **k: pytest.fail("a model was loaded"))
-    monkeypatch.setattr("code_runner.CodeRunner.__init__", lambda *a, **k: pytest.fail("a program would have run"))
+
+def test_a_set_in_which_only_some_items_have_a_test_is_refused_before_anything_runs(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(
+        "eval_humaneval_infill.EvaluatedModel", lambda *a, **k: pytest.fail("a model was loaded")
+    )
+    monkeypatch.setattr(
+        "code_runner.CodeRunner.__init__", lambda *a, **k: pytest.fail("a program would have run")
+    )
     write_rows(tmp_path / "items.jsonl", [code_item(0), code_item(1, test=" \n"), code_item(2)])
-    write_rows(tmp_path / "rows.jsonl", [{"task_id": f"t/{number}", "completion": "    return x + 1\n"} for number in range(3)])
-    for mode in (["--score_only", tmp_path / "rows.jsonl"], ["--checkpoint_path", "x"], ["--check_references"]):
+    write_rows(
+        tmp_path / "rows.jsonl",
+        [{"task_id": f"t/{number}", "completion": "    return x + 1\n"} for number in range(3)],
+    )
+    for mode in (
+        ["--score_only", tmp_path / "rows.jsonl"],
+        ["--checkpoint_path", "x"],
+        ["--check_references"],
+    ):
         with pytest.raises(InputError, match="1 of 3 items have no test .*t/1"):
-            evaluate(eval_humaneval_infill, monkeypatch, capsys, *mode, "--data_path", tmp_path / "items.jsonl", "--allow_code_execution")
-    shown = evaluate(eval_humaneval_infill, monkeypatch, capsys, "--score_only", tmp_path / "rows.jsonl", "--data_path",
-                     tmp_path / "items.jsonl")
+            evaluate(
+                eval_humaneval_infill,
+                monkeypatch,
+                capsys,
+                *mode,
+                "--data_path",
+                tmp_path / "items.jsonl",
+                "--allow_code_execution",
+            )
+    shown = evaluate(
+        eval_humaneval_infill,
+        monkeypatch,
+        capsys,
+        "--score_only",
+        tmp_path / "rows.jsonl",
+        "--data_path",
+        tmp_path / "items.jsonl",
+    )
     assert "exact_match" in shown.out
 
 
 def test_a_set_without_tests_says_that_its_score_is_exact_match(tmp_path, monkeypatch, capsys):
     write_rows(tmp_path / "items.jsonl", [code_item(0, test="")])
-    write_rows(tmp_path / "rows.jsonl", [{"task_id": "t/0", "completion": "    return 1\n", "length": None, "reference_length": 4}])
-    shown = evaluate(eval_humaneval_infill, monkeypatch, capsys, "--score_only", tmp_path / "rows.jsonl", "--data_path",
-                     tmp_path / "items.jsonl", "--allow_code_execution")
+    write_rows(
+        tmp_path / "rows.jsonl",
+        [{"task_id": "t/0", "completion": "    return 1\n", "length": None, "reference_length": 4}],
+    )
+    shown = evaluate(
+        eval_humaneval_infill,
+        monkeypatch,
+        capsys,
+        "--score_only",
+        tmp_path / "rows.jsonl",
+        "--data_path",
+        tmp_path / "items.jsonl",
+        "--allow_code_execution",
+    )
     assert "the score is exact match" in shown.err and "0 of 1" in shown.out
 
 
 def test_scoring_text_is_bounded_work(tmp_path, monkeypatch, capsys):
     import time
+
     began = time.process_time()
     assert eval_humaneval_infill.edit_similarity("ab" * 100_000, "ba" * 1000 + "c") < 0.011
     assert not eval_humaneval_infill.parses("a" + ".a" * 200_000)
@@ -309,30 +549,62 @@ def test_scoring_text_is_bounded_work(tmp_path, monkeypatch, capsys):
     write_rows(tmp_path / "items.jsonl", [code_item(0)])
     write_rows(tmp_path / "rows.jsonl", [{"task_id": "t/0", "completion": "x" * 200_001}])
     with pytest.raises(InputError, match="row 1 has more than 200,000"):
-        evaluate(eval_humaneval_infill, monkeypatch, capsys, "--score_only", tmp_path / "rows.jsonl", "--data_path", tmp_path / "items.jsonl")
+        evaluate(
+            eval_humaneval_infill,
+            monkeypatch,
+            capsys,
+            "--score_only",
+            tmp_path / "rows.jsonl",
+            "--data_path",
+            tmp_path / "items.jsonl",
+        )
     write_rows(tmp_path / "items.jsonl", [{**code_item(0), "canonical_solution": "x" * 20_001}])
     with pytest.raises(InputError, match="'canonical_solution' of row 1"):
-        evaluate(eval_humaneval_infill, monkeypatch, capsys, "--score_only", tmp_path / "rows.jsonl", "--data_path", tmp_path / "items.jsonl")
+        evaluate(
+            eval_humaneval_infill,
+            monkeypatch,
+            capsys,
+            "--score_only",
+            tmp_path / "rows.jsonl",
+            "--data_path",
+            tmp_path / "items.jsonl",
+        )
 
 
-# ---- the table ------------------------------------------------------------------------------------------------------------
+# ---- the table -----------------------------------------------------------------------------------
+
 
 def result(label, metric="pass@1", benchmark="their set", **details):
-    return make_result(benchmark=benchmark, label=label, metrics={metric: share_of(3, 10)}, rows=[{"evaluations": 8}] * 10,
-                       settings={"kind": "flexmdm", "steps": 8}, details=details)
+    return make_result(
+        benchmark=benchmark,
+        label=label,
+        metrics={metric: share_of(3, 10)},
+        rows=[{"evaluations": 8}] * 10,
+        settings={"kind": "flexmdm", "steps": 8},
+        details=details,
+    )
 
 
 def test_two_measures_of_one_run_are_two_lines_that_say_so(tmp_path):
-    results = [("a", result("x")), ("b", result("x", "exact_match")), ("c", result("x", answer_rule="paper")),
-               ("d", result("x", answer_rule="strict"))]
+    results = [
+        ("a", result("x")),
+        ("b", result("x", "exact_match")),
+        ("c", result("x", answer_rule="paper")),
+        ("d", result("x", answer_rule="strict")),
+    ]
     rows = table_rows(results)
     lines = markdown(rows).splitlines()[2:]
-    assert len({tuple(line.split("|")[1:5]) for line in lines}) == 4 and "| pass@1, strict rule |" in markdown(rows)
+    assert len(
+        {tuple(line.split("|")[1:5]) for line in lines}
+    ) == 4 and "| pass@1, strict rule |" in markdown(rows)
     plot(rows, tmp_path / "plot.svg")
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.text(st.sampled_from("a|$_\n\r\\^{}%#&~`\u2028 é"), max_size=8), st.sampled_from(["label", "benchmark"]))
+@given(
+    st.text(st.sampled_from("a|$_\n\r\\^{}%#&~`\u2028 é"), max_size=8),
+    st.sampled_from(["label", "benchmark"]),
+)
 def test_any_label_is_one_cell_and_one_line_of_the_legend(tmp_path_factory, text, field):
     row = dict(result("x"), **{field: text})
     rows = table_rows([("a", row)])
@@ -341,11 +613,14 @@ def test_any_label_is_one_cell_and_one_line_of_the_legend(tmp_path_factory, text
     unescaped = line[2].replace("\\\\", "").replace("\\|", "")
     assert unescaped.count("|") == 9
     import matplotlib.figure
+
     shown = []
     save = matplotlib.figure.Figure.savefig
     path = tmp_path_factory.mktemp("plot") / "x.svg"
-    matplotlib.figure.Figure.savefig = lambda figure, *a, **k: (shown.extend(t.get_text() for panel in figure.axes
-                                                                             for t in panel.get_legend().get_texts()), save(figure, *a, **k))
+    matplotlib.figure.Figure.savefig = lambda figure, *a, **k: (
+        shown.extend(t.get_text() for panel in figure.axes for t in panel.get_legend().get_texts()),
+        save(figure, *a, **k),
+    )
     try:
         plot(rows, path)
     finally:
@@ -353,16 +628,33 @@ def test_any_label_is_one_cell_and_one_line_of_the_legend(tmp_path_factory, text
     assert len(shown) == 1 and "(n = 10)" in shown[0]
 
 
-@pytest.mark.parametrize("field, value", [("label", None), ("label", 3), ("label", ["x"]), ("benchmark", 1), ("metrics", []), ("metrics", None),
-                                          ("settings", []), ("evaluations", 3)])
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("label", None),
+        ("label", 3),
+        ("label", ["x"]),
+        ("benchmark", 1),
+        ("metrics", []),
+        ("metrics", None),
+        ("settings", []),
+        ("evaluations", 3),
+    ],
+)
 def test_a_result_whose_fields_are_of_another_kind_is_refused(tmp_path, field, value):
     records.write_json(tmp_path / "results.json", dict(result("x"), **{field: value}))
     with pytest.raises(InputError, match=f"RESULTS: {field!r} of .* is not"):
         read_results([tmp_path])
 
 
-@pytest.mark.parametrize("row", [{"name": 1, "sample": 0, "right": True}, {"name": "a", "sample": "0", "right": True},
-                                 {"name": "a", "sample": 0, "right": None}])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"name": 1, "sample": 0, "right": True},
+        {"name": "a", "sample": "0", "right": True},
+        {"name": "a", "sample": 0, "right": None},
+    ],
+)
 def test_odd_verdicts_are_refused(tmp_path, row):
     write_rows(tmp_path / "verdicts.jsonl", [row])
     with pytest.raises(InputError, match="--pair: row 1"):
@@ -370,17 +662,35 @@ def test_odd_verdicts_are_refused(tmp_path, row):
 
 
 def test_a_description_needs_no_evaluations():
-    assert "their set" in describe(make_result(benchmark="their set", label="x", metrics={"pass@1": share_of(0, 1)}, rows=[{}], settings={},
-                                               details={}))
+    assert "their set" in describe(
+        make_result(
+            benchmark="their set",
+            label="x",
+            metrics={"pass@1": share_of(0, 1)},
+            rows=[{}],
+            settings={},
+            details={},
+        )
+    )
 
 
-# ---- values of flags ------------------------------------------------------------------------------------------------------
+# ---- values of flags -----------------------------------------------------------------------------
 
-@pytest.mark.parametrize("words", [
-    ["--insertion_schedule", "geometric:inf,1"], ["--insertion_schedule", "power:inf"], ["--insertion_schedule", "power:nan"],
-    ["--insertion_schedule", "power:1e999"], ["--insertion_schedule", "geometric:1,-inf"], ["--temperature", "nan"],
-    ["--unmasking", "confidence", "--confidence_threshold", "nan"], ["--unmasking", "confidence", "--confidence_threshold", "-inf"],
-    ["--alpha", "inf"]])
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--insertion_schedule", "geometric:inf,1"],
+        ["--insertion_schedule", "power:inf"],
+        ["--insertion_schedule", "power:nan"],
+        ["--insertion_schedule", "power:1e999"],
+        ["--insertion_schedule", "geometric:1,-inf"],
+        ["--temperature", "nan"],
+        ["--unmasking", "confidence", "--confidence_threshold", "nan"],
+        ["--unmasking", "confidence", "--confidence_threshold", "-inf"],
+        ["--alpha", "inf"],
+    ],
+)
 def test_flexmdm_values_that_are_not_finite_are_refused_by_flag(words):
     parser = ArgumentParser()
     add_model_flags(parser, checkpoint_required=False)
@@ -409,20 +719,51 @@ def test_mask_tokens_among_what_is_given_are_refused():
         refuse_mask_tokens(([1], [2, 7]), 7, "--prompt")
 
 
-# ---- pages of generations -------------------------------------------------------------------------------------------------
+# ---- pages of generations ------------------------------------------------------------------------
 
-PANEL = {"title": "_$x$", "t": [0.0, 1.0], "evaluations": [0, 3], "tokens": [["a", 0], ["b", 0]], "slots": [[0, 0, 0, 1], [1, 1, 1, 0]]}
+PANEL = {
+    "title": "_$x$",
+    "t": [0.0, 1.0],
+    "evaluations": [0, 3],
+    "tokens": [["a", 0], ["b", 0]],
+    "slots": [[0, 0, 0, 1], [1, 1, 1, 0]],
+}
 
 
-@pytest.mark.parametrize("field, value", [
-    ("slots", [[2, 0, 0, 0]]), ("slots", [[0, 2, 1, 0]]), ("slots", [[0, 0, 2, 0]]), ("slots", [[0, 0, -2, 0]]), ("slots", [[-1, 0, 0, 0]]),
-    ("slots", [[0, 0, 0]]), ("slots", [3]), ("slots", 3), ("slots", None), ("slots", [[0, 0.5, 1, 0]]), ("t", []), ("t", 3), ("t", [0, "1"]),
-    ("t", [0, float("nan")]), ("evaluations", [0]), ("evaluations", None), ("tokens", [["a"]]), ("tokens", {}), ("title", None)])
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("slots", [[2, 0, 0, 0]]),
+        ("slots", [[0, 2, 1, 0]]),
+        ("slots", [[0, 0, 2, 0]]),
+        ("slots", [[0, 0, -2, 0]]),
+        ("slots", [[-1, 0, 0, 0]]),
+        ("slots", [[0, 0, 0]]),
+        ("slots", [3]),
+        ("slots", 3),
+        ("slots", None),
+        ("slots", [[0, 0.5, 1, 0]]),
+        ("t", []),
+        ("t", 3),
+        ("t", [0, "1"]),
+        ("t", [0, float("nan")]),
+        ("evaluations", [0]),
+        ("evaluations", None),
+        ("tokens", [["a"]]),
+        ("tokens", {}),
+        ("title", None),
+    ],
+)
 @pytest.mark.parametrize("ending", ["png", "html"])
-def test_a_page_with_a_damaged_panel_is_refused_and_nothing_is_written(tmp_path, monkeypatch, ending, field, value):
+def test_a_page_with_a_damaged_panel_is_refused_and_nothing_is_written(
+    tmp_path, monkeypatch, ending, field, value
+):
     import trace_page
+
     trace_page.write_trace_page(tmp_path / "page.html", [PANEL, {**PANEL, field: value}])
-    monkeypatch.setattr(sys, "argv", ["x", str(tmp_path / "page.html"), "--output", str(tmp_path / f"out.{ending}")])
+    monkeypatch.setattr(
+        sys, "argv", ["x", str(tmp_path / "page.html"), "--output", str(tmp_path / f"out.{ending}")]
+    )
     with pytest.raises(InputError, match="page.html is not a page .* of panel 2"):
         trace_page.main()
     assert not (tmp_path / f"out.{ending}").exists()
@@ -430,6 +771,7 @@ def test_a_page_with_a_damaged_panel_is_refused_and_nothing_is_written(tmp_path,
 
 def test_a_whole_panel_is_drawn_and_a_picture_that_cannot_be_written_is_one_line(tmp_path):
     import trace_page
+
     trace_page.write_trace_page(tmp_path / "page.html", [PANEL])
     panels = trace_page.read_panels(tmp_path / "page.html")
     trace_page.write_panels(tmp_path / "out.png", panels)

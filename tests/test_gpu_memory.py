@@ -2,26 +2,29 @@
 
 Run: pytest tests/test_gpu_memory.py        (no GPU is needed: its size and its failure are made up)
 """
+
 import importlib
 import json
 import signal
 import sys
 
 import pytest
+import tiny
 import torch
+from command_lines import module_of
+from training_helpers import SCRIPTS, make_base, run_flags, run_here, write_data
 
 import gpu_memory
 import llada_utils
-import tiny
 import training_run  # noqa: F401  before read_tensors is replaced, which it imports by name
-from command_lines import module_of
 from llada_dit import LLaDADiT, LLaDAModelLM
 from llada_utils import add_lora, build_flexmdm, pick_device, write_checkpoint
 from records import InputError, run
-from training_helpers import SCRIPTS, make_base, run_flags, run_here, write_data
 
-SAID = ("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 15.77 GiB "
-        "of which 1.20 GiB is free. Including non-PyTorch memory, this process has 14 GiB in use.")
+SAID = (
+    "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 15.77 GiB "
+    "of which 1.20 GiB is free. Including non-PyTorch memory, this process has 14 GiB in use."
+)
 
 
 def unread(*_):
@@ -59,6 +62,7 @@ def signals():
 @pytest.fixture
 def refused(monkeypatch, capsys):
     """The one line with which a script, in this process, ends with exit code 2."""
+
     def call(script, *words):
         monkeypatch.setattr(sys, "argv", [script, *map(str, words)])
         with pytest.raises(SystemExit) as ended:
@@ -67,6 +71,7 @@ def refused(monkeypatch, capsys):
         lines = [line for line in lines if ": error: " in line]
         assert ended.value.code == 2 and len(lines) == 1, lines
         return lines[0]
+
     return call
 
 
@@ -80,13 +85,33 @@ def fails_after(function, calls):
         if count > calls:
             raise torch.OutOfMemoryError(SAID)
         return function(*args, **kwargs)
+
     return called
 
 
 # ---- a device that is not there
 
-@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:9", "gpu", "xpu", "cuda:", "cuda:x", "",
-                                  "cuda:-1", "meta", "cpu:", "mps:1", "cuda cpu", "CUDA", "0"])
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cuda",
+        "cuda:0",
+        "cuda:9",
+        "gpu",
+        "xpu",
+        "cuda:",
+        "cuda:x",
+        "",
+        "cuda:-1",
+        "meta",
+        "cpu:",
+        "mps:1",
+        "cuda cpu",
+        "CUDA",
+        "0",
+    ],
+)
 def test_a_device_that_is_not_there_is_named(name, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match=f"^--device: {name} "):
@@ -111,16 +136,19 @@ def test_every_script_refuses_such_a_device(device, made, refused, monkeypatch, 
     monkeypatch.setattr(llada_utils, "read_tensors", unread)
     questions = ("--data_path", made / "questions.jsonl", "--output_dir", tmp_path / "out")
     for script, *words in [
-            ("eval_gsm8k.py", "--checkpoint_path", made / "flexmdm", *questions),
-            ("flexmdm_inference.py", "--checkpoint_path", made / "flexmdm", "--prompt", "w7"),
-            ("llada_inference.py", "--checkpoint_path", made / "base", "--prompt", "w7"),
-            ("scripts/benchmark_training.py",), ("scripts/benchmark_sampling.py",)]:
+        ("eval_gsm8k.py", "--checkpoint_path", made / "flexmdm", *questions),
+        ("flexmdm_inference.py", "--checkpoint_path", made / "flexmdm", "--prompt", "w7"),
+        ("llada_inference.py", "--checkpoint_path", made / "base", "--prompt", "w7"),
+        ("scripts/benchmark_training.py",),
+        ("scripts/benchmark_sampling.py",),
+    ]:
         line = refused(script, *words, "--device", device)
         assert "--device" in line and device in line
     assert not (tmp_path / "out").exists()
 
 
 # ---- a device that is too small
+
 
 def test_weights_that_cannot_fit_are_not_read(made, refused, monkeypatch, tmp_path):
     """Refused from the first byte that is missing on, and no earlier."""
@@ -131,8 +159,14 @@ def test_weights_that_cannot_fit_are_not_read(made, refused, monkeypatch, tmp_pa
     monkeypatch.setattr(gpu_memory, "device_memory", lambda device: size - 1)
     line = refused("flexmdm_inference.py", *words)
     assert "GiB" in line and "--dtype bfloat16" in line and "weights" in line
-    line = refused("eval_gsm8k.py", *words[:2], "--data_path", made / "questions.jsonl",
-                   "--output_dir", tmp_path / "out")
+    line = refused(
+        "eval_gsm8k.py",
+        *words[:2],
+        "--data_path",
+        made / "questions.jsonl",
+        "--output_dir",
+        tmp_path / "out",
+    )
     assert "--dtype bfloat16" in line and not list(tmp_path.glob("out/generations*"))
     for memory, dtype in ((size, "float32"), (size - 1, "bfloat16")):
         monkeypatch.setattr(gpu_memory, "device_memory", lambda device, memory=memory: memory)
@@ -140,10 +174,15 @@ def test_weights_that_cannot_fit_are_not_read(made, refused, monkeypatch, tmp_pa
             llada_utils.load_flexmdm(made / "flexmdm", dtype=getattr(torch, dtype))
 
 
-@pytest.mark.parametrize("changes, helps", [
-    ({"variable_length": True}, ("--fully_shard", "ds_zero3.json")), ({}, ("--fully_shard",)),
-    ({"variable_length": True, "all_parameters": True}, ("LoRA", "--fully_shard")),
-    ({"init_from": "adapter"}, ("--fully_shard",))])
+@pytest.mark.parametrize(
+    "changes, helps",
+    [
+        ({"variable_length": True}, ("--fully_shard", "ds_zero3.json")),
+        ({}, ("--fully_shard",)),
+        ({"variable_length": True, "all_parameters": True}, ("LoRA", "--fully_shard")),
+        ({"init_from": "adapter"}, ("--fully_shard",)),
+    ],
+)
 def test_a_run_that_cannot_fit(changes, helps, made, refused, monkeypatch, tmp_path):
     """2 bytes a frozen weight, 4 + 8 a trained one; gradients and activations refuse nothing."""
     if "init_from" in changes:
@@ -159,12 +198,14 @@ def test_a_run_that_cannot_fit(changes, helps, made, refused, monkeypatch, tmp_p
             kind = parameter.requires_grad
             sizes[kind] = sizes.get(kind, 0) + parameter.numel()
         return real(args, model)
+
     monkeypatch.setattr(gpu_memory, "always_held", noted)
     monkeypatch.setattr(gpu_memory, "device_memory", lambda device: 1)
     line = refused(f"{SCRIPTS['transfer']}.py", *words)
     assert all(word in line for word in ("GPU memory", "weights", "optimizer", "GiB", *helps)), line
-    if "init_from" in changes:          # of LoRA with the rank that the adapter has, not the flags'
+    if "init_from" in changes:  # of LoRA with the rank that the adapter has, not the flags'
         from safetensors.torch import load_file
+
         tensors = load_file(made / "adapter/adapter_model.safetensors").values()
         assert sizes[True] == sum(tensor.numel() for tensor in tensors)
     need = 2 * sizes.get(False, 0) + 12 * sizes[True]
@@ -190,17 +231,28 @@ def test_a_cpu_has_no_gpu_memory():
 
 # ---- memory that runs out
 
+
 def test_training_that_runs_out_of_memory(made, refused, monkeypatch, tmp_path):
     """One line: the estimate, what helps. Its checkpoints are whole, and it goes on from them."""
     from flexmdm_trainer import FlexMDMTrainer
+
     words = run_flags(made / "base", made / "data", tmp_path / "run", variable_length=True)
     with monkeypatch.context() as patch:
         patch.setattr(FlexMDMTrainer, "row_terms", fails_after(FlexMDMTrainer.row_terms, 3))
         line = refused(f"{SCRIPTS['transfer']}.py", *words)
-    for word in ("GPU memory", "Tried to allocate 2.50 GiB", "weights", "gradients", "optimizer",
-                 "activations", "--gradient_checkpointing", "--fully_shard",
-                 "--per_device_train_batch_size than 4", "--deepspeed scripts/ds_zero3.json",
-                 "--sft_max_length"):
+    for word in (
+        "GPU memory",
+        "Tried to allocate 2.50 GiB",
+        "weights",
+        "gradients",
+        "optimizer",
+        "activations",
+        "--gradient_checkpointing",
+        "--fully_shard",
+        "--per_device_train_batch_size than 4",
+        "--deepspeed scripts/ds_zero3.json",
+        "--sft_max_length",
+    ):
         assert word in line, (word, line)
     assert "non-PyTorch" not in line
     left = sorted(path.name for path in (tmp_path / "run").iterdir())
@@ -211,9 +263,15 @@ def test_training_that_runs_out_of_memory(made, refused, monkeypatch, tmp_path):
 
 def test_flags_that_are_in_use_are_not_advised(made, refused, monkeypatch, tmp_path):
     from llada_trainer import LLaDATrainer
+
     monkeypatch.setattr(LLaDATrainer, "row_terms", fails_after(None, 0))
-    words = run_flags(made / "base", made / "data", tmp_path / "run", gradient_checkpointing=True,
-                      per_device_train_batch_size=1)
+    words = run_flags(
+        made / "base",
+        made / "data",
+        tmp_path / "run",
+        gradient_checkpointing=True,
+        per_device_train_batch_size=1,
+    )
     line = refused(f"{SCRIPTS['transfer']}.py", *words)
     assert "--gradient_checkpointing" not in line and "--per_device_train_batch_size" not in line
     assert "--fully_shard" in line
@@ -224,13 +282,29 @@ def test_flags_that_are_in_use_are_not_advised(made, refused, monkeypatch, tmp_p
 
 def test_an_evaluation_that_runs_out_of_memory(made, refused, monkeypatch, tmp_path, capsys):
     """Its finished rows stay, and the same command with another batch size goes on."""
-    words = ["--checkpoint_path", made / "flexmdm", "--data_path", made / "questions.jsonl",
-             "--output_dir", tmp_path, "--diffusion_steps", 4, "--max_length", 48]
+    words = [
+        "--checkpoint_path",
+        made / "flexmdm",
+        "--data_path",
+        made / "questions.jsonl",
+        "--output_dir",
+        tmp_path,
+        "--diffusion_steps",
+        4,
+        "--max_length",
+        48,
+    ]
     with monkeypatch.context() as patch:
         patch.setattr(LLaDADiT, "forward", fails_after(LLaDADiT.forward, 9))
         line = refused("eval_gsm8k.py", *words, "--batch_size", 2)
-    for word in ("GPU memory", "Tried to allocate 2.50 GiB", "--batch_size", "--rows_at_once",
-                 "--max_length", "--dtype bfloat16"):
+    for word in (
+        "GPU memory",
+        "Tried to allocate 2.50 GiB",
+        "--batch_size",
+        "--rows_at_once",
+        "--max_length",
+        "--dtype bfloat16",
+    ):
         assert word in line, (word, line)
     text = (tmp_path / "generations-000.jsonl").read_text()
     before = [json.loads(line) for line in text.splitlines()]
@@ -241,8 +315,10 @@ def test_an_evaluation_that_runs_out_of_memory(made, refused, monkeypatch, tmp_p
     assert (tmp_path / "results.json").exists()
 
 
-@pytest.mark.parametrize("script, checkpoint, network", [
-    ("flexmdm_inference.py", "flexmdm", LLaDADiT), ("llada_inference.py", "base", LLaDAModelLM)])
+@pytest.mark.parametrize(
+    "script, checkpoint, network",
+    [("flexmdm_inference.py", "flexmdm", LLaDADiT), ("llada_inference.py", "base", LLaDAModelLM)],
+)
 def test_a_prompt_that_runs_out_of_memory(script, checkpoint, network, made, refused, monkeypatch):
     monkeypatch.setattr(network, "forward", fails_after(network.forward, 1))
     words = ("--checkpoint_path", made / checkpoint, "--prompt", "w7", "--max_length", 12)
@@ -262,14 +338,17 @@ def test_only_memory_that_runs_out_is_told_so():
                 except torch.OutOfMemoryError:
                     raise error from None
             raise error
+
         return failing
+
     for error in (RuntimeError("CUDA error: device-side assert"), InputError("--seed"), KeyError()):
         with pytest.raises(type(error)) as raised:
             raises(error)()
         assert raised.value is error
-    for error, before in ((torch.cuda.OutOfMemoryError(SAID), None),
-                          (RuntimeError("CUDA error: out of memory\nCUDA kernel errors"), None),
-                          (InputError("cannot write: CUDA out of memory"),
-                           torch.OutOfMemoryError(SAID))):
+    for error, before in (
+        (torch.cuda.OutOfMemoryError(SAID), None),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors"), None),
+        (InputError("cannot write: CUDA out of memory"), torch.OutOfMemoryError(SAID)),
+    ):
         with pytest.raises(InputError, match="(?s)out of memory.*a walk"):
             raises(error, before)()

@@ -1,17 +1,28 @@
-"""The network and its loading: golden numbers of the original code, what padding must not change, every checkpoint format.
+"""The network and its loading: golden numbers of the original code, what padding must not change,
+every checkpoint format.
 
 Run: FLEXMDM_GOLDEN=... pytest tests/test_network.py
 """
+
 import json
 import shutil
 
 import pytest
+import tiny
 import torch
 
-import tiny
 from llada_dit import FIXED_SETTINGS, LLaDAConfig, ScalarLengthHead, timestep_embedding
-from llada_utils import (add_lora, checkpoint_kind, export_merged, load_flexmdm, load_llada, load_tokenizer, merge_lora,
-                         new_flexmdm, write_checkpoint)
+from llada_utils import (
+    add_lora,
+    checkpoint_kind,
+    export_merged,
+    load_flexmdm,
+    load_llada,
+    load_tokenizer,
+    merge_lora,
+    new_flexmdm,
+    write_checkpoint,
+)
 from new_base import import_llama
 from records import InputError
 
@@ -30,6 +41,7 @@ def paper_base(golden_dir, tmp_path):
 
 # ---- golden numbers
 
+
 def test_golden_llada(golden, golden_dir):
     numbers = golden("llada_tiny/golden.safetensors")
     model = load_llada(golden_dir / "llada_tiny")
@@ -40,13 +52,14 @@ def test_golden_llada(golden, golden_dir):
         torch.testing.assert_close(hidden, numbers[f"hidden_states.{index}"], rtol=0, atol=2e-5)
     masked = model(numbers["input_ids"], numbers["attention_mask"]).logits
     torch.testing.assert_close(masked, numbers["logits_masked_r2"], rtol=0, atol=1e-5)
-    long = model(numbers["long_input_ids"]).logits[:, -8:]             # longer than max_sequence_length
+    long = model(numbers["long_input_ids"]).logits[:, -8:]  # longer than max_sequence_length
     torch.testing.assert_close(long, numbers["long_logits_last8"], rtol=0, atol=1e-5)
 
 
 def test_golden_llada_inside_a_block(golden, golden_dir):
     from llada_dit import rope_tables, rotate
     from packed_rows import PaddedRows
+
     numbers = golden("llada_tiny/golden.safetensors")
     model = load_llada(golden_dir / "llada_tiny")
     cos, sin = rope_tables(128, 16, 500000.0, "cpu")
@@ -57,46 +70,67 @@ def test_golden_llada_inside_a_block(golden, golden_dir):
     torch.testing.assert_close(y, numbers["block1.attn_norm"], rtol=0, atol=1e-5)
     for projection, name in [(block.q_proj, "q_rot"), (block.k_proj, "k_rot")]:
         heads = projection(y).view(3, 17, 4, 16).transpose(1, 2)
-        torch.testing.assert_close(rotate(heads, cos[:17], sin[:17]), numbers[f"block1.{name}"], rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            rotate(heads, cos[:17], sin[:17]), numbers[f"block1.{name}"], rtol=0, atol=1e-5
+        )
     attended = block.attention(y, cos[:17, None], sin[:17, None], PaddedRows(17, None, "cpu"))
     torch.testing.assert_close(attended, numbers["block1.attn_out"], rtol=0, atol=1e-5)
     torch.testing.assert_close(x + attended, numbers["block1.after_attn"], rtol=0, atol=1e-5)
-    torch.testing.assert_close(block.ff_norm(x + attended), numbers["block1.ff_norm"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        block.ff_norm(x + attended), numbers["block1.ff_norm"], rtol=0, atol=1e-5
+    )
 
 
 def test_golden_llada_bf16(golden, golden_dir):
-    """Sharded bf16 weights, and fp32 weights under autocast: bf16 keeps 8 bits, so agreement is to about 1 % of the logits' size."""
+    """Sharded bf16 weights, and fp32 weights under autocast: bf16 keeps 8 bits, so agreement is to
+    about 1 % of the logits' size.
+    """
     numbers = golden("llada_tiny/golden.safetensors")
     sharded = load_llada(golden_dir / "llada_tiny_sharded_bf16", dtype=torch.bfloat16)
     assert sharded.model.transformer.wte.weight.dtype == torch.bfloat16
     output = sharded(numbers["input_ids"], output_hidden_states=True)
     torch.testing.assert_close(output.logits, numbers["logits_bf16"], rtol=0, atol=0.04)
-    torch.testing.assert_close(output.hidden_states[-1], numbers["hidden_last_bf16"], rtol=0, atol=0.06)
+    torch.testing.assert_close(
+        output.hidden_states[-1], numbers["hidden_last_bf16"], rtol=0, atol=0.06
+    )
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = load_llada(golden_dir / "llada_tiny")(numbers["input_ids"]).logits
-    torch.testing.assert_close(logits, numbers["logits_autocast_bf16_fp32weights"], rtol=0, atol=0.04)
+    torch.testing.assert_close(
+        logits, numbers["logits_autocast_bf16_fp32weights"], rtol=0, atol=0.04
+    )
 
 
 @pytest.mark.parametrize("merge", [False, True])
 def test_golden_flexmdm(golden, golden_dir, paper_base, merge):
-    """The paper code's pytorch_model.bin, LoRA scale 1.5, padding attended to, as adapters and merged."""
+    """The paper code's pytorch_model.bin, LoRA scale 1.5, padding attended to, as adapters and
+    merged.
+    """
     numbers = golden("flexmdm_tiny/golden.safetensors")
     model = load_flexmdm(golden_dir / "flexmdm_tiny", base=paper_base, lora_alpha=6, merge=merge)
     output = model(numbers["input_ids"], numbers["t"], output_hidden_states=True)
     torch.testing.assert_close(output["logits"], numbers["logits"], rtol=0, atol=1e-5)
     torch.testing.assert_close(output["length"], numbers["length"], rtol=1e-4, atol=0)
-    for index in (0, 1, 8, 9, 10):          # a wrong group of a block shows between 8 and 9
-        torch.testing.assert_close(output["hidden_states"][index], numbers[f"hidden_states.{index}"], rtol=0, atol=5e-5)
+    for index in (0, 1, 8, 9, 10):  # a wrong group of a block shows between 8 and 9
+        torch.testing.assert_close(
+            output["hidden_states"][index], numbers[f"hidden_states.{index}"], rtol=0, atol=5e-5
+        )
     if merge:
         merged = golden("flexmdm_tiny/merged_lora_weights.safetensors")
         weights = dict(model.named_parameters())
         for name, weight in merged.items():
-            torch.testing.assert_close(weights[name.replace("merged.", "backbone.")], weight, rtol=0, atol=1e-6)
+            torch.testing.assert_close(
+                weights[name.replace("merged.", "backbone.")], weight, rtol=0, atol=1e-6
+            )
     with torch.no_grad():
         for modulation in model.temb_mods:
             modulation.weight.zero_()
             modulation.bias.zero_()
-    torch.testing.assert_close(model(numbers["input_ids"], numbers["t"])["logits"], numbers["logits_without_modulation"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        model(numbers["input_ids"], numbers["t"])["logits"],
+        numbers["logits_without_modulation"],
+        rtol=0,
+        atol=1e-5,
+    )
 
 
 def test_golden_flexmdm_bf16_autocast(golden, golden_dir, paper_base):
@@ -104,18 +138,32 @@ def test_golden_flexmdm_bf16_autocast(golden, golden_dir, paper_base):
     model = load_flexmdm(golden_dir / "flexmdm_tiny", base=paper_base, lora_alpha=6, merge=False)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = model(numbers["input_ids"], numbers["t"])
-    noise = (numbers["logits_bf16_autocast"].float() - numbers["logits"]).square().mean().sqrt()       # what bf16 costs the original
-    assert (output["logits"].float() - numbers["logits_bf16_autocast"].float()).square().mean().sqrt() < 1.5 * noise
+    # what bf16 costs the original
+    noise = (numbers["logits_bf16_autocast"].float() - numbers["logits"]).square().mean().sqrt()
+    assert (
+        output["logits"].float() - numbers["logits_bf16_autocast"].float()
+    ).square().mean().sqrt() < 1.5 * noise
     assert (output["logits"].float() - numbers["logits"]).square().mean().sqrt() < 1.5 * noise
-    torch.testing.assert_close(output["length"], numbers["length_bf16_autocast"].float(), rtol=0.06, atol=0)
+    torch.testing.assert_close(
+        output["length"], numbers["length_bf16_autocast"].float(), rtol=0.06, atol=0
+    )
 
 
 def test_golden_time_embedding(golden, golden_dir, paper_base):
     numbers = golden("flexmdm_tiny/golden.safetensors")
-    torch.testing.assert_close(timestep_embedding(numbers["t"], 64), numbers["timestep_embedding"], rtol=0, atol=1e-6)
-    torch.testing.assert_close(timestep_embedding(numbers["t"], 7), numbers["timestep_embedding_odd_dim7"], rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        timestep_embedding(numbers["t"], 64), numbers["timestep_embedding"], rtol=0, atol=1e-6
+    )
+    torch.testing.assert_close(
+        timestep_embedding(numbers["t"], 7),
+        numbers["timestep_embedding_odd_dim7"],
+        rtol=0,
+        atol=1e-6,
+    )
     model = load_flexmdm(golden_dir / "flexmdm_tiny", base=paper_base)
-    torch.testing.assert_close(model.time_mlp(timestep_embedding(numbers["t"], 64)), numbers["temb"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        model.time_mlp(timestep_embedding(numbers["t"], 64)), numbers["temb"], rtol=0, atol=1e-5
+    )
 
 
 def test_paper_checkpoint_with_wrong_keys_is_refused(golden_dir, paper_base, tmp_path):
@@ -133,19 +181,32 @@ def test_paper_checkpoint_with_wrong_keys_is_refused(golden_dir, paper_base, tmp
 
     def rename(s):
         s["time_mlp.9.weight"] = s.pop("time_mlp.0.weight")
+
     attempt(rename, r"missing time_mlp\.0\.weight; unexpected time_mlp\.9\.weight")
-    attempt(lambda s: s.pop(f"{prefix}blocks.3.q_proj.lora_B.default.weight"), r"missing .*blocks\.3\.q_proj\.lora_B")
-    attempt(lambda s: s.update({"scalar_length_head.proj2.weight": torch.zeros(1, 3)}), r"misshapen scalar_length_head\.proj2\.weight")
-    attempt(lambda s: s.update({f"{prefix}blocks.5.temb_mod.bias": torch.ones(128)}), r"temb_mod.*blocks\.5\.temb_mod\.bias")
+    attempt(
+        lambda s: s.pop(f"{prefix}blocks.3.q_proj.lora_B.default.weight"),
+        r"missing .*blocks\.3\.q_proj\.lora_B",
+    )
+    attempt(
+        lambda s: s.update({"scalar_length_head.proj2.weight": torch.zeros(1, 3)}),
+        r"misshapen scalar_length_head\.proj2\.weight",
+    )
+    attempt(
+        lambda s: s.update({f"{prefix}blocks.5.temb_mod.bias": torch.ones(128)}),
+        r"temb_mod.*blocks\.5\.temb_mod\.bias",
+    )
     with pytest.raises(InputError, match="--base_model"):
         load_flexmdm(golden_dir / "flexmdm_tiny", base=None)
 
 
 # ---- what must hold for any weights
 
+
 @pytest.mark.parametrize("kind", ["log_rate", "softplus"])
 def test_untrained_flexmdm_is_llada(kind):
-    """Zero AdaLN and zero lora_B: logits equal LLaDA's first L rows on the same ids with the end slot appended, at every t."""
+    """Zero AdaLN and zero lora_B: logits equal LLaDA's first L rows on the same ids with the end
+    slot appended, at every t.
+    """
     model = tiny.flexmdm(length_head=kind, lora=LORA)
     llada = tiny.llada()
     model.backbone.load_state_dict(llada.state_dict())
@@ -155,42 +216,57 @@ def test_untrained_flexmdm_is_llada(kind):
     with_slot = torch.cat([ids, torch.full((3, 1), tiny.PAD)], 1)
     for t in (0.0, 0.3, 0.999):
         output = model(ids, torch.full((3,), t))
-        torch.testing.assert_close(output["logits"], llada(with_slot).logits[:, :11], rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            output["logits"], llada(with_slot).logits[:, :11], rtol=0, atol=1e-5
+        )
     expected = 0.37 if kind == "log_rate" else 700
     assert 0.5 * expected < output["length"].mean() < 2 * expected
 
 
 @pytest.mark.parametrize("explicit_mask", [False, True])
 def test_padding_changes_nothing(explicit_mask):
-    """A row alone equals the same row in a padded batch, for logits and lengths; an end-of-text inside a row is text."""
+    """A row alone equals the same row in a padded batch, for logits and lengths; an end-of-text
+    inside a row is text.
+    """
     model = tiny.flexmdm()
     lengths = [0, 1, 5, 9, 13]
     rows = [torch.randint(0, 58, (n,)) for n in lengths]
     rows[3][4] = tiny.PAD
     batch = torch.full((5, 16), tiny.PAD)
     for number, row in enumerate(rows):
-        batch[number, :len(row)] = row
+        batch[number, : len(row)] = row
     mask = torch.arange(16) < torch.tensor(lengths)[:, None] if explicit_mask else None
     t = torch.rand(5)
     together = model(batch, t, attention_mask=mask)
     for number, row in enumerate(rows):
         n = len(row)
-        alone = model(row[None], t[number:number + 1])
-        torch.testing.assert_close(alone["logits"][0], together["logits"][number, :n], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(alone["length"][0], together["length"][number, :n + 1], rtol=1e-4, atol=1e-5)
+        alone = model(row[None], t[number : number + 1])
+        torch.testing.assert_close(
+            alone["logits"][0], together["logits"][number, :n], rtol=1e-4, atol=1e-5
+        )
+        torch.testing.assert_close(
+            alone["length"][0], together["length"][number, : n + 1], rtol=1e-4, atol=1e-5
+        )
 
 
 def test_padding_matters_in_compatibility_mode():
     model = tiny.flexmdm(attend_to_padding=True)
     row = torch.randint(0, 58, (1, 5))
     padded = torch.cat([row, torch.full((1, 4), tiny.PAD)], 1)
-    assert (model(row, torch.rand(1))["logits"] - model(padded, torch.rand(1))["logits"][:, :5]).abs().max() > 1e-3
+    assert (
+        model(row, torch.rand(1))["logits"] - model(padded, torch.rand(1))["logits"][:, :5]
+    ).abs().max() > 1e-3
 
 
 def test_logits_at_chosen_positions_only():
     ids, chosen = torch.randint(0, 58, (4, 9)), torch.rand(4, 9) < 0.4
-    for model, call in [(tiny.llada(), lambda m, **k: m(ids, **k).logits), (tiny.flexmdm(), lambda m, **k: m(ids, torch.ones(4) / 2, **k)["logits"])]:
-        torch.testing.assert_close(call(model, logits_mask=chosen), call(model)[chosen], rtol=1e-4, atol=1e-5)
+    for model, call in [
+        (tiny.llada(), lambda m, **k: m(ids, **k).logits),
+        (tiny.flexmdm(), lambda m, **k: m(ids, torch.ones(4) / 2, **k)["logits"]),
+    ]:
+        torch.testing.assert_close(
+            call(model, logits_mask=chosen), call(model)[chosen], rtol=1e-4, atol=1e-5
+        )
 
 
 def test_grouped_query_attention_equals_repeated_heads():
@@ -216,7 +292,9 @@ def test_gradient_checkpointing_gives_equal_gradients():
         model.zero_grad()
         output = model(ids, t)
         (output["logits"].square().mean() + output["length"].mean()).backward()
-        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad})
+        gradients.append(
+            {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+        )
     assert gradients[0] and all(g.abs().sum() > 0 for g in gradients[0].values())
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
@@ -231,36 +309,69 @@ def test_length_head_kinds():
 
 # ---- configurations and formats
 
+
 def test_config_refuses_by_name():
     good = tiny.llada_config().to_json()
-    for key, value in [("rope", False), ("block_type", "sequential"), ("weight_tying", True), ("include_qkv_bias", True), ("alibi", True),
-                       ("layer_norm_type", "default"), ("embedding_dropout", 0.1), ("activation_type", "gelu"), ("multi_query_attention", True)]:
+    for key, value in [
+        ("rope", False),
+        ("block_type", "sequential"),
+        ("weight_tying", True),
+        ("include_qkv_bias", True),
+        ("alibi", True),
+        ("layer_norm_type", "default"),
+        ("embedding_dropout", 0.1),
+        ("activation_type", "gelu"),
+        ("multi_query_attention", True),
+    ]:
         with pytest.raises(ValueError, match=key):
             LLaDAConfig.from_json({**good, key: value})
-    for key in ("rope", "weight_tying", "n_kv_heads", "mask_token_id", "rms_norm_eps", "block_type"):
+    for key in (
+        "rope",
+        "weight_tying",
+        "n_kv_heads",
+        "mask_token_id",
+        "rms_norm_eps",
+        "block_type",
+    ):
         with pytest.raises(ValueError, match=f"missing .*{key}"):
             LLaDAConfig.from_json({k: v for k, v in good.items() if k != key})
     assert set(FIXED_SETTINGS) <= set(good) and LLaDAConfig.from_json(good).to_json() == good
 
 
 def test_8b_sizes_are_the_papers():
-    """LLaDA-8B's config gives 8,015,581,184 base and 402,657,281 trainable parameters (on the meta device: nothing is allocated)."""
+    """LLaDA-8B's config gives 8,015,581,184 base and 402,657,281 trainable parameters (on the meta
+    device: nothing is allocated).
+    """
     from llada_dit import FlexMDMConfig
     from llada_utils import build_flexmdm
+
     backbone = LLaDAConfig().to_json()
-    model = build_flexmdm(FlexMDMConfig(backbone=backbone, lora={"r": 128, "lora_alpha": 128, "lora_dropout": 0.1}))
-    count = lambda parameters: sum(p.numel() for p in parameters)      # noqa: E731
-    assert count(p for n, p in model.backbone.named_parameters() if ".lora_" not in n) == 8_015_581_184
+    model = build_flexmdm(
+        FlexMDMConfig(backbone=backbone, lora={"r": 128, "lora_alpha": 128, "lora_dropout": 0.1})
+    )
+    count = lambda parameters: sum(p.numel() for p in parameters)
+    assert (
+        count(p for n, p in model.backbone.named_parameters() if ".lora_" not in n) == 8_015_581_184
+    )
     assert sum(".lora_" not in n for n, _ in model.backbone.named_parameters()) == 291
     assert count(p for n, p in model.named_parameters() if ".lora_" in n) == 117_374_976
-    assert [count(part.parameters()) for part in (model.temb_mods, model.time_mlp, model.scalar_length_head)] == [134_250_496, 134_238_208, 16_793_601]
+    assert [
+        count(part.parameters())
+        for part in (model.temb_mods, model.time_mlp, model.scalar_length_head)
+    ] == [134_250_496, 134_238_208, 16_793_601]
     assert count(p for p in model.parameters() if p.requires_grad) == 402_657_281
 
 
 @pytest.mark.parametrize("lora", [LORA, None])
 def test_own_checkpoint_round_trip_and_export(tmp_path, lora):
     base = tiny.write_llada(tmp_path / "base")
-    model = new_flexmdm(base, lora=lora, max_length=64, insertion_schedule={"name": "power", "p": 1.7}, adaln_group_size=2)
+    model = new_flexmdm(
+        base,
+        lora=lora,
+        max_length=64,
+        insertion_schedule={"name": "power", "p": 1.7},
+        adaln_group_size=2,
+    )
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -274,7 +385,10 @@ def test_own_checkpoint_round_trip_and_export(tmp_path, lora):
     export_merged(folder, tmp_path / "merged")
     shutil.rmtree(tmp_path / "base") if lora is None else None
     again = load_flexmdm(folder)
-    assert again.config.insertion_schedule == {"name": "power", "p": 1.7} and again.config.max_length == 64
+    assert (
+        again.config.insertion_schedule == {"name": "power", "p": 1.7}
+        and again.config.max_length == 64
+    )
     shutil.rmtree(tmp_path / "base", ignore_errors=True)
     for loaded in (again, load_flexmdm(tmp_path / "merged")):
         got = loaded(ids, t)
@@ -283,36 +397,67 @@ def test_own_checkpoint_round_trip_and_export(tmp_path, lora):
         assert not any(".lora_" in name for name, _ in loaded.named_parameters())
     if lora:
         from safetensors import safe_open
+
         with safe_open(folder / "model.safetensors", "pt") as content:
-            assert set(content.keys()) == {name for name, p in model.named_parameters() if p.requires_grad}
+            assert set(content.keys()) == {
+                name for name, p in model.named_parameters() if p.requires_grad
+            }
 
 
 def test_adapter_folder_is_plain_peft(tmp_path):
     """What the baseline writes, peft itself reads; what peft writes, load_llada reads."""
     from peft import LoraConfig, PeftModel, get_peft_model
+
     base = tiny.write_llada(tmp_path / "base")
     model = load_llada(base)
     model.name_or_path = str(base)
     add_lora(model, LORA)
     tiny.stir(model)
-    model.load_state_dict({**model.state_dict(), **{n.replace(".weight", ".base_layer.weight") if n.replace(".weight", ".base_layer.weight")
-                           in model.state_dict() else n: t for n, t in load_llada(base).state_dict().items()}})
+    model.load_state_dict(
+        {
+            **model.state_dict(),
+            **{
+                (
+                    n.replace(".weight", ".base_layer.weight")
+                    if n.replace(".weight", ".base_layer.weight") in model.state_dict()
+                    else n
+                ): t
+                for n, t in load_llada(base).state_dict().items()
+            },
+        }
+    )
     (tmp_path / "ours").mkdir()
     write_checkpoint(model, tmp_path / "ours", tiny.tokenizer())
     ids = torch.randint(0, 58, (2, 9))
     want = model(ids).logits
-    torch.testing.assert_close(load_llada(tmp_path / "ours")(ids).logits, want, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(PeftModel.from_pretrained(load_llada(base), str(tmp_path / "ours")).eval()(ids).logits, want, rtol=1e-4, atol=1e-4)
-    theirs = get_peft_model(load_llada(base), LoraConfig(r=2, lora_alpha=3, target_modules=["q_proj", "up_proj"]))
+    torch.testing.assert_close(
+        load_llada(tmp_path / "ours")(ids).logits, want, rtol=1e-4, atol=1e-4
+    )
+    torch.testing.assert_close(
+        PeftModel.from_pretrained(load_llada(base), str(tmp_path / "ours")).eval()(ids).logits,
+        want,
+        rtol=1e-4,
+        atol=1e-4,
+    )
+    theirs = get_peft_model(
+        load_llada(base), LoraConfig(r=2, lora_alpha=3, target_modules=["q_proj", "up_proj"])
+    )
     tiny.stir(theirs, 0.1)
     theirs.base_model.model.name_or_path = str(base)
     theirs.save_pretrained(str(tmp_path / "theirs"))
-    with torch.no_grad():       # stir also changed the base: put it back
+    with torch.no_grad():  # stir also changed the base: put it back
         clean = dict(load_llada(base).named_parameters())
         for name, parameter in theirs.named_parameters():
             if "lora_" not in name:
-                parameter.copy_(clean[name.removeprefix("base_model.model.").replace(".base_layer", "")])
-    torch.testing.assert_close(load_llada(tmp_path / "theirs", base=base)(ids).logits, theirs(ids).logits, rtol=1e-4, atol=1e-4)
+                parameter.copy_(
+                    clean[name.removeprefix("base_model.model.").replace(".base_layer", "")]
+                )
+    torch.testing.assert_close(
+        load_llada(tmp_path / "theirs", base=base)(ids).logits,
+        theirs(ids).logits,
+        rtol=1e-4,
+        atol=1e-4,
+    )
 
 
 def test_damaged_and_wrong_folders_are_refused(tmp_path):
@@ -335,17 +480,23 @@ def test_damaged_and_wrong_folders_are_refused(tmp_path):
 
 
 def test_import_of_a_llama(tmp_path, data_dir):
-    """A real pretrained Llama-architecture model: our block gives the numbers of transformers' own Llama once attention is causal."""
+    """A real pretrained Llama-architecture model: our block gives the numbers of transformers' own
+    Llama once attention is causal.
+    """
     from transformers import LlamaForCausalLM
+
     source = data_dir / "stories260K"
     import_llama(source, tmp_path / "base")
     ours, theirs = load_llada(tmp_path / "base"), LlamaForCausalLM.from_pretrained(source).eval()
-    one = torch.randint(3, 512, (4, 1))             # one token: causal or not is the same
-    torch.testing.assert_close(ours(one).logits[..., :512], theirs(one).logits, rtol=1e-4, atol=1e-4)
+    one = torch.randint(3, 512, (4, 1))  # one token: causal or not is the same
+    torch.testing.assert_close(
+        ours(one).logits[..., :512], theirs(one).logits, rtol=1e-4, atol=1e-4
+    )
     ids = torch.randint(3, 512, (1, 12))
-    hidden = ours.model.transformer.wte(ids)        # longer: our blocks under a causal mask
+    hidden = ours.model.transformer.wte(ids)  # longer: our blocks under a causal mask
     from llada_dit import rope_tables
     from packed_rows import PaddedRows
+
     cos, sin = (table[:, None] for table in rope_tables(12, 8, ours.config.rope_theta, "cpu"))
     rows = PaddedRows(12, None, "cpu")
     rows.mask = torch.ones(12, 12, dtype=torch.bool).tril()
@@ -370,7 +521,12 @@ def test_merge_leaves_no_adapter():
 def test_tokenizer_of_llada(data_dir, tmp_path):
     """LLaDA-8B-Base's may lack the header tokens and the template: added at exactly LLaDA's ids."""
     tokenizer = load_tokenizer(data_dir / "llada_tokenizer")
-    assert (tokenizer.mask_token_id, tokenizer.pad_token_id, tokenizer.bos_token_id, len(tokenizer)) == (126336, 126081, 126080, 126349)
+    assert (
+        tokenizer.mask_token_id,
+        tokenizer.pad_token_id,
+        tokenizer.bos_token_id,
+        len(tokenizer),
+    ) == (126336, 126081, 126080, 126349)
     base = tmp_path / "base"
     base.mkdir()
     content = json.loads((data_dir / "llada_tokenizer/tokenizer.json").read_text())
@@ -383,29 +539,45 @@ def test_tokenizer_of_llada(data_dir, tmp_path):
     (base / "tokenizer_config.json").write_text(json.dumps(settings))
     repaired = load_tokenizer(base)
     turn = [{"role": "user", "content": " What is 2 + 3? "}]
-    assert repaired.apply_chat_template(turn, add_generation_prompt=True)["input_ids"] == tokenizer.apply_chat_template(turn, add_generation_prompt=True)["input_ids"]
-    assert [repaired.convert_tokens_to_ids(token) for token in ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")] == [126346, 126347, 126348]
+    assert (
+        repaired.apply_chat_template(turn, add_generation_prompt=True)["input_ids"]
+        == tokenizer.apply_chat_template(turn, add_generation_prompt=True)["input_ids"]
+    )
+    assert [
+        repaired.convert_tokens_to_ids(token)
+        for token in ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+    ] == [126346, 126347, 126348]
 
 
 def test_a_base_in_four_bits(tmp_path):
-    """--load_in_4bit: frozen matrices are packed, LoRA trains beside them, and a checkpoint holds what it holds without."""
+    """--load_in_4bit: frozen matrices are packed, LoRA trains beside them, and a checkpoint holds
+    what it holds without.
+    """
     bitsandbytes = pytest.importorskip("bitsandbytes")
     from llada_utils import quantize_base, write_checkpoint
     from training_estimate import flops_a_token
-    base = tiny.write_llada(tmp_path / "base", d_model=128, n_heads=2, n_kv_heads=2, mlp_hidden_size=256)
+
+    base = tiny.write_llada(
+        tmp_path / "base", d_model=128, n_heads=2, n_kv_heads=2, mlp_hidden_size=256
+    )
     model = new_flexmdm(base, lora=LORA).train()
     ids, t = torch.randint(0, 50, (2, 10)), torch.rand(2)
-    flops, matrix = flops_a_token(model), model.backbone.model.transformer.blocks[1].ff_out.weight.clone()
+    flops = flops_a_token(model)
+    matrix = model.backbone.model.transformer.blocks[1].ff_out.weight.clone()
     names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     quantize_base(model).to("cpu")
     packed = [parameter for parameter in model.parameters() if parameter.dtype == torch.uint8]
     assert len(packed) == 3 * 7 and flops_a_token(model) == flops
     output = model(ids, t)
     weight = model.backbone.model.transformer.blocks[1].ff_out.weight
-    error = (bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state) - matrix).norm() / matrix.norm()
-    assert 1e-3 < error < 0.15, error               # NF4: 16 values for normal weights
+    error = (
+        bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state) - matrix
+    ).norm() / matrix.norm()
+    assert 1e-3 < error < 0.15, error  # NF4: 16 values for normal weights
     (output["logits"].square().mean() + output["log_length"].mean()).backward()
-    assert names == {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert names == {
+        name for name, parameter in model.named_parameters() if parameter.grad is not None
+    }
     folder = tmp_path / "checkpoint"
     folder.mkdir()
     write_checkpoint(model, folder, tiny.tokenizer())

@@ -1,57 +1,93 @@
-"""The event-driven sampler's approximations: what each saves, and how far it then is from the truth. All are off by default.
+"""The event-driven sampler's approximations: what each saves, and how far it then is from the
+truth. All are off by default.
 
     pytest tests/test_sampler_approximations.py -s        prints the measurements; about half a minute on two cores
 
-At real lengths a law over strings cannot be enumerated, but a law over lengths can be followed exactly: LengthLaw is the posterior of
-n given (number of tokens, t) when the tokens themselves say nothing. Short strings come from exact_posterior.py.
+At real lengths a law over strings cannot be enumerated, but a law over lengths can be followed
+exactly: LengthLaw is the posterior of n given (number of tokens, t) when the tokens themselves say
+nothing. Short strings come from exact_posterior.py.
 """
+
 import numpy as np
 import pytest
 import torch
-from exact_posterior import (MASK, NUM_TOKENS, PAD, ExactPosterior, law_inputs, noise_quantile, random_lengths, random_prompts,
-                             total_variation)
+from exact_posterior import (
+    MASK,
+    NUM_TOKENS,
+    PAD,
+    ExactPosterior,
+    law_inputs,
+    noise_quantile,
+    random_lengths,
+    random_prompts,
+    total_variation,
+)
 
 from flexmdm_inference import generate_flexmdm, generate_flexmdm_infilling
 from flexmdm_interpolant import GeometricSchedule, LinearSchedule
 
-COMMON = dict(mask_id=MASK, pad_id=PAD, num_tokens=NUM_TOKENS, temperature=1.0, sampler="event_driven")
+COMMON = dict(
+    mask_id=MASK, pad_id=PAD, num_tokens=NUM_TOKENS, temperature=1.0, sampler="event_driven"
+)
 
 
 class LengthLaw(torch.nn.Module):
-    """p: probabilities of the lengths 0 ... len(p) - 1. Given m tokens at t, n weighs p(n) C(n, m) (1-t)^(n-m); all gaps are alike."""
+    """p: probabilities of the lengths 0 ... len(p) - 1. Given m tokens at t, n weighs p(n) C(n, m)
+    (1-t)^(n-m); all gaps are alike.
+    """
+
     device = torch.device("cpu")
     supports_logits_mask = True
 
     def __init__(self, p):
         super().__init__()
-        self.log_p, self.n = torch.as_tensor(p, dtype=torch.float64).log(), torch.arange(len(p), dtype=torch.float64)
+        self.log_p = torch.as_tensor(p, dtype=torch.float64).log()
+        self.n = torch.arange(len(p), dtype=torch.float64)
 
     def forward(self, input_ids, timesteps, attention_mask=None, logits_mask=None):
-        m = attention_mask.sum(1).double()[:, None]                                     # (B, 1)
-        missing = (self.n - m).clamp(min=0)                                             # (B, N)
-        log_weight = (self.log_p + torch.lgamma(self.n + 1) - torch.lgamma(missing + 1)
-                      + missing * (1 - timesteps.double()).clamp(min=1e-12).log()[:, None])
-        weight = torch.softmax(log_weight.masked_fill(self.n < m, -torch.inf), 1).nan_to_num(0)     # 0: longer than any n
-        total = (weight * missing).sum(1, keepdim=True)                                 # (B, 1)
-        return {"logits": torch.zeros(int(logits_mask.sum()), PAD + 1), "length": (total / (m + 1)).repeat(1, input_ids.shape[1] + 1)}
+        m = attention_mask.sum(1).double()[:, None]  # (B, 1)
+        missing = (self.n - m).clamp(min=0)  # (B, N)
+        log_weight = (
+            self.log_p
+            + torch.lgamma(self.n + 1)
+            - torch.lgamma(missing + 1)
+            + missing * (1 - timesteps.double()).clamp(min=1e-12).log()[:, None]
+        )
+        # 0: longer than any n
+        weight = torch.softmax(log_weight.masked_fill(self.n < m, -torch.inf), 1).nan_to_num(0)
+        total = (weight * missing).sum(1, keepdim=True)  # (B, 1)
+        return {
+            "logits": torch.zeros(int(logits_mask.sum()), PAD + 1),
+            "length": (total / (m + 1)).repeat(1, input_ids.shape[1] + 1),
+        }
 
 
 def lengths_of(p, rows, quiet=False, **settings):
     result = generate_flexmdm(LengthLaw(p), batch_size=rows, max_length=300, **COMMON, **settings)
     per_token = float(result.evaluations.double().mean() / result.lengths.double().mean())
     if not quiet:
-        print(f"{settings}: {per_token:.2f} evaluations a token, at most {int(result.evaluations.max())} a row, mean length "
-              f"{float(result.lengths.double().mean()):.1f}, ratios clipped {float(result.clipped_ratios.double().mean()):.2f} a row")
+        print(
+            f"{settings}: {per_token:.2f} evaluations a token, at most"
+            f" {int(result.evaluations.max())} a row, mean length"
+            f" {float(result.lengths.double().mean()):.1f}, ratios clipped"
+            f" {float(result.clipped_ratios.double().mean()):.2f} a row"
+        )
     return result, per_token
 
 
 def test_a_known_length_is_met_whatever_is_saved():
-    """150 tokens: exact 4.01 evaluations a token; a carried bound at most 2.5, and at most 400 a row."""
+    """150 tokens: exact 4.01 evaluations a token; a carried bound at most 2.5, and at most 400 a
+    row.
+    """
     p = np.eye(151)[150]
     exact, per_token = lengths_of(p, 20)
     assert bool((exact.lengths == 150).all()) and per_token <= 4.5
     carried, per_token = lengths_of(p, 50, bound_inflation=1.25)
-    assert bool((carried.lengths == 150).all()) and per_token <= 2.5 and int(carried.evaluations.max()) <= 400
+    assert (
+        bool((carried.lengths == 150).all())
+        and per_token <= 2.5
+        and int(carried.evaluations.max()) <= 400
+    )
     assert int(carried.clipped_ratios.sum()) == 0
 
 
@@ -61,7 +97,10 @@ def test_lengths_keep_their_law_under_a_carried_bound():
     result, per_token = lengths_of(p, 300, bound_inflation=1.25)
     lengths = result.lengths.double()
     assert per_token <= 2.5
-    assert abs(float(lengths.mean()) - 150) < 4 * 29.2 / 300 ** 0.5 and 26 < float(lengths.std()) < 32.5     # uniform: 29.15
+    # uniform: 29.15
+    assert (
+        abs(float(lengths.mean()) - 150) < 4 * 29.2 / 300**0.5 and 26 < float(lengths.std()) < 32.5
+    )
 
 
 def test_several_events_an_evaluation_cost_a_little_length():
@@ -76,52 +115,93 @@ def test_several_events_an_evaluation_cost_a_little_length():
 def distance_of_lengths(result, p):
     """Total variation of the sampled lengths from p."""
     found = torch.bincount(result.lengths, minlength=len(p)).double() / len(result.lengths)
-    return float((found[:len(p)] - torch.as_tensor(p)).abs().sum() + found[len(p):].sum()) / 2
+    return float((found[: len(p)] - torch.as_tensor(p)).abs().sum() + found[len(p) :].sum()) / 2
 
 
-TEN_OR_FORTY = np.zeros(41)             # what there is to lose where many things happen at once: which of two lengths it is
+# what there is to lose where many things happen at once: which of two lengths it is
+TEN_OR_FORTY = np.zeros(41)
 TEN_OR_FORTY[[10, 40]] = 0.5
 
 
 def test_what_several_events_cost_where_the_length_is_in_doubt():
-    """10 or 40 tokens, even chances, 3,000 rows (a standard deviation of the distance: 0.009): exact 0, several events up to 0.06."""
-    found = {events: lengths_of(TEN_OR_FORTY, 3_000, events_per_evaluation=events) for events in (1, 2, 4)}
-    distance = {events: distance_of_lengths(result, TEN_OR_FORTY) for events, (result, _) in found.items()}
+    """10 or 40 tokens, even chances, 3,000 rows (a standard deviation of the distance: 0.009):
+    exact 0, several events up to 0.06.
+    """
+    found = {
+        events: lengths_of(TEN_OR_FORTY, 3_000, events_per_evaluation=events)
+        for events in (1, 2, 4)
+    }
+    distance = {
+        events: distance_of_lengths(result, TEN_OR_FORTY) for events, (result, _) in found.items()
+    }
     print(distance)
-    assert found[4][1] < 0.8 * found[2][1] < 0.8 * 0.8 * found[1][1]             # each saves: they do something
+    # each saves: they do something
+    assert found[4][1] < 0.8 * found[2][1] < 0.8 * 0.8 * found[1][1]
     assert distance[1] < 0.036 and max(distance.values()) < 0.1
 
 
 @pytest.mark.parametrize("inflation", [1.25, 2.0])
 def test_a_quiet_carried_bound_has_decided(inflation):
-    """Where the insertion schedule ends below 1, rows often end with nothing proposed: a second draw would insert too much."""
-    rng = np.random.default_rng(int(torch.randint(2 ** 31, ())))
+    """Where the insertion schedule ends below 1, rows often end with nothing proposed: a second
+    draw would insert too much.
+    """
+    rng = np.random.default_rng(int(torch.randint(2**31, ())))
     schedule, contexts = GeometricSchedule(10, 0.5), random_lengths(rng)
     which, prefixes, suffixes = law_inputs(contexts, 20_000, rng)
-    result = generate_flexmdm_infilling(ExactPosterior(contexts, schedule), prefixes, suffixes, max_length=16, bound_inflation=inflation,
-                                        insertion_schedule=schedule, **COMMON)
-    distance, judged = total_variation(contexts, which, result, float(schedule.at(torch.tensor(1.0))))
+    result = generate_flexmdm_infilling(
+        ExactPosterior(contexts, schedule),
+        prefixes,
+        suffixes,
+        max_length=16,
+        bound_inflation=inflation,
+        insertion_schedule=schedule,
+        **COMMON,
+    )
+    distance, judged = total_variation(
+        contexts, which, result, float(schedule.at(torch.tensor(1.0)))
+    )
     assert distance < noise_quantile(judged, rng) + 0.012, distance
 
 
 @pytest.mark.parametrize("law", [random_lengths, random_prompts])
-@pytest.mark.parametrize("settings, slack", [
-    (dict(bound_inflation=2.0), 0.01), (dict(bound_inflation=1.25), 0.015),
-    (dict(unmasking="confidence", confidence_method="top_prob", confidence_threshold=0.95), 0.03)],
-    ids=["bound_2", "bound_1.25", "threshold"])
+@pytest.mark.parametrize(
+    "settings, slack",
+    [
+        (dict(bound_inflation=2.0), 0.01),
+        (dict(bound_inflation=1.25), 0.015),
+        (
+            dict(unmasking="confidence", confidence_method="top_prob", confidence_threshold=0.95),
+            0.03,
+        ),
+    ],
+    ids=["bound_2", "bound_1.25", "threshold"],
+)
 def test_short_strings_stay_near_their_law(law, settings, slack):
-    rng = np.random.default_rng(int(torch.randint(2 ** 31, ())))
+    rng = np.random.default_rng(int(torch.randint(2**31, ())))
     contexts = law(rng)
     which, prefixes, suffixes = law_inputs(contexts, 20_000, rng)
 
     def sample(**more):
-        return generate_flexmdm_infilling(ExactPosterior(contexts, LinearSchedule()), prefixes, suffixes, max_length=16, **COMMON, **more)
+        return generate_flexmdm_infilling(
+            ExactPosterior(contexts, LinearSchedule()),
+            prefixes,
+            suffixes,
+            max_length=16,
+            **COMMON,
+            **more,
+        )
 
     exact, saved = sample(), sample(**settings)
     distance, judged = total_variation(contexts, which, saved)
     noise = noise_quantile(judged, rng)
-    print(f"{settings}: distance {distance:.4f} (noise {noise:.4f}), evaluations a row {float(saved.evaluations.double().mean()):.2f} "
-          f"instead of {float(exact.evaluations.double().mean()):.2f}, ratios clipped {int(saved.clipped_ratios.sum())}")
+    print(
+        f"{settings}: distance {distance:.4f} (noise {noise:.4f}), evaluations a row"
+        f" {float(saved.evaluations.double().mean()):.2f} instead of"
+        f" {float(exact.evaluations.double().mean()):.2f}, ratios clipped"
+        f" {int(saved.clipped_ratios.sum())}"
+    )
     assert distance < noise + slack
     if "bound_inflation" in settings:
-        assert float(saved.evaluations.double().mean()) < 0.85 * float(exact.evaluations.double().mean())
+        assert float(saved.evaluations.double().mean()) < 0.85 * float(
+            exact.evaluations.double().mean()
+        )

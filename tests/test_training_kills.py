@@ -1,7 +1,9 @@
-"""A run that is killed at any moment and started again ends with the weights of one that was not, bit for bit; what is broken is named.
+"""A run that is killed at any moment and started again ends with the weights of one that was not,
+bit for bit; what is broken is named.
 
 Run: pytest tests/test_training_kills.py        (2 kills; --full: 20)
 """
+
 import json
 import os
 import random
@@ -12,9 +14,17 @@ import sys
 import time
 
 import pytest
+from training_helpers import (
+    ROOT,
+    SCRIPTS,
+    assert_same_weights,
+    environment,
+    make_base,
+    run_flags,
+    write_data,
+)
 
 from training_checkpoints import checkpoints, damage_of
-from training_helpers import ROOT, SCRIPTS, assert_same_weights, environment, make_base, run_flags, write_data
 
 STEPS = 24
 
@@ -23,12 +33,22 @@ class Forks:
     """tests/forked_runs.py, and a way to disturb its runs."""
 
     def __init__(self):
-        self.server = subprocess.Popen([sys.executable, str(ROOT / "tests/forked_runs.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                       text=True, env=environment())
+        self.server = subprocess.Popen(
+            [sys.executable, str(ROOT / "tests/forked_runs.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(),
+        )
 
     def run(self, words, output, disturb=None, **job):
         """Exit code of a run; disturb(pid) is called once it is started."""
-        request = {"script": SCRIPTS["transfer"], "words": [str(word) for word in words], "output": str(output), **job}
+        request = {
+            "script": SCRIPTS["transfer"],
+            "words": [str(word) for word in words],
+            "output": str(output),
+            **job,
+        }
         self.server.stdin.write(json.dumps(request) + "\n")
         self.server.stdin.flush()
         pid = int(self.server.stdout.readline())
@@ -50,13 +70,25 @@ def whole(forks, tmp_path_factory):
     """(folder with base and data, an undisturbed run's output)."""
     folder = tmp_path_factory.mktemp("kills")
     make_base(folder / "base"), write_data(folder / "data")
-    assert forks.run(words_of(folder, folder / "whole"), folder / "whole.txt") == 0, (folder / "whole.txt").read_text()
+    assert forks.run(words_of(folder, folder / "whole"), folder / "whole.txt") == 0, (
+        folder / "whole.txt"
+    ).read_text()
     return folder, folder / "whole"
 
 
 def words_of(folder, output, **changes):
-    return run_flags(folder / "base", folder / "data", output, **{"variable_length": True, "max_steps": STEPS, "save_steps": 2,
-                                                                  "resume_from_checkpoint": "auto", **changes})
+    return run_flags(
+        folder / "base",
+        folder / "data",
+        output,
+        **{
+            "variable_length": True,
+            "max_steps": STEPS,
+            "save_steps": 2,
+            "resume_from_checkpoint": "auto",
+            **changes,
+        },
+    )
 
 
 def wait_for(condition, seconds):
@@ -77,8 +109,9 @@ def written(output):
 
 
 def killed_at_random(forks, words, output, printed, kills):
-    """Run to the end with that many signals, two of three of them SIGKILL, every other one while a checkpoint is being written. Returns
-    [(signal, exit code, newest checkpoint after it)] and how many fell into a save."""
+    """Run to the end with that many signals, two of three of them SIGKILL, every other one while a
+    checkpoint is being written. Returns [(signal, exit code, newest checkpoint after it)] and how
+    many fell into a save."""
     history, during = [], 0
     while not (output / "final").exists():
         assert len(history) < kills + 3, history
@@ -90,7 +123,8 @@ def killed_at_random(forks, words, output, printed, kills):
                 return
             kind = random.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1])
             until = (checkpoints(output)[0][0] if checkpoints(output) else 0) + random.randint(1, 8)
-            wait_for(lambda: written(output) != before, 120)        # by then the log has lost the lines of steps that are repeated
+            # by then the log has lost the lines of steps that are repeated
+            wait_for(lambda: written(output) != before, 120)
             wait_for(lambda: lines_of(output) >= until, 120)
             if len(history) % 2:
                 wait_for((output / ".saving").exists, 10)
@@ -98,27 +132,45 @@ def killed_at_random(forks, words, output, printed, kills):
             during += (output / ".saving").exists()
             sent.append(kind)
             os.kill(pid, kind)
+
         code = forks.run(words, printed, disturb)
-        assert code in (0, *(-number for number in sent)), printed          # minus: killed outright, or before it listens to signals.read_text()[-3000:]
+        # minus: killed outright, or before it listens to signals.read_text()[-3000:]
+        assert code in (0, *(-number for number in sent)), printed
         for _, checkpoint in checkpoints(output):
             assert damage_of(checkpoint) is None
         if sent:
-            history.append((sent[0].name, code, checkpoints(output)[0][0] if checkpoints(output) else 0))
+            history.append(
+                (sent[0].name, code, checkpoints(output)[0][0] if checkpoints(output) else 0)
+            )
     return history, during
 
 
-@pytest.mark.parametrize("kills, steps", [(2, STEPS), pytest.param(20, 160, marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    "kills, steps", [(2, STEPS), pytest.param(20, 160, marks=pytest.mark.full)]
+)
 def test_kills_change_nothing(kills, steps, forks, whole, tmp_path):
     folder, undisturbed = whole
     if steps != STEPS:
         undisturbed = tmp_path / "whole"
-        assert forks.run(words_of(folder, undisturbed, max_steps=steps), tmp_path / "whole.txt") == 0
-    history, during = killed_at_random(forks, words_of(folder, tmp_path / "run", max_steps=steps), tmp_path / "run", tmp_path / "out.txt", kills)
+        assert (
+            forks.run(words_of(folder, undisturbed, max_steps=steps), tmp_path / "whole.txt") == 0
+        )
+    history, during = killed_at_random(
+        forks,
+        words_of(folder, tmp_path / "run", max_steps=steps),
+        tmp_path / "run",
+        tmp_path / "out.txt",
+        kills,
+    )
     assert len(history) == kills
     assert_same_weights(undisturbed / "final", tmp_path / "run/final")
     assert [step for *_, step in history] == sorted(step for *_, step in history)
-    logged = [json.loads(line)["step"] for line in (tmp_path / "run/train_log.jsonl").read_text().splitlines()]
-    assert logged == sorted(logged) and set(logged) == set(range(1, steps + 1))         # every step, whatever was repeated
+    logged = [
+        json.loads(line)["step"]
+        for line in (tmp_path / "run/train_log.jsonl").read_text().splitlines()
+    ]
+    # every step, whatever was repeated
+    assert logged == sorted(logged) and set(logged) == set(range(1, steps + 1))
     assert [path.name for path in (tmp_path / "run").iterdir() if path.name.startswith(".")] == []
     print(f"{kills} signals, {during} of them while a checkpoint was being written: {history}")
 
@@ -131,11 +183,15 @@ def test_signals_save_and_stop(number, forks, whole, tmp_path):
     def disturb(pid):
         wait_for((tmp_path / "run/train_log.jsonl").exists, 120)
         os.kill(pid, number)
-        os.kill(pid, number)            # schedulers repeat themselves
+        os.kill(pid, number)  # schedulers repeat themselves
+
     words = words_of(folder, tmp_path / "run", save_steps=1000)
     assert forks.run(words, tmp_path / "out.txt", disturb) == 0
-    (step, _), = checkpoints(tmp_path / "run")
-    assert f"stopped by {signal.Signals(number).name} at step {step} of {STEPS}" in (tmp_path / "out.txt").read_text()
+    ((step, _),) = checkpoints(tmp_path / "run")
+    assert (
+        f"stopped by {signal.Signals(number).name} at step {step} of {STEPS}"
+        in (tmp_path / "out.txt").read_text()
+    )
     assert forks.run(words, tmp_path / "out.txt") == 0
     assert_same_weights(undisturbed / "final", tmp_path / "run/final")
 
@@ -149,8 +205,11 @@ def copy_unfinished(undisturbed, output):
 
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_taken(forks, whole, tmp_path):
     folder, undisturbed = whole
-    for case, damage in {"cut": lambda newest: os.truncate(newest / "optimizer.pt", 1000), "missing": lambda newest: (newest / "scheduler.pt").unlink(),
-                         "list": lambda newest: os.truncate(newest / "complete.json", 30)}.items():
+    for case, damage in {
+        "cut": lambda newest: os.truncate(newest / "optimizer.pt", 1000),
+        "missing": lambda newest: (newest / "scheduler.pt").unlink(),
+        "list": lambda newest: os.truncate(newest / "complete.json", 30),
+    }.items():
         output = copy_unfinished(undisturbed, tmp_path / case)
         (step, newest), (before, _), *_ = checkpoints(output)
         damage(newest)
@@ -162,7 +221,9 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_taken(forks, wh
 
 
 def one_line(text):
-    """The refusal in a run's output, without transformers' chatter; asserts that there is no traceback."""
+    """The refusal in a run's output, without transformers' chatter; asserts that there is no
+    traceback.
+    """
     assert "Traceback" not in text, text
     lines = [line for line in text.splitlines() if "error:" in line]
     assert len(lines) == 1, text
@@ -170,31 +231,41 @@ def one_line(text):
 
 
 def test_no_silent_start_from_nothing(forks, whole, tmp_path):
-    """All checkpoints damaged, a damaged one named by hand, one of another engine: refused, and nothing is touched."""
+    """All checkpoints damaged, a damaged one named by hand, one of another engine: refused, and
+    nothing is touched.
+    """
     folder, undisturbed = whole
     output = copy_unfinished(undisturbed, tmp_path / "run")
     newest = checkpoints(output)[0][1]
     content = json.loads((newest / "complete.json").read_text())
-    (newest / "complete.json").write_text(json.dumps({**content, "engine": "zero-2", "processes": 2}))
+    (newest / "complete.json").write_text(
+        json.dumps({**content, "engine": "zero-2", "processes": 2})
+    )
     assert forks.run(words_of(folder, output), tmp_path / "engine.txt") == 2
-    assert "was written with its optimizer zero-2" in one_line((tmp_path / "engine.txt").read_text())
+    assert "was written with its optimizer zero-2" in one_line(
+        (tmp_path / "engine.txt").read_text()
+    )
     (newest / "complete.json").write_text(json.dumps(content))
     for _, checkpoint in checkpoints(output):
         os.truncate(checkpoint / "model.safetensors", 500)
     named = words_of(folder, output, resume_from_checkpoint=newest)
     assert forks.run(named, tmp_path / "named.txt") == 2
-    assert "model.safetensors has 500 bytes instead of" in one_line((tmp_path / "named.txt").read_text())
+    assert "model.safetensors has 500 bytes instead of" in one_line(
+        (tmp_path / "named.txt").read_text()
+    )
     assert forks.run(words_of(folder, output), tmp_path / "all.txt") == 2
     line = one_line((tmp_path / "all.txt").read_text())
     assert "every checkpoint" in line and "--overwrite" in line and len(checkpoints(output)) == 3
 
 
-def test_an_older_checkpoint_without_its_list_is_read_and_a_broken_file_in_it_named(forks, whole, tmp_path):
+def test_an_older_checkpoint_without_its_list_is_read_and_a_broken_file_in_it_named(
+    forks, whole, tmp_path
+):
     folder, undisturbed = whole
     output = copy_unfinished(undisturbed, tmp_path / "run")
     for _, checkpoint in checkpoints(output):
         (checkpoint / "complete.json").unlink()
-    shutil.rmtree(checkpoints(output)[0][1])                # the newest one is at the last step
+    shutil.rmtree(checkpoints(output)[0][1])  # the newest one is at the last step
     assert forks.run(words_of(folder, output), tmp_path / "out.txt") == 0
     assert_same_weights(undisturbed / "final", output / "final")
     for name in ("optimizer.pt", "model.safetensors"):
@@ -209,7 +280,9 @@ def test_an_older_checkpoint_without_its_list_is_read_and_a_broken_file_in_it_na
 
 @pytest.mark.parametrize("limit", [30_000, 90_000], ids=["weights", "optimizer"])
 def test_no_room_is_one_line_and_what_was_complete_stays(limit, forks, whole, tmp_path):
-    """Files may not grow beyond a limit (the nearest thing to a full disk that needs no rights): the checkpoint is not there at all."""
+    """Files may not grow beyond a limit (the nearest thing to a full disk that needs no rights):
+    the checkpoint is not there at all.
+    """
     folder, undisturbed = whole
     output = copy_unfinished(undisturbed, tmp_path / "run")
     shutil.rmtree(checkpoints(output)[0][1])
@@ -217,6 +290,10 @@ def test_no_room_is_one_line_and_what_was_complete_stays(limit, forks, whole, tm
     assert forks.run(words_of(folder, output), tmp_path / "out.txt", file_limit=limit) == 2
     line = one_line((tmp_path / "out.txt").read_text())
     assert f"cannot write {output / f'checkpoint-{STEPS}'}" in line
-    assert checkpoints(output) == kept and not (output / ".saving").exists() and not (output / "final").exists()
+    assert (
+        checkpoints(output) == kept
+        and not (output / ".saving").exists()
+        and not (output / "final").exists()
+    )
     assert forks.run(words_of(folder, output), tmp_path / "out.txt") == 0
     assert_same_weights(undisturbed / "final", output / "final")

@@ -1,11 +1,15 @@
-"""Rows that cannot be trained on are refused by their number before a run begins; good ones pass, whatever their form."""
+"""Rows that cannot be trained on are refused by their number before a run begins; good ones pass,
+whatever their form.
+"""
+
 import json
 
 import numpy as np
 import pytest
 import tiny
 from datasets import Dataset
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flexmdm_transfer_preprocess import tokenizer_hash
 from records import InputError
@@ -15,7 +19,9 @@ VOCABULARY, LONGEST = 60, 12
 
 
 def check(rows, answers=False):
-    check_rows(Dataset.from_dict(rows), VOCABULARY, tiny.MASK, LONGEST, "--train_data (train)", answers)
+    check_rows(
+        Dataset.from_dict(rows), VOCABULARY, tiny.MASK, LONGEST, "--train_data (train)", answers
+    )
 
 
 row_of_ids = st.lists(st.integers(0, 57), max_size=LONGEST)
@@ -35,7 +41,13 @@ def test_one_bad_row_is_named(rows, data):
     row = rows[place]
     if fault in ("mask", "negative", "large"):
         at = data.draw(st.integers(0, max(len(row) - 1, 0)))
-        row[at:at + 1] = [{"mask": tiny.MASK, "negative": -1 - data.draw(st.integers(0, 9)), "large": VOCABULARY + data.draw(st.integers(0, 99))}[fault]]
+        row[at : at + 1] = [
+            {
+                "mask": tiny.MASK,
+                "negative": -1 - data.draw(st.integers(0, 9)),
+                "large": VOCABULARY + data.draw(st.integers(0, 99)),
+            }[fault]
+        ]
     elif fault == "long":
         rows[place] = [3] * (LONGEST + 1)
     else:
@@ -44,10 +56,18 @@ def test_one_bad_row_is_named(rows, data):
         check({"input_ids": rows, "prompt_length": prompts})
 
 
-@pytest.mark.parametrize("rows, word", [
-    ({"input_ids": [[], []]}, "every row is empty"), ({"input_ids": [[1.5, 2.0]]}, "whole numbers"), ({"input_ids": ["abc"]}, "whole numbers"),
-    ({"input_ids": [[1], None]}, "null"), ({"input_ids": [[1, None]]}, "null"), ({"input_ids": [[1, 2]], "prompt_length": [0.5]}, "prompt_length"),
-    ({"input_ids": [[1, 2]], "prompt_length": ["1"]}, "prompt_length")])
+@pytest.mark.parametrize(
+    "rows, word",
+    [
+        ({"input_ids": [[], []]}, "every row is empty"),
+        ({"input_ids": [[1.5, 2.0]]}, "whole numbers"),
+        ({"input_ids": ["abc"]}, "whole numbers"),
+        ({"input_ids": [[1], None]}, "null"),
+        ({"input_ids": [[1, None]]}, "null"),
+        ({"input_ids": [[1, 2]], "prompt_length": [0.5]}, "prompt_length"),
+        ({"input_ids": [[1, 2]], "prompt_length": ["1"]}, "prompt_length"),
+    ],
+)
 def test_what_is_no_column_of_ids(rows, word):
     with pytest.raises(InputError, match=word):
         check(rows)
@@ -70,10 +90,22 @@ def test_rows_beyond_the_first_batch_and_of_a_selection():
 
 def test_rows_of_another_tokenizer_or_task(tmp_path):
     tokenizer = tiny.tokenizer()
-    check_origin(tmp_path, tokenizer, "math", "--train_data")               # no info.json: nothing is known
+    check_origin(tmp_path, tokenizer, "math", "--train_data")  # no info.json: nothing is known
 
     def say(**changes):
-        (tmp_path / "info.json").write_text(json.dumps({"tokenizer": "t", "settings": {"script": "preprocess_math.py", "tokenizer_hash": tokenizer_hash(tokenizer), **changes}}))
+        (tmp_path / "info.json").write_text(
+            json.dumps(
+                {
+                    "tokenizer": "t",
+                    "settings": {
+                        "script": "preprocess_math.py",
+                        "tokenizer_hash": tokenizer_hash(tokenizer),
+                        **changes,
+                    },
+                }
+            )
+        )
+
     say()
     check_origin(tmp_path, tokenizer, "math", "--train_data")
     with pytest.raises(InputError, match="--task code"):

@@ -1,22 +1,32 @@
-"""The oldest and the newest Python and torch that requirements.txt names run the network, the losses and the samplers.
+"""The oldest and the newest Python and torch that requirements.txt names run the network, the
+losses and the samplers.
 
 Run: pytest --full tests/test_versions.py       (ten minutes: two environments are installed)
 """
+
 import os
 import re
 import shutil
 import subprocess
 
 import pytest
-
 from training_helpers import ROOT
 
-TRIED = ["test_network.py", "test_losses.py", "test_masked_cross_entropy.py", "test_devices.py", "test_prefix_cache.py", "test_llada_sampler.py"]
+TRIED = [
+    "test_network.py",
+    "test_losses.py",
+    "test_masked_cross_entropy.py",
+    "test_devices.py",
+    "test_prefix_cache.py",
+    "test_llada_sampler.py",
+]
 
 
 def ranges():
     """{"Python": (oldest, newest), "torch": (oldest, newest)}, as requirements.txt states them."""
-    found = re.findall(r"(Python|torch) ([\d.]+\d) to ([\d.]+\d)", (ROOT / "requirements.txt").read_text())
+    found = re.findall(
+        r"(Python|torch) ([\d.]+\d) to ([\d.]+\d)", (ROOT / "requirements.txt").read_text()
+    )
     return {name: (oldest, newest) for name, oldest, newest in found}
 
 
@@ -25,7 +35,10 @@ def test_the_ranges_agree():
     oldest, newest = ranges()["Python"]
     assert f"Python {oldest} to {newest} is needed" in said
     pinned = re.search(r"^torch==(.*)$", (ROOT / "requirements.txt").read_text(), re.M)[1]
-    assert pinned == ranges()["torch"][1] and f'({oldest.replace(".", ", ")}) <= sys.version_info' in said
+    assert (
+        pinned == ranges()["torch"][1]
+        and f"({oldest.replace('.', ', ')}) <= sys.version_info" in said
+    )
 
 
 @pytest.mark.full
@@ -35,11 +48,23 @@ def test_oldest_and_newest(tmp_path, which):
     there = shutil.which(f"python{python}")
     if not there or subprocess.run([there, "-c", ""], capture_output=True).returncode:
         pytest.skip(f"no python{python} here")
-    wanted = re.sub(r"^torch==.*$", f"torch=={torch}", (ROOT / "requirements.txt").read_text(), flags=re.M)
+    wanted = re.sub(
+        r"^torch==.*$", f"torch=={torch}", (ROOT / "requirements.txt").read_text(), flags=re.M
+    )
     (tmp_path / "requirements.txt").write_text(wanted)
     subprocess.run([there, "-m", "venv", str(tmp_path / "venv")], check=True)
-    subprocess.run([tmp_path / "venv/bin/pip", "install", "--quiet", "-r", tmp_path / "requirements.txt"], check=True, timeout=1200)
-    done = subprocess.run([tmp_path / "venv/bin/python", "-m", "pytest", "-q", *(f"tests/{name}" for name in TRIED)], cwd=ROOT, capture_output=True, text=True,
-                          timeout=1200, env={**os.environ, "PYTHONPATH": ""})
+    subprocess.run(
+        [tmp_path / "venv/bin/pip", "install", "--quiet", "-r", tmp_path / "requirements.txt"],
+        check=True,
+        timeout=1200,
+    )
+    done = subprocess.run(
+        [tmp_path / "venv/bin/python", "-m", "pytest", "-q", *(f"tests/{name}" for name in TRIED)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        env={**os.environ, "PYTHONPATH": ""},
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     print(f"Python {python}, torch {torch}: {done.stdout.strip().splitlines()[-1]}")

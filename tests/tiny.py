@@ -1,4 +1,7 @@
-"""Small networks and tokenizers that tests make for themselves: random weights, real shapes and formats."""
+"""Small networks and tokenizers that tests make for themselves: random weights, real shapes and
+formats.
+"""
+
 import json
 
 import torch
@@ -9,9 +12,21 @@ MASK, PAD = 58, 59
 
 
 def llada_config(**changes):
-    sizes = {"d_model": 32, "n_heads": 4, "n_kv_heads": 4, "n_layers": 3, "mlp_hidden_size": 48, "vocab_size": 60, "embedding_size": 60,
-             "max_sequence_length": 64, "rope_theta": 500000.0, "rms_norm_eps": 1e-5, "mask_token_id": MASK, "pad_token_id": PAD,
-             "eos_token_id": PAD}
+    sizes = {
+        "d_model": 32,
+        "n_heads": 4,
+        "n_kv_heads": 4,
+        "n_layers": 3,
+        "mlp_hidden_size": 48,
+        "vocab_size": 60,
+        "embedding_size": 60,
+        "max_sequence_length": 64,
+        "rope_theta": 500000.0,
+        "rms_norm_eps": 1e-5,
+        "mask_token_id": MASK,
+        "pad_token_id": PAD,
+        "eos_token_id": PAD,
+    }
     return LLaDAConfig.from_json({"model_type": "llada", **FIXED_SETTINGS, **sizes, **changes})
 
 
@@ -19,7 +34,10 @@ def stir(model, scale=0.15):
     """Random values in every parameter, so that nothing is zero by construction."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(torch.randn_like(parameter) * scale + (1.0 if "norm.weight" in name or "ln_f" in name else 0.0))
+            parameter.copy_(
+                torch.randn_like(parameter) * scale
+                + (1.0 if "norm.weight" in name or "ln_f" in name else 0.0)
+            )
     return model.eval()
 
 
@@ -28,8 +46,14 @@ def llada(**changes):
 
 
 def flexmdm(backbone=None, **settings):
-    config = FlexMDMConfig(backbone=(backbone or llada_config()).to_json(), mask_token_id=MASK, pad_token_id=PAD, max_length=64,
-                           adaln_group_size=2, **settings)
+    config = FlexMDMConfig(
+        backbone=(backbone or llada_config()).to_json(),
+        mask_token_id=MASK,
+        pad_token_id=PAD,
+        max_length=64,
+        adaln_group_size=2,
+        **settings,
+    )
     return stir(LLaDADiT(config))
 
 
@@ -37,18 +61,39 @@ def tokenizer(extra_words=()):
     """A word-level tokenizer of 60 ids with LLaDA's special tokens; 58 is the mask, 59 end of text."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
-    words = {word: number for number, word in enumerate(["[UNK]", "<|startoftext|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>",
-                                                         *extra_words])}
-    words |= {f"w{number}": number for number in range(len(words), 58)} | {"<|mdm_mask|>": MASK, "<|endoftext|>": PAD}
+
+    words = {
+        word: number
+        for number, word in enumerate(
+            [
+                "[UNK]",
+                "<|startoftext|>",
+                "<|start_header_id|>",
+                "<|end_header_id|>",
+                "<|eot_id|>",
+                *extra_words,
+            ]
+        )
+    }
+    words |= {f"w{number}": number for number in range(len(words), 58)} | {
+        "<|mdm_mask|>": MASK,
+        "<|endoftext|>": PAD,
+    }
     inner = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<|startoftext|>", eos_token="<|endoftext|>",
-                                   pad_token="<|endoftext|>", mask_token="<|mdm_mask|>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        bos_token="<|startoftext|>",
+        eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
+        mask_token="<|mdm_mask|>",
+    )
 
 
 def write_llada(folder, **changes):
     """A LLaDA folder with random weights and the tokenizer; returns its path."""
     from llada_utils import write_checkpoint
+
     torch.manual_seed(torch.randint(2**31, (1,)).item())
     folder.mkdir(parents=True, exist_ok=True)
     write_checkpoint(llada(**changes), folder, tokenizer(), card="# test\n")

@@ -1,9 +1,12 @@
 #!/usr/bin/env python3
 """Stands in for python in tests of scripts/launch.sh alone: no imports, short steps, and the manners of the training scripts.
 
-Goes on from the newest checkpoint of --output_dir, saves and stops with exit code 0 at SIGUSR1, ends with `final` at step STEPS.
-STAND_IN_IMPORTS: seconds before it listens to signals; STAND_IN_STEP: seconds a step; STAND_IN_DIES: the rank that dies at its third step.
+Goes on from the newest checkpoint of --output_dir, saves and stops with exit code 0 at SIGUSR1,
+ends with `final` at step STEPS.
+STAND_IN_IMPORTS: seconds before it listens to signals; STAND_IN_STEP: seconds a step;
+STAND_IN_DIES: the rank that dies at its third step.
 """
+
 import os
 import signal
 import sys
@@ -25,8 +28,12 @@ def hear(*_):
 
 signal.signal(signal.SIGUSR1, hear)
 step = max([int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*")], default=0)
-print(f"rank {rank} of {os.environ['WORLD_SIZE']}, local {os.environ['LOCAL_RANK']} of {os.environ['LOCAL_WORLD_SIZE']}, from step {step}, "
-      f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}", flush=True)
+print(
+    f"rank {rank} of {os.environ['WORLD_SIZE']}, local {os.environ['LOCAL_RANK']} of"
+    f" {os.environ['LOCAL_WORLD_SIZE']}, from step {step},"
+    f" {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}",
+    flush=True,
+)
 for made in range(1, STEPS - step + 1):
     time.sleep(float(os.environ.get("STAND_IN_STEP", 0.2)))
     if made == 3 and os.environ.get("STAND_IN_DIES") == str(rank):
