@@ -27,14 +27,13 @@ import re
 import sysconfig
 import textwrap
 from collections import Counter
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from string import Template
 
 from builtin_functions import (
     code_infill_rows,
     code_rows,
-    cut_hole,
     draw_code,
     held_out,
     take_distinct,

@@ -247,7 +247,7 @@ class CodeRunner:
             self.sandboxes.pop().close()
 
     def _run_one(self, slot, job):
-        for attempt in (1, 2):
+        for _ in range(2):
             try:
                 if self.sandboxes[slot] is None:
                     self.sandboxes[slot] = Sandbox(self.level, self.unsafe_as_root, self.python)

@@ -28,9 +28,8 @@ from answer_rules import (
     gold_number,
     is_right,
     paper_answer,
-    read_number,
     strict_answer,
-)  # noqa: F401: all belong here
+)
 from evaluated_model import EvaluatedModel
 from generation_run import (
     GenerationRun,

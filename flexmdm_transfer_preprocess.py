@@ -316,13 +316,13 @@ def cut_document(text, starts, max_length):
             pieces.append((start, end, begins_with))
             continue
         middle = (start + end) / 2
-        for kind, places in candidates:
+        for candidate, places in candidates:
             near = np.searchsorted(places, middle)
             inside = [
                 int(place) for place in places[max(near - 1, 0) : near + 1] if start < place < end
             ]
             if inside:
-                cut = min(inside, key=lambda place: abs(place - middle))
+                kind, cut = candidate, min(inside, key=lambda place: abs(place - middle))
                 break
         else:
             kind, cut = MIDDLE, (start + end) // 2

@@ -19,7 +19,6 @@ peer        transformers' Llama of the same shape: its forward, and its LoRA ste
 
 import argparse
 import gc
-import json
 import os
 import platform
 import subprocess

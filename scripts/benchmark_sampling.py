@@ -286,7 +286,8 @@ def main():
         )
         for way in ["plain", "ours"] + ["compiled"] * args.compiled:
             found = in_process(__file__, args, way)
-            plain = found if way == "plain" else plain
+            if way == "plain":
+                plain = found
             print(
                 f"{way:<12}{found['seconds']:>16.3f}{found['positions']:>11.0f}{found['mib']:>10.0f}{plain['seconds'] / found['seconds']:>7.1f}x"
                 f"{found['mib'] / plain['mib']:>8.3f}",

@@ -136,7 +136,7 @@ def use(args, base):
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     clock.say(f"use: loaded in bf16, FlexMDM parts attached, {trained:,} trained parameters")
     # B and the modulation start at zero: say something, so that reloading is a test
-    for name, parameter in model.named_parameters():
+    for parameter in model.parameters():
         if parameter.requires_grad and not parameter.any():
             torch.nn.init.normal_(parameter, std=1e-3)
     result = evaluate(model, 4)

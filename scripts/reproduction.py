@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from records import InputError, read_file, read_finished, run, write_json, write_text
+from records import InputError, read_file, read_finished, run, write_text
 from results_table import item_scores, sampler_name, share_of, versions
 from sampler_flags import ArgumentParser
 

@@ -169,7 +169,8 @@ def shown():
         name = str(path.relative_to(ROOT))
         last = None if name.endswith(".md") else name
         for text in lines_of(path.read_text()):
-            for command, last in commands_in(text, last):
+            for command, script in commands_in(text, last):
+                last = script
                 yield Line(name, command)
 
 

@@ -13,17 +13,21 @@ import resource
 import sys
 from pathlib import Path
 
+# what a training imports: once, before the processes are forked
+IMPORTED = (
+    "peft",
+    "flexmdm_trainer",
+    "flexmdm_transfer_openwebtext",
+    "instruction_finetuning",
+    "llada_trainer",
+)
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 
 def main():
-    import peft
-
-    import flexmdm_trainer  # noqa: F401
-    import flexmdm_transfer_openwebtext
-    import instruction_finetuning
-    import llada_trainer
+    for name in IMPORTED:
+        importlib.import_module(name)
     from records import run
 
     for line in sys.stdin:

@@ -17,6 +17,14 @@ import signal
 import sys
 from pathlib import Path
 
+# what a training imports: once, before the processes are forked
+IMPORTED = (
+    "peft",
+    "flexmdm_trainer",
+    "flexmdm_transfer_openwebtext",
+    "instruction_finetuning",
+    "llada_trainer",
+)
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -102,12 +110,8 @@ def watch(job):
 
 
 def main():
-    import peft
-
-    import flexmdm_trainer  # noqa: F401
-    import flexmdm_transfer_openwebtext
-    import instruction_finetuning
-    import llada_trainer
+    for name in IMPORTED:
+        importlib.import_module(name)
     from records import InputError
 
     for job in json.loads(Path(sys.argv[1]).read_text()):

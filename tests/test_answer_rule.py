@@ -15,8 +15,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from answer_rules import gold_number
-from eval_gsm8k import gold_answer, is_right, paper_answer, read_number, strict_answer
+from answer_rules import (
+    gold_answer,
+    gold_number,
+    is_right,
+    paper_answer,
+    read_number,
+    strict_answer,
+)
 from preprocess_math import math_target
 
 ROOT = Path(__file__).resolve().parent.parent
