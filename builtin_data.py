@@ -38,8 +38,10 @@ from builtin_functions import (
     held_out,
     take_distinct,
 )
+from common.errors import InputError, run
+from common.files import write_json, write_text
+from common.rows import write_rows
 from preprocess_math import SYSTEM_PROMPT, math_target
-from records import InputError, run, write_json, write_rows, write_text
 
 MATH_TEST_SHARE, STDLIB_TEST_SHARE = 0.2, 0.1
 # share of documents

@@ -11,7 +11,7 @@ import random
 import re
 from string import Template
 
-from records import InputError
+from common.errors import InputError
 
 CODE_TEST_SHARE = 0.15
 

@@ -31,7 +31,7 @@ from collections import Counter
 from pathlib import Path
 
 from code_sandbox import receive, remove_folder, sandbox_error, send
-from records import InputError
+from common.errors import InputError
 
 LEVELS = ("namespaces", "landlock", "plain")
 TIMEOUT = 3.0  # seconds, the official scorer's

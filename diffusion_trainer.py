@@ -19,9 +19,10 @@ from torch.distributed.tensor import DTensor
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from common.errors import InputError
+from common.files import read_json
 from likelihood_bound import loss_by_time
-from llada_utils import read_json, write_checkpoint
-from records import InputError
+from llada_utils import write_checkpoint
 from sharded_model import load_sharded_optimizer, save_sharded_optimizer, whole_tensor
 from training_checkpoints import (
     MANIFEST,

@@ -30,31 +30,25 @@ import sys
 import warnings
 from pathlib import Path
 
+from common.command_line import ArgumentParser, process_rank
+from common.errors import InputError, run
+from common.files import content_hash, require_writable, write_json
+from common.gpu_memory import EVALUATION, out_of_memory_advice
+from common.rows import read_rows, write_rows
 from evaluated_model import EvaluatedModel
 from generation_run import (
     GenerationRun,
     Stop,
     add_run_flags,
     check_run_flags,
-    content_hash,
     first_items,
     make_tasks,
     merge_rows,
     note_unused_flags,
     read_generations,
 )
-from gpu_memory import EVALUATION, out_of_memory_advice
-from records import (
-    InputError,
-    process_rank,
-    read_rows,
-    require_writable,
-    run,
-    write_json,
-    write_rows,
-)
 from results_table import describe, make_result, pass_at_k, share_of
-from sampler_flags import ArgumentParser, add_flexmdm_flags, add_llada_flags, add_model_flags
+from sampler_flags import add_flexmdm_flags, add_llada_flags, add_model_flags
 
 HUB_DATA = "loubnabnl/humaneval_infilling"
 BENCHMARKS = {

@@ -8,8 +8,8 @@ scripts. Text in, text out.
 Nothing here imports torch before a model is made.
 """
 
+from common.errors import InputError
 from generation_run import item_seed
-from records import InputError
 from sampler_flags import (
     flexmdm_sampler_arguments,
     llada_sampler_arguments,
@@ -26,7 +26,7 @@ def base_of(folder):
     """The base model that a checkpoint folder names and needs, or None where it holds all weights
     itself.
     """
-    from llada_utils import read_json
+    from common.files import read_json
 
     for name in ("adapter_config.json", "config.json"):
         if (folder / name).exists():
@@ -48,6 +48,7 @@ class EvaluatedModel:
     """
 
     def __init__(self, args, default_steps):
+        from common.files import resolve_folder
         from llada_utils import (
             checkpoint_hash,
             checkpoint_kind,
@@ -56,7 +57,6 @@ class EvaluatedModel:
             load_tokenizer,
             pick_device,
             pick_dtype,
-            resolve_folder,
             speed_up_sampling,
         )
 

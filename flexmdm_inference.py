@@ -18,11 +18,12 @@ flexmdm_sampler.py.
 import sys
 from pathlib import Path
 
+from common.command_line import ArgumentParser
+from common.errors import InputError, run
+from common.files import require_writable
+from common.gpu_memory import ONE_PROMPT, out_of_memory_advice
 from generation_run import item_seed
-from gpu_memory import ONE_PROMPT, out_of_memory_advice
-from records import InputError, require_writable, run
 from sampler_flags import (
-    ArgumentParser,
     add_flexmdm_flags,
     add_model_flags,
     flexmdm_sampler_arguments,
@@ -377,13 +378,13 @@ def main():
 
     import torch
 
+    from common.files import resolve_folder
     from llada_utils import (
         checkpoint_kind,
         load_flexmdm,
         load_tokenizer,
         pick_device,
         pick_dtype,
-        resolve_folder,
         speed_up_sampling,
     )
 

@@ -30,9 +30,9 @@ its logits live on a device. The clock is `left` = 1 - t (sampler_clock.py).
 import numpy as np
 import torch
 
+from common.packed_rows import Places
 from flexmdm_interpolant import LinearSchedule, schedule_from_config
 from generation_result import GenerationResult, row_uniforms
-from packed_rows import Places
 from prefix_cache import PrefixCache
 from sampler_clock import Grid, left_at, poisson_quantile, share_of_waiting, survival
 from token_choice import check_tokens, confidence, draw_tokens, excluded_tokens, to_cpu

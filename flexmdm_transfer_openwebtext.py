@@ -20,16 +20,8 @@ Every flag of transformers.TrainingArguments works. Results: runs/JOB_NAME/{chec
 train_log.jsonl, settings.json}.
 """
 
-from training_run import (
-    RunArguments,
-    check_kind,
-    dry_run,
-    evaluate_only,
-    held_out_rows,
-    load_rows,
-    parse_arguments,
-    train,
-)
+from training_arguments import RunArguments, parse_arguments
+from training_run import check_kind, dry_run, evaluate_only, held_out_rows, load_rows, train
 
 
 def build_model(args):
@@ -37,7 +29,8 @@ def build_model(args):
     import torch
     from transformers import set_seed
 
-    from gpu_memory import require_room_for_training
+    from common.errors import InputError
+    from common.files import resolve_folder
     from llada_dit import LLaDAModelLM
     from llada_utils import (
         add_lora,
@@ -47,9 +40,8 @@ def build_model(args):
         load_tokenizer,
         new_flexmdm,
         quantize_base,
-        resolve_folder,
     )
-    from records import InputError
+    from training_memory import require_room_for_training
 
     set_seed(args.seed)
     # of the frozen base
@@ -143,6 +135,6 @@ def main():
 
 
 if __name__ == "__main__":
-    from records import run
+    from common.errors import run
 
     run(main)

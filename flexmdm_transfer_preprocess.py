@@ -37,17 +37,10 @@ import re
 from itertools import chain, islice
 from pathlib import Path
 
-from records import (
-    DATA_SUFFIXES,
-    InputError,
-    describe_files,
-    is_finished,
-    read_file,
-    require_positive,
-    run,
-    stream_jsonl,
-    write_json,
-)
+from common.command_line import require_positive
+from common.errors import InputError, run
+from common.files import describe_files, is_finished, write_json
+from common.rows import DATA_SUFFIXES, read_file, stream_jsonl
 
 TEXT_SUFFIXES = (".txt", ".raw")
 # name: hub id, revision, files. The first two sets' main revisions rest on loading scripts, so
@@ -98,7 +91,7 @@ def write_dataset(splits, output_dir, info, num_proc=None):
     """A DatasetDict and its info.json as one folder, complete or not there. Prints what was
     written.
     """
-    from llada_utils import complete_folder
+    from common.files import complete_folder
 
     with complete_folder(output_dir) as folder:
         splits.save_to_disk(str(folder), num_proc=num_proc)

@@ -17,22 +17,15 @@ Nothing here imports torch at import.
 """
 
 import hashlib
-import json
 import signal
 import sys
 import time
 from pathlib import Path
 
-from records import (
-    InputError,
-    RowWriter,
-    lock_for_writing,
-    process_rank,
-    read_file,
-    read_finished,
-    read_object,
-    write_json,
-)
+from common.command_line import process_rank
+from common.errors import InputError
+from common.files import content_hash, lock_for_writing, write_json
+from common.rows import RowWriter, read_file, read_finished, read_object
 
 GENERATIONS = "generations-*.jsonl"
 KEY = ("item", "sample")
@@ -44,13 +37,6 @@ def item_seed(seed, item, sample):
     """
     digest = hashlib.blake2b(f"{seed}/{item}/{sample}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 2
-
-
-def content_hash(content):
-    """12 hex digits over anything JSON can hold."""
-    return hashlib.sha256(
-        json.dumps(content, sort_keys=True, ensure_ascii=False, default=str).encode()
-    ).hexdigest()[:12]
 
 
 def is_count(value):
@@ -474,7 +460,8 @@ def first_items(items, args):
 
 def note_unused_flags(kind, argv):
     """Say which of the given flags have no effect, because they are the other kind's."""
-    from sampler_flags import ArgumentParser, add_flexmdm_flags, add_llada_flags
+    from common.command_line import ArgumentParser
+    from sampler_flags import add_flexmdm_flags, add_llada_flags
 
     add_flags, name = (
         (add_llada_flags, "LLaDA") if kind == "flexmdm" else (add_flexmdm_flags, "FlexMDM")

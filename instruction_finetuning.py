@@ -21,18 +21,10 @@ runs/JOB_NAME/{checkpoint-N, final, train_log.jsonl}.
 
 from dataclasses import dataclass, field
 
+from common.errors import InputError, run
 from flexmdm_transfer_openwebtext import build_model
-from records import InputError, run
-from training_run import (
-    RunArguments,
-    check_kind,
-    dry_run,
-    evaluate_only,
-    held_out_split,
-    load_rows,
-    parse_arguments,
-    train,
-)
+from training_arguments import RunArguments, parse_arguments
+from training_run import check_kind, dry_run, evaluate_only, held_out_split, load_rows, train
 
 
 @dataclass

@@ -18,9 +18,9 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MaskedLMOutput
 
+from common.packed_rows import PackedRows, PaddedRows, Places, select
 from flexmdm_interpolant import length_without_trailing
 from masked_cross_entropy import chunked_cross_entropy
-from packed_rows import PackedRows, PaddedRows, Places, select
 
 # What the original class could be told and this network does not do: any other value is refused by
 # name.

@@ -21,11 +21,12 @@ token, goes to stdout, its length and cost to stderr.
 import sys
 from pathlib import Path
 
+from common.command_line import ArgumentParser
+from common.errors import InputError, run
+from common.files import require_writable
+from common.gpu_memory import ONE_PROMPT, out_of_memory_advice
 from generation_run import item_seed
-from gpu_memory import ONE_PROMPT, out_of_memory_advice
-from records import InputError, require_writable, run
 from sampler_flags import (
-    ArgumentParser,
     add_llada_flags,
     add_model_flags,
     llada_sampler_arguments,

@@ -9,8 +9,8 @@ a batch, finished rows leave it and waiting ones take their place.
 
 import torch
 
+from common.packed_rows import Places
 from generation_result import GenerationResult, row_uniforms
-from packed_rows import Places
 from prefix_cache import PrefixCache
 from token_choice import ELEMENTS_AT_ONCE, check_tokens, draw_tokens, excluded_tokens, to_cpu
 

@@ -14,23 +14,22 @@ Missing, unexpected or misshapen tensors are errors that list them. No hub code 
 
 import argparse
 import hashlib
-import json
 import os
 import re
 import shutil
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from types import MethodType
 
 import torch
 
-from gpu_memory import require_room
+from common.errors import InputError, run
+from common.files import complete_folder, read_json, resolve_folder, write_json, write_text
+from common.gpu_memory import require_room
+from common.packed_rows import has_varlen
 from llada_dit import FlexMDMConfig, LLaDABlock, LLaDAConfig, LLaDADiT, LLaDAModelLM
 from network_graphs import TrunkGraphs
-from packed_rows import has_varlen
-from records import InputError, run, write_json, write_text
 
 # the head, never the MLPs' ff_out (paper's code)
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "transformer.ff_out"]
@@ -44,60 +43,6 @@ CHAT_TEMPLATE = (
 
 
 # ---- folders -------------------------------------------------------------------------------------
-
-
-def resolve_folder(name, flag="--model_name_or_path"):
-    """The local folder of a path or hub id (fetched: weights, configs and tokenizer only). Raises
-    InputError naming `flag`.
-    """
-    if Path(name).is_dir():
-        return Path(name)
-    if Path(name).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
-        raise InputError(f"{flag}: {name} is neither a folder nor a hub id (owner/name)")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(
-            snapshot_download(
-                str(name),
-                allow_patterns=["*.json", "*.safetensors", "tokenizer*", "pytorch_model.bin"],
-            )
-        )
-    except Exception as error:
-        # the hub client raises many kinds: no such repository, no access, no network
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"{flag}: {name} is no local folder, and fetching it from the hub failed: {reason}"
-        ) from None
-
-
-@contextmanager
-def complete_folder(folder):
-    """Write a folder under a temporary name beside it; it takes its place, whole, when the block
-    ends without an error.
-    """
-    folder = Path(folder)
-    staging = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
-        yield staging
-        if folder.exists():
-            old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-            folder.rename(old)
-            staging.rename(folder)
-            shutil.rmtree(old)
-        else:
-            staging.rename(folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def read_json(path):
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {error}") from None
 
 
 def checkpoint_kind(path, flag="--checkpoint_path"):

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from packed_rows import Places
+from common.packed_rows import Places
 
 # of one chunk's logits in fp32; about five such arrays live in its backward. 265 positions at V =
 # 126,464

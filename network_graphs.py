@@ -10,7 +10,7 @@ where attention goes by row boundaries.
 
 import torch
 
-from packed_rows import LONGEST_STEP, CachedRows
+from common.packed_rows import LONGEST_STEP, CachedRows
 
 ROWS_STEP, FEWEST_TOKENS = 8, 16
 

@@ -13,20 +13,18 @@ import re
 
 import torch
 
+from common.errors import InputError, run
+from common.files import complete_folder, read_json, resolve_folder, write_json
 from llada_dit import FIXED_SETTINGS, LLaDAConfig, LLaDAModelLM
 from llada_utils import (
     CHAT_TEMPLATE,
     HEADER_TOKENS,
     LLADA_MASK_ID,
-    complete_folder,
     load_into,
     load_tokenizer,
-    read_json,
     read_tensors,
-    resolve_folder,
     write_checkpoint,
 )
-from records import InputError, run, write_json
 
 
 def random_base(args):

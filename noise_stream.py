@@ -156,16 +156,3 @@ class NoiseStream(Dataset):
 
     def __setstate__(self, state):
         self.__init__(**state)
-
-
-def pad_rows(rows, value, width=None):
-    """Right-pad a list of 1-D arrays to (B, width), width the longest by default. Raises ValueError
-    when a row is longer.
-    """
-    width = max(map(len, rows)) if width is None else width
-    if max(map(len, rows)) > width:
-        raise ValueError(f"a row of {max(map(len, rows))} does not fit into {width}")
-    padded = np.full((len(rows), width), value, dtype=rows[0].dtype)
-    for number, row in enumerate(rows):
-        padded[number, : len(row)] = row
-    return padded

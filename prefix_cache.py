@@ -19,7 +19,7 @@ is answers equal to the uncached ones, token for token:
 
 import torch
 
-from packed_rows import CachedRows, Places
+from common.packed_rows import CachedRows, Places
 
 # rows get room for a multiple of this many tokens, so that growing answers seldom need more
 ROOM_STEP = 128

@@ -25,7 +25,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from records import require_positive, run
+from common.command_line import require_positive
+from common.errors import run
 
 INFILL_BOUNDARY = "<infill-boundary>"
 REQUEST = (

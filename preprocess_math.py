@@ -20,15 +20,10 @@ import argparse
 import re
 from pathlib import Path
 
-from records import (
-    DATA_SUFFIXES,
-    InputError,
-    describe_files,
-    is_finished,
-    read_rows,
-    require_positive,
-    run,
-)
+from common.command_line import require_positive
+from common.errors import InputError, run
+from common.files import describe_files, is_finished
+from common.rows import DATA_SUFFIXES, read_rows
 
 SYSTEM_PROMPT = (
     "You are a careful mathematician. Work the problem below out one step at a time. Put your"

@@ -17,8 +17,10 @@ import statistics
 import sys
 from pathlib import Path
 
-from records import InputError, read_file, read_rows, run, write_json, write_text
-from sampler_flags import ArgumentParser
+from common.command_line import ArgumentParser
+from common.errors import InputError, run
+from common.files import write_json, write_text
+from common.rows import read_file, read_rows
 
 Z = 1.959963984540054  # 97.5 % quantile of the normal law
 VERSIONED = ("torch", "transformers", "peft", "datasets", "tokenizers", "safetensors", "numpy")

@@ -15,29 +15,8 @@ A script with other defaults than these says so with parser.set_defaults(...) be
 
 import argparse
 import math
-import sys
 
-from records import InputError
-
-
-class ArgumentParser(argparse.ArgumentParser):
-    """argparse, but a wrong flag is an InputError (one line, exit code 2 under records.run) and the
-    description keeps its lines.
-    """
-
-    def __init__(self, **options):
-        super().__init__(
-            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options
-        )
-
-    def parse_known_args(self, args=None, namespace=None):
-        for word in sys.argv[1:] if args is None else args:
-            if any("\ud800" <= character <= "\udfff" for character in word):
-                raise InputError(f"the command line is not UTF-8: {ascii(word)}")
-        return super().parse_known_args(args, namespace)
-
-    def error(self, message):
-        raise InputError(message)
+from common.errors import InputError
 
 
 def add_model_flags(parser, checkpoint_required=True):

@@ -27,7 +27,8 @@ import time
 import unicodedata
 from pathlib import Path
 
-from records import InputError, parse_json, run, write_text
+from common.errors import InputError, run
+from common.files import parse_json, write_text
 
 TEMPLATE = Path(__file__).with_name("trace_page.html")
 MASK_SIGN = "\u2592"

@@ -13,8 +13,8 @@ import torch
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
+from common.errors import InputError
 from flexmdm_interpolant import parse_schedule
-from records import InputError
 
 
 @dataclass

@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from common.errors import InputError
+from common.files import read_json, write_json
 from llada_dit import LLaDADiT
-from llada_utils import read_json, read_tensors
-from records import InputError, write_json
+from llada_utils import read_tensors
 from sharded_model import copy_into
 
 MANIFEST = "complete.json"

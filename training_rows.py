@@ -4,8 +4,8 @@ days later, or train on without a word.
 
 from pathlib import Path
 
-from llada_utils import read_json
-from records import InputError
+from common.errors import InputError
+from common.files import read_json
 
 ROWS_AT_ONCE = 2000
 SCRIPT_OF_TASK = {"math": "preprocess_math.py", "code": "preprocess_code_infilling.py"}

@@ -16,19 +16,18 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback
 
+from common.errors import InputError
+from common.files import lock_for_writing, read_json, write_json
+from common.gpu_memory import out_of_memory_advice
+from common.rows import RowWriter, read_finished, write_rows
 from diffusion_trainer import named_failure
-from gpu_memory import HELD_OUT, out_of_memory_advice, training_advice
 from likelihood_bound import report
 from llada_dit import LLaDADiT
-from llada_utils import checkpoint_kind, compile_network, end_process_group, read_json
+from llada_utils import checkpoint_kind, compile_network, end_process_group
 from noise_stream import NoiseStream, row_lengths
-from records import InputError, RowWriter, lock_for_writing, read_finished, write_json, write_rows
 from sharded_model import shard_by_fsdp2, shard_by_zero3
-from training_arguments import (
-    RunArguments,
-    parse_arguments,
-)
 from training_checkpoints import check_checkpoint, newest_complete
+from training_memory import HELD_OUT, training_advice
 from training_rows import check_origin, check_rows
 
 LOCK = "lock"  # in a run's folder: who holds it is training there

@@ -29,7 +29,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
-from records import InputError, run, write_json
+from common.errors import InputError, run
+from common.files import write_json
 
 FULL = dict(d_model=4096, n_layers=32, n_heads=32, mlp_hidden_size=12288, vocab_size=126464)
 TINY = dict(d_model=64, n_layers=2, n_heads=4, mlp_hidden_size=128, vocab_size=1000)
@@ -417,7 +418,7 @@ class KnownLength:
 
 def say_forward(bench, name, model, rows, length):
     """One network evaluation of rows of a length, in which 8 places of each row get logits."""
-    from packed_rows import Places
+    from common.packed_rows import Places
 
     torch = bench.torch
     ids = torch.randint(0, bench.vocabulary - 2, (rows, length), device=bench.device)

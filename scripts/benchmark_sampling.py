@@ -32,9 +32,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts"), str(ROOT / "tests")]
 from benchmark_training import in_process, status_mib
 
-from gpu_memory import out_of_memory_advice
-from records import run
-from sampler_flags import ArgumentParser
+from common.command_line import ArgumentParser
+from common.errors import run
+from common.gpu_memory import out_of_memory_advice
 
 ROWS, PROMPT, ANSWER, CANVAS, STATES = 4, 100, 150, 1024, 16
 VOCABULARY, MASK, PAD = 126464, 126336, 126081

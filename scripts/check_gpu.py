@@ -28,7 +28,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
-from records import InputError, run, write_json
+from common.errors import InputError, run
+from common.files import write_json
 
 BASE = ROOT / "LLaDA-tiny-Base"
 CHECKS = {}
@@ -247,8 +248,8 @@ def network(work):
     """
     import torch
 
+    from common.packed_rows import Places
     from llada_utils import speed_up_sampling
-    from packed_rows import Places
 
     lengths, width = torch.tensor([5, 0, 40, 33]), 48
     ids = torch.where(

@@ -16,9 +16,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from builtin_functions import PIECES, draw_code, infill_row
-from gpu_memory import out_of_memory_advice
-from records import InputError, require_positive, run, write_json, write_rows
-from sampler_flags import ArgumentParser
+from common.command_line import ArgumentParser, require_positive
+from common.errors import InputError, run
+from common.files import write_json
+from common.gpu_memory import out_of_memory_advice
+from common.rows import write_rows
 
 TRIES = 6000  # functions looked at for the items of one length
 # tokens behind "def name(" in the longest function, with the tiny base's tokenizer

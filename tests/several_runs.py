@@ -112,7 +112,7 @@ def watch(job):
 def main():
     for name in IMPORTED:
         importlib.import_module(name)
-    from records import InputError
+    from common.errors import InputError
 
     for job in json.loads(Path(sys.argv[1]).read_text()):
         os.environ["MASTER_PORT"] = str(job["port"])

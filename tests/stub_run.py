@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from common.errors import run
 from generation_run import GenerationRun, Stop, item_seed, make_tasks
-from records import run
 
 
 def main():

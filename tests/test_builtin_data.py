@@ -17,8 +17,8 @@ import pytest
 
 import builtin_data as data
 import builtin_functions
+from common.errors import InputError
 from preprocess_math import math_prompt, math_target
-from records import InputError
 
 ROOT = Path(data.__file__).parent
 

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from code_check import Unplain, pack, unpack
 from code_runner import CodeRunner, rebound_name, suspicious_text, test_with_helpers
-from records import InputError
+from common.errors import InputError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
 ROOT = Path(__file__).resolve().parent.parent

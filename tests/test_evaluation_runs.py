@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from common.errors import InputError
+from common.rows import write_rows
 from generation_run import (
     GENERATIONS,
     GenerationRun,
@@ -23,7 +25,6 @@ from generation_run import (
     merge_rows,
     read_generations,
 )
-from records import InputError, write_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 STUB = ROOT / "tests" / "stub_run.py"

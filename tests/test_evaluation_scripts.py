@@ -20,8 +20,10 @@ from test_evaluation_runs import ROOT, rows_of
 import eval_gsm8k
 import eval_humaneval_infill
 from builtin_data import code_infill_rows, math_rows, stdlib_infill_rows
-from generation_run import GENERATIONS, content_hash
-from records import InputError, read_finished, write_rows
+from common.errors import InputError
+from common.files import content_hash
+from common.rows import read_finished, write_rows
+from generation_run import GENERATIONS
 
 
 @pytest.fixture(scope="module")

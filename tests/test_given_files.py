@@ -11,23 +11,16 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import eval_gsm8k
 import eval_humaneval_infill
-import records
-from records import (
-    InputError,
-    open_text,
-    parse_json,
-    read_file,
-    read_finished,
-    read_rows,
-    require_writable,
-    write_rows,
-    write_text,
-)
+from common.command_line import ArgumentParser
+from common.errors import InputError
+from common.files import open_text, parse_json, require_writable, write_json, write_text
+from common.rows import read_file, read_finished, read_rows, write_rows
 from results_table import (
     describe,
     item_scores,
@@ -39,7 +32,6 @@ from results_table import (
     table_rows,
 )
 from sampler_flags import (
-    ArgumentParser,
     add_flexmdm_flags,
     add_llada_flags,
     add_model_flags,
@@ -230,10 +222,7 @@ def test_a_closed_standard_output_is_no_traceback(tmp_path):
     import subprocess
 
     write_rows(tmp_path / "rows.jsonl", [math_row(number, 1, 1) for number in range(3)])
-    command = (
-        f"{sys.executable} {records.__file__.replace('records', 'eval_gsm8k')} --score_only"
-        f" {tmp_path}/rows.jsonl | true"
-    )
+    command = f"{sys.executable} {ROOT / 'eval_gsm8k.py'} --score_only {tmp_path}/rows.jsonl | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.stderr == ""
 
@@ -642,7 +631,7 @@ def test_any_label_is_one_cell_and_one_line_of_the_legend(tmp_path_factory, text
     ],
 )
 def test_a_result_whose_fields_are_of_another_kind_is_refused(tmp_path, field, value):
-    records.write_json(tmp_path / "results.json", dict(result("x"), **{field: value}))
+    write_json(tmp_path / "results.json", dict(result("x"), **{field: value}))
     with pytest.raises(InputError, match=f"RESULTS: {field!r} of .* is not"):
         read_results([tmp_path])
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from common.packed_rows import PaddedRows
 from generation_result import draw_seeds, row_uniforms
 from llada_dit import LLaDAConfig, LLaDAModelLM, rope_tables
 from llada_inference import generate_mdm, generate_mdm_infilling, reveal_plan, reveals_of_block
 from llada_sampler import CONFIDENCE, TOKEN, log_probability
-from packed_rows import PaddedRows
 from prefix_cache import PrefixCache
 
 # embedding rows, tokens of the tokenizer; ids 22 and 23 have no token

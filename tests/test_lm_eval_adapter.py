@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from builtin_data import math_rows
+from common.rows import write_rows
 from lm_eval_adapter import cut_at
-from records import write_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 TASK = """task: own_math

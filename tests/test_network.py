@@ -11,6 +11,7 @@ import pytest
 import tiny
 import torch
 
+from common.errors import InputError
 from llada_dit import FIXED_SETTINGS, LLaDAConfig, ScalarLengthHead, timestep_embedding
 from llada_utils import (
     add_lora,
@@ -24,7 +25,6 @@ from llada_utils import (
     write_checkpoint,
 )
 from new_base import import_llama
-from records import InputError
 
 LORA = {"r": 4, "lora_alpha": 6, "lora_dropout": 0.0}
 
@@ -57,8 +57,8 @@ def test_golden_llada(golden, golden_dir):
 
 
 def test_golden_llada_inside_a_block(golden, golden_dir):
+    from common.packed_rows import PaddedRows
     from llada_dit import rope_tables, rotate
-    from packed_rows import PaddedRows
 
     numbers = golden("llada_tiny/golden.safetensors")
     model = load_llada(golden_dir / "llada_tiny")
@@ -494,8 +494,8 @@ def test_import_of_a_llama(tmp_path, data_dir):
     )
     ids = torch.randint(3, 512, (1, 12))
     hidden = ours.model.transformer.wte(ids)  # longer: our blocks under a causal mask
+    from common.packed_rows import PaddedRows
     from llada_dit import rope_tables
-    from packed_rows import PaddedRows
 
     cos, sin = (table[:, None] for table in rope_tables(12, 8, ours.config.rope_theta, "cpu"))
     rows = PaddedRows(12, None, "cpu")

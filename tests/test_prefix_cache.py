@@ -6,8 +6,8 @@ import pytest
 import tiny
 import torch
 
+from common.packed_rows import PaddedRows
 from flexmdm_inference import generate_flexmdm, generate_flexmdm_infilling
-from packed_rows import PaddedRows
 from prefix_cache import PrefixCache
 
 IDS = dict(mask_id=tiny.MASK, pad_id=tiny.PAD)

@@ -21,7 +21,7 @@ import pytest
 import flexmdm_transfer_preprocess as transfer
 import preprocess_code_infilling as code
 import preprocess_math as math_rows
-from records import run
+from common.errors import run
 
 SPECIAL = [
     "<|startoftext|>",

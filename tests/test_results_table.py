@@ -14,7 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from records import InputError, write_json, write_rows
+from common.errors import InputError
+from common.files import write_json
+from common.rows import write_rows
 from results_table import (
     PAPER,
     PAPER_STEPS,

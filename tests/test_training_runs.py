@@ -26,9 +26,9 @@ from training_helpers import (
     write_data,
 )
 
+from common.errors import InputError
 from llada_utils import checkpoint_kind, load_flexmdm, load_llada, write_checkpoint
 from noise_stream import NoiseStream, deal
-from records import InputError
 from training_checkpoints import trained_pairs
 
 
@@ -499,7 +499,7 @@ def test_one_training_at_a_time(made, tmp_path, monkeypatch):
     """Whoever comes second into a folder is told so in one line, and what the first one has there
     is untouched.
     """
-    from records import lock_for_writing
+    from common.files import lock_for_writing
 
     base, data = made
     output = tmp_path / "run"

@@ -11,6 +11,7 @@ Both give a token the same result; what differs is the work spent on padding.
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -200,3 +201,16 @@ def select(hidden, rows, places, end_slots=0):
         if packed
         else hidden.flatten(0, 1).index_select(0, place)
     )
+
+
+def pad_rows(rows, value, width=None):
+    """Right-pad a list of 1-D arrays to (B, width), width the longest by default. Raises ValueError
+    when a row is longer.
+    """
+    width = max(map(len, rows)) if width is None else width
+    if max(map(len, rows)) > width:
+        raise ValueError(f"a row of {max(map(len, rows))} does not fit into {width}")
+    padded = np.full((len(rows), width), value, dtype=rows[0].dtype)
+    for number, row in enumerate(rows):
+        padded[number, : len(row)] = row
+    return padded
