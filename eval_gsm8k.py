@@ -227,7 +227,7 @@ def check_references(args):
     """The gold rationales as if a model had written them: 100 % under the strict rule; the paper's
     rule cannot read thousands commas.
     """
-    from preprocess_math import math_target
+    from data.math_prompts import math_target
 
     if args.output_dir:
         require_writable(args.output_dir, "--output_dir")
@@ -276,7 +276,7 @@ def generate(args):
         args.output_dir or Path("runs/eval_gsm8k") / Path(args.checkpoint_path).resolve().name
     )
     require_writable(folder, "--output_dir")
-    from preprocess_math import math_prompt
+    from data.math_prompts import math_prompt
 
     model = EvaluatedModel(args, default_steps=256)
     note_unused_flags(model.kind, sys.argv[1:])

@@ -460,7 +460,7 @@ def encode_items(model, items, args):
     """
     reference_lengths = [len(model.encode(item["canonical_solution"])) for item in items]
     if model.kind == "flexmdm":
-        from preprocess_code_infilling import flexmdm_infill_ids
+        from data.infills import flexmdm_infill_ids
 
         pairs = [
             flexmdm_infill_ids(model.tokenizer, item["prompt"], item["suffix"]) for item in items
@@ -472,7 +472,7 @@ def encode_items(model, items, args):
             reference_lengths,
         )
     if args.llada_infill == "paper":
-        from preprocess_code_infilling import llada_infill_prompt
+        from data.infills import llada_infill_prompt
 
         prompts = [
             list(llada_infill_prompt(model.tokenizer, item["prompt"], item["suffix"]))

@@ -49,12 +49,12 @@ class EvaluatedModel:
 
     def __init__(self, args, default_steps):
         from common.files import resolve_folder
+        from data.tokenizer import load_tokenizer
         from llada_utils import (
             checkpoint_hash,
             checkpoint_kind,
             load_flexmdm,
             load_llada,
-            load_tokenizer,
             pick_device,
             pick_dtype,
             speed_up_sampling,

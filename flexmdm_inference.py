@@ -379,10 +379,10 @@ def main():
     import torch
 
     from common.files import resolve_folder
+    from data.tokenizer import load_tokenizer
     from llada_utils import (
         checkpoint_kind,
         load_flexmdm,
-        load_tokenizer,
         pick_device,
         pick_dtype,
         speed_up_sampling,
@@ -409,12 +409,12 @@ def main():
     speed_up_sampling(model, args.torch_compile)
     mask_id, pad_id = model.config.mask_token_id, model.config.pad_token_id
     if args.prompt is None:
-        from preprocess_code_infilling import flexmdm_infill_ids
+        from data.infills import flexmdm_infill_ids
 
         before, after = flexmdm_infill_ids(tokenizer, args.prefix or "", args.suffix or "")
     else:
         if args.task == "math":
-            from preprocess_math import math_prompt
+            from data.math_prompts import math_prompt
 
             args.prompt = math_prompt(tokenizer, args.prompt)
         before, after = tokenizer(args.prompt, add_special_tokens=False)["input_ids"], []

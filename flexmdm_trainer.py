@@ -11,10 +11,10 @@ import math
 import torch
 
 from common.packed_rows import pad_rows
+from data.infills import draw_middle, frame_flexmdm
 from diffusion_trainer import DiffusionTrainer
 from flexmdm_interpolant import AnyOrderMaskInsertionInterpolant, schedule_from_config
 from masked_cross_entropy import cross_entropy, masked_token_costs, places_of_masks
-from preprocess_code_infilling import draw_middle, frame_flexmdm
 
 # log g is bounded below by log of this: a true gap where the network says 0 costs about 14, not
 # infinity

@@ -20,8 +20,9 @@ Every flag of transformers.TrainingArguments works. Results: runs/JOB_NAME/{chec
 train_log.jsonl, settings.json}.
 """
 
+from data.token_rows import load_rows
 from training_arguments import RunArguments, parse_arguments
-from training_run import check_kind, dry_run, evaluate_only, held_out_rows, load_rows, train
+from training_run import check_kind, dry_run, evaluate_only, held_out_rows, train
 
 
 def build_model(args):
@@ -31,13 +32,13 @@ def build_model(args):
 
     from common.errors import InputError
     from common.files import resolve_folder
+    from data.tokenizer import load_tokenizer
     from llada_dit import LLaDAModelLM
     from llada_utils import (
         add_lora,
         llada_config,
         load_flexmdm,
         load_llada,
-        load_tokenizer,
         new_flexmdm,
         quantize_base,
     )

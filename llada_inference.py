@@ -315,14 +315,14 @@ def parse_arguments():
 def given_ids(args, tokenizer):
     """(ids before the masks, ids behind them) as the flags say."""
     if args.prompt is not None:
-        from preprocess_math import math_prompt
+        from data.math_prompts import math_prompt
 
         prompt = math_prompt(tokenizer, args.prompt) if args.task == "math" else args.prompt
         return tokenizer(prompt, add_special_tokens=False)["input_ids"], []
     prefix, suffix = args.prefix or "", args.suffix or ""
     if args.middle_length:
         return [tokenizer(part, add_special_tokens=False)["input_ids"] for part in (prefix, suffix)]
-    from preprocess_code_infilling import llada_infill_prompt
+    from data.infills import llada_infill_prompt
 
     return llada_infill_prompt(tokenizer, prefix, suffix), []
 
@@ -337,14 +337,8 @@ def main():
 
     import torch
 
-    from llada_utils import (
-        checkpoint_kind,
-        load_llada,
-        load_tokenizer,
-        pick_device,
-        pick_dtype,
-        speed_up_sampling,
-    )
+    from data.tokenizer import load_tokenizer
+    from llada_utils import checkpoint_kind, load_llada, pick_device, pick_dtype, speed_up_sampling
 
     if checkpoint_kind(args.checkpoint_path) != "llada":
         raise InputError(

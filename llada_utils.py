@@ -28,18 +28,12 @@ from common.errors import InputError, run
 from common.files import complete_folder, read_json, resolve_folder, write_json, write_text
 from common.gpu_memory import require_room
 from common.packed_rows import has_varlen
+from data.tokenizer import load_tokenizer
 from llada_dit import FlexMDMConfig, LLaDABlock, LLaDAConfig, LLaDADiT, LLaDAModelLM
 from network_graphs import TrunkGraphs
 
 # the head, never the MLPs' ff_out (paper's code)
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "transformer.ff_out"]
-HEADER_TOKENS = {"<|start_header_id|>": 126346, "<|end_header_id|>": 126347, "<|eot_id|>": 126348}
-LLADA_MASK_ID = 126336
-CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}{{ '<|start_header_id|>' + message['role'] +"
-    " '<|end_header_id|>\n\n' + message['content'] | trim + '<|eot_id|>' }}{% endfor %}{% if"
-    " add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
-)
 
 
 # ---- folders -------------------------------------------------------------------------------------
@@ -461,52 +455,6 @@ def load_paper_checkpoint(folder, base, lora_alpha, dtype_of, device):
         )
     load_into(model, tensors, dtype_of, device, folder / "pytorch_model.bin")
     return model
-
-
-def load_tokenizer(path_or_hub_id):
-    """The tokenizer beside a model, with mask_token_id and pad_token_id as the config there says.
-
-    LLaDA-8B-Base may lack the three header tokens and the chat template: they are added at exactly
-    the ids that LLaDA-8B-Instruct has them (the embedding has the rows), and checked. Raises
-    InputError.
-    """
-    from transformers import PreTrainedTokenizerFast
-
-    folder = resolve_folder(path_or_hub_id, "--tokenizer")
-    if not (folder / "tokenizer.json").exists():
-        raise InputError(f"{folder} holds no tokenizer.json")
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
-    config = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
-    mask_id = config.get("mask_token_id", tokenizer.convert_tokens_to_ids("<|mdm_mask|>"))
-    if mask_id == LLADA_MASK_ID:
-        while len(tokenizer) < min(HEADER_TOKENS.values()):
-            tokenizer.add_tokens([f"<|filler_{len(tokenizer)}|>"], special_tokens=True)
-        tokenizer.add_tokens(
-            [token for token in HEADER_TOKENS if token not in tokenizer.get_vocab()],
-            special_tokens=True,
-        )
-        wrong = {
-            token: tokenizer.convert_tokens_to_ids(token)
-            for token, place in HEADER_TOKENS.items()
-            if tokenizer.convert_tokens_to_ids(token) != place
-        }
-        if wrong:
-            raise InputError(
-                f"{folder}: header tokens are not where LLaDA has them: {wrong} instead of"
-                f" {HEADER_TOKENS}"
-            )
-    if not tokenizer.chat_template:
-        tokenizer.chat_template = CHAT_TEMPLATE
-    if mask_id is not None:
-        tokenizer.mask_token = tokenizer.convert_ids_to_tokens(mask_id)
-    if config.get("pad_token_id") is not None:
-        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config["pad_token_id"])
-    if tokenizer.mask_token_id is None or tokenizer.pad_token_id is None:
-        raise InputError(
-            f"{folder}: no mask or padding token, neither in a config.json beside the tokenizer nor"
-            " in the tokenizer"
-        )
-    return tokenizer
 
 
 # ---- saving --------------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ def check_origin(path, tokenizer, task, flag):
     """Refuse rows that info.json says were made by another tokenizer, or for another task (None:
     any). Folders without it are taken as they are.
     """
-    from flexmdm_transfer_preprocess import tokenizer_hash
+    from data.tokenizer import tokenizer_hash
 
     info = Path(path) / "info.json"
     if not info.exists():

@@ -20,11 +20,12 @@ from common.errors import InputError
 from common.files import lock_for_writing, read_json, write_json
 from common.gpu_memory import out_of_memory_advice
 from common.rows import RowWriter, read_finished, write_rows
+from data.noise_stream import NoiseStream
+from data.token_rows import held_out_split, load_rows, row_lengths
 from diffusion_trainer import named_failure
 from likelihood_bound import report
 from llada_dit import LLaDADiT
 from llada_utils import checkpoint_kind, compile_network, end_process_group
-from noise_stream import NoiseStream, row_lengths
 from sharded_model import shard_by_fsdp2, shard_by_zero3
 from training_checkpoints import check_checkpoint, newest_complete
 from training_memory import HELD_OUT, training_advice
@@ -221,33 +222,6 @@ def prepare_locked(args, settings):
     return (str(checkpoint) if checkpoint else None), False
 
 
-def load_rows(path, flag="--train_data"):
-    """{"train": rows, "validation": rows or absent} of a preprocessing script's output."""
-    from datasets import DatasetDict, load_from_disk
-
-    if not Path(path).is_dir():
-        raise InputError(f"{flag}: {path} is not a folder; a preprocessing script writes it")
-    try:
-        rows = load_from_disk(str(path))
-    except Exception as error:
-        raise InputError(
-            f"{flag}: {path} is no data set on disk: {str(error).splitlines()[0]}"
-        ) from None
-    rows = rows if isinstance(rows, DatasetDict) else {"train": rows}
-    if (
-        "train" not in rows
-        or not len(rows["train"])
-        or "input_ids" not in rows["train"].column_names
-    ):
-        raise InputError(f"{flag}: {path} has no train split with rows of input_ids")
-    return rows
-
-
-def held_out_split(rows):
-    """The validation split, else (a data set made for evaluation) the training rows."""
-    return rows["validation"] if "validation" in rows and len(rows["validation"]) else rows["train"]
-
-
 def held_out_rows(args, rows, tokenizer):
     """What --evaluate_only reads: --eval_data (a data folder or text), else the held-out split of
     --train_data.
@@ -261,7 +235,8 @@ def held_out_rows(args, rows, tokenizer):
         return held_out_split(load_rows(path, "--eval_data"))
     from datasets import Dataset
 
-    from flexmdm_transfer_preprocess import documents, local_files, tokenise_and_cut
+    from data.chunking import tokenise_and_cut
+    from data.corpora import documents, local_files
 
     try:
         texts = list(documents(local_files(path), "text", None, None))

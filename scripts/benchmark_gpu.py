@@ -314,9 +314,9 @@ def measure_trainer(bench):
     """
     import numpy as np
 
+    from data.noise_stream import NoiseStream
     from flexmdm_trainer import FlexMDMCollator, FlexMDMTrainer
     from llada_utils import compile_network
-    from noise_stream import NoiseStream
     from training_arguments import RunArguments
     from training_estimate import flops_a_token
 

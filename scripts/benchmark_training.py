@@ -181,8 +181,8 @@ def measure_table(way, device):
     import numpy as np
     import torch
 
+    from data.noise_stream import NoiseStream
     from flexmdm_trainer import FlexMDMCollator
-    from noise_stream import NoiseStream
 
     model = build(128, 5, 4, 352, 1024, device)
     model.train() if way == "ours" else model.eval()

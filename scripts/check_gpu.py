@@ -82,7 +82,7 @@ class Work:
         before, sys.argv = sys.argv, [name, *map(str, words)]
         try:
             with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(io.StringIO()):
-                importlib.import_module(name.removesuffix(".py")).main()
+                importlib.import_module(Path(name).stem).main()
         finally:
             sys.argv = before
         return printed.getvalue()
@@ -93,7 +93,7 @@ class Work:
         if not output.exists():
             rows = self.folder / f"{kind}.jsonl"
             self.script(
-                "builtin_data.py",
+                "scripts/builtin_data.py",
                 kind,
                 "--split",
                 "train",
@@ -202,7 +202,7 @@ class Work:
 
     @property
     def ids(self):
-        from llada_utils import load_tokenizer
+        from data.tokenizer import load_tokenizer
 
         tokenizer = load_tokenizer(BASE)
         return dict(
@@ -308,9 +308,9 @@ def gradients(work):
     """Loss and gradient of one batch, fp32: the device against the CPU."""
     import torch
 
+    from data.noise_stream import NoiseStream
+    from data.token_rows import load_rows
     from flexmdm_trainer import FlexMDMCollator, flexmdm_losses
-    from noise_stream import NoiseStream
-    from training_run import load_rows
 
     found = {}
     for device in ("cpu", work.device):
@@ -587,7 +587,16 @@ def evaluations(work):
     ):
         rows = work.folder / f"{task}_test.jsonl"
         work.script(
-            "builtin_data.py", kind, "--split", "test", "--n", 6, "--seed", 1, "--output", rows
+            "scripts/builtin_data.py",
+            kind,
+            "--split",
+            "test",
+            "--n",
+            6,
+            "--seed",
+            1,
+            "--output",
+            rows,
         )
         for model, (checkpoint, *flags) in checkpoints.items():
             output = work.folder / f"results_{task}_{model}"

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from builtin_data import trivial_math_baselines
 from common.errors import InputError, run
 from common.files import write_text
 from common.rows import read_file, read_finished, read_rows
+from data.word_problems import trivial_math_baselines
 from results_table import wilson
 
 TASKS = [

@@ -12,7 +12,7 @@ work=${WORK:-runs/quickstart} output=${OUTPUT:-runs/sampler_curve} items=${ITEMS
 [ -d "$work/flexmdm_code/final" ] || { echo "sampler_curve.sh: $work/flexmdm_code/final is missing; scripts/quickstart.sh makes it" >&2; exit 2; }
 export OMP_NUM_THREADS=1 work output
 mkdir -p "$output"
-[ -f "$output/code.jsonl" ] || "$PYTHON" builtin_data.py code_infill --split test --n "$items" --seed 6 --output "$output/code.jsonl"
+[ -f "$output/code.jsonl" ] || "$PYTHON" scripts/builtin_data.py code_infill --split test --n "$items" --seed 6 --output "$output/code.jsonl"
 evaluate() {  # one line: name, flags
   local name flags
   read -r name flags <<< "$1"

@@ -23,7 +23,7 @@ from answer_rules import (
     read_number,
     strict_answer,
 )
-from preprocess_math import math_target
+from data.math_prompts import math_target
 
 ROOT = Path(__file__).resolve().parent.parent
 

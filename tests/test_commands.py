@@ -21,7 +21,7 @@ QUICK = [
     "flexmdm_transfer_preprocess.py",
     "preprocess_math.py",
     "preprocess_code_infilling.py",
-    "builtin_data.py",
+    "scripts/builtin_data.py",
     "results_table.py",
 ]
 TRAINING = ["flexmdm_transfer_openwebtext.py", "instruction_finetuning.py"]

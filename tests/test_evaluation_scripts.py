@@ -19,10 +19,12 @@ from test_evaluation_runs import ROOT, rows_of
 
 import eval_gsm8k
 import eval_humaneval_infill
-from builtin_data import code_infill_rows, math_rows, stdlib_infill_rows
 from common.errors import InputError
 from common.files import content_hash
 from common.rows import read_finished, write_rows
+from data.functions import code_infill_rows
+from data.library_code import stdlib_infill_rows
+from data.word_problems import math_rows
 from generation_run import GENERATIONS
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from builtin_data import math_rows
 from common.rows import write_rows
+from data.word_problems import math_rows
 from lm_eval_adapter import cut_at
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,8 +10,10 @@ import shutil
 import pytest
 import tiny
 import torch
+from new_base import import_llama
 
 from common.errors import InputError
+from data.tokenizer import load_tokenizer
 from llada_dit import FIXED_SETTINGS, LLaDAConfig, ScalarLengthHead, timestep_embedding
 from llada_utils import (
     add_lora,
@@ -19,12 +21,10 @@ from llada_utils import (
     export_merged,
     load_flexmdm,
     load_llada,
-    load_tokenizer,
     merge_lora,
     new_flexmdm,
     write_checkpoint,
 )
-from new_base import import_llama
 
 LORA = {"r": 4, "lora_alpha": 6, "lora_dropout": 0.0}
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from flexmdm_transfer_preprocess import tokenizer_hash
+from data.tokenizer import tokenizer_hash
 from training_rows import check_origin, check_rows
 
 VOCABULARY, LONGEST = 60, 12

@@ -27,8 +27,8 @@ from training_helpers import (
 )
 
 from common.errors import InputError
+from data.noise_stream import NoiseStream, deal
 from llada_utils import checkpoint_kind, load_flexmdm, load_llada, write_checkpoint
-from noise_stream import NoiseStream, deal
 from training_checkpoints import trained_pairs
 
 

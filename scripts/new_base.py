@@ -1,30 +1,29 @@
 """Bases other than LLaDA's own: random weights of any size, or a Llama-architecture model as a
 LLaDA.
 
-    python new_base.py random --tokenizer LLaDA-tiny-Base --d_model 64 --n_layers 2 --n_heads 4 --output_dir tiny
-    python new_base.py llama --source SmolLM-135M --output_dir base        then train it as a masked diffusion model:
+    python scripts/new_base.py random --tokenizer LLaDA-tiny-Base --d_model 64 --n_layers 2 \\
+        --n_heads 4 --output_dir tiny
+    python scripts/new_base.py llama --source SmolLM-135M --output_dir base
     python flexmdm_transfer_openwebtext.py --model_name_or_path base --all_parameters ...
 
+The last line trains what the second wrote as a masked diffusion model.
 Both write a folder that every script takes as --model_name_or_path.
 """
 
 import argparse
 import re
+import sys
+from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from common.errors import InputError, run
 from common.files import complete_folder, read_json, resolve_folder, write_json
+from data.tokenizer import CHAT_TEMPLATE, HEADER_TOKENS, LLADA_MASK_ID, load_tokenizer
 from llada_dit import FIXED_SETTINGS, LLaDAConfig, LLaDAModelLM
-from llada_utils import (
-    CHAT_TEMPLATE,
-    HEADER_TOKENS,
-    LLADA_MASK_ID,
-    load_into,
-    load_tokenizer,
-    read_tensors,
-    write_checkpoint,
-)
+from llada_utils import load_into, read_tensors, write_checkpoint
 
 
 def random_base(args):

@@ -14,23 +14,14 @@ from functools import lru_cache
 import numpy as np
 from torch.utils.data import Dataset
 
+from data.token_rows import row_lengths
+
 ORDER, STEP, ROW = 0, 1, 2  # purposes: independent random streams under one seed
 
 
 def random_stream(seed, purpose, number):
     """numpy Generator of (seed, purpose, number), each a non-negative integer."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, purpose, number))))
-
-
-def row_lengths(rows):
-    """Tokens of every row, without reading the tokens of a datasets.Dataset."""
-    if isinstance(rows, list):
-        return np.array([len(row["input_ids"]) for row in rows])
-    import pyarrow.compute
-
-    return pyarrow.compute.list_value_length(
-        rows.with_format("arrow")[:].column("input_ids")
-    ).to_numpy()
 
 
 def deal(tokens, micro_batch, processes):
