@@ -48,7 +48,7 @@ from generation_run import (
     read_generations,
 )
 from results_table import describe, make_result, pass_at_k, share_of
-from sampler_flags import add_flexmdm_flags, add_llada_flags, add_model_flags
+from sampling.options import add_flexmdm_flags, add_llada_flags, add_model_flags
 
 HUB_DATA = "loubnabnl/humaneval_infilling"
 BENCHMARKS = {

@@ -9,13 +9,13 @@ Nothing here imports torch before a model is made.
 """
 
 from common.errors import InputError
-from generation_run import item_seed
-from sampler_flags import (
+from sampling.options import (
     flexmdm_sampler_arguments,
     llada_sampler_arguments,
     refuse_mask_tokens,
     refuse_trailing_padding,
 )
+from sampling.row_random import item_seed
 
 # where rows end at different times, waiting ones take the free places; finished rows are written
 # after each call
@@ -57,8 +57,8 @@ class EvaluatedModel:
             load_llada,
             pick_device,
             pick_dtype,
-            speed_up_sampling,
         )
+        from sampling.network_graphs import speed_up_sampling
 
         self.kind = checkpoint_kind(args.checkpoint_path)
         if args.variable_length and self.kind != "flexmdm":
@@ -161,7 +161,7 @@ class EvaluatedModel:
                     f" --max_length is {self.max_length}"
                 )
             if self.kind == "llada":
-                from llada_inference import reveal_plan
+                from sampling.llada import reveal_plan
 
                 masks = (
                     answer_lengths[number]
@@ -181,13 +181,13 @@ class EvaluatedModel:
         """
         ids, seeds = self._padded(prompts), self._seeds(tasks)
         if self.kind == "flexmdm":
-            from flexmdm_inference import generate_flexmdm
+            from sampling.flexmdm import generate_flexmdm
 
             result = generate_flexmdm(self.model, ids, seeds=seeds, **self.ids, **self.arguments)
         else:
             import torch
 
-            from llada_inference import generate_mdm
+            from sampling.llada import generate_mdm
 
             lengths = lengths or [
                 self.arguments["gen_length"] or self.max_length - len(prompt) for prompt in prompts
@@ -207,7 +207,7 @@ class EvaluatedModel:
         """
         before, after, seeds = self._padded(prefixes), self._padded(suffixes), self._seeds(tasks)
         if self.kind == "flexmdm":
-            from flexmdm_inference import generate_flexmdm_infilling
+            from sampling.flexmdm import generate_flexmdm_infilling
 
             result = generate_flexmdm_infilling(
                 self.model, before, after, seeds=seeds, **self.ids, **self.arguments
@@ -215,7 +215,7 @@ class EvaluatedModel:
         else:
             import torch
 
-            from llada_inference import generate_mdm_infilling
+            from sampling.llada import generate_mdm_infilling
 
             arguments = {
                 name: value for name, value in self.arguments.items() if name != "gen_length"

@@ -16,7 +16,6 @@ that says what is missing.
 Nothing here imports torch at import.
 """
 
-import hashlib
 import signal
 import sys
 import time
@@ -29,14 +28,6 @@ from common.rows import RowWriter, read_file, read_finished, read_object
 
 GENERATIONS = "generations-*.jsonl"
 KEY = ("item", "sample")
-
-
-def item_seed(seed, item, sample):
-    """Seed of one row, 0 ... 2^62 - 1: a function of --seed, the item's index in the data set and
-    the sample's number alone.
-    """
-    digest = hashlib.blake2b(f"{seed}/{item}/{sample}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 2
 
 
 def is_count(value):
@@ -461,7 +452,7 @@ def first_items(items, args):
 def note_unused_flags(kind, argv):
     """Say which of the given flags have no effect, because they are the other kind's."""
     from common.command_line import ArgumentParser
-    from sampler_flags import add_flexmdm_flags, add_llada_flags
+    from sampling.options import add_flexmdm_flags, add_llada_flags
 
     add_flags, name = (
         (add_llada_flags, "LLaDA") if kind == "flexmdm" else (add_flexmdm_flags, "FlexMDM")

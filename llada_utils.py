@@ -27,10 +27,8 @@ import torch
 from common.errors import InputError, run
 from common.files import complete_folder, read_json, resolve_folder, write_json, write_text
 from common.gpu_memory import require_room
-from common.packed_rows import has_varlen
 from data.tokenizer import load_tokenizer
 from llada_dit import FlexMDMConfig, LLaDABlock, LLaDAConfig, LLaDADiT, LLaDAModelLM
-from network_graphs import TrunkGraphs
 
 # the head, never the MLPs' ff_out (paper's code)
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "transformer.ff_out"]
@@ -578,21 +576,6 @@ def compile_network(model):
     compiled = torch.compile(LLaDABlock.body, dynamic=True)
     for block in getattr(model, "backbone", model).model.transformer.blocks:
         block.body = MethodType(compiled, block)
-
-
-def speed_up_sampling(model, torch_compile=False):
-    """Make a loaded model (LoRA merged) ready to sample: on a GPU in half precision fused
-    projections, CUDA graphs and TF32 for the fp32 parts, and compiled blocks where asked for. What
-    it computes stays the same, to rounding."""
-    if torch_compile:
-        compile_network(model)
-    backbone = getattr(model, "backbone", model)
-    if has_varlen(backbone.model.transformer.blocks[0].q_proj.weight):
-        for block in backbone.model.transformer.blocks:
-            block.fuse()
-        model.graphs = TrunkGraphs(model.trunk)
-        # length head, time MLP: finer than the bf16 that they read
-        torch.set_float32_matmul_precision("high")
 
 
 def end_process_group():

@@ -20,7 +20,7 @@ from common.command_line import ArgumentParser
 from common.errors import InputError, run
 from common.files import write_json
 from common.gpu_memory import MANY_PROMPTS, out_of_memory_advice
-from sampler_flags import add_flexmdm_flags, add_llada_flags, add_model_flags
+from sampling.options import add_flexmdm_flags, add_llada_flags, add_model_flags
 
 
 def cut_at(text, stops):

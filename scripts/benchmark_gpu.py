@@ -441,7 +441,7 @@ def say_forward(bench, name, model, rows, length):
 
 
 def say_sampler(bench, name, model, rows, **options):
-    from flexmdm_inference import generate_flexmdm
+    from sampling.flexmdm import generate_flexmdm
 
     torch = bench.torch
     prompts = torch.randint(
@@ -482,7 +482,7 @@ def say_sampler(bench, name, model, rows, **options):
 
 
 def say_llada(bench, name, model, rows, **options):
-    from llada_inference import generate_mdm
+    from sampling.llada import generate_mdm
 
     torch = bench.torch
     prompts = torch.randint(
@@ -507,7 +507,7 @@ def say_llada(bench, name, model, rows, **options):
 
 
 def measure_sampling(bench):
-    from llada_utils import speed_up_sampling
+    from sampling.network_graphs import speed_up_sampling
 
     model = bench.flexmdm().eval()
     blocks = model.backbone.model.transformer.blocks

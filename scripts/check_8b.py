@@ -108,7 +108,7 @@ def write(args, base):
 def evaluate(model, evaluations):
     import torch
 
-    from flexmdm_inference import generate_flexmdm
+    from sampling.flexmdm import generate_flexmdm
 
     ids = torch.randint(0, 1000, (1, 16), generator=torch.Generator().manual_seed(1))
     return generate_flexmdm(

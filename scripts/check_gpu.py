@@ -249,7 +249,7 @@ def network(work):
     import torch
 
     from common.packed_rows import Places
-    from llada_utils import speed_up_sampling
+    from sampling.network_graphs import speed_up_sampling
 
     lengths, width = torch.tensor([5, 0, 40, 33]), 48
     ids = torch.where(
@@ -476,7 +476,7 @@ def compare_samplers(work, options, models, generate, infill):
     """
     import torch
 
-    from llada_utils import speed_up_sampling
+    from sampling.network_graphs import speed_up_sampling
 
     on_cpu, on_device, half = models
     speed_up_sampling(half)
@@ -515,7 +515,7 @@ def compare_samplers(work, options, models, generate, infill):
 def flexmdm_samplers(work):
     import torch
 
-    from flexmdm_inference import generate_flexmdm, generate_flexmdm_infilling
+    from sampling.flexmdm import generate_flexmdm, generate_flexmdm_infilling
 
     models = work.flexmdm(device="cpu"), work.flexmdm(), work.flexmdm(torch.bfloat16)
     options = {name: {"max_length": 30, **chosen} for name, chosen in FLEXMDM_OPTIONS.items()}
@@ -526,7 +526,7 @@ def flexmdm_samplers(work):
 def llada_samplers(work):
     import torch
 
-    from llada_inference import generate_mdm, generate_mdm_infilling
+    from sampling.llada import generate_mdm, generate_mdm_infilling
 
     models = work.llada(device="cpu"), work.llada(), work.llada(torch.bfloat16)
 

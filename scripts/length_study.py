@@ -101,9 +101,9 @@ def free_lengths(args):
     import torch
 
     from data.token_rows import load_rows
-    from flexmdm_inference import generate_flexmdm
-    from llada_inference import generate_mdm
     from llada_utils import load_flexmdm, load_llada, pick_device
+    from sampling.flexmdm import generate_flexmdm
+    from sampling.llada import generate_mdm
 
     rows = load_rows(args.text, "--text")["train"]
     rows = (

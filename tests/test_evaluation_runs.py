@@ -20,11 +20,11 @@ from generation_run import (
     GENERATIONS,
     GenerationRun,
     Stop,
-    item_seed,
     make_tasks,
     merge_rows,
     read_generations,
 )
+from sampling.row_random import item_seed
 
 ROOT = Path(__file__).resolve().parent.parent
 STUB = ROOT / "tests" / "stub_run.py"

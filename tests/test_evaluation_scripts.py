@@ -450,7 +450,7 @@ def test_the_middle_alone_is_the_completion():
     import torch
 
     from evaluated_model import EvaluatedModel
-    from generation_result import GenerationResult
+    from sampling.results import GenerationResult
 
     words = {1: "a", 2: " b", 3: "c\n", 9: "<mark>", 5: "P", 6: "S"}
     model = EvaluatedModel.__new__(EvaluatedModel)

@@ -15,8 +15,8 @@ import torch
 
 import flexmdm_inference
 from common.errors import run
-from flexmdm_inference import generate_flexmdm, generate_flexmdm_infilling
 from llada_utils import compile_network
+from sampling.flexmdm import generate_flexmdm, generate_flexmdm_infilling
 
 SCRIPT = Path(__file__).resolve().parent.parent / "flexmdm_inference.py"
 COMMON = dict(mask_id=tiny.MASK, pad_id=tiny.PAD, num_tokens=58, temperature=1.0, max_length=24)

@@ -31,7 +31,7 @@ from results_table import (
     share_of,
     table_rows,
 )
-from sampler_flags import (
+from sampling.options import (
     add_flexmdm_flags,
     add_llada_flags,
     add_model_flags,
@@ -747,19 +747,21 @@ PANEL = {
 def test_a_page_with_a_damaged_panel_is_refused_and_nothing_is_written(
     tmp_path, monkeypatch, ending, field, value
 ):
-    import trace_page
+    import trace_page as command
+
+    from sampling import trace_page
 
     trace_page.write_trace_page(tmp_path / "page.html", [PANEL, {**PANEL, field: value}])
     monkeypatch.setattr(
         sys, "argv", ["x", str(tmp_path / "page.html"), "--output", str(tmp_path / f"out.{ending}")]
     )
     with pytest.raises(InputError, match="page.html is not a page .* of panel 2"):
-        trace_page.main()
+        command.main()
     assert not (tmp_path / f"out.{ending}").exists()
 
 
 def test_a_whole_panel_is_drawn_and_a_picture_that_cannot_be_written_is_one_line(tmp_path):
-    import trace_page
+    from sampling import trace_page
 
     trace_page.write_trace_page(tmp_path / "page.html", [PANEL])
     panels = trace_page.read_panels(tmp_path / "page.html")

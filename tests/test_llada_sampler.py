@@ -12,11 +12,18 @@ import pytest
 import torch
 
 from common.packed_rows import PaddedRows
-from generation_result import draw_seeds, row_uniforms
 from llada_dit import LLaDAConfig, LLaDAModelLM, rope_tables
-from llada_inference import generate_mdm, generate_mdm_infilling, reveal_plan, reveals_of_block
-from llada_sampler import CONFIDENCE, TOKEN, log_probability
-from prefix_cache import PrefixCache
+from sampling.llada import (
+    CONFIDENCE,
+    TOKEN,
+    generate_mdm,
+    generate_mdm_infilling,
+    log_probability,
+    reveal_plan,
+    reveals_of_block,
+)
+from sampling.prefix_cache import PrefixCache
+from sampling.row_random import draw_seeds, row_uniforms
 
 # embedding rows, tokens of the tokenizer; ids 22 and 23 have no token
 V, TOKENS, MASK, PAD = 24, 22, 20, 21

@@ -7,8 +7,8 @@ import tiny
 import torch
 
 from common.packed_rows import PaddedRows
-from flexmdm_inference import generate_flexmdm, generate_flexmdm_infilling
-from prefix_cache import PrefixCache
+from sampling.flexmdm import generate_flexmdm, generate_flexmdm_infilling
+from sampling.prefix_cache import PrefixCache
 
 IDS = dict(mask_id=tiny.MASK, pad_id=tiny.PAD)
 EVENTS = dict(

@@ -19,9 +19,9 @@ import torch
 from chromium import Chromium, find_chromium
 from conftest import ROOT
 
-from flexmdm_inference import generate_flexmdm, generate_flexmdm_infilling
-from llada_inference import generate_mdm
-from trace_page import (
+from sampling.flexmdm import generate_flexmdm, generate_flexmdm_infilling
+from sampling.llada import generate_mdm
+from sampling.trace_page import (
     MASK_SIGN,
     _screen_lines,
     curves,

@@ -1,17 +1,17 @@
-"""What both samplers share: the result they return, and the random numbers of a row.
+"""Random numbers of a row as functions of (seed of the row, event number, purpose, index).
 
-A row's random numbers come from a counter, not from a stream: each is a function of (seed of the
-row, event number, purpose, index). So a row's draws do not depend on what else is in the batch, on
-when it entered it, or on how many numbers other purposes used.
+A row's draws do not depend on what else is in the batch, on when it entered it, or on how many
+numbers other purposes used. Nothing here imports torch.
 """
 
-from dataclasses import dataclass
+import hashlib
 
 import numpy as np
-import torch
 
 # the increment of splitmix64 (Steele, Lea, Flood 2014)
 _ONE, _GOLDEN = np.uint64(1), np.uint64(0x9E3779B97F4A7C15)
+
+
 # its shifts and multipliers
 _MIX = tuple(
     (np.uint64(shift), np.uint64(factor))
@@ -19,34 +19,12 @@ _MIX = tuple(
 )
 
 
-@dataclass
-class GenerationResult:
-    """Result of a sampler for B rows.
-
-    sequences: long [B, L], right-padded with pad_id: prompt + answer, or prefix + middle + suffix.
-    lengths: long [B], tokens of each row; the middle is `sequences[b, P_b : lengths[b] - S_b]`.
-    evaluations: long [B], network evaluations that each row took part in.
-    truncated: bool [B], the row was ended by a cap on evaluations.
-    trace: None, or for each row a list of frames {"t": float, "evaluations": int, "ids": list[int],
-    "slots": list[int]};
-        the first frame is the initial state, the last the result; a slot number stays with its
-        position through insertions.
-    refused_insertions, clipped_ratios: long [B], FlexMDM only (flexmdm.md, section 4).
-    """
-
-    sequences: torch.Tensor
-    lengths: torch.Tensor
-    evaluations: torch.Tensor
-    truncated: torch.Tensor
-    trace: list | None = None
-    refused_insertions: torch.Tensor | None = None
-    clipped_ratios: torch.Tensor | None = None
-
-
 def draw_seeds(batch_size, seeds=None, generator=None):
     """One seed a row, long [B] on CPU: `seeds` as given, else drawn from `generator` (None: torch's
     global one).
     """
+    import torch
+
     if seeds is None:
         return torch.randint(
             2**62,
@@ -77,6 +55,8 @@ def row_uniforms(seeds, event, purpose, n):
     for each use within an event. Column i depends on (seeds[b], event[b], purpose, i) alone. In
     numpy: for a few numbers it costs a fifth of what torch's calls do.
     """
+    import torch
+
     with np.errstate(over="ignore"):
         state = _mix(np.asarray(seeds).astype(np.uint64) + _GOLDEN)  # (B,)
         state = _mix(state + (np.asarray(event).astype(np.uint64) + _ONE) * _GOLDEN)  # (B,)
@@ -84,3 +64,11 @@ def row_uniforms(seeds, event, purpose, n):
         index = np.arange(1, n + 1, dtype=np.uint64) * _GOLDEN  # (n,)
         bits = _mix(state[:, None] + index) >> np.uint64(12)  # (B, n)
     return torch.from_numpy((bits + 0.5) * 2.0**-52)
+
+
+def item_seed(seed, item, sample):
+    """Seed of one row, 0 ... 2^62 - 1: a function of --seed, the item's index in the data set and
+    the sample's number alone.
+    """
+    digest = hashlib.blake2b(f"{seed}/{item}/{sample}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 2

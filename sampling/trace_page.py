@@ -1,10 +1,8 @@
 """Make a generation visible: a page that plays it, its length curves as a picture, its text growing
 in a terminal.
 
-Made by the inference scripts:     python flexmdm_inference.py ... --trace flexmdm.html      (or curves.png, or --watch)
-Both models side by side:          python trace_page.py flexmdm.html llada.html --output both.html
-... or their curves in one plot:   python trace_page.py flexmdm.html llada.html --output curves.png
-A laptop is enough; nothing here needs a GPU.
+The inference scripts make them (--trace FILE.html, --trace FILE.png, --watch); scripts/trace_page.py
+puts several side by side. Nothing here needs a GPU.
 
 A trace is what the samplers return: frames {"t": float, "evaluations": int, "ids": list[int],
 "slots": list[int]}, the first the initial state, the last the result; slots are the lasting
@@ -17,7 +15,6 @@ The page (trace_page.html is its template) is one file that asks for nothing els
 disk, a mail, a web server. Nothing here imports torch or transformers.
 """
 
-import argparse
 import html
 import json
 import math
@@ -27,7 +24,7 @@ import time
 import unicodedata
 from pathlib import Path
 
-from common.errors import InputError, run
+from common.errors import InputError
 from common.files import parse_json, write_text
 
 TEMPLATE = Path(__file__).with_name("trace_page.html")
@@ -363,37 +360,3 @@ def terminal_watcher(tokenizer, mask_id, stream=None, row=0):
         stream.flush()
 
     return show
-
-
-def make_parser():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "pages", nargs="+", metavar="PAGE", help="pages written by --trace FILE.html"
-    )
-    parser.add_argument(
-        "--output",
-        required=True,
-        help="FILE.html: all of them side by side; FILE.png: their curves in one plot",
-    )
-    parser.add_argument(
-        "--titles", nargs="+", help="names of the panels, in order (default: their own)"
-    )
-    return parser
-
-
-def main():
-    args = make_parser().parse_args()
-    panels = [panel for page in args.pages for panel in read_panels(page)]
-    if not args.output.endswith((".html", ".png")):
-        raise InputError(f"--output {args.output}: must end in .html or .png")
-    if args.titles:
-        if len(args.titles) != len(panels):
-            raise InputError(f"--titles: {len(args.titles)} names for {len(panels)} panels")
-        panels = [{**panel, "title": title} for panel, title in zip(panels, args.titles)]
-    write_panels(args.output, panels)
-
-
-if __name__ == "__main__":
-    run(main)

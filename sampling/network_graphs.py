@@ -10,7 +10,8 @@ where attention goes by row boundaries.
 
 import torch
 
-from common.packed_rows import LONGEST_STEP, CachedRows
+from common.packed_rows import LONGEST_STEP, CachedRows, has_varlen
+from llada_utils import compile_network
 
 ROWS_STEP, FEWEST_TOKENS = 8, 16
 
@@ -112,3 +113,18 @@ class TrunkGraph:
         self.fill(ids, rows, times)
         self.graph.replay()
         return tuple(part[: len(ids)] for part in self.output)
+
+
+def speed_up_sampling(model, torch_compile=False):
+    """Make a loaded model (LoRA merged) ready to sample: on a GPU in half precision fused
+    projections, CUDA graphs and TF32 for the fp32 parts, and compiled blocks where asked for. What
+    it computes stays the same, to rounding."""
+    if torch_compile:
+        compile_network(model)
+    backbone = getattr(model, "backbone", model)
+    if has_varlen(backbone.model.transformer.blocks[0].q_proj.weight):
+        for block in backbone.model.transformer.blocks:
+            block.fuse()
+        model.graphs = TrunkGraphs(model.trunk)
+        # length head, time MLP: finer than the bf16 that they read
+        torch.set_float32_matmul_precision("high")
