@@ -12,9 +12,10 @@ import torch
 
 from common.packed_rows import pad_rows
 from data.infills import draw_middle, frame_flexmdm
-from diffusion_trainer import DiffusionTrainer
 from flexmdm_interpolant import AnyOrderMaskInsertionInterpolant, schedule_from_config
-from masked_cross_entropy import cross_entropy, masked_token_costs, places_of_masks
+from llada_dit import cross_entropy
+from training.masked_loss import masked_token_costs, places_of_masks
+from training.trainer import DiffusionTrainer
 
 # log g is bounded below by log of this: a true gap where the network says 0 costs about 14, not
 # infinity

@@ -23,9 +23,9 @@ from dataclasses import dataclass, field
 
 from common.errors import InputError, run
 from data.token_rows import held_out_split, load_rows
-from flexmdm_transfer_openwebtext import build_model
-from training_arguments import RunArguments, parse_arguments
-from training_run import check_kind, dry_run, evaluate_only, train
+from training.arguments import RunArguments, parse_arguments
+from training.models import build_model
+from training.run import check_kind, dry_run, evaluate_only, train
 
 
 @dataclass

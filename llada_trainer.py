@@ -12,9 +12,9 @@ import torch
 
 from common.packed_rows import pad_rows
 from data.infills import draw_middle, frame_llada
-from diffusion_trainer import DiffusionTrainer
 from flexmdm_trainer import held_out_facts
-from masked_cross_entropy import masked_token_costs, places_of_masks
+from training.masked_loss import masked_token_costs, places_of_masks
+from training.trainer import DiffusionTrainer
 
 
 class LLaDACollator:

@@ -10,8 +10,6 @@ import numpy as np
 
 # the increment of splitmix64 (Steele, Lea, Flood 2014)
 _ONE, _GOLDEN = np.uint64(1), np.uint64(0x9E3779B97F4A7C15)
-
-
 # its shifts and multipliers
 _MIX = tuple(
     (np.uint64(shift), np.uint64(factor))

@@ -250,7 +250,7 @@ def step_of(bench, model, batch):
 
 
 def say_training(bench, part, name, step, tokens, flops, warm=2):
-    from training_estimate import peak_flops
+    from training.estimate import peak_flops
 
     bench.forget()
     try:
@@ -281,7 +281,7 @@ def checkpoint_every(model, layers):
 
 def measure_training(bench):
     from llada_utils import compile_network
-    from training_estimate import flops_a_token
+    from training.estimate import flops_a_token
 
     model = bench.flexmdm(LORA).train()
     flops = flops_a_token(model)
@@ -317,8 +317,8 @@ def measure_trainer(bench):
     from data.noise_stream import NoiseStream
     from flexmdm_trainer import FlexMDMCollator, FlexMDMTrainer
     from llada_utils import compile_network
-    from training_arguments import RunArguments
-    from training_estimate import flops_a_token
+    from training.arguments import RunArguments
+    from training.estimate import flops_a_token
 
     model, random = bench.flexmdm(LORA).train(), np.random.default_rng(0)
     length, rows_a_batch, steps = (20, 4, 4) if bench.small else (CANVAS, 8, 12)
@@ -581,7 +581,7 @@ def measure_peer(bench):
         if "lora_" in name:
             parameter.data = parameter.data.to(bench.device).float()
     model.train()
-    from training_estimate import flops_a_token
+    from training.estimate import flops_a_token
 
     flops = flops_a_token(model)
     small, _ = bench.batches().items()

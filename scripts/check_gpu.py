@@ -624,7 +624,7 @@ def fsdp2(work):
     """
     import torch
 
-    from sharded_model import shard_by_fsdp2, whole_tensor
+    from training.sharding import shard_by_fsdp2, whole_tensor
 
     if torch.distributed.is_initialized():
         raise Skipped("a process group exists already")

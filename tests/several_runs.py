@@ -43,7 +43,7 @@ def watch(job):
     import torch
     from torch.distributed.tensor import DTensor
 
-    from diffusion_trainer import DiffusionTrainer
+    from training.trainer import DiffusionTrainer
 
     whole = DiffusionTrainer._prepare_for_training
 

@@ -15,12 +15,12 @@ from command_lines import module_of
 from training_helpers import SCRIPTS, make_base, run_flags, run_here, write_data
 
 import llada_utils
-import training_memory
-import training_run  # noqa: F401  before read_tensors is replaced, which it imports by name
 from common import gpu_memory
 from common.errors import InputError, run
 from llada_dit import LLaDADiT, LLaDAModelLM
 from llada_utils import add_lora, build_flexmdm, pick_device, write_checkpoint
+from training import memory as training_memory
+from training import run as training_run  # noqa: F401  before read_tensors is replaced, which it imports by name
 
 SAID = (
     "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 15.77 GiB "

@@ -555,7 +555,7 @@ def test_a_base_in_four_bits(tmp_path):
     """
     bitsandbytes = pytest.importorskip("bitsandbytes")
     from llada_utils import quantize_base, write_checkpoint
-    from training_estimate import flops_a_token
+    from training.estimate import flops_a_token
 
     base = tiny.write_llada(
         tmp_path / "base", d_model=128, n_heads=2, n_kv_heads=2, mlp_hidden_size=256

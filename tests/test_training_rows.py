@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from common.errors import InputError
 from data.tokenizer import tokenizer_hash
-from training_rows import check_origin, check_rows
+from training.rows import check_origin, check_rows
 
 VOCABULARY, LONGEST = 60, 12
 

@@ -9,38 +9,9 @@ everywhere else.
 """
 
 import torch
-import torch.nn.functional as F
-from torch.utils.checkpoint import checkpoint
 
 from common.packed_rows import Places
-
-# of one chunk's logits in fp32; about five such arrays live in its backward. 265 positions at V =
-# 126,464
-CHUNK_BYTES = 2**27
-
-
-def cross_entropy(logits, targets):
-    """-log p(target), in fp32 or finer: logits (M, V), targets (M,) -> (M,)."""
-    return F.cross_entropy(
-        logits if logits.dtype == torch.float64 else logits.float(), targets, reduction="none"
-    )
-
-
-def chunked_cross_entropy(head, hidden, targets, vocabulary):
-    """head: (m, d) -> (m, V); hidden: (M, d); targets: long (M,); vocabulary: V. -> (M,), in fp32
-    or finer. M may be 0.
-    """
-
-    def costs(hidden, targets):
-        return cross_entropy(head(hidden), targets)
-
-    rows = max(1, CHUNK_BYTES // (4 * vocabulary))
-    if len(hidden) <= rows:
-        return costs(hidden, targets)
-    chunks = zip(hidden.split(rows), targets.split(rows))
-    if not torch.is_grad_enabled():
-        return torch.cat([costs(*chunk) for chunk in chunks])
-    return torch.cat([checkpoint(costs, *chunk, use_reentrant=False) for chunk in chunks])
+from llada_dit import cross_entropy
 
 
 def supports(model, what):

@@ -21,10 +21,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from common.errors import InputError
 from common.files import read_json
-from likelihood_bound import loss_by_time
 from llada_utils import write_checkpoint
-from sharded_model import load_sharded_optimizer, save_sharded_optimizer, whole_tensor
-from training_checkpoints import (
+from training.checkpoints import (
     MANIFEST,
     keep_newest,
     load_trained,
@@ -32,7 +30,9 @@ from training_checkpoints import (
     seal,
     trained_pairs,
 )
-from training_estimate import flops_a_token, peak_flops
+from training.estimate import flops_a_token, peak_flops
+from training.likelihood_bound import loss_by_time
+from training.sharding import load_sharded_optimizer, save_sharded_optimizer, whole_tensor
 
 OPTIMIZER_FOLDER = "optimizer_shards"
 

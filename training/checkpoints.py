@@ -19,7 +19,7 @@ from common.errors import InputError
 from common.files import read_json, write_json
 from llada_dit import LLaDADiT
 from llada_utils import read_tensors
-from sharded_model import copy_into
+from training.sharding import copy_into
 
 MANIFEST = "complete.json"
 FLAG = "--resume_from_checkpoint"

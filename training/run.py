@@ -22,14 +22,14 @@ from common.gpu_memory import out_of_memory_advice
 from common.rows import RowWriter, read_finished, write_rows
 from data.noise_stream import NoiseStream
 from data.token_rows import held_out_split, load_rows, row_lengths
-from diffusion_trainer import named_failure
-from likelihood_bound import report
 from llada_dit import LLaDADiT
 from llada_utils import checkpoint_kind, compile_network, end_process_group
-from sharded_model import shard_by_fsdp2, shard_by_zero3
-from training_checkpoints import check_checkpoint, newest_complete
-from training_memory import HELD_OUT, training_advice
-from training_rows import check_origin, check_rows
+from training.checkpoints import check_checkpoint, newest_complete
+from training.likelihood_bound import report
+from training.memory import HELD_OUT, training_advice
+from training.rows import check_origin, check_rows
+from training.sharding import shard_by_fsdp2, shard_by_zero3
+from training.trainer import named_failure
 
 LOCK = "lock"  # in a run's folder: who holds it is training there
 
@@ -263,7 +263,7 @@ def dry_run(args):
     """Sizes, memory, steps and GPU hours (training_estimate.py), with the mean length of
     --train_data where it is given.
     """
-    from training_estimate import dry_run as describe
+    from training.estimate import dry_run as describe
 
     mean_length = None
     if args.train_data:

@@ -8,7 +8,7 @@ HELD_OUT = "what helps: a smaller --per_device_eval_batch_size"
 
 def always_held(args, model):
     """{"weights", "optimizer": bytes} that a run holds on a GPU all the time, at the least."""
-    from training_estimate import bytes_a_gpu, elements, strategy_of
+    from training.estimate import bytes_a_gpu, elements, strategy_of
 
     frozen, trained = elements(model)
     if args.evaluate_only:
@@ -25,7 +25,7 @@ def require_room_for_training(args, folder):
     """Refuse, before its weights are read, a model that cannot be trained on this process's GPU."""
 
     def parts():
-        from training_estimate import meta_model
+        from training.estimate import meta_model
 
         try:
             model = meta_model(args, folder)
@@ -50,7 +50,7 @@ def smaller_weights(args):
 
 def training_advice(args, trainer_cls, model, *rest):
     """What a run that is out of memory needs by --dry_run's estimate, and what helps."""
-    from training_estimate import run_bytes, strategy_of
+    from training.estimate import run_bytes, strategy_of
 
     helps, rows = [], args.per_device_train_batch_size
     if not (args.gradient_checkpointing or args.activation_checkpointing):

@@ -14,9 +14,8 @@ import torch
 from common.errors import InputError
 from common.files import read_json
 from common.packed_rows import PaddedRows
-from llada_dit import FlexMDMConfig, LLaDABlock, LLaDAConfig, LLaDAModelLM, rope_tables
+from llada_dit import CHUNK_BYTES, FlexMDMConfig, LLaDABlock, LLaDAConfig, LLaDAModelLM, rope_tables
 from llada_utils import add_lora, build_flexmdm, flexmdm_config, llada_config
-from masked_cross_entropy import CHUNK_BYTES
 
 # Dense bf16 peaks in floating point operations a second, from NVIDIA's data sheets; a GPU's name
 # contains the key.
