@@ -14,7 +14,8 @@ verdicts.jsonl. A run that was stopped goes on when the same command is given ag
           removed); else the first <answer>...</answer>, its last number. A null ground truth is
           wrong. (The default.)
   strict  the last answer given, read whole: sign, thousands commas, $, units, percent, LaTeX fractions. Two numbers, or anything that
-          may change one (roots, powers, ranges, dozens, unknowns), are no answer. (answer_rules.py)
+          may change one (roots, powers, ranges, dozens, unknowns), are no answer.
+          (evaluation/answer_rules.py)
 Defaults are the paper's for GSM8K: tau_leaping, prob_diff, no window, 256 steps; LLaDA: one block,
 a step a token, random remasking.
 """
@@ -23,20 +24,13 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from answer_rules import (
-    gold_answer,
-    gold_number,
-    is_right,
-    paper_answer,
-    strict_answer,
-)
 from common.command_line import ArgumentParser, process_rank
 from common.errors import InputError, run
 from common.files import content_hash, require_writable, write_json
 from common.gpu_memory import EVALUATION, out_of_memory_advice
 from common.rows import DATA_SUFFIXES, read_rows, write_rows
-from evaluated_model import EvaluatedModel
-from generation_run import (
+from evaluation.answer_rules import gold_answer, gold_number, is_right, paper_answer, strict_answer
+from evaluation.generation_run import (
     GenerationRun,
     Stop,
     add_run_flags,
@@ -47,7 +41,8 @@ from generation_run import (
     note_unused_flags,
     read_generations,
 )
-from results_table import describe, make_result, pass_at_k, share_of
+from evaluation.model import EvaluatedModel
+from evaluation.results_table import describe, make_result, pass_at_k, share_of
 from sampling.options import add_flexmdm_flags, add_llada_flags, add_model_flags
 
 HUB_DATA = ("openai/gsm8k", "main")

@@ -11,8 +11,8 @@ Check data and sandbox:            python eval_humaneval_infill.py --check_refer
 
 Writes to --output_dir: generations-NNN.jsonl (one file a process), settings.json, results.json,
 verdicts.jsonl. A run that was stopped goes on when the same command is given again. Model-written
-programs run only with --allow_code_execution, in the sandbox of code_runner.py, never in this
-process; without it generations are written and scored by text alone.
+programs run only with --allow_code_execution, in the sandbox of evaluation/sandbox/runner.py, never
+in this process; without it generations are written and scored by text alone.
 
 A completion is the middle alone. A program is prompt + completion + suffix + newline + test +
 newline + check(entry_point), 3 s, as the official scorer composes it. A set without tests is scored
@@ -35,8 +35,7 @@ from common.errors import InputError, run
 from common.files import content_hash, require_writable, write_json
 from common.gpu_memory import EVALUATION, out_of_memory_advice
 from common.rows import read_rows, write_rows
-from evaluated_model import EvaluatedModel
-from generation_run import (
+from evaluation.generation_run import (
     GenerationRun,
     Stop,
     add_run_flags,
@@ -47,7 +46,8 @@ from generation_run import (
     note_unused_flags,
     read_generations,
 )
-from results_table import describe, make_result, pass_at_k, share_of
+from evaluation.model import EvaluatedModel
+from evaluation.results_table import describe, make_result, pass_at_k, share_of
 from sampling.options import add_flexmdm_flags, add_llada_flags, add_model_flags
 
 HUB_DATA = "loubnabnl/humaneval_infilling"
@@ -215,7 +215,12 @@ def run_rows(rows, items, args, stop=None):
     tests, prompts and suffixes are used, never those that a generations file may hold."""
     from tqdm import tqdm
 
-    from code_runner import CodeRunner, rebound_name, suspicious_text, test_with_helpers
+    from evaluation.sandbox.runner import (
+        CodeRunner,
+        rebound_name,
+        suspicious_text,
+        test_with_helpers,
+    )
 
     by_id = {item["task_id"]: item for item in items}
     references = {

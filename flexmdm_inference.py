@@ -12,7 +12,7 @@ One GPU:              the same command (--device auto takes it, in bfloat16)
 Slurm:                srun --gpus 1 python flexmdm_inference.py ...
 
 The answer goes to stdout, its length and cost to stderr. The sampler's one step is in
-flexmdm_sampler.py.
+sampling/flexmdm.py.
 """
 
 import sys
@@ -33,8 +33,8 @@ from sampling.row_random import item_seed
 
 
 def __getattr__(name):
-    """generate_flexmdm and generate_flexmdm_infilling, loaded when they are asked for: torch takes seconds,
-    and --help does not need it.
+    """generate_flexmdm and generate_flexmdm_infilling, loaded when they are asked for: torch takes
+    seconds, and --help does not need it.
     """
     if name in ("generate_flexmdm", "generate_flexmdm_infilling"):
         from sampling import flexmdm

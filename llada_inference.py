@@ -14,7 +14,7 @@ One GPU:              the same command (--device auto takes it, in bfloat16)
 Slurm:                srun --gpus 1 python llada_inference.py ...
 
 A canvas of masks of fixed length follows the prompt and is revealed in a fixed number of steps,
-block by block from the left; the loop is in llada_sampler.py. The answer, up to the first end
+block by block from the left; the loop is in sampling/llada.py. The answer, up to the first end
 token, goes to stdout, its length and cost to stderr.
 """
 

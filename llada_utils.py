@@ -9,7 +9,7 @@ What can be read, by the files of a folder (or hub id):
 Missing, unexpected or misshapen tensors are errors that list them. No hub code is ever run.
 
     python llada_utils.py export --checkpoint_path runs/IFT_math --output_dir merged       LoRA merged: loads without peft or base
-(other bases than LLaDA's: new_base.py)
+(other bases than LLaDA's: scripts/new_base.py)
 """
 
 import argparse

@@ -24,8 +24,8 @@ def require_positive(args, *names):
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse, but a wrong flag is an InputError (one line, exit code 2 under records.run) and the
-    description keeps its lines.
+    """argparse, but a wrong flag is an InputError (one line, exit code 2 under common.errors.run)
+    and the description keeps its lines.
     """
 
     def __init__(self, **options):

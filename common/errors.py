@@ -1,5 +1,5 @@
-"""How a script says no: raise `InputError` with one sentence that names the flag or file; `run` turns
-it into that one line and exit code 2. Nothing here imports torch.
+"""How a script says no: raise `InputError` with one sentence that names the flag or file; `run`
+turns it into that one line and exit code 2. Nothing here imports torch.
 """
 
 import os

@@ -1,4 +1,5 @@
-"""Files and folders: read as UTF-8 or refused, written whole or not at all, locked, hashed, fetched.
+"""Files and folders: read as UTF-8 or refused, written whole or not at all, locked, hashed,
+fetched.
 
 Nothing here imports torch, so `--help` stays fast.
 """

@@ -3,7 +3,7 @@
     require_room("cuda:0", {"weights": 16e9}, "...")     before weights are read
     @out_of_memory_advice("...")                         torch's OutOfMemoryError -> InputError
 
-What a run needs is estimated as --dry_run does (training_estimate.py); refused beforehand is only
+What a run needs is estimated as --dry_run does (training/estimate.py); refused beforehand is only
 what cannot fit whatever the batch. Nothing here imports torch at import.
 """
 

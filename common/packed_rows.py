@@ -182,7 +182,7 @@ class Places:
 
     tokens: torch.Tensor | None = None
     logits: torch.Tensor | None = None
-    # the rows of the tokens, where only a part of them is computed (prefix_cache.py)
+    # the rows of the tokens, where only a part of them is computed (sampling/prefix_cache.py)
     cached: CachedRows | None = None
 
 

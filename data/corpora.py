@@ -1,4 +1,6 @@
-"""Documents of text corpora: local files (plain text, JSONL, parquet, zstd) and data sets of the hub."""
+"""Documents of text corpora: local files (plain text, JSONL, parquet, zstd) and data sets of the
+hub.
+"""
 
 import fnmatch
 import io

@@ -1,5 +1,5 @@
 """Generated functions with tests: templates, and the rows and infills drawn from them.
-builtin_data.py is the command.
+scripts/builtin_data.py is the command.
 
 A function has a comment that says what it does, a name, constants and variables' names, each drawn.
 What the test split asks never occurs in

@@ -1,4 +1,6 @@
-"""Tokenised rows on disk: a datasets.DatasetDict with `input_ids` and `prompt_length`, and info.json."""
+"""Tokenised rows on disk: a datasets.DatasetDict with `input_ids` and `prompt_length`, and
+info.json.
+"""
 
 from pathlib import Path
 

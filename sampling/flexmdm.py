@@ -21,10 +21,10 @@ a bound carried over an event instead of measured anew (`bound_inflation`), and 
 above a `confidence_threshold`. With a bound, tau-leaping too asks the network only in steps in
 which something is proposed: a grid of 4,096 steps then costs what its events cost. A fourth,
 `cache_refresh`, keeps the keys and values of the prompt or prefix for a few evaluations
-(prefix_cache.py).
+(sampling/prefix_cache.py).
 
 All bookkeeping is on the CPU in integers and float64, vectorised over rows; only the network and
-its logits live on a device. The clock is `left` = 1 - t (sampler_clock.py).
+its logits live on a device. The clock is `left` = 1 - t (sampling/clock.py).
 """
 
 import numpy as np
@@ -695,7 +695,7 @@ def generate_flexmdm(
         cache_refresh r: keys and values of the prompt (or prefix) are kept for r evaluations; what
         comes behind it is computed every time.
 
-    Returns a GenerationResult (generation_result.py). Raises ValueError for bad arguments and when
+    Returns a GenerationResult (sampling/results.py). Raises ValueError for bad arguments and when
     the network returns no numbers.
     """
     if prompts is None:

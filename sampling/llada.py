@@ -346,7 +346,7 @@ def generate_mdm(
     rows_at_once: rows in the network's batch (None: all); on_frame(row, frame): called with every
     frame of the trace as it is made.
     cache_refresh: None, or r: keys and values of what lies left of a row's block are kept for r
-    evaluations (prefix_cache.py); an
+    evaluations (sampling/prefix_cache.py); an
         approximation for r > 1, and every evaluation still counts as one.
     """
     befores = _rows_of(prompts, pad_id)

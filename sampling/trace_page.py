@@ -1,8 +1,8 @@
 """Make a generation visible: a page that plays it, its length curves as a picture, its text growing
 in a terminal.
 
-The inference scripts make them (--trace FILE.html, --trace FILE.png, --watch); scripts/trace_page.py
-puts several side by side. Nothing here needs a GPU.
+The inference scripts make them (--trace FILE.html, --trace FILE.png, --watch);
+scripts/trace_page.py puts several side by side. Nothing here needs a GPU.
 
 A trace is what the samplers return: frames {"t": float, "evaluations": int, "ids": list[int],
 "slots": list[int]}, the first the initial state, the last the result; slots are the lasting

@@ -9,7 +9,7 @@ the card's limits and a peer.
 limits      copy bandwidth and the rate of an 8,192^3 bf16 product, measured: what the rest is to be compared with
 training    FlexMDM, LoRA r 128 on q, k, v and the head, bf16 base: loss and gradients of one micro-batch. Tokens are those that are not
             padding; MFU counts 4 operations a frozen and 6 a trained weight and token
-            (training_estimate.py), nothing that is computed again
+            (training/estimate.py), nothing that is computed again
 trainer     the same step in the training scripts' Trainer, its data, optimizer and log included
 sampling    merged LoRA, bf16: one forward; then the event-driven sampler, 4 events an evaluation, and LLaDA's, prompts of 100 tokens and
             answers of 150. The insertion head's numbers are replaced by an oracle's, so that

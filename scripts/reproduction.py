@@ -22,7 +22,7 @@ from common.command_line import ArgumentParser
 from common.errors import InputError, run
 from common.files import write_text
 from common.rows import read_file, read_finished
-from results_table import item_scores, sampler_name, share_of, versions
+from evaluation.results_table import item_scores, sampler_name, share_of, versions
 
 # 97.5 % by degrees of freedom
 STUDENT = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common.errors import run
-from generation_run import GenerationRun, Stop, make_tasks
+from evaluation.generation_run import GenerationRun, Stop, make_tasks
 from sampling.row_random import item_seed
 
 

@@ -1,4 +1,4 @@
-"""builtin_data.py: splits that share nothing, right answers, functions that do what their
+"""scripts/builtin_data.py: splits that share nothing, right answers, functions that do what their
 instruction says, holes, the tokenizer.
 
 python -m pytest tests/test_builtin_data.py

@@ -103,7 +103,7 @@ def test_a_command_line_that_is_shown_is_accepted(line):
         ("python flexmdm_inference.py --prompt w7", "--checkpoint_path"),
         ("python flexmdm_transfer_openwebtext.py --variable_lenght ...", "--variable_lenght"),
         ("python instruction_finetuning.py --seed many ...", "--seed"),
-        ("python trace_page.py", "--output"),
+        ("python scripts/trace_page.py", "--output"),
         ("python scripts/new_base.py lama --source S --output_dir O", "lama"),
         ("python eval_gsm9k.py", "not there"),
         ("python scripts/quickstart_table.py --work runs", "takes no flags"),

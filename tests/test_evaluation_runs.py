@@ -1,4 +1,4 @@
-"""generation_run.py: rows that survive interruption, sharding and merging.
+"""evaluation/generation_run.py: rows that survive interruption, sharding and merging.
 
 pytest tests/test_evaluation_runs.py         about 20 s on 2 cores
 """
@@ -16,7 +16,7 @@ import pytest
 
 from common.errors import InputError
 from common.rows import write_rows
-from generation_run import (
+from evaluation.generation_run import (
     GENERATIONS,
     GenerationRun,
     Stop,

@@ -25,7 +25,7 @@ from common.rows import read_finished, write_rows
 from data.functions import code_infill_rows
 from data.library_code import stdlib_infill_rows
 from data.word_problems import math_rows
-from generation_run import GENERATIONS
+from evaluation.generation_run import GENERATIONS
 
 
 @pytest.fixture(scope="module")
@@ -385,7 +385,8 @@ def test_the_items_test_counts_not_the_file_s(tmp_path, monkeypatch):
 
 def test_without_permission_no_program_runs(checkpoints, sets, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
-        "code_runner.CodeRunner.__init__", lambda *a, **k: pytest.fail("a program would have run")
+        "evaluation.sandbox.runner.CodeRunner.__init__",
+        lambda *a, **k: pytest.fail("a program would have run"),
     )
     run_main(
         eval_humaneval_infill,
@@ -449,7 +450,7 @@ def test_the_middle_alone_is_the_completion():
     """
     import torch
 
-    from evaluated_model import EvaluatedModel
+    from evaluation.model import EvaluatedModel
     from sampling.results import GenerationResult
 
     words = {1: "a", 2: " b", 3: "c\n", 9: "<mark>", 5: "P", 6: "S"}

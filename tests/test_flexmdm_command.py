@@ -172,7 +172,9 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """The script's main in this process, as records.run calls it: (exit code, stdout, stderr)."""
+    """The script's main in this process, as common.errors.run calls it: (exit code, stdout,
+    stderr).
+    """
 
     def call(*flags):
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, flags)])

@@ -21,7 +21,7 @@ from common.command_line import ArgumentParser
 from common.errors import InputError
 from common.files import open_text, parse_json, require_writable, write_json, write_text
 from common.rows import read_file, read_finished, read_rows, write_rows
-from results_table import (
+from evaluation.results_table import (
     describe,
     item_scores,
     make_result,
@@ -179,7 +179,8 @@ def test_the_folder_is_tried_before_a_model_is_loaded_or_a_program_run(
         f"{script.__name__}.EvaluatedModel", lambda *a, **k: pytest.fail("a model was loaded")
     )
     monkeypatch.setattr(
-        "code_runner.CodeRunner.__init__", lambda *a, **k: pytest.fail("a program would have run")
+        "evaluation.sandbox.runner.CodeRunner.__init__",
+        lambda *a, **k: pytest.fail("a program would have run"),
     )
     (tmp_path / "file").write_text("x")
     data = [{"question": "q", "answer": "#### 1"}] if script is eval_gsm8k else [code_item(0)]
@@ -351,7 +352,7 @@ def test_settings_that_are_no_object_are_refused(tmp_path, monkeypatch, capsys, 
 def test_rows_with_and_without_a_number_are_refused_in_every_order(
     tmp_path_factory, order, without, field
 ):
-    from generation_run import read_generations
+    from evaluation.generation_run import read_generations
 
     rows = [math_row(number, 1, 1, item=number, sample=0) for number in range(4)]
     for row in rows[:without]:
@@ -475,7 +476,8 @@ def test_a_set_in_which_only_some_items_have_a_test_is_refused_before_anything_r
         "eval_humaneval_infill.EvaluatedModel", lambda *a, **k: pytest.fail("a model was loaded")
     )
     monkeypatch.setattr(
-        "code_runner.CodeRunner.__init__", lambda *a, **k: pytest.fail("a program would have run")
+        "evaluation.sandbox.runner.CodeRunner.__init__",
+        lambda *a, **k: pytest.fail("a program would have run"),
     )
     write_rows(tmp_path / "items.jsonl", [code_item(0), code_item(1, test=" \n"), code_item(2)])
     write_rows(

@@ -495,7 +495,7 @@ CACHED = dict(steps=12, gen_length=12, block_length=4, mask_id=MASK, pad_id=PAD,
 
 @pytest.mark.parametrize("cfg_scale", [0.0, 0.8])
 def test_a_cache_refreshed_every_step_changes_nothing(network, cfg_scale):
-    """Also guards prefix_cache.py."""
+    """Also guards sampling/prefix_cache.py."""
     prompts, suffixes = pad_rows(random_rows(5, 9)), pad_rows(random_rows(5, 3, shortest=0))
     plain = generate_mdm(network, prompts, cfg_scale=cfg_scale, **CACHED)
     cached = generate_mdm(network, prompts, cfg_scale=cfg_scale, cache_refresh=1, **CACHED)

@@ -170,7 +170,7 @@ def test_pages_can_be_read_back_and_joined(tmp_path):
 
     def run(*flags):
         return subprocess.run(
-            [sys.executable, str(ROOT / "trace_page.py"), *map(str, flags)],
+            [sys.executable, str(ROOT / "scripts/trace_page.py"), *map(str, flags)],
             capture_output=True,
             text=True,
         )

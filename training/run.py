@@ -260,7 +260,7 @@ def held_out_rows(args, rows, tokenizer):
 
 
 def dry_run(args):
-    """Sizes, memory, steps and GPU hours (training_estimate.py), with the mean length of
+    """Sizes, memory, steps and GPU hours (training/estimate.py), with the mean length of
     --train_data where it is given.
     """
     from training.estimate import dry_run as describe

@@ -3,7 +3,7 @@ steps, evaluation by time, the log, saving.
 
 DDP, DeepSpeed (--deepspeed) and the rest come with the Trainer. Ours: data in NoiseStream's order,
 the loss divided by one constant over the global batch, steps that are not finite skipped and
-counted, checkpoints complete or invisible (training_checkpoints.py).
+counted, checkpoints complete or invisible (training/checkpoints.py).
 """
 
 import contextlib
@@ -404,7 +404,7 @@ def named_failure(what):
     try:
         yield
     except torch.OutOfMemoryError:
-        raise  # not of the disk: gpu_memory.py says what helps
+        raise  # not of the disk: common/gpu_memory.py says what helps
     except (OSError, RuntimeError, SafetensorError) as error:
         if type(error) is RuntimeError and not any(
             word in str(error) for word in ("inline_container", "PytorchStreamWriter", "iostream")

@@ -1,10 +1,6 @@
 """Results of evaluations: what one results.json holds, and many of them as the paper's table and
 plot (accuracy against evaluations a row).
 
-    python results_table.py runs --output_dir runs/tables              every results.json below runs/ -> table.md, table.json, accuracy.png
-    python results_table.py --pair runs/event_driven runs/steps_4096         the paired difference of two runs over the same items
-Laptop, login node or job alike: it needs neither model nor GPU (matplotlib for the plot).
-
 The evaluation scripts import the functions that make a results.json from here; nothing heavy is
 imported before it is needed. Intervals are Wilson's, 95 %, over items. The paper's curves are read
 off the authors' plots (+-0.1 points; paper.md).
@@ -14,12 +10,9 @@ import importlib.metadata
 import math
 import platform
 import statistics
-import sys
 from pathlib import Path
 
-from common.command_line import ArgumentParser
-from common.errors import InputError, run
-from common.files import write_json, write_text
+from common.errors import InputError
 from common.rows import read_file, read_rows
 
 Z = 1.959963984540054  # 97.5 % quantile of the normal law
@@ -478,62 +471,3 @@ def plot(rows, path):
         panel.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.14))
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
-
-
-def make_parser():
-    parser = ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "results",
-        nargs="*",
-        metavar="RESULTS",
-        help="results.json files, or folders to search for them",
-    )
-    parser.add_argument(
-        "--pair",
-        nargs=2,
-        metavar=("A", "B"),
-        help="folders of two runs over the same items: prints A - B, paired",
-    )
-    parser.add_argument(
-        "--output_dir",
-        default="runs/tables",
-        help="where table.md, table.json and accuracy.png go (default: runs/tables)",
-    )
-    parser.add_argument("--metric", help="which metric to table (default: each result's first)")
-    parser.add_argument(
-        "--format", choices=("png", "svg", "pdf"), default="png", help="of the plot (default: png)"
-    )
-    return parser
-
-
-def parse_args(argv=None):
-    args = make_parser().parse_args(argv)
-    if bool(args.results) == bool(args.pair):
-        raise InputError("RESULTS: give results.json files or folders, or --pair A B")
-    return args
-
-
-def main():
-    args = parse_args()
-    if args.pair:
-        pair = paired_difference(*map(item_scores, args.pair))
-        print(
-            f"{args.pair[0]} - {args.pair[1]}: {100 * pair['difference']:+.2f} points, 95 %"
-            f" interval {100 * pair['low']:+.2f} to {100 * pair['high']:+.2f} (paired, n ="
-            f" {pair['n']}; better only in the first {pair['only_a']}, only in the second"
-            f" {pair['only_b']})"
-        )
-        return
-    rows = table_rows(read_results(args.results), args.metric)
-    folder = Path(args.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    text = markdown(rows)
-    write_text(folder / "table.md", text + "\n")
-    write_json(folder / "table.json", rows)
-    plot(rows, folder / f"accuracy.{args.format}")
-    print(text)
-    print(f"\nwritten: {folder / 'table.md'}, table.json, accuracy.{args.format}", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    run(main)

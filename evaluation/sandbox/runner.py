@@ -6,8 +6,8 @@ without being asked to.
         runner.isolation                                                    # what separates the programs from this machine
 
 Each program is run as the official HumanEval scorer composes it (program, newline, test, newline,
-check(entry_point); 3 s), in a fresh interpreter inside the sandbox of code_sandbox.py, and its
-verdict comes from code_check.py in a way it cannot forge.
+check(entry_point); 3 s), in a fresh interpreter inside the sandbox of sandbox.py, and its
+verdict comes from judge.py in a way it cannot forge.
 
 The threat that this stands against: careless code, and code that cheats or does damage (deleting
 files, endless processes, forged verdicts, patched builtins). Out of scope: holes in the kernel, and
@@ -30,12 +30,12 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
-from code_sandbox import receive, remove_folder, sandbox_error, send
 from common.errors import InputError
+from evaluation.sandbox.sandbox import receive, remove_folder, sandbox_error, send
 
 LEVELS = ("namespaces", "landlock", "plain")
 TIMEOUT = 3.0  # seconds, the official scorer's
-SANDBOX = Path(__file__).resolve().with_name("code_sandbox.py")
+SANDBOX = Path(__file__).resolve().with_name("sandbox.py")
 SELF_TEST = (
     "def f(x):\n    return [x]\n",
     "def check(candidate):\n    assert candidate(1) == [1]\n",
@@ -127,7 +127,7 @@ def available_cores():
 
 
 class Sandbox:
-    """One code_sandbox.py process of one level; raises OSError with the reason where this machine
+    """One sandbox.py process of one level; raises OSError with the reason where this machine
     does not allow that level.
     """
 

@@ -1,7 +1,7 @@
 """What runs inside the sandbox: one program, its test, and a verdict that the program cannot forge.
 Standard library only.
 
-code_sandbox.py starts a fresh interpreter on the text of this file for every program (`python -I -S -c TEXT`), with the job on
+sandbox.py starts a fresh interpreter on the text of this file for every program (`python -I -S -c TEXT`), with the job on
 standard input and the verdict's pipe as descriptor 3. That process forks before it has read
 anything, and the two never trade places:
 
@@ -18,7 +18,7 @@ changed and the test looks at) is judged as the official scorer does, inside the
 and flagged as suspicious where it passes.
 """
 
-VERDICT = 3  # descriptor of the pipe that code_sandbox.py reads
+VERDICT = 3  # descriptor of the pipe that sandbox.py reads
 MOST_ITEMS, DEEPEST, LARGEST = 1_000_000, 200, 1 << 25  # of one message: values, nesting, bytes
 APART = "not judged apart from the program: "
 
@@ -386,7 +386,7 @@ def main():
             raise Late
     except Late:
         verdict = ("timed out", f"took more than {timeout:g} s", "")
-    except Left:  # code_sandbox.py says how it ended
+    except Left:  # sandbox.py says how it ended
         time.sleep(0.2)
         verdict = ("failed", "left before its test was over, or answered with nonsense", "")
     except BaseException as error:  # an answer of the wrong shape

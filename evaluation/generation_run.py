@@ -402,7 +402,8 @@ def add_run_flags(parser, name_of_output):
         help=f"where rows and results.json go (default: runs/{name_of_output}/<checkpoint>)",
     )
     group.add_argument(
-        "--label", help="name of this row in results_table.py's table (default: FlexMDM or LLaDA)"
+        "--label",
+        help="name of this row in scripts/results_table.py's table (default: FlexMDM or LLaDA)",
     )
     group.add_argument(
         "--variable_length",

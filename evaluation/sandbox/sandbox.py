@@ -1,9 +1,9 @@
-"""The sandbox: started once per worker by code_runner.py, it runs one untrusted program after
+"""The sandbox: started once per worker by runner.py, it runs one untrusted program after
 another. Standard library only.
 
-    python -I -S code_sandbox.py LEVEL UNSAFE BASE        (jobs on standard input, results on standard output: receive, send)
+    python -I -S sandbox.py LEVEL UNSAFE BASE        (jobs on standard input, results on standard output: receive, send)
 
-The levels, best first; code_runner.py takes the first that this machine allows:
+The levels, best first; runner.py takes the first that this machine allows:
 
 namespaces   Own user (root: an unprivileged uid; others: a user namespace), mount, PID, network and IPC namespaces. The program sees a
              root made of the interpreter and the system's libraries, all read-only, and an empty
@@ -242,7 +242,7 @@ class Sandbox:
         self.level, self.base, self.uid = level, base, None
         self.python, self.folders = interpreter()
         with open(
-            os.path.join(os.path.dirname(os.path.abspath(__file__)), "code_check.py"),
+            os.path.join(os.path.dirname(os.path.abspath(__file__)), "judge.py"),
             encoding="utf-8",
         ) as file:
             self.check = file.read()
@@ -305,7 +305,7 @@ class Sandbox:
         }
 
     def become_program(self, folder, job, verdict, output, timeout):
-        """In the child: shut every door, then become a fresh interpreter that runs code_check.py.
+        """In the child: shut every door, then become a fresh interpreter that runs judge.py.
         Never returns.
         """
         os.setsid()
@@ -557,7 +557,7 @@ def main():
             os._exit(0)
         if os.waitpid(supervisor, 0)[1]:
             send(results, sandbox_error("the supervising process died"))
-    if level != "namespaces":  # there code_runner.py removes it, because we no longer see it
+    if level != "namespaces":  # there runner.py removes it, because we no longer see it
         remove_folder(base)
 
 
