@@ -14,7 +14,8 @@ verdicts.jsonl. A run that was stopped goes on when the same command is given ag
           removed); else the first <answer>...</answer>, its last number. A null ground truth is
           wrong. (The default.)
   strict  the last answer given, read whole: sign, thousands commas, $, units, percent, LaTeX fractions. Two numbers, or anything that
-          may change one (roots, powers, ranges, dozens, unknowns), are no answer. (answer_rules.py)
+          may change one (roots, powers, ranges, dozens, unknowns), are no answer.
+          (evaluation/answer_rules.py)
 Defaults are the paper's for GSM8K: tau_leaping, prob_diff, no window, 256 steps; LLaDA: one block,
 a step a token, random remasking.
 """
@@ -23,39 +24,26 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from answer_rules import (
-    gold_answer,
-    gold_number,
-    is_right,
-    paper_answer,
-    strict_answer,
-)
-from evaluated_model import EvaluatedModel
-from generation_run import (
+from common.command_line import ArgumentParser, process_rank
+from common.errors import InputError, run
+from common.files import content_hash, require_writable, write_json
+from common.gpu_memory import EVALUATION, out_of_memory_advice
+from common.rows import DATA_SUFFIXES, read_rows, write_rows
+from evaluation.answer_rules import gold_answer, gold_number, is_right, paper_answer, strict_answer
+from evaluation.generation_run import (
     GenerationRun,
     Stop,
     add_run_flags,
     check_run_flags,
-    content_hash,
     first_items,
     make_tasks,
     merge_rows,
     note_unused_flags,
     read_generations,
 )
-from gpu_memory import EVALUATION, out_of_memory_advice
-from records import (
-    DATA_SUFFIXES,
-    InputError,
-    process_rank,
-    read_rows,
-    require_writable,
-    run,
-    write_json,
-    write_rows,
-)
-from results_table import describe, make_result, pass_at_k, share_of
-from sampler_flags import ArgumentParser, add_flexmdm_flags, add_llada_flags, add_model_flags
+from evaluation.model import EvaluatedModel
+from evaluation.results_table import describe, make_result, pass_at_k, share_of
+from sampling.options import add_flexmdm_flags, add_llada_flags, add_model_flags
 
 HUB_DATA = ("openai/gsm8k", "main")
 
@@ -234,7 +222,7 @@ def check_references(args):
     """The gold rationales as if a model had written them: 100 % under the strict rule; the paper's
     rule cannot read thousands commas.
     """
-    from preprocess_math import math_target
+    from data.math_prompts import math_target
 
     if args.output_dir:
         require_writable(args.output_dir, "--output_dir")
@@ -283,7 +271,7 @@ def generate(args):
         args.output_dir or Path("runs/eval_gsm8k") / Path(args.checkpoint_path).resolve().name
     )
     require_writable(folder, "--output_dir")
-    from preprocess_math import math_prompt
+    from data.math_prompts import math_prompt
 
     model = EvaluatedModel(args, default_steps=256)
     note_unused_flags(model.kind, sys.argv[1:])

@@ -11,8 +11,8 @@ Check data and sandbox:            python eval_humaneval_infill.py --check_refer
 
 Writes to --output_dir: generations-NNN.jsonl (one file a process), settings.json, results.json,
 verdicts.jsonl. A run that was stopped goes on when the same command is given again. Model-written
-programs run only with --allow_code_execution, in the sandbox of code_runner.py, never in this
-process; without it generations are written and scored by text alone.
+programs run only with --allow_code_execution, in the sandbox of evaluation/sandbox/runner.py, never
+in this process; without it generations are written and scored by text alone.
 
 A completion is the middle alone. A program is prompt + completion + suffix + newline + test +
 newline + check(entry_point), 3 s, as the official scorer composes it. A set without tests is scored
@@ -30,31 +30,25 @@ import sys
 import warnings
 from pathlib import Path
 
-from evaluated_model import EvaluatedModel
-from generation_run import (
+from common.command_line import ArgumentParser, process_rank
+from common.errors import InputError, run
+from common.files import content_hash, require_writable, write_json
+from common.gpu_memory import EVALUATION, out_of_memory_advice
+from common.rows import read_rows, write_rows
+from evaluation.generation_run import (
     GenerationRun,
     Stop,
     add_run_flags,
     check_run_flags,
-    content_hash,
     first_items,
     make_tasks,
     merge_rows,
     note_unused_flags,
     read_generations,
 )
-from gpu_memory import EVALUATION, out_of_memory_advice
-from records import (
-    InputError,
-    process_rank,
-    read_rows,
-    require_writable,
-    run,
-    write_json,
-    write_rows,
-)
-from results_table import describe, make_result, pass_at_k, share_of
-from sampler_flags import ArgumentParser, add_flexmdm_flags, add_llada_flags, add_model_flags
+from evaluation.model import EvaluatedModel
+from evaluation.results_table import describe, make_result, pass_at_k, share_of
+from sampling.options import add_flexmdm_flags, add_llada_flags, add_model_flags
 
 HUB_DATA = "loubnabnl/humaneval_infilling"
 BENCHMARKS = {
@@ -221,7 +215,12 @@ def run_rows(rows, items, args, stop=None):
     tests, prompts and suffixes are used, never those that a generations file may hold."""
     from tqdm import tqdm
 
-    from code_runner import CodeRunner, rebound_name, suspicious_text, test_with_helpers
+    from evaluation.sandbox.runner import (
+        CodeRunner,
+        rebound_name,
+        suspicious_text,
+        test_with_helpers,
+    )
 
     by_id = {item["task_id"]: item for item in items}
     references = {
@@ -466,7 +465,7 @@ def encode_items(model, items, args):
     """
     reference_lengths = [len(model.encode(item["canonical_solution"])) for item in items]
     if model.kind == "flexmdm":
-        from preprocess_code_infilling import flexmdm_infill_ids
+        from data.infills import flexmdm_infill_ids
 
         pairs = [
             flexmdm_infill_ids(model.tokenizer, item["prompt"], item["suffix"]) for item in items
@@ -478,7 +477,7 @@ def encode_items(model, items, args):
             reference_lengths,
         )
     if args.llada_infill == "paper":
-        from preprocess_code_infilling import llada_infill_prompt
+        from data.infills import llada_infill_prompt
 
         prompts = [
             list(llada_infill_prompt(model.tokenizer, item["prompt"], item["suffix"]))

@@ -10,11 +10,12 @@ import math
 
 import torch
 
-from diffusion_trainer import DiffusionTrainer
+from common.packed_rows import pad_rows
+from data.infills import draw_middle, frame_flexmdm
 from flexmdm_interpolant import AnyOrderMaskInsertionInterpolant, schedule_from_config
-from masked_cross_entropy import cross_entropy, masked_token_costs, places_of_masks
-from noise_stream import pad_rows
-from preprocess_code_infilling import draw_middle, frame_flexmdm
+from llada_dit import cross_entropy
+from training.masked_loss import masked_token_costs, places_of_masks
+from training.trainer import DiffusionTrainer
 
 # log g is bounded below by log of this: a true gap where the network says 0 costs about 14, not
 # infinity

@@ -21,18 +21,11 @@ runs/JOB_NAME/{checkpoint-N, final, train_log.jsonl}.
 
 from dataclasses import dataclass, field
 
-from flexmdm_transfer_openwebtext import build_model
-from records import InputError, run
-from training_run import (
-    RunArguments,
-    check_kind,
-    dry_run,
-    evaluate_only,
-    held_out_split,
-    load_rows,
-    parse_arguments,
-    train,
-)
+from common.errors import InputError, run
+from data.token_rows import held_out_split, load_rows
+from training.arguments import RunArguments, parse_arguments
+from training.models import build_model
+from training.run import check_kind, dry_run, evaluate_only, train
 
 
 @dataclass
@@ -61,9 +54,9 @@ class InstructionArguments(RunArguments):
 
 def collator_of(args, model, tokenizer):
     """The collator of a task for a kind of model, and the number of tokens its frame adds to a row."""
+    from data.infills import infill_boundary_ids, llada_infill_layout
     from flexmdm_trainer import FlexMDMCollator
     from llada_trainer import LLaDACollator
-    from preprocess_code_infilling import infill_boundary_ids, llada_infill_layout
 
     if args.variable_length:
         boundary = infill_boundary_ids(tokenizer) if args.task == "code" else None
@@ -83,7 +76,7 @@ def rows_that_fit(rows, extra, limit, flag="--sft_max_length"):
     """Leave out, and say so, the rows that do not fit whole with their frame. Raises InputError
     when none does.
     """
-    from noise_stream import row_lengths
+    from data.token_rows import row_lengths
 
     for split in ("train", "validation"):
         if split in rows:

@@ -13,14 +13,14 @@ import math
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MaskedLMOutput
 
+from common.packed_rows import PackedRows, PaddedRows, Places, select
 from flexmdm_interpolant import length_without_trailing
-from masked_cross_entropy import chunked_cross_entropy
-from packed_rows import PackedRows, PaddedRows, Places, select
 
 # What the original class could be told and this network does not do: any other value is refused by
 # name.
@@ -238,6 +238,35 @@ def modulate(y, scale, shift, rows):
     if scale is None:
         return y
     return (1 + rows.spread(scale.to(y.dtype))) * y + rows.spread(shift.to(y.dtype))
+
+
+# of one chunk's logits in fp32; about five such arrays live in its backward. 265 positions at V =
+# 126,464
+CHUNK_BYTES = 2**27
+
+
+def cross_entropy(logits, targets):
+    """-log p(target), in fp32 or finer: logits (M, V), targets (M,) -> (M,)."""
+    return F.cross_entropy(
+        logits if logits.dtype == torch.float64 else logits.float(), targets, reduction="none"
+    )
+
+
+def chunked_cross_entropy(head, hidden, targets, vocabulary):
+    """head: (m, d) -> (m, V); hidden: (M, d); targets: long (M,); vocabulary: V. -> (M,), in fp32
+    or finer. M may be 0.
+    """
+
+    def costs(hidden, targets):
+        return cross_entropy(head(hidden), targets)
+
+    rows = max(1, CHUNK_BYTES // (4 * vocabulary))
+    if len(hidden) <= rows:
+        return costs(hidden, targets)
+    chunks = zip(hidden.split(rows), targets.split(rows))
+    if not torch.is_grad_enabled():
+        return torch.cat([costs(*chunk) for chunk in chunks])
+    return torch.cat([checkpoint(costs, *chunk, use_reentrant=False) for chunk in chunks])
 
 
 class NetworkBase(PreTrainedModel):

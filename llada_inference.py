@@ -14,240 +14,39 @@ One GPU:              the same command (--device auto takes it, in bfloat16)
 Slurm:                srun --gpus 1 python llada_inference.py ...
 
 A canvas of masks of fixed length follows the prompt and is revealed in a fixed number of steps,
-block by block from the left; the loop is in llada_sampler.py. The answer, up to the first end
+block by block from the left; the loop is in sampling/llada.py. The answer, up to the first end
 token, goes to stdout, its length and cost to stderr.
 """
 
 import sys
 from pathlib import Path
 
-from generation_run import item_seed
-from gpu_memory import ONE_PROMPT, out_of_memory_advice
-from records import InputError, require_writable, run
-from sampler_flags import (
-    ArgumentParser,
+from common.command_line import ArgumentParser
+from common.errors import InputError, run
+from common.files import require_writable
+from common.gpu_memory import ONE_PROMPT, out_of_memory_advice
+from sampling.options import (
     add_llada_flags,
     add_model_flags,
     llada_sampler_arguments,
     refuse_mask_tokens,
     refuse_trailing_padding,
 )
+from sampling.row_random import item_seed
 
 
-def reveals_of_block(masks, steps):
-    """How many of a block's masks each of its steps reveals: floor(masks / steps), the first masks
-    mod steps one more.
+def __getattr__(name):
+    """generate_mdm and generate_mdm_infilling, loaded when they are asked for: torch takes seconds,
+    and --help does not need it.
     """
-    return [masks // steps + (step < masks % steps) for step in range(steps)]
+    if name in ("generate_mdm", "generate_mdm_infilling"):
+        from sampling import llada
+
+        return getattr(llada, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def reveal_plan(length, steps, block_length):
-    """The evaluations of one row: a list of (block start, block end, reveals), places counted from
-    the first mask.
-
-    length: masks of the row; steps: over all blocks, None for one a mask; block_length: masks of a
-    block (the last one may be shorter), None for a single block. A step that reveals nothing (more
-    steps than masks in a block) needs no evaluation and is left out. Raises ValueError where steps
-    is not divisible by the number of blocks.
-    """
-    block_length = max(length, 1) if block_length is None else block_length
-    blocks = max(-(-length // block_length), 1)
-    if steps is not None and steps % blocks:
-        raise ValueError(
-            f"steps ({steps}) must be divisible by the number of blocks ({blocks} of {block_length}"
-            f" for {length} tokens)"
-        )
-    plan = []
-    for start in range(0, length, block_length):
-        end = min(start + block_length, length)
-        block_steps = end - start if steps is None else steps // blocks
-        plan += [
-            (start, end, count) for count in reveals_of_block(end - start, block_steps) if count
-        ]
-    return plan
-
-
-def _rows_of(ids, pad_id):
-    """The rows of ids (long [B, P], right-padded) as B tensors on CPU without their trailing
-    padding.
-    """
-    from flexmdm_interpolant import length_without_trailing
-
-    if ids.dim() != 2:
-        raise ValueError(
-            f"prompts, prefixes and suffixes are long [B, P], not of shape {tuple(ids.shape)}"
-        )
-    return [
-        row[:length]
-        for row, length in zip(ids.cpu(), length_without_trailing(ids.cpu(), pad_id).tolist())
-    ]
-
-
-def _generate(
-    model, befores, masks, afters, device, *, steps, block_length, generator, seeds, **settings
-):
-    """Check the settings, plan every row, sample."""
-    import torch
-
-    from generation_result import draw_seeds
-    from llada_sampler import fill_masks
-
-    remasking, temperature, cfg_scale, rows_at_once = (
-        settings[name] for name in ("remasking", "temperature", "cfg_scale", "rows_at_once")
-    )
-    masks = torch.as_tensor(masks, device="cpu").expand(len(befores)).tolist()
-    if remasking not in ("low_confidence", "random"):
-        raise ValueError(f"remasking must be 'low_confidence' or 'random', not {remasking!r}")
-    if (steps is not None and steps < 1) or temperature < 0 or cfg_scale < 0:
-        raise ValueError(
-            f"steps must be at least 1 ({steps}), temperature ({temperature}) and cfg_scale"
-            f" ({cfg_scale}) at least 0"
-        )
-    if (block_length is not None and block_length < 1) or (
-        rows_at_once is not None and rows_at_once < 1
-    ):
-        raise ValueError(
-            f"block_length ({block_length}) and rows_at_once ({rows_at_once}) must be at least 1"
-        )
-    if any(count < 0 for count in masks):
-        raise ValueError("the number of tokens to generate must not be negative")
-    plans = [reveal_plan(count, steps, block_length) for count in masks]
-    result = fill_masks(
-        model,
-        list(zip(befores, masks, afters)),
-        plans,
-        seeds=draw_seeds(len(befores), seeds, generator),
-        **settings,
-    )
-    for name, value in vars(result).items():
-        if isinstance(value, torch.Tensor):
-            setattr(result, name, value.to(device))
-    return result
-
-
-def generate_mdm(
-    model,
-    prompts,
-    *,
-    steps,
-    gen_length,
-    block_length=None,
-    temperature=0.0,
-    cfg_scale=0.0,
-    remasking="low_confidence",
-    mask_id,
-    pad_id,
-    num_tokens=None,
-    generator=None,
-    seeds=None,
-    rows_at_once=None,
-    cache_refresh=None,
-    return_trace=False,
-    on_frame=None,
-):
-    """Answer each prompt with gen_length tokens. Returns a GenerationResult on the prompts' device.
-
-    model: `model(ids, attention_mask=None).logits` [B, L, V] with a `device`; where it has
-    `supports_logits_mask`, logits are computed
-        at the masks that need them alone.
-    prompts: long [B, P], right-padded with pad_id, rows of any length; each is followed at once by
-    its masks, and padding comes after.
-    steps: over all blocks, divisible by their number (None: one a token); gen_length: int, or long
-    [B]; block_length: tokens a block
-        (None: one block; the last block of a row may be shorter).
-    temperature: 0 takes the most probable token; remasking: which of a step's tokens stay: the most
-    probable ("low_confidence") or
-        random ones; cfg_scale w: logits u + (w + 1)(c - u), u with the prompt masked, at two
-        evaluations a step.
-    Never drawn: mask_id and ids from num_tokens on. pad_id is: in LLaDA it is the end of text,
-    which fills the answer's rest.
-    seeds: long [B]; every random number of a row is a function of (its seed, its step, purpose).
-    generator draws seeds that are not given.
-    rows_at_once: rows in the network's batch (None: all); on_frame(row, frame): called with every
-    frame of the trace as it is made.
-    cache_refresh: None, or r: keys and values of what lies left of a row's block are kept for r
-    evaluations (prefix_cache.py); an
-        approximation for r > 1, and every evaluation still counts as one.
-    """
-    befores = _rows_of(prompts, pad_id)
-    nothing = [prompts.new_zeros(0, device="cpu")] * len(befores)
-    return _generate(
-        model,
-        befores,
-        gen_length,
-        nothing,
-        prompts.device,
-        steps=steps,
-        block_length=block_length,
-        generator=generator,
-        seeds=seeds,
-        temperature=temperature,
-        cfg_scale=cfg_scale,
-        remasking=remasking,
-        mask_id=mask_id,
-        pad_id=pad_id,
-        num_tokens=num_tokens,
-        rows_at_once=rows_at_once,
-        cache_refresh=cache_refresh,
-        return_trace=return_trace,
-        on_frame=on_frame,
-    )
-
-
-def generate_mdm_infilling(
-    model,
-    prefixes,
-    suffixes,
-    *,
-    steps,
-    middle_lengths,
-    block_length=None,
-    temperature=0.0,
-    cfg_scale=0.0,
-    remasking="low_confidence",
-    mask_id,
-    pad_id,
-    num_tokens=None,
-    generator=None,
-    seeds=None,
-    rows_at_once=None,
-    cache_refresh=None,
-    return_trace=False,
-    on_frame=None,
-):
-    """Fill middle_lengths (int, or long [B]) masks between each prefix and suffix (long [B, P], [B,
-    S], right-padded), in place.
-
-    Everything else as in generate_mdm; guidance hides prefix and suffix. The middle of row b is
-    `sequences[b, P_b : lengths[b] - S_b]`.
-    """
-    befores, afters = _rows_of(prefixes, pad_id), _rows_of(suffixes, pad_id)
-    if len(befores) != len(afters):
-        raise ValueError(f"{len(befores)} prefixes, but {len(afters)} suffixes")
-    return _generate(
-        model,
-        befores,
-        middle_lengths,
-        afters,
-        prefixes.device,
-        steps=steps,
-        block_length=block_length,
-        generator=generator,
-        seeds=seeds,
-        temperature=temperature,
-        cfg_scale=cfg_scale,
-        remasking=remasking,
-        mask_id=mask_id,
-        pad_id=pad_id,
-        num_tokens=num_tokens,
-        rows_at_once=rows_at_once,
-        cache_refresh=cache_refresh,
-        return_trace=return_trace,
-        on_frame=on_frame,
-    )
-
-
-# ---- the command
+# ---- the command ---------------------------------------------------------------------------------
 
 
 def make_parser():
@@ -314,14 +113,14 @@ def parse_arguments():
 def given_ids(args, tokenizer):
     """(ids before the masks, ids behind them) as the flags say."""
     if args.prompt is not None:
-        from preprocess_math import math_prompt
+        from data.math_prompts import math_prompt
 
         prompt = math_prompt(tokenizer, args.prompt) if args.task == "math" else args.prompt
         return tokenizer(prompt, add_special_tokens=False)["input_ids"], []
     prefix, suffix = args.prefix or "", args.suffix or ""
     if args.middle_length:
         return [tokenizer(part, add_special_tokens=False)["input_ids"] for part in (prefix, suffix)]
-    from preprocess_code_infilling import llada_infill_prompt
+    from data.infills import llada_infill_prompt
 
     return llada_infill_prompt(tokenizer, prefix, suffix), []
 
@@ -336,14 +135,10 @@ def main():
 
     import torch
 
-    from llada_utils import (
-        checkpoint_kind,
-        load_llada,
-        load_tokenizer,
-        pick_device,
-        pick_dtype,
-        speed_up_sampling,
-    )
+    from data.tokenizer import load_tokenizer
+    from llada_utils import checkpoint_kind, load_llada, pick_device, pick_dtype
+    from sampling.llada import generate_mdm_infilling, reveal_plan
+    from sampling.network_graphs import speed_up_sampling
 
     if checkpoint_kind(args.checkpoint_path) != "llada":
         raise InputError(
@@ -374,7 +169,7 @@ def main():
         raise InputError(f"--diffusion_steps {args.diffusion_steps}: {error}") from None
     on_frame = None
     if args.watch:
-        from trace_page import terminal_watcher
+        from sampling.trace_page import terminal_watcher
 
         on_frame = terminal_watcher(tokenizer, config.mask_token_id)
     rows = [
@@ -411,7 +206,7 @@ def main():
             file=sys.stderr,
         )
     if args.trace:
-        from trace_page import write_trace
+        from sampling.trace_page import write_trace
 
         write_trace(args.trace, result.trace, tokenizer, config.mask_token_id, title="LLaDA")
 

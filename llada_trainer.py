@@ -10,11 +10,11 @@ pretraining are padded instead; padding is neither attended to nor a target.
 import numpy as np
 import torch
 
-from diffusion_trainer import DiffusionTrainer
+from common.packed_rows import pad_rows
+from data.infills import draw_middle, frame_llada
 from flexmdm_trainer import held_out_facts
-from masked_cross_entropy import masked_token_costs, places_of_masks
-from noise_stream import pad_rows
-from preprocess_code_infilling import draw_middle, frame_llada
+from training.masked_loss import masked_token_costs, places_of_masks
+from training.trainer import DiffusionTrainer
 
 
 class LLaDACollator:

@@ -9,95 +9,32 @@ What can be read, by the files of a folder (or hub id):
 Missing, unexpected or misshapen tensors are errors that list them. No hub code is ever run.
 
     python llada_utils.py export --checkpoint_path runs/IFT_math --output_dir merged       LoRA merged: loads without peft or base
-(other bases than LLaDA's: new_base.py)
+(other bases than LLaDA's: scripts/new_base.py)
 """
 
 import argparse
 import hashlib
-import json
 import os
 import re
 import shutil
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from types import MethodType
 
 import torch
 
-from gpu_memory import require_room
+from common.errors import InputError, run
+from common.files import complete_folder, read_json, resolve_folder, write_json, write_text
+from common.gpu_memory import require_room
+from data.tokenizer import load_tokenizer
 from llada_dit import FlexMDMConfig, LLaDABlock, LLaDAConfig, LLaDADiT, LLaDAModelLM
-from network_graphs import TrunkGraphs
-from packed_rows import has_varlen
-from records import InputError, run, write_json, write_text
 
 # the head, never the MLPs' ff_out (paper's code)
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "transformer.ff_out"]
-HEADER_TOKENS = {"<|start_header_id|>": 126346, "<|end_header_id|>": 126347, "<|eot_id|>": 126348}
-LLADA_MASK_ID = 126336
-CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}{{ '<|start_header_id|>' + message['role'] +"
-    " '<|end_header_id|>\n\n' + message['content'] | trim + '<|eot_id|>' }}{% endfor %}{% if"
-    " add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
-)
 
 
 # ---- folders -------------------------------------------------------------------------------------
-
-
-def resolve_folder(name, flag="--model_name_or_path"):
-    """The local folder of a path or hub id (fetched: weights, configs and tokenizer only). Raises
-    InputError naming `flag`.
-    """
-    if Path(name).is_dir():
-        return Path(name)
-    if Path(name).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
-        raise InputError(f"{flag}: {name} is neither a folder nor a hub id (owner/name)")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(
-            snapshot_download(
-                str(name),
-                allow_patterns=["*.json", "*.safetensors", "tokenizer*", "pytorch_model.bin"],
-            )
-        )
-    except Exception as error:
-        # the hub client raises many kinds: no such repository, no access, no network
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"{flag}: {name} is no local folder, and fetching it from the hub failed: {reason}"
-        ) from None
-
-
-@contextmanager
-def complete_folder(folder):
-    """Write a folder under a temporary name beside it; it takes its place, whole, when the block
-    ends without an error.
-    """
-    folder = Path(folder)
-    staging = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
-        yield staging
-        if folder.exists():
-            old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-            folder.rename(old)
-            staging.rename(folder)
-            shutil.rmtree(old)
-        else:
-            staging.rename(folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def read_json(path):
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {error}") from None
 
 
 def checkpoint_kind(path, flag="--checkpoint_path"):
@@ -518,52 +455,6 @@ def load_paper_checkpoint(folder, base, lora_alpha, dtype_of, device):
     return model
 
 
-def load_tokenizer(path_or_hub_id):
-    """The tokenizer beside a model, with mask_token_id and pad_token_id as the config there says.
-
-    LLaDA-8B-Base may lack the three header tokens and the chat template: they are added at exactly
-    the ids that LLaDA-8B-Instruct has them (the embedding has the rows), and checked. Raises
-    InputError.
-    """
-    from transformers import PreTrainedTokenizerFast
-
-    folder = resolve_folder(path_or_hub_id, "--tokenizer")
-    if not (folder / "tokenizer.json").exists():
-        raise InputError(f"{folder} holds no tokenizer.json")
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
-    config = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
-    mask_id = config.get("mask_token_id", tokenizer.convert_tokens_to_ids("<|mdm_mask|>"))
-    if mask_id == LLADA_MASK_ID:
-        while len(tokenizer) < min(HEADER_TOKENS.values()):
-            tokenizer.add_tokens([f"<|filler_{len(tokenizer)}|>"], special_tokens=True)
-        tokenizer.add_tokens(
-            [token for token in HEADER_TOKENS if token not in tokenizer.get_vocab()],
-            special_tokens=True,
-        )
-        wrong = {
-            token: tokenizer.convert_tokens_to_ids(token)
-            for token, place in HEADER_TOKENS.items()
-            if tokenizer.convert_tokens_to_ids(token) != place
-        }
-        if wrong:
-            raise InputError(
-                f"{folder}: header tokens are not where LLaDA has them: {wrong} instead of"
-                f" {HEADER_TOKENS}"
-            )
-    if not tokenizer.chat_template:
-        tokenizer.chat_template = CHAT_TEMPLATE
-    if mask_id is not None:
-        tokenizer.mask_token = tokenizer.convert_ids_to_tokens(mask_id)
-    if config.get("pad_token_id") is not None:
-        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config["pad_token_id"])
-    if tokenizer.mask_token_id is None or tokenizer.pad_token_id is None:
-        raise InputError(
-            f"{folder}: no mask or padding token, neither in a config.json beside the tokenizer nor"
-            " in the tokenizer"
-        )
-    return tokenizer
-
-
 # ---- saving --------------------------------------------------------------------------------------
 
 
@@ -685,21 +576,6 @@ def compile_network(model):
     compiled = torch.compile(LLaDABlock.body, dynamic=True)
     for block in getattr(model, "backbone", model).model.transformer.blocks:
         block.body = MethodType(compiled, block)
-
-
-def speed_up_sampling(model, torch_compile=False):
-    """Make a loaded model (LoRA merged) ready to sample: on a GPU in half precision fused
-    projections, CUDA graphs and TF32 for the fp32 parts, and compiled blocks where asked for. What
-    it computes stays the same, to rounding."""
-    if torch_compile:
-        compile_network(model)
-    backbone = getattr(model, "backbone", model)
-    if has_varlen(backbone.model.transformer.blocks[0].q_proj.weight):
-        for block in backbone.model.transformer.blocks:
-            block.fuse()
-        model.graphs = TrunkGraphs(model.trunk)
-        # length head, time MLP: finer than the bf16 that they read
-        torch.set_float32_matmul_precision("high")
 
 
 def end_process_group():

@@ -21,119 +21,12 @@ with the same settings is kept; with other settings the script refuses unless --
 """
 
 import argparse
-from typing import NamedTuple
 
-import numpy as np
+from common.command_line import require_positive
+from common.errors import run
+from data.infills import code_row, infill_boundary_ids, llada_infill_layout
 
-from records import require_positive, run
-
-INFILL_BOUNDARY = "<infill-boundary>"
-REQUEST = (
-    "Write the code that is missing between the prefix and the suffix below. Give the missing code"
-    " only.\n"
-)
 HUB_DATA = "OpenCoder-LLM/opc-sft-stage2"
-
-
-class LLaDALayout(NamedTuple):
-    """Token ids around prefix and suffix in the baseline's infill prompt."""
-
-    before_prefix: list
-    between: list
-    after_suffix: list
-
-
-def text_ids(tokenizer, text):
-    """Ids of a text, nothing added to it."""
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
-def infill_boundary_ids(tokenizer):
-    """Ids of the boundary marker, the same on both sides of a middle."""
-    return text_ids(tokenizer, INFILL_BOUNDARY)
-
-
-def llada_infill_layout(tokenizer):
-    """The parts that frame_llada puts around prefix and suffix."""
-    return LLaDALayout(
-        *(
-            text_ids(tokenizer, text)
-            for text in (REQUEST + "<prefix>", "</prefix><suffix>", "</suffix>")
-        )
-    )
-
-
-def draw_middle(n, prompt_length, u1, u2):
-    """(prefix_end, suffix_start) of a row of n tokens, the middle being
-    ids[prefix_end:suffix_start], never empty.
-
-    u1, u2: uniform in [0, 1). prefix_end is uniform in [prompt_length, n - 2), suffix_start in
-    (prefix_end, n) (the paper's code).
-    With an output of one or two tokens the first range is empty: the middle is then the output's
-    first token.
-    """
-    if not 0 <= prompt_length < n:
-        raise ValueError(
-            f"a row of {n} tokens with a prompt of {prompt_length} has no output to take a middle"
-            " from"
-        )
-    prefix_end = prompt_length + int(u1 * max(n - 2 - prompt_length, 0))
-    return prefix_end, prefix_end + 1 + int(u2 * (n - 1 - prefix_end))
-
-
-def frame_flexmdm(prefix_ids, middle_ids, suffix_ids, boundary_ids):
-    """(ids, start, end): prefix, boundary, middle, boundary, suffix as one int64 array, the middle
-    being ids[start:end].
-    """
-    ids = np.concatenate(
-        [prefix_ids, boundary_ids, middle_ids, boundary_ids, suffix_ids],
-        dtype=np.int64,
-        casting="unsafe",
-    )
-    start = len(prefix_ids) + len(boundary_ids)
-    return ids, start, start + len(middle_ids)
-
-
-def frame_llada(prefix_ids, middle_ids, suffix_ids, layout):
-    """(ids, prompt_length): the baseline's infill prompt and then the middle, as one int64 array."""
-    parts = [
-        layout.before_prefix,
-        prefix_ids,
-        layout.between,
-        suffix_ids,
-        layout.after_suffix,
-        middle_ids,
-    ]
-    ids = np.concatenate(parts, dtype=np.int64, casting="unsafe")
-    return ids, len(ids) - len(middle_ids)
-
-
-def flexmdm_infill_ids(tokenizer, prefix, suffix):
-    """(prefix ids ending in the boundary, suffix ids beginning with it), lists, for
-    generate_flexmdm_infilling.
-    """
-    ids, start, end = frame_flexmdm(
-        text_ids(tokenizer, prefix), [], text_ids(tokenizer, suffix), infill_boundary_ids(tokenizer)
-    )
-    return ids[:start].tolist(), ids[end:].tolist()
-
-
-def llada_infill_prompt(tokenizer, prefix, suffix):
-    """Ids, a list, of the baseline's prompt for an infill; the generated tokens are the middle."""
-    ids, _ = frame_llada(
-        text_ids(tokenizer, prefix), [], text_ids(tokenizer, suffix), llada_infill_layout(tokenizer)
-    )
-    return ids.tolist()
-
-
-def code_row(row, tokenizer):
-    """joint_row of one row with fields instruction and output."""
-    from preprocess_math import joint_row
-
-    instruction = row["instruction"]
-    return joint_row(
-        tokenizer, instruction if instruction.endswith("\n") else instruction + "\n", row["output"]
-    )
 
 
 def make_parser():
@@ -162,8 +55,8 @@ def make_parser():
 
 def main():
     args = make_parser().parse_args()
-    from flexmdm_transfer_preprocess import open_tokenizer
-    from preprocess_math import read_training_rows, write_instruction_rows
+    from data.instruction_rows import read_training_rows, write_instruction_rows
+    from data.tokenizer import open_tokenizer
 
     require_positive(args, "max_length", "num_proc")
     tokenizer = open_tokenizer(args.tokenizer, args.num_proc)

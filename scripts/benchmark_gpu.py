@@ -9,7 +9,7 @@ the card's limits and a peer.
 limits      copy bandwidth and the rate of an 8,192^3 bf16 product, measured: what the rest is to be compared with
 training    FlexMDM, LoRA r 128 on q, k, v and the head, bf16 base: loss and gradients of one micro-batch. Tokens are those that are not
             padding; MFU counts 4 operations a frozen and 6 a trained weight and token
-            (training_estimate.py), nothing that is computed again
+            (training/estimate.py), nothing that is computed again
 trainer     the same step in the training scripts' Trainer, its data, optimizer and log included
 sampling    merged LoRA, bf16: one forward; then the event-driven sampler, 4 events an evaluation, and LLaDA's, prompts of 100 tokens and
             answers of 150. The insertion head's numbers are replaced by an oracle's, so that
@@ -29,7 +29,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
-from records import InputError, run, write_json
+from common.errors import InputError, run
+from common.files import write_json
 
 FULL = dict(d_model=4096, n_layers=32, n_heads=32, mlp_hidden_size=12288, vocab_size=126464)
 TINY = dict(d_model=64, n_layers=2, n_heads=4, mlp_hidden_size=128, vocab_size=1000)
@@ -249,7 +250,7 @@ def step_of(bench, model, batch):
 
 
 def say_training(bench, part, name, step, tokens, flops, warm=2):
-    from training_estimate import peak_flops
+    from training.estimate import peak_flops
 
     bench.forget()
     try:
@@ -280,7 +281,7 @@ def checkpoint_every(model, layers):
 
 def measure_training(bench):
     from llada_utils import compile_network
-    from training_estimate import flops_a_token
+    from training.estimate import flops_a_token
 
     model = bench.flexmdm(LORA).train()
     flops = flops_a_token(model)
@@ -313,11 +314,11 @@ def measure_trainer(bench):
     """
     import numpy as np
 
+    from data.noise_stream import NoiseStream
     from flexmdm_trainer import FlexMDMCollator, FlexMDMTrainer
     from llada_utils import compile_network
-    from noise_stream import NoiseStream
-    from training_arguments import RunArguments
-    from training_estimate import flops_a_token
+    from training.arguments import RunArguments
+    from training.estimate import flops_a_token
 
     model, random = bench.flexmdm(LORA).train(), np.random.default_rng(0)
     length, rows_a_batch, steps = (20, 4, 4) if bench.small else (CANVAS, 8, 12)
@@ -417,7 +418,7 @@ class KnownLength:
 
 def say_forward(bench, name, model, rows, length):
     """One network evaluation of rows of a length, in which 8 places of each row get logits."""
-    from packed_rows import Places
+    from common.packed_rows import Places
 
     torch = bench.torch
     ids = torch.randint(0, bench.vocabulary - 2, (rows, length), device=bench.device)
@@ -440,7 +441,7 @@ def say_forward(bench, name, model, rows, length):
 
 
 def say_sampler(bench, name, model, rows, **options):
-    from flexmdm_inference import generate_flexmdm
+    from sampling.flexmdm import generate_flexmdm
 
     torch = bench.torch
     prompts = torch.randint(
@@ -481,7 +482,7 @@ def say_sampler(bench, name, model, rows, **options):
 
 
 def say_llada(bench, name, model, rows, **options):
-    from llada_inference import generate_mdm
+    from sampling.llada import generate_mdm
 
     torch = bench.torch
     prompts = torch.randint(
@@ -506,7 +507,7 @@ def say_llada(bench, name, model, rows, **options):
 
 
 def measure_sampling(bench):
-    from llada_utils import speed_up_sampling
+    from sampling.network_graphs import speed_up_sampling
 
     model = bench.flexmdm().eval()
     blocks = model.backbone.model.transformer.blocks
@@ -580,7 +581,7 @@ def measure_peer(bench):
         if "lora_" in name:
             parameter.data = parameter.data.to(bench.device).float()
     model.train()
-    from training_estimate import flops_a_token
+    from training.estimate import flops_a_token
 
     flops = flops_a_token(model)
     small, _ = bench.batches().items()

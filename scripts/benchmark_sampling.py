@@ -32,9 +32,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts"), str(ROOT / "tests")]
 from benchmark_training import in_process, status_mib
 
-from gpu_memory import out_of_memory_advice
-from records import run
-from sampler_flags import ArgumentParser
+from common.command_line import ArgumentParser
+from common.errors import run
+from common.gpu_memory import out_of_memory_advice
 
 ROWS, PROMPT, ANSWER, CANVAS, STATES = 4, 100, 150, 1024, 16
 VOCABULARY, MASK, PAD = 126464, 126336, 126081
@@ -127,7 +127,7 @@ class Oracle:
 def generate(model):
     import torch
 
-    from flexmdm_inference import generate_flexmdm
+    from sampling.flexmdm import generate_flexmdm
 
     prompts = torch.randint(0, 1000, (ROWS, PROMPT), generator=torch.Generator().manual_seed(1))
     return generate_flexmdm(model, prompts, seeds=torch.arange(ROWS), **SAMPLER)
@@ -139,8 +139,8 @@ def measure(way, device):
     """
     import torch
 
-    import flexmdm_sampler
     from llada_utils import compile_network
+    from sampling import flexmdm as flexmdm_sampler
 
     clock = time.process_time if device == "cpu" else time.perf_counter
     model = network(device)
@@ -214,8 +214,8 @@ def evaluations_table():
     )
     from test_sampler_approximations import TEN_OR_FORTY, distance_of_lengths, lengths_of
 
-    from flexmdm_inference import generate_flexmdm_infilling
     from flexmdm_interpolant import LinearSchedule
+    from sampling.flexmdm import generate_flexmdm_infilling
 
     rng = np.random.default_rng(0)
     contexts = random_lengths(rng)

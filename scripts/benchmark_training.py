@@ -26,9 +26,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from gpu_memory import out_of_memory_advice
-from records import run
-from sampler_flags import ArgumentParser
+from common.command_line import ArgumentParser
+from common.errors import run
+from common.gpu_memory import out_of_memory_advice
 
 LEFT = (10, 475, 901, 1005)
 LENGTH = 1024
@@ -181,8 +181,8 @@ def measure_table(way, device):
     import numpy as np
     import torch
 
+    from data.noise_stream import NoiseStream
     from flexmdm_trainer import FlexMDMCollator
-    from noise_stream import NoiseStream
 
     model = build(128, 5, 4, 352, 1024, device)
     model.train() if way == "ours" else model.eval()

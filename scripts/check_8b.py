@@ -62,8 +62,8 @@ def write(args, base):
     import torch
     from safetensors.torch import save_file
 
+    from data.tokenizer import load_tokenizer
     from llada_dit import LLaDAModelLM
-    from llada_utils import load_tokenizer
 
     clock, config = Clock(), config_of(args)
     with torch.device("meta"):
@@ -108,7 +108,7 @@ def write(args, base):
 def evaluate(model, evaluations):
     import torch
 
-    from flexmdm_inference import generate_flexmdm
+    from sampling.flexmdm import generate_flexmdm
 
     ids = torch.randint(0, 1000, (1, 16), generator=torch.Generator().manual_seed(1))
     return generate_flexmdm(
@@ -126,7 +126,8 @@ def evaluate(model, evaluations):
 def use(args, base):
     import torch
 
-    from llada_utils import load_tokenizer, new_flexmdm, write_checkpoint
+    from data.tokenizer import load_tokenizer
+    from llada_utils import new_flexmdm, write_checkpoint
 
     clock = Clock()
     clock.say("use: imports")

@@ -28,7 +28,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
-from records import InputError, run, write_json
+from common.errors import InputError, run
+from common.files import write_json
 
 BASE = ROOT / "LLaDA-tiny-Base"
 CHECKS = {}
@@ -81,7 +82,7 @@ class Work:
         before, sys.argv = sys.argv, [name, *map(str, words)]
         try:
             with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(io.StringIO()):
-                importlib.import_module(name.removesuffix(".py")).main()
+                importlib.import_module(Path(name).stem).main()
         finally:
             sys.argv = before
         return printed.getvalue()
@@ -92,7 +93,7 @@ class Work:
         if not output.exists():
             rows = self.folder / f"{kind}.jsonl"
             self.script(
-                "builtin_data.py",
+                "scripts/builtin_data.py",
                 kind,
                 "--split",
                 "train",
@@ -201,7 +202,7 @@ class Work:
 
     @property
     def ids(self):
-        from llada_utils import load_tokenizer
+        from data.tokenizer import load_tokenizer
 
         tokenizer = load_tokenizer(BASE)
         return dict(
@@ -247,8 +248,8 @@ def network(work):
     """
     import torch
 
-    from llada_utils import speed_up_sampling
-    from packed_rows import Places
+    from common.packed_rows import Places
+    from sampling.network_graphs import speed_up_sampling
 
     lengths, width = torch.tensor([5, 0, 40, 33]), 48
     ids = torch.where(
@@ -307,9 +308,9 @@ def gradients(work):
     """Loss and gradient of one batch, fp32: the device against the CPU."""
     import torch
 
+    from data.noise_stream import NoiseStream
+    from data.token_rows import load_rows
     from flexmdm_trainer import FlexMDMCollator, flexmdm_losses
-    from noise_stream import NoiseStream
-    from training_run import load_rows
 
     found = {}
     for device in ("cpu", work.device):
@@ -475,7 +476,7 @@ def compare_samplers(work, options, models, generate, infill):
     """
     import torch
 
-    from llada_utils import speed_up_sampling
+    from sampling.network_graphs import speed_up_sampling
 
     on_cpu, on_device, half = models
     speed_up_sampling(half)
@@ -514,7 +515,7 @@ def compare_samplers(work, options, models, generate, infill):
 def flexmdm_samplers(work):
     import torch
 
-    from flexmdm_inference import generate_flexmdm, generate_flexmdm_infilling
+    from sampling.flexmdm import generate_flexmdm, generate_flexmdm_infilling
 
     models = work.flexmdm(device="cpu"), work.flexmdm(), work.flexmdm(torch.bfloat16)
     options = {name: {"max_length": 30, **chosen} for name, chosen in FLEXMDM_OPTIONS.items()}
@@ -525,7 +526,7 @@ def flexmdm_samplers(work):
 def llada_samplers(work):
     import torch
 
-    from llada_inference import generate_mdm, generate_mdm_infilling
+    from sampling.llada import generate_mdm, generate_mdm_infilling
 
     models = work.llada(device="cpu"), work.llada(), work.llada(torch.bfloat16)
 
@@ -586,7 +587,16 @@ def evaluations(work):
     ):
         rows = work.folder / f"{task}_test.jsonl"
         work.script(
-            "builtin_data.py", kind, "--split", "test", "--n", 6, "--seed", 1, "--output", rows
+            "scripts/builtin_data.py",
+            kind,
+            "--split",
+            "test",
+            "--n",
+            6,
+            "--seed",
+            1,
+            "--output",
+            rows,
         )
         for model, (checkpoint, *flags) in checkpoints.items():
             output = work.folder / f"results_{task}_{model}"
@@ -614,7 +624,7 @@ def fsdp2(work):
     """
     import torch
 
-    from sharded_model import shard_by_fsdp2, whole_tensor
+    from training.sharding import shard_by_fsdp2, whole_tensor
 
     if torch.distributed.is_initialized():
         raise Skipped("a process group exists already")

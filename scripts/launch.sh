@@ -64,7 +64,7 @@ export HF_HUB_DISABLE_TELEMETRY=1
 export TQDM_MININTERVAL=${TQDM_MININTERVAL:-60}            # seconds between lines of a progress bar: a log is no terminal
 export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}   # batches differ in length: less fragmentation
 export TORCH_NCCL_ASYNC_ERROR_HANDLING=1                   # a collective whose peer is gone ends the process instead of waiting for ever
-# bf16 and TF32 are chosen in training_run.py, by what torch says the GPU has.
+# bf16 and TF32 are chosen in training/run.py, by what torch says the GPU has.
 
 case ${STRATEGY:-ddp} in                                   # where weights and optimizer live
   ddp) ENGINE=() ;;

@@ -15,10 +15,12 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from builtin_functions import PIECES, draw_code, infill_row
-from gpu_memory import out_of_memory_advice
-from records import InputError, require_positive, run, write_json, write_rows
-from sampler_flags import ArgumentParser
+from common.command_line import ArgumentParser, require_positive
+from common.errors import InputError, run
+from common.files import write_json
+from common.gpu_memory import out_of_memory_advice
+from common.rows import write_rows
+from data.functions import PIECES, draw_code, infill_row
 
 TRIES = 6000  # functions looked at for the items of one length
 # tokens behind "def name(" in the longest function, with the tiny base's tokenizer
@@ -98,10 +100,10 @@ def free_lengths(args):
     """
     import torch
 
-    from flexmdm_inference import generate_flexmdm
-    from llada_inference import generate_mdm
+    from data.token_rows import load_rows
     from llada_utils import load_flexmdm, load_llada, pick_device
-    from training_run import load_rows
+    from sampling.flexmdm import generate_flexmdm
+    from sampling.llada import generate_mdm
 
     rows = load_rows(args.text, "--text")["train"]
     rows = (
@@ -184,7 +186,7 @@ def main():
     args = make_parser().parse_args()
     if args.kind == "items":
         require_positive(args, "longest", "each")
-        from llada_utils import load_tokenizer
+        from data.tokenizer import load_tokenizer
 
         rows = length_items(load_tokenizer(args.tokenizer), args.longest, args.each)
         write_rows(args.output, rows)

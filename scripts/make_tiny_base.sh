@@ -12,14 +12,14 @@ output=$(realpath -m "${1:-$(dirname "$0")/../LLaDA-tiny-Base}")
 . "$(dirname "$0")/environment.sh"
 work=${WORK:-runs/tiny_base}
 mkdir -p "$work"
-[ -f "$work/tokenizer/tokenizer.json" ] || "$PYTHON" builtin_data.py tokenizer --output_dir "$work/tokenizer"
-[ -f "$work/config/config.json" ] || "$PYTHON" new_base.py random --config_only --tokenizer "$work/tokenizer" --output_dir "$work/config" \
+[ -f "$work/tokenizer/tokenizer.json" ] || "$PYTHON" scripts/builtin_data.py tokenizer --output_dir "$work/tokenizer"
+[ -f "$work/config/config.json" ] || "$PYTHON" scripts/new_base.py random --config_only --tokenizer "$work/tokenizer" --output_dir "$work/config" \
   --d_model 128 --n_layers 5 --n_heads 4 --mlp_hidden_size 352 --max_sequence_length 512 --init_std 0.06
 
 part() {  # name documents seed steps shares(math chat equations code stdlib functions) flags...
   local name=$1 documents=$2 seed=$3 steps=$4 shares=$5; shift 5
   # shellcheck disable=SC2086  # shares are six words
-  [ -f "$work/$name.jsonl" ] || "$PYTHON" builtin_data.py text --split train --n "$documents" --seed "$seed" --weights $shares --output "$work/$name.jsonl"
+  [ -f "$work/$name.jsonl" ] || "$PYTHON" scripts/builtin_data.py text --split train --n "$documents" --seed "$seed" --weights $shares --output "$work/$name.jsonl"
   "$PYTHON" flexmdm_transfer_preprocess.py --data_path "$work/$name.jsonl" --prompt_field prompt --tokenizer "$work/config" --max_length 128 \
     --output_dir "$work/data_$name"
   "$PYTHON" flexmdm_transfer_openwebtext.py --all_parameters --train_data "$work/data_$name" --max_steps "$steps" --mask_ratio_epsilon 0.1 \

@@ -21,7 +21,7 @@ say() { printf '\n== %s (%d s)\n' "$*" $((SECONDS - started)); }
 say "data: built-in word problems, functions with tests, library functions"
 make_data() {  # kind file split n flags...
   local kind=$1 file=$work/$2.jsonl split=$3 n=$4; shift 4
-  [ -f "$file" ] || "$PYTHON" builtin_data.py "$kind" --split "$split" --n "$n" --seed 5 --output "$file" "$@"
+  [ -f "$file" ] || "$PYTHON" scripts/builtin_data.py "$kind" --split "$split" --n "$n" --seed 5 --output "$file" "$@"
 }
 test_data() {
   make_data math math_test test "$items"

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from builtin_data import trivial_math_baselines
-from records import InputError, read_file, read_finished, read_rows, run, write_text
-from results_table import wilson
+from common.errors import InputError, run
+from common.files import write_text
+from common.rows import read_file, read_finished, read_rows
+from data.word_problems import trivial_math_baselines
+from evaluation.results_table import wilson
 
 TASKS = [
     ("math", "word problems, held-out numbers: right answers"),

@@ -35,7 +35,7 @@ say() { printf '== %s %s\n' "$(date +%H:%M:%S)" "$*"; }
 
 make_data() {  # kind file split n flags...
   local kind=$1 file=$work/$2.jsonl split=$3 n=$4; shift 4
-  [ -f "$file" ] || "$PYTHON" builtin_data.py "$kind" --split "$split" --n "$n" --seed 7 --output "$file" "$@"
+  [ -f "$file" ] || "$PYTHON" scripts/builtin_data.py "$kind" --split "$split" --n "$n" --seed 7 --output "$file" "$@"
 }
 shared_data() {
   make_data text text train "$(scaled 60000 2000)" --weights 0.25 0.05 0.05 0.15 0.05 0.45
@@ -48,7 +48,7 @@ shared_data() {
   "$PYTHON" flexmdm_transfer_preprocess.py --data_path "$work/text_test.jsonl" --prompt_field prompt --tokenizer $base --max_length 128 --output_dir "$work/text_test"
   "$PYTHON" preprocess_math.py --data_path "$work/math_train.jsonl" --tokenizer $base --max_length 128 --output_dir "$work/math"
   "$PYTHON" preprocess_code_infilling.py --data_path "$work/code_train.jsonl" --tokenizer $base --max_length 136 --output_dir "$work/code"
-  [ -f "$work/random/config.json" ] || "$PYTHON" new_base.py random --tokenizer $base --output_dir "$work/random" --d_model 128 --n_layers 5 \
+  [ -f "$work/random/config.json" ] || "$PYTHON" scripts/new_base.py random --tokenizer $base --output_dir "$work/random" --d_model 128 --n_layers 5 \
     --n_heads 4 --mlp_hidden_size 352 --max_sequence_length 512 --init_std 0.06
 }
 
@@ -92,7 +92,7 @@ fast=("${event[@]}" --bound_inflation 1.25 --confidence_threshold 0.9)
 tau=(--sampler tau_leaping "${surest[@]}")
 window=(--use_sliding_window --alpha 15 --max_window 32)            # the paper's; wider than most holes here
 narrow=(--use_sliding_window --alpha 8 --max_window 8)               # the first 8 masks, as in LLaDA's blocks of 8
-unseen=$work/text_test/train                                         # made of what no training text holds (builtin_data.py --split test)
+unseen=$work/text_test/train                                         # made of what no training text holds (scripts/builtin_data.py --split test)
 fixed=(--remasking low_confidence)
 
 comparison() {  # seed

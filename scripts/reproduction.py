@@ -18,9 +18,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from records import InputError, read_file, read_finished, run, write_text
-from results_table import item_scores, sampler_name, share_of, versions
-from sampler_flags import ArgumentParser
+from common.command_line import ArgumentParser
+from common.errors import InputError, run
+from common.files import write_text
+from common.rows import read_file, read_finished
+from evaluation.results_table import item_scores, sampler_name, share_of, versions
 
 # 97.5 % by degrees of freedom
 STUDENT = {

@@ -7,10 +7,10 @@
 #SBATCH --output=slurm_logs/%x-%j.out
 #SBATCH --open-mode=append
 # Every results.json below RUNS_DIR as a table and a plot, in RUNS_DIR/tables. A login node does as well as a job:
-#   RUNS_DIR=/scratch/me/runs bash scripts/results_table.sh [flags of results_table.py]
+#   RUNS_DIR=/scratch/me/runs bash scripts/results_table.sh [flags of scripts/results_table.py]
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
 : "${RUNS_DIR:?name the folder of the results}"
 . scripts/launch.sh
 
-alone results_table.py "$RUNS_DIR" --output_dir "$RUNS_DIR/tables" "$@"
+alone scripts/results_table.py "$RUNS_DIR" --output_dir "$RUNS_DIR/tables" "$@"

@@ -12,7 +12,7 @@ work=${WORK:-runs/quickstart} output=${OUTPUT:-runs/sampler_curve} items=${ITEMS
 [ -d "$work/flexmdm_code/final" ] || { echo "sampler_curve.sh: $work/flexmdm_code/final is missing; scripts/quickstart.sh makes it" >&2; exit 2; }
 export OMP_NUM_THREADS=1 work output
 mkdir -p "$output"
-[ -f "$output/code.jsonl" ] || "$PYTHON" builtin_data.py code_infill --split test --n "$items" --seed 6 --output "$output/code.jsonl"
+[ -f "$output/code.jsonl" ] || "$PYTHON" scripts/builtin_data.py code_infill --split test --n "$items" --seed 6 --output "$output/code.jsonl"
 evaluate() {  # one line: name, flags
   local name flags
   read -r name flags <<< "$1"
@@ -34,6 +34,6 @@ event="--sampler event_driven $order"
   for sure in 0.9 0.6; do echo "threshold_$sure $event --bound_inflation 1.25 --confidence_threshold $sure"; done
   echo "tau_64_threshold --diffusion_steps 64 $order --confidence_threshold 0.9"
 } | xargs -d '\n' -P "${JOBS:-2}" -I {} bash -c 'evaluate "$@"' _ {}
-"$PYTHON" results_table.py "$output" --output_dir "$output"
-for grid in tau_4096_skip tau_1024_skip tau_256_skip tau_64; do "$PYTHON" results_table.py --pair "$output/event_driven" "$output/$grid"; done | tee "$output/pairs.txt"
-"$PYTHON" results_table.py --pair "$output/tau_64" "$output/tau_64_skip" | tee -a "$output/pairs.txt"
+"$PYTHON" scripts/results_table.py "$output" --output_dir "$output"
+for grid in tau_4096_skip tau_1024_skip tau_256_skip tau_64; do "$PYTHON" scripts/results_table.py --pair "$output/event_driven" "$output/$grid"; done | tee "$output/pairs.txt"
+"$PYTHON" scripts/results_table.py --pair "$output/tau_64" "$output/tau_64_skip" | tee -a "$output/pairs.txt"

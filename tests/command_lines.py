@@ -53,7 +53,7 @@ def module_of(script):
 
 def parser_of(script):
     """The parser of a script, by its path in the repository; None where it takes no flags."""
-    from training_arguments import make_parser
+    from training.arguments import make_parser
 
     if '__name__ == "__main__"' not in (ROOT / script).read_text():
         return None

@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 def main():
     for name in IMPORTED:
         importlib.import_module(name)
-    from records import run
+    from common.errors import run
 
     for line in sys.stdin:
         job = json.loads(line)

@@ -1,7 +1,7 @@
 """Reads hostile_programs.txt, and runs all of it at one level of the sandbox as whoever started it:
 so tests can run it as another user.
 
-CODE=<folder with code_runner.py> python hostile_programs.py LEVEL CANARY PORT MARK PYTHON TIMEOUT          prints results as JSON
+CODE=<the repository> python hostile_programs.py LEVEL CANARY PORT MARK PYTHON TIMEOUT          prints results as JSON
 """
 
 import json
@@ -39,7 +39,7 @@ def read_programs():
 def main():
     level, canary, port, mark, python, timeout = sys.argv[1:]
     sys.path.insert(0, os.environ["CODE"])
-    from code_runner import CodeRunner
+    from evaluation.sandbox.runner import CodeRunner
 
     programs = {}
     for name, (program, test) in read_programs()[0].items():

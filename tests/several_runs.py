@@ -43,7 +43,7 @@ def watch(job):
     import torch
     from torch.distributed.tensor import DTensor
 
-    from diffusion_trainer import DiffusionTrainer
+    from training.trainer import DiffusionTrainer
 
     whole = DiffusionTrainer._prepare_for_training
 
@@ -112,7 +112,7 @@ def watch(job):
 def main():
     for name in IMPORTED:
         importlib.import_module(name)
-    from records import InputError
+    from common.errors import InputError
 
     for job in json.loads(Path(sys.argv[1]).read_text()):
         os.environ["MASTER_PORT"] = str(job["port"])

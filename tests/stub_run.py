@@ -5,8 +5,9 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from generation_run import GenerationRun, Stop, item_seed, make_tasks
-from records import run
+from common.errors import run
+from evaluation.generation_run import GenerationRun, Stop, make_tasks
+from sampling.row_random import item_seed
 
 
 def main():

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from answer_rules import (
+from data.math_prompts import math_target
+from evaluation.answer_rules import (
     gold_answer,
     gold_number,
     is_right,
@@ -23,7 +24,6 @@ from answer_rules import (
     read_number,
     strict_answer,
 )
-from preprocess_math import math_target
 
 ROOT = Path(__file__).resolve().parent.parent
 

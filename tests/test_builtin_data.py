@@ -1,4 +1,4 @@
-"""builtin_data.py: splits that share nothing, right answers, functions that do what their
+"""scripts/builtin_data.py: splits that share nothing, right answers, functions that do what their
 instruction says, holes, the tokenizer.
 
 python -m pytest tests/test_builtin_data.py
@@ -11,37 +11,41 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
+import builtin_data
 import pytest
+from conftest import ROOT
 
-import builtin_data as data
-import builtin_functions
-from preprocess_math import math_prompt, math_target
-from records import InputError
-
-ROOT = Path(data.__file__).parent
+from common.errors import InputError
+from data import functions, library_code, pretraining_text, splits, word_problems
+from data.math_prompts import math_prompt, math_target
 
 
 @pytest.fixture(scope="module")
 def math():
-    return {"train": data.math_rows("train", 6000, 0), "test": data.math_rows("test", 500, 0)}
+    return {
+        "train": word_problems.math_rows("train", 6000, 0),
+        "test": word_problems.math_rows("test", 500, 0),
+    }
 
 
 @pytest.fixture(scope="module")
 def code():
-    return {"train": data.code_rows("train", 3000, 0), "test": data.code_rows("test", 300, 0)}
+    return {
+        "train": functions.code_rows("train", 3000, 0),
+        "test": functions.code_rows("test", 300, 0),
+    }
 
 
 @pytest.fixture(scope="module")
 def holes():
-    return data.code_infill_rows("test", 400, 0)
+    return functions.code_infill_rows("test", 400, 0)
 
 
 @pytest.fixture(scope="module")
 def tokenizer_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
-    data.write_tokenizer(folder)
+    pretraining_text.write_tokenizer(folder)
     return folder
 
 
@@ -134,8 +138,8 @@ def test_every_product_is_trained_on_with_several_third_numbers(math):
 
 def test_templates_and_answers_are_spread(math):
     assert (
-        len(data.MATH_TEMPLATES) >= 12
-        and sum(" " in template[0] for template in data.MATH_TEMPLATES) >= 2
+        len(word_problems.MATH_TEMPLATES) >= 12
+        and sum(" " in template[0] for template in word_problems.MATH_TEMPLATES) >= 2
     )
     for rows in math.values():
         answers = Counter(row["answer"].rsplit("#### ", 1)[1] for row in rows)
@@ -143,7 +147,7 @@ def test_templates_and_answers_are_spread(math):
 
 
 def test_answers_without_arithmetic_score_next_to_nothing(math):
-    scores = data.trivial_math_baselines(math["train"][:3000], math["test"][:100])
+    scores = word_problems.trivial_math_baselines(math["train"][:3000], math["test"][:100])
     assert set(scores) == {"commonest_answer", "nearest_question"} and max(scores.values()) < 0.08
 
 
@@ -156,7 +160,7 @@ def test_trivial_baselines_on_a_case_counted_by_hand():
         {"question": q, "answer": f"x\n#### {a}"}
         for q, a in (("tom has 9 cows", 1), ("mia has 4 cows", 1), ("leo had 4 hens", 2))
     ]
-    assert data.trivial_math_baselines(train, test) == {
+    assert word_problems.trivial_math_baselines(train, test) == {
         "commonest_answer": 1 / 3,
         "nearest_question": 2 / 3,
     }
@@ -263,7 +267,7 @@ def test_functions_do_what_their_instruction_says(code):
             assert ORACLES[number][1](
                 ast.literal_eval(argument), *match.groups()
             ) == ast.literal_eval(result), (instruction, test)
-    assert used == set(range(len(ORACLES))) and len(builtin_functions.CODE_TEMPLATES) >= 15
+    assert used == set(range(len(ORACLES))) and len(functions.CODE_TEMPLATES) >= 15
 
 
 def test_functions_pass_their_tests(code):
@@ -328,13 +332,16 @@ def test_infill_rows_look_like_training_rows(holes):
 
 
 def test_library_functions_parse_and_modules_are_held_out():
-    train, test = data.stdlib_rows("train", 2000, 0), data.stdlib_rows("test", 200, 0)
+    train, test = (
+        library_code.stdlib_rows("train", 2000, 0),
+        library_code.stdlib_rows("test", 200, 0),
+    )
     assert not {row["instruction"] for row in train} & {row["instruction"] for row in test}
     assert not {row["code"] for row in train} & {row["code"] for row in test}
-    for row in data.stdlib_infill_rows("test", 200, 0):
+    for row in library_code.stdlib_infill_rows("test", 200, 0):
         code = row["prompt"] + row["canonical_solution"] + row["suffix"]
         assert (
-            data.parses(code)
+            library_code.parses(code)
             and "\n" not in row["canonical_solution"]
             and row["canonical_solution"].strip()
         )
@@ -349,7 +356,7 @@ def test_library_functions_parse_and_modules_are_held_out():
 
 
 def test_text_has_the_shares_asked_for():
-    rows = data.text_rows("train", 2000, 0)
+    rows = pretraining_text.text_rows("train", 2000, 0)
     chat = sum(row["text"].startswith("<|startoftext|>") for row in rows)
     math = sum("\n#### " in row["text"] for row in rows)
     equations = [row["text"] for row in rows if "\n" not in row["text"]]
@@ -361,8 +368,12 @@ def test_text_has_the_shares_asked_for():
     for line in equations:
         left, right = line.split(" = ")
         a, sign, b = left.split()
-        assert int(right) == data.APPLY[{v: k for k, v in data.SIGN.items()}[sign]](int(a), int(b))
-        assert sign == "*" or not data.step_held_out({"+": "add", "-": "sub"}[sign], int(a), int(b))
+        assert int(right) == word_problems.APPLY[
+            {v: k for k, v in word_problems.SIGN.items()}[sign]
+        ](int(a), int(b))
+        assert sign == "*" or not word_problems.step_held_out(
+            {"+": "add", "-": "sub"}[sign], int(a), int(b)
+        )
     for row in rows:
         asks = (
             row["text"].startswith("<|startoftext|>")
@@ -374,9 +385,9 @@ def test_text_has_the_shares_asked_for():
             and bool(row["prompt"]) == asks
             and len(row["prompt"]) < len(row["text"])
         )
-    only = data.text_rows("train", 50, 0, {"code": 1})
+    only = pretraining_text.text_rows("train", 50, 0, {"code": 1})
     assert all(row["text"].startswith("# ") and "\ndef " in row["text"] for row in only)
-    only = data.text_rows("train", 50, 0, {"functions": 1})
+    only = pretraining_text.text_rows("train", 50, 0, {"functions": 1})
     assert all(
         re.fullmatch(r"# .*\ndef \w+\(\w+\):\n", row["prompt"])
         and row["text"].startswith(row["prompt"] + "    ")
@@ -386,9 +397,9 @@ def test_text_has_the_shares_asked_for():
 
 def test_chat_text_is_what_fine_tuning_shows(tokenizer, math):
     for row in math["test"][:20]:
-        assert data.chat_text(row) == math_prompt(tokenizer, row["question"]) + math_target(
-            row["answer"]
-        )
+        assert pretraining_text.chat_text(row) == math_prompt(
+            tokenizer, row["question"]
+        ) + math_target(row["answer"])
 
 
 @pytest.mark.parametrize(
@@ -408,9 +419,9 @@ def test_any_text_survives_the_tokenizer(tokenizer, text):
 
 
 def test_special_tokens_stand_last_and_numbers_are_single_digits(tokenizer):
-    assert len(tokenizer) == 1024 and tokenizer.convert_tokens_to_ids(data.SPECIAL_TOKENS) == list(
-        range(1018, 1024)
-    )
+    assert len(tokenizer) == 1024 and tokenizer.convert_tokens_to_ids(
+        pretraining_text.SPECIAL_TOKENS
+    ) == list(range(1018, 1024))
     assert (
         tokenizer.pad_token == tokenizer.eos_token == "<|endoftext|>"
         and tokenizer.mask_token == "<|mdm_mask|>"
@@ -418,7 +429,8 @@ def test_special_tokens_stand_last_and_numbers_are_single_digits(tokenizer):
     # nothing added unasked
     assert tokenizer("Tom")["input_ids"] == tokenizer("Tom", add_special_tokens=False)["input_ids"]
     assert all(
-        len(tokenizer.tokenize(token)) == 1 for token in data.FORMAT_TOKENS + data.SPECIAL_TOKENS
+        len(tokenizer.tokenize(token)) == 1
+        for token in pretraining_text.FORMAT_TOKENS + pretraining_text.SPECIAL_TOKENS
     )
     assert tokenizer.tokenize(" 207") == ["Ġ", "2", "0", "7"] and tokenizer.tokenize(
         "\\boxed{42}"
@@ -437,7 +449,7 @@ def test_rows_are_short_and_holes_are_cut_between_tokens(tokenizer, math, code, 
 
     for name, texts in {
         "question": [row["question"] for row in math["train"]],
-        "chat": map(data.chat_text, math["train"]),
+        "chat": map(pretraining_text.chat_text, math["train"]),
         "function": [row["instruction"] + row["code"] for row in code["train"]],
     }.items():
         counts = lengths(texts)
@@ -464,7 +476,7 @@ def test_rows_are_short_and_holes_are_cut_between_tokens(tokenizer, math, code, 
 
 def command(*arguments):
     return subprocess.run(
-        [sys.executable, str(ROOT / "builtin_data.py"), *map(str, arguments)],
+        [sys.executable, str(ROOT / "scripts/builtin_data.py"), *map(str, arguments)],
         capture_output=True,
         text=True,
     )
@@ -476,7 +488,9 @@ def test_the_command_writes_the_same_rows_in_every_process(tmp_path, kind):
     answer = command(kind, "--split", "test", "--n", 40, "--seed", 3, "--output", file)
     assert answer.returncode == 0, answer.stderr
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    assert rows == data.MAKERS[kind]("test", 40, 3) != data.MAKERS[kind]("test", 40, 4)
+    assert (
+        rows == builtin_data.MAKERS[kind]("test", 40, 3) != builtin_data.MAKERS[kind]("test", 40, 4)
+    )
 
 
 def test_text_and_tokenizer_commands(tmp_path, tokenizer_folder):
@@ -485,7 +499,9 @@ def test_text_and_tokenizer_commands(tmp_path, tokenizer_folder):
         command("text", "--n", 30, "--weights", 1, 1, 0, 1, 0, 1, "--output", file).returncode == 0
     )
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    assert rows == data.text_rows("train", 30, 0, {"math": 1, "chat": 1, "code": 1, "functions": 1})
+    assert rows == pretraining_text.text_rows(
+        "train", 30, 0, {"math": 1, "chat": 1, "code": 1, "functions": 1}
+    )
     assert command("tokenizer", "--output_dir", folder).returncode == 0
     for made in tokenizer_folder.iterdir():
         assert made.read_bytes() == (folder / made.name).read_bytes()
@@ -493,9 +509,9 @@ def test_text_and_tokenizer_commands(tmp_path, tokenizer_folder):
 
 def test_more_rows_than_there_are_is_an_error():
     with pytest.raises(InputError, match="hardly more than 3"):
-        data.take_distinct(({"text": number % 3} for number in itertools.count()), 4, "text")
+        splits.take_distinct(({"text": number % 3} for number in itertools.count()), 4, "text")
     with pytest.raises(InputError, match="--n"):
-        data.stdlib_rows("train", 10**6, 0)
+        library_code.stdlib_rows("train", 10**6, 0)
 
 
 @pytest.mark.parametrize(

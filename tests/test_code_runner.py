@@ -1,4 +1,4 @@
-"""code_runner.py, code_sandbox.py, code_check.py: right programs pass, wrong and hostile ones do
+"""evaluation/sandbox: right programs pass, wrong and hostile ones do
 not, and nothing of them is left.
 
 FLEXMDM_DATA=... pytest tests/test_code_runner.py             about a minute on 2 cores; --full runs all 8,652 reference solutions
@@ -22,9 +22,9 @@ from hostile_programs import PLAIN_TEST, RIGHT, read_programs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from code_check import Unplain, pack, unpack
-from code_runner import CodeRunner, rebound_name, suspicious_text, test_with_helpers
-from records import InputError
+from common.errors import InputError
+from evaluation.sandbox.judge import Unplain, pack, unpack
+from evaluation.sandbox.runner import CodeRunner, rebound_name, suspicious_text, test_with_helpers
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
 ROOT = Path(__file__).resolve().parent.parent
@@ -156,15 +156,14 @@ def place():
     """
     folder = Path(tempfile.mkdtemp(prefix="hostile-"))
     folder.chmod(0o755)
+    for name in ("common", "evaluation/sandbox"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in (
-        "code_runner.py",
-        "code_sandbox.py",
-        "code_check.py",
-        "records.py",
+        "evaluation/__init__.py",
         "tests/hostile_programs.py",
         "tests/hostile_programs.txt",
     ):
-        shutil.copy(ROOT / name, folder)
+        shutil.copy(ROOT / name, folder / (name if name.startswith("evaluation") else ""))
     canary = folder / "canary"
     canary.mkdir()
     canary.chmod(0o777)
@@ -181,8 +180,8 @@ LEVELS = {
     "user, landlock": ("landlock", 54322),
     "root, plain": ("plain", None),
 }
-# What a level does not promise (code_sandbox.py says so, and so does every result): there the
-# user's rights are the only bound
+# What a level does not promise (evaluation/sandbox/sandbox.py says so, and so does every result):
+# there the user's rights are the only bound
 NOT_PROMISED = {
     "plain": {"write outside", "network", "delete files", "overwrite a file", "read a file"}
 }
@@ -535,7 +534,7 @@ def test_root_that_cannot_become_anybody_else_is_refused_unless_told():
     it.
     """
     script = (
-        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom code_runner import CodeRunner\nfrom"
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom evaluation.sandbox.runner import CodeRunner\nfrom"
         " records import InputError\ntry:\n    CodeRunner(levels=('landlock', 'plain'))\n   "
         " print('made')\nexcept InputError as error:\n    print(error)\nwith"
         " CodeRunner(levels=('plain',), unsafe_as_root=True) as runner:\n   "
@@ -564,7 +563,7 @@ def test_a_killed_sandbox_is_replaced(runner):
 def test_a_killed_scorer_leaves_nothing(tmp_path):
     """The sandbox ends by itself when its scorer is gone, also in the middle of a program."""
     script = (
-        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom code_runner import CodeRunner\nrunner"
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom evaluation.sandbox.runner import CodeRunner\nrunner"
         " = CodeRunner(timeout=1)\nprint(runner.isolation['user'],"
         " runner.sandboxes[0].process.pid, flush=True)\nrunner.run('while True: pass', '', 'f')\n"
     )
@@ -601,7 +600,7 @@ def test_what_a_program_prints_is_kept(runner):
 
 
 def test_a_folder_of_any_depth_without_rights_is_removed(tmp_path):
-    from code_sandbox import remove_folder
+    from evaluation.sandbox.sandbox import remove_folder
 
     (tmp_path / "kept").write_text("kept")
     (tmp_path / "top" / "side").mkdir(parents=True)

@@ -19,7 +19,7 @@ from command_lines import (
 from conftest import ROOT
 
 from instruction_finetuning import InstructionArguments
-from training_arguments import RunArguments, make_parser
+from training.arguments import RunArguments, make_parser
 
 SCRIPTS = [name for path in python_files() if parser_of(name := str(path.relative_to(ROOT)))]
 
@@ -103,8 +103,8 @@ def test_a_command_line_that_is_shown_is_accepted(line):
         ("python flexmdm_inference.py --prompt w7", "--checkpoint_path"),
         ("python flexmdm_transfer_openwebtext.py --variable_lenght ...", "--variable_lenght"),
         ("python instruction_finetuning.py --seed many ...", "--seed"),
-        ("python trace_page.py", "--output"),
-        ("python new_base.py lama --source S --output_dir O", "lama"),
+        ("python scripts/trace_page.py", "--output"),
+        ("python scripts/new_base.py lama --source S --output_dir O", "lama"),
         ("python eval_gsm9k.py", "not there"),
         ("python scripts/quickstart_table.py --work runs", "takes no flags"),
         ("torchrun --processes 2 eval_gsm8k.py ...", "torchrun"),

@@ -21,8 +21,8 @@ QUICK = [
     "flexmdm_transfer_preprocess.py",
     "preprocess_math.py",
     "preprocess_code_infilling.py",
-    "builtin_data.py",
-    "results_table.py",
+    "scripts/builtin_data.py",
+    "scripts/results_table.py",
 ]
 TRAINING = ["flexmdm_transfer_openwebtext.py", "instruction_finetuning.py"]
 OFFLINE = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}

@@ -7,13 +7,13 @@ import pytest
 import tiny
 import torch
 
-from flexmdm_inference import generate_flexmdm, generate_flexmdm_infilling
+from common.packed_rows import Places
+from data.noise_stream import NoiseStream
 from flexmdm_interpolant import GeometricSchedule
 from flexmdm_trainer import FlexMDMCollator, flexmdm_losses, flexmdm_rest
-from llada_inference import generate_mdm, generate_mdm_infilling
 from llada_trainer import LLaDACollator, llada_losses, token_costs
-from noise_stream import NoiseStream
-from packed_rows import Places
+from sampling.flexmdm import generate_flexmdm, generate_flexmdm_infilling
+from sampling.llada import generate_mdm, generate_mdm_infilling
 
 IDS = dict(mask_id=tiny.MASK, pad_id=tiny.PAD)
 

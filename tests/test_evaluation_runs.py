@@ -1,4 +1,4 @@
-"""generation_run.py: rows that survive interruption, sharding and merging.
+"""evaluation/generation_run.py: rows that survive interruption, sharding and merging.
 
 pytest tests/test_evaluation_runs.py         about 20 s on 2 cores
 """
@@ -14,16 +14,17 @@ from pathlib import Path
 
 import pytest
 
-from generation_run import (
+from common.errors import InputError
+from common.rows import write_rows
+from evaluation.generation_run import (
     GENERATIONS,
     GenerationRun,
     Stop,
-    item_seed,
     make_tasks,
     merge_rows,
     read_generations,
 )
-from records import InputError, write_rows
+from sampling.row_random import item_seed
 
 ROOT = Path(__file__).resolve().parent.parent
 STUB = ROOT / "tests" / "stub_run.py"

@@ -19,9 +19,13 @@ from test_evaluation_runs import ROOT, rows_of
 
 import eval_gsm8k
 import eval_humaneval_infill
-from builtin_data import code_infill_rows, math_rows, stdlib_infill_rows
-from generation_run import GENERATIONS, content_hash
-from records import InputError, read_finished, write_rows
+from common.errors import InputError
+from common.files import content_hash
+from common.rows import read_finished, write_rows
+from data.functions import code_infill_rows
+from data.library_code import stdlib_infill_rows
+from data.word_problems import math_rows
+from evaluation.generation_run import GENERATIONS
 
 
 @pytest.fixture(scope="module")
@@ -381,7 +385,8 @@ def test_the_items_test_counts_not_the_file_s(tmp_path, monkeypatch):
 
 def test_without_permission_no_program_runs(checkpoints, sets, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
-        "code_runner.CodeRunner.__init__", lambda *a, **k: pytest.fail("a program would have run")
+        "evaluation.sandbox.runner.CodeRunner.__init__",
+        lambda *a, **k: pytest.fail("a program would have run"),
     )
     run_main(
         eval_humaneval_infill,
@@ -445,8 +450,8 @@ def test_the_middle_alone_is_the_completion():
     """
     import torch
 
-    from evaluated_model import EvaluatedModel
-    from generation_result import GenerationResult
+    from evaluation.model import EvaluatedModel
+    from sampling.results import GenerationResult
 
     words = {1: "a", 2: " b", 3: "c\n", 9: "<mark>", 5: "P", 6: "S"}
     model = EvaluatedModel.__new__(EvaluatedModel)

@@ -14,9 +14,9 @@ import tiny
 import torch
 
 import flexmdm_inference
-from flexmdm_inference import generate_flexmdm, generate_flexmdm_infilling
+from common.errors import run
 from llada_utils import compile_network
-from records import run
+from sampling.flexmdm import generate_flexmdm, generate_flexmdm_infilling
 
 SCRIPT = Path(__file__).resolve().parent.parent / "flexmdm_inference.py"
 COMMON = dict(mask_id=tiny.MASK, pad_id=tiny.PAD, num_tokens=58, temperature=1.0, max_length=24)
@@ -172,7 +172,9 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """The script's main in this process, as records.run calls it: (exit code, stdout, stderr)."""
+    """The script's main in this process, as common.errors.run calls it: (exit code, stdout,
+    stderr).
+    """
 
     def call(*flags):
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, flags)])

@@ -11,24 +11,17 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import eval_gsm8k
 import eval_humaneval_infill
-import records
-from records import (
-    InputError,
-    open_text,
-    parse_json,
-    read_file,
-    read_finished,
-    read_rows,
-    require_writable,
-    write_rows,
-    write_text,
-)
-from results_table import (
+from common.command_line import ArgumentParser
+from common.errors import InputError
+from common.files import open_text, parse_json, require_writable, write_json, write_text
+from common.rows import read_file, read_finished, read_rows, write_rows
+from evaluation.results_table import (
     describe,
     item_scores,
     make_result,
@@ -38,8 +31,7 @@ from results_table import (
     share_of,
     table_rows,
 )
-from sampler_flags import (
-    ArgumentParser,
+from sampling.options import (
     add_flexmdm_flags,
     add_llada_flags,
     add_model_flags,
@@ -187,7 +179,8 @@ def test_the_folder_is_tried_before_a_model_is_loaded_or_a_program_run(
         f"{script.__name__}.EvaluatedModel", lambda *a, **k: pytest.fail("a model was loaded")
     )
     monkeypatch.setattr(
-        "code_runner.CodeRunner.__init__", lambda *a, **k: pytest.fail("a program would have run")
+        "evaluation.sandbox.runner.CodeRunner.__init__",
+        lambda *a, **k: pytest.fail("a program would have run"),
     )
     (tmp_path / "file").write_text("x")
     data = [{"question": "q", "answer": "#### 1"}] if script is eval_gsm8k else [code_item(0)]
@@ -230,10 +223,7 @@ def test_a_closed_standard_output_is_no_traceback(tmp_path):
     import subprocess
 
     write_rows(tmp_path / "rows.jsonl", [math_row(number, 1, 1) for number in range(3)])
-    command = (
-        f"{sys.executable} {records.__file__.replace('records', 'eval_gsm8k')} --score_only"
-        f" {tmp_path}/rows.jsonl | true"
-    )
+    command = f"{sys.executable} {ROOT / 'eval_gsm8k.py'} --score_only {tmp_path}/rows.jsonl | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.stderr == ""
 
@@ -362,7 +352,7 @@ def test_settings_that_are_no_object_are_refused(tmp_path, monkeypatch, capsys, 
 def test_rows_with_and_without_a_number_are_refused_in_every_order(
     tmp_path_factory, order, without, field
 ):
-    from generation_run import read_generations
+    from evaluation.generation_run import read_generations
 
     rows = [math_row(number, 1, 1, item=number, sample=0) for number in range(4)]
     for row in rows[:without]:
@@ -486,7 +476,8 @@ def test_a_set_in_which_only_some_items_have_a_test_is_refused_before_anything_r
         "eval_humaneval_infill.EvaluatedModel", lambda *a, **k: pytest.fail("a model was loaded")
     )
     monkeypatch.setattr(
-        "code_runner.CodeRunner.__init__", lambda *a, **k: pytest.fail("a program would have run")
+        "evaluation.sandbox.runner.CodeRunner.__init__",
+        lambda *a, **k: pytest.fail("a program would have run"),
     )
     write_rows(tmp_path / "items.jsonl", [code_item(0), code_item(1, test=" \n"), code_item(2)])
     write_rows(
@@ -642,7 +633,7 @@ def test_any_label_is_one_cell_and_one_line_of_the_legend(tmp_path_factory, text
     ],
 )
 def test_a_result_whose_fields_are_of_another_kind_is_refused(tmp_path, field, value):
-    records.write_json(tmp_path / "results.json", dict(result("x"), **{field: value}))
+    write_json(tmp_path / "results.json", dict(result("x"), **{field: value}))
     with pytest.raises(InputError, match=f"RESULTS: {field!r} of .* is not"):
         read_results([tmp_path])
 
@@ -758,19 +749,21 @@ PANEL = {
 def test_a_page_with_a_damaged_panel_is_refused_and_nothing_is_written(
     tmp_path, monkeypatch, ending, field, value
 ):
-    import trace_page
+    import trace_page as command
+
+    from sampling import trace_page
 
     trace_page.write_trace_page(tmp_path / "page.html", [PANEL, {**PANEL, field: value}])
     monkeypatch.setattr(
         sys, "argv", ["x", str(tmp_path / "page.html"), "--output", str(tmp_path / f"out.{ending}")]
     )
     with pytest.raises(InputError, match="page.html is not a page .* of panel 2"):
-        trace_page.main()
+        command.main()
     assert not (tmp_path / f"out.{ending}").exists()
 
 
 def test_a_whole_panel_is_drawn_and_a_picture_that_cannot_be_written_is_one_line(tmp_path):
-    import trace_page
+    from sampling import trace_page
 
     trace_page.write_trace_page(tmp_path / "page.html", [PANEL])
     panels = trace_page.read_panels(tmp_path / "page.html")

@@ -14,12 +14,13 @@ import torch
 from command_lines import module_of
 from training_helpers import SCRIPTS, make_base, run_flags, run_here, write_data
 
-import gpu_memory
 import llada_utils
-import training_run  # noqa: F401  before read_tensors is replaced, which it imports by name
+from common import gpu_memory
+from common.errors import InputError, run
 from llada_dit import LLaDADiT, LLaDAModelLM
 from llada_utils import add_lora, build_flexmdm, pick_device, write_checkpoint
-from records import InputError, run
+from training import memory as training_memory
+from training import run as training_run  # noqa: F401  before read_tensors is replaced, which it imports by name
 
 SAID = (
     "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 15.77 GiB "
@@ -191,7 +192,7 @@ def test_a_run_that_cannot_fit(changes, helps, made, refused, monkeypatch, tmp_p
     sizes = {}
 
     monkeypatch.setattr(llada_utils, "read_tensors", unread)
-    real = gpu_memory.always_held
+    real = training_memory.always_held
 
     def noted(args, model):
         for parameter in model.parameters():
@@ -199,7 +200,7 @@ def test_a_run_that_cannot_fit(changes, helps, made, refused, monkeypatch, tmp_p
             sizes[kind] = sizes.get(kind, 0) + parameter.numel()
         return real(args, model)
 
-    monkeypatch.setattr(gpu_memory, "always_held", noted)
+    monkeypatch.setattr(training_memory, "always_held", noted)
     monkeypatch.setattr(gpu_memory, "device_memory", lambda device: 1)
     line = refused(f"{SCRIPTS['transfer']}.py", *words)
     assert all(word in line for word in ("GPU memory", "weights", "optimizer", "GiB", *helps)), line

@@ -11,12 +11,19 @@ import numpy as np
 import pytest
 import torch
 
-from generation_result import draw_seeds, row_uniforms
+from common.packed_rows import PaddedRows
 from llada_dit import LLaDAConfig, LLaDAModelLM, rope_tables
-from llada_inference import generate_mdm, generate_mdm_infilling, reveal_plan, reveals_of_block
-from llada_sampler import CONFIDENCE, TOKEN, log_probability
-from packed_rows import PaddedRows
-from prefix_cache import PrefixCache
+from sampling.llada import (
+    CONFIDENCE,
+    TOKEN,
+    generate_mdm,
+    generate_mdm_infilling,
+    log_probability,
+    reveal_plan,
+    reveals_of_block,
+)
+from sampling.prefix_cache import PrefixCache
+from sampling.row_random import draw_seeds, row_uniforms
 
 # embedding rows, tokens of the tokenizer; ids 22 and 23 have no token
 V, TOKENS, MASK, PAD = 24, 22, 20, 21
@@ -488,7 +495,7 @@ CACHED = dict(steps=12, gen_length=12, block_length=4, mask_id=MASK, pad_id=PAD,
 
 @pytest.mark.parametrize("cfg_scale", [0.0, 0.8])
 def test_a_cache_refreshed_every_step_changes_nothing(network, cfg_scale):
-    """Also guards prefix_cache.py."""
+    """Also guards sampling/prefix_cache.py."""
     prompts, suffixes = pad_rows(random_rows(5, 9)), pad_rows(random_rows(5, 3, shortest=0))
     plain = generate_mdm(network, prompts, cfg_scale=cfg_scale, **CACHED)
     cached = generate_mdm(network, prompts, cfg_scale=cfg_scale, cache_refresh=1, **CACHED)

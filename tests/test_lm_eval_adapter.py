@@ -1,5 +1,5 @@
-"""lm_eval_adapter.py with the real lm-evaluation-harness, where it is installed (pip install
-lm-eval==0.4.13).
+"""evaluation/lm_eval_adapter.py with the real lm-evaluation-harness, where it is installed (pip
+install lm-eval==0.4.13).
 
 pytest tests/test_lm_eval_adapter.py                          half a minute
 """
@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from builtin_data import math_rows
-from lm_eval_adapter import cut_at
-from records import write_rows
+from common.rows import write_rows
+from data.word_problems import math_rows
+from evaluation.lm_eval_adapter import cut_at
 
 ROOT = Path(__file__).resolve().parent.parent
 TASK = """task: own_math
@@ -72,7 +72,7 @@ def place(tmp_path_factory):
 
 def adapter(*arguments):
     return subprocess.run(
-        [sys.executable, str(ROOT / "lm_eval_adapter.py"), *map(str, arguments)],
+        [sys.executable, str(ROOT / "scripts/lm_evaluation.py"), *map(str, arguments)],
         capture_output=True,
         text=True,
     )

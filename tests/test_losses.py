@@ -12,6 +12,7 @@ import pytest
 import tiny
 import torch
 
+from data.noise_stream import NoiseStream
 from flexmdm_interpolant import (
     AnyOrderMaskInsertionInterpolant,
     GeometricSchedule,
@@ -21,7 +22,6 @@ from flexmdm_interpolant import (
 from flexmdm_trainer import FlexMDMCollator, flexmdm_losses, gap_loss, interpolant_of, unmask_loss
 from llada_trainer import LLaDACollator, llada_losses
 from llada_utils import load_flexmdm
-from noise_stream import NoiseStream
 
 
 class Fixed(torch.nn.Module):

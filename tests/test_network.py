@@ -10,7 +10,10 @@ import shutil
 import pytest
 import tiny
 import torch
+from new_base import import_llama
 
+from common.errors import InputError
+from data.tokenizer import load_tokenizer
 from llada_dit import FIXED_SETTINGS, LLaDAConfig, ScalarLengthHead, timestep_embedding
 from llada_utils import (
     add_lora,
@@ -18,13 +21,10 @@ from llada_utils import (
     export_merged,
     load_flexmdm,
     load_llada,
-    load_tokenizer,
     merge_lora,
     new_flexmdm,
     write_checkpoint,
 )
-from new_base import import_llama
-from records import InputError
 
 LORA = {"r": 4, "lora_alpha": 6, "lora_dropout": 0.0}
 
@@ -57,8 +57,8 @@ def test_golden_llada(golden, golden_dir):
 
 
 def test_golden_llada_inside_a_block(golden, golden_dir):
+    from common.packed_rows import PaddedRows
     from llada_dit import rope_tables, rotate
-    from packed_rows import PaddedRows
 
     numbers = golden("llada_tiny/golden.safetensors")
     model = load_llada(golden_dir / "llada_tiny")
@@ -494,8 +494,8 @@ def test_import_of_a_llama(tmp_path, data_dir):
     )
     ids = torch.randint(3, 512, (1, 12))
     hidden = ours.model.transformer.wte(ids)  # longer: our blocks under a causal mask
+    from common.packed_rows import PaddedRows
     from llada_dit import rope_tables
-    from packed_rows import PaddedRows
 
     cos, sin = (table[:, None] for table in rope_tables(12, 8, ours.config.rope_theta, "cpu"))
     rows = PaddedRows(12, None, "cpu")
@@ -555,7 +555,7 @@ def test_a_base_in_four_bits(tmp_path):
     """
     bitsandbytes = pytest.importorskip("bitsandbytes")
     from llada_utils import quantize_base, write_checkpoint
-    from training_estimate import flops_a_token
+    from training.estimate import flops_a_token
 
     base = tiny.write_llada(
         tmp_path / "base", d_model=128, n_heads=2, n_kv_heads=2, mlp_hidden_size=256

@@ -6,9 +6,9 @@ import pytest
 import tiny
 import torch
 
-from flexmdm_inference import generate_flexmdm, generate_flexmdm_infilling
-from packed_rows import PaddedRows
-from prefix_cache import PrefixCache
+from common.packed_rows import PaddedRows
+from sampling.flexmdm import generate_flexmdm, generate_flexmdm_infilling
+from sampling.prefix_cache import PrefixCache
 
 IDS = dict(mask_id=tiny.MASK, pad_id=tiny.PAD)
 EVENTS = dict(

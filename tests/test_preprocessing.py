@@ -13,15 +13,17 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT, _folder
 
 import flexmdm_transfer_preprocess as transfer
 import preprocess_code_infilling as code
 import preprocess_math as math_rows
-from records import run
+from common.errors import run
+from data import chunking, corpora, infills, instruction_rows, math_prompts
+from data.tokenizer import open_tokenizer
 
 SPECIAL = [
     "<|startoftext|>",
@@ -74,14 +76,13 @@ def tokenizer(tokenizer_folder):
     import datasets
 
     datasets.disable_progress_bars()
-    return transfer.open_tokenizer(str(tokenizer_folder), 1)
+    return open_tokenizer(str(tokenizer_folder), 1)
 
 
 @pytest.fixture(scope="module")
 def llada_tokenizer():
-    from conftest import _folder
 
-    return transfer.open_tokenizer(str(_folder("FLEXMDM_DATA") / "llada_tokenizer"), 1)
+    return open_tokenizer(str(_folder("FLEXMDM_DATA") / "llada_tokenizer"), 1)
 
 
 @pytest.fixture
@@ -125,28 +126,29 @@ GSM8K = [
 
 
 def test_math_prompt_has_one_start_token_and_ends_where_the_reasoning_begins(tokenizer):
-    prompt = math_rows.math_prompt(tokenizer, "How many?")
+    prompt = math_prompts.math_prompt(tokenizer, "How many?")
     ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     assert ids.count(tokenizer.bos_token_id) == 1 and ids[0] == tokenizer.bos_token_id
     assert prompt.endswith("<|start_header_id|>assistant<|end_header_id|>\n\n<reasoning>")
-    assert math_rows.SYSTEM_PROMPT + "\n\nHow many?" in prompt
+    assert math_prompts.SYSTEM_PROMPT + "\n\nHow many?" in prompt
 
 
 def test_math_target():
     assert (
-        math_rows.math_target("2+3=5\n#### 5") == "2+3=5</reasoning>\n<answer>\\boxed{5}</answer>"
+        math_prompts.math_target("2+3=5\n#### 5")
+        == "2+3=5</reasoning>\n<answer>\\boxed{5}</answer>"
     )
-    assert math_rows.math_target("a #### b\n#### -1,000 ").endswith(
+    assert math_prompts.math_target("a #### b\n#### -1,000 ").endswith(
         "<answer>\\boxed{-1,000}</answer>"
     )
     with pytest.raises(ValueError, match="####"):
-        math_rows.math_target("the answer is 5")
+        math_prompts.math_target("the answer is 5")
 
 
 def test_prompt_length_is_the_longest_token_prefix_inside_the_prompt(tokenizer):
     for _ in range(200):
         prompt, target = random_text(random.randint(0, 12)), random_text(random.randint(1, 12))
-        row = math_rows.joint_row(tokenizer, prompt, target)
+        row = instruction_rows.joint_row(tokenizer, prompt, target)
         assert tokenizer.decode(row["input_ids"]) == prompt + target
         # a character of these is a byte
         pieces = [tokenizer.convert_ids_to_tokens(token) for token in row["input_ids"]]
@@ -156,11 +158,13 @@ def test_prompt_length_is_the_longest_token_prefix_inside_the_prompt(tokenizer):
 
 
 def test_math_straddling_token_belongs_to_the_answer(tokenizer):
-    row = math_rows.math_row({"question": "q", "answer": "The end\n#### 1"}, tokenizer, False)
+    row = math_prompts.math_row({"question": "q", "answer": "The end\n#### 1"}, tokenizer, False)
     assert row["straddles"] and tokenizer.decode(
         row["input_ids"][row["prompt_length"] :]
     ).startswith(">The end</reasoning>")
-    row = math_rows.math_row({"question": "q", "answer": "an <<1=1>>end\n#### 1"}, tokenizer, True)
+    row = math_prompts.math_row(
+        {"question": "q", "answer": "an <<1=1>>end\n#### 1"}, tokenizer, True
+    )
     assert not row["straddles"] and tokenizer.decode(
         row["input_ids"][row["prompt_length"] :]
     ).startswith("an end</reasoning>")
@@ -192,7 +196,7 @@ def test_math_command_reads_train_files_counts_long_rows_and_keeps_a_finished_ou
     )
     assert rows["train"].column_names == ["input_ids", "prompt_length"] and len(rows["train"]) == 12
     assert info["token_straddles_the_border"] == 12
-    expected = [math_rows.math_row(row, tokenizer, False) for row in GSM8K]
+    expected = [math_prompts.math_row(row, tokenizer, False) for row in GSM8K]
     assert rows["train"]["input_ids"][:] == [row["input_ids"] for row in expected]
     assert rows["train"]["prompt_length"][:] == [row["prompt_length"] for row in expected]
 
@@ -255,7 +259,7 @@ def test_math_rows_that_would_train_in_silence_on_what_is_wrong(
 def test_middle_is_uniform_over_the_papers_ranges(n, prompt_length):
     first_range, grid = n - 2 - prompt_length, 840  # 840 is divisible by every range here
     drawn = Counter(
-        code.draw_middle(n, prompt_length, (i + 0.5) / (first_range * 4), (j + 0.5) / grid)
+        infills.draw_middle(n, prompt_length, (i + 0.5) / (first_range * 4), (j + 0.5) / grid)
         for i in range(first_range * 4)
         for j in range(grid)
     )
@@ -269,54 +273,60 @@ def test_middle_is_uniform_over_the_papers_ranges(n, prompt_length):
 def test_middle_of_short_outputs_is_their_first_token():
     almost_one = np.nextafter(1.0, 0.0)
     for u in (0.0, 0.5, almost_one):
-        assert code.draw_middle(6, 5, u, u) == (5, 6)  # one token: it is the middle, no suffix
-        assert code.draw_middle(6, 4, u, u) == (4, 5)
-        assert code.draw_middle(1, 0, u, u) == (0, 1)
+        assert infills.draw_middle(6, 5, u, u) == (5, 6)  # one token: it is the middle, no suffix
+        assert infills.draw_middle(6, 4, u, u) == (4, 5)
+        assert infills.draw_middle(1, 0, u, u) == (0, 1)
     for n in range(3, 2000):
-        start, end = code.draw_middle(n, 0, almost_one, almost_one)
+        start, end = infills.draw_middle(n, 0, almost_one, almost_one)
         assert start == n - 3 and end == n - 1  # never rounded up to the excluded end
     for n, prompt_length in [(5, 5), (5, 6), (0, 0)]:
         with pytest.raises(ValueError, match="no output"):
-            code.draw_middle(n, prompt_length, 0.5, 0.5)
+            infills.draw_middle(n, prompt_length, 0.5, 0.5)
 
 
 def test_framing_at_inference_is_framing_in_training(tokenizer):
-    boundary, layout = code.infill_boundary_ids(tokenizer), code.llada_infill_layout(tokenizer)
+    boundary, layout = (
+        infills.infill_boundary_ids(tokenizer),
+        infills.llada_infill_layout(tokenizer),
+    )
     for _ in range(100):
-        row = math_rows.joint_row(tokenizer, random_text(8) + "\n", random_text(20))
+        row = instruction_rows.joint_row(tokenizer, random_text(8) + "\n", random_text(20))
         ids, n = np.array(row["input_ids"]), len(row["input_ids"])
-        start, end = code.draw_middle(n, row["prompt_length"], random.random(), random.random())
+        start, end = infills.draw_middle(n, row["prompt_length"], random.random(), random.random())
         prefix, middle, suffix = ids[:start], ids[start:end], ids[end:]
         texts = tokenizer.decode(prefix), tokenizer.decode(suffix)
-        if [code.text_ids(tokenizer, text) for text in texts] != [prefix.tolist(), suffix.tolist()]:
+        if [infills.text_ids(tokenizer, text) for text in texts] != [
+            prefix.tolist(),
+            suffix.tolist(),
+        ]:
             continue  # a cut inside a character, or where a merge would join
-        framed, first, last = code.frame_flexmdm(prefix, middle, suffix, boundary)
-        before, after = code.flexmdm_infill_ids(tokenizer, *texts)
+        framed, first, last = infills.frame_flexmdm(prefix, middle, suffix, boundary)
+        before, after = infills.flexmdm_infill_ids(tokenizer, *texts)
         assert (
             framed.tolist() == before + middle.tolist() + after
             and framed[first:last].tolist() == middle.tolist()
         )
         assert before[len(before) - len(boundary) :] == boundary == after[: len(boundary)]
-        framed, prompt_length = code.frame_llada(prefix, middle, suffix, layout)
-        prompt = code.llada_infill_prompt(tokenizer, *texts)
+        framed, prompt_length = infills.frame_llada(prefix, middle, suffix, layout)
+        prompt = infills.llada_infill_prompt(tokenizer, *texts)
         assert framed.tolist() == prompt + middle.tolist() and prompt_length == len(prompt)
 
 
 def test_framing_of_empty_parts(tokenizer):
-    boundary = code.infill_boundary_ids(tokenizer)
-    assert tokenizer.decode(boundary) == code.INFILL_BOUNDARY
-    assert code.flexmdm_infill_ids(tokenizer, "", "") == (boundary, boundary)
-    ids, start, end = code.frame_flexmdm([], [], [], boundary)
+    boundary = infills.infill_boundary_ids(tokenizer)
+    assert tokenizer.decode(boundary) == infills.INFILL_BOUNDARY
+    assert infills.flexmdm_infill_ids(tokenizer, "", "") == (boundary, boundary)
+    ids, start, end = infills.frame_flexmdm([], [], [], boundary)
     assert ids.dtype == np.int64 and (start, end) == (len(boundary),) * 2
-    text = tokenizer.decode(code.llada_infill_prompt(tokenizer, "x", ""))
-    assert text == code.REQUEST + "<prefix>x</prefix><suffix></suffix>"
+    text = tokenizer.decode(infills.llada_infill_prompt(tokenizer, "x", ""))
+    assert text == infills.REQUEST + "<prefix>x</prefix><suffix></suffix>"
 
 
 def test_code_command_keeps_rows_that_both_framings_fit(
     command, tmp_path, tokenizer, tokenizer_folder
 ):
-    layout = sum(map(len, code.llada_infill_layout(tokenizer)))
-    assert layout > 2 * len(code.infill_boundary_ids(tokenizer))
+    layout = sum(map(len, infills.llada_infill_layout(tokenizer)))
+    assert layout > 2 * len(infills.infill_boundary_ids(tokenizer))
     rows = [
         {"instruction": "Write f.", "output": "def f(): pass", "seq_id": 1},
         {"instruction": "Write\n", "output": "g"},
@@ -352,25 +362,25 @@ def test_code_command_keeps_rows_that_both_framings_fit(
 # ---- cutting documents ---------------------------------------------------------------------------
 
 
-def cut_slowly(text, starts, max_length, first=0, kind=transfer.WHOLE):
+def cut_slowly(text, starts, max_length, first=0, kind=chunking.WHOLE):
     """cut_document by its definition, recursively, looking at every place. starts: of the tokens
     first + (0..n); text: the whole one, because a run of blank lines does not end where a piece
     ends."""
     n = len(starts)
     if n <= max_length:
         return [(first, first + n, kind)]
-    ends = {transfer.BLANK_LINE: [], transfer.NEWLINE: []}
+    ends = {chunking.BLANK_LINE: [], chunking.NEWLINE: []}
     for place in range(1, len(text) + 1):
         lines = text[:place].split("\n")
         if len(lines) > 1 and not lines[-1]:  # just after a newline
-            ends[transfer.NEWLINE].append(place)
+            ends[chunking.NEWLINE].append(place)
             if (
                 len(lines) > 2
                 and not lines[-2].strip()
                 and not (text[place:].split("\n")[0].strip() == "" and "\n" in text[place:])
             ):
-                ends[transfer.BLANK_LINE].append(place)  # after the last blank line of a run
-    for cut_kind in (transfer.BLANK_LINE, transfer.NEWLINE):
+                ends[chunking.BLANK_LINE].append(place)  # after the last blank line of a run
+    for cut_kind in (chunking.BLANK_LINE, chunking.NEWLINE):
         places = {
             next((token for token in range(n) if starts[token] >= place), n)
             for place in ends[cut_kind]
@@ -379,7 +389,7 @@ def cut_slowly(text, starts, max_length, first=0, kind=transfer.WHOLE):
             cut = min(sorted(places), key=lambda place: abs(place - n / 2))
             break
     else:
-        cut_kind, cut = transfer.MIDDLE, n // 2
+        cut_kind, cut = chunking.MIDDLE, n // 2
     return cut_slowly(text, starts[:cut], max_length, first, kind) + cut_slowly(
         text, starts[cut:], max_length, first + cut, cut_kind
     )
@@ -391,7 +401,7 @@ def test_cutting_equals_its_definition():
         starts = np.array(sorted(random.sample(range(len(text)), random.randint(1, len(text)))))
         starts[0] = 0
         max_length = random.randint(1, 12)
-        pieces = transfer.cut_document(text, starts, max_length)
+        pieces = chunking.cut_document(text, starts, max_length)
         assert [piece[0] for piece in pieces] == [0] + [
             piece[1] for piece in pieces[:-1]
         ] and pieces[-1][1] == len(starts)
@@ -402,43 +412,43 @@ def test_cutting_equals_its_definition():
 def test_cut_is_at_the_blank_line_nearest_the_middle():
     text = "a\n\nbbbb\n\ncccccccccc\nd"
     starts = np.arange(len(text))  # 21 tokens, one a character; blank lines end at 3 and 9
-    assert transfer.cut_document(text, starts, 12) == [
-        (0, 9, transfer.WHOLE),
-        (9, 21, transfer.BLANK_LINE),
+    assert chunking.cut_document(text, starts, 12) == [
+        (0, 9, chunking.WHOLE),
+        (9, 21, chunking.BLANK_LINE),
     ]
-    assert transfer.cut_document(text, starts, 11)[1:] == [
-        (9, 20, transfer.BLANK_LINE),
-        (20, 21, transfer.NEWLINE),
+    assert chunking.cut_document(text, starts, 11)[1:] == [
+        (9, 20, chunking.BLANK_LINE),
+        (20, 21, chunking.NEWLINE),
     ]
-    assert transfer.cut_document("x" * 7, np.arange(7), 4) == [
-        (0, 3, transfer.WHOLE),
-        (3, 7, transfer.MIDDLE),
+    assert chunking.cut_document("x" * 7, np.arange(7), 4) == [
+        (0, 3, chunking.WHOLE),
+        (3, 7, chunking.MIDDLE),
     ]
-    assert transfer.cut_document("", np.arange(0), 4) == []
+    assert chunking.cut_document("", np.arange(0), 4) == []
 
 
 @pytest.mark.parametrize("paragraph", ["a\n\n", "a\n", "aaa"])
 def test_cutting_takes_linear_time(paragraph):
     text = paragraph * 60_000
     begun = time.process_time()
-    pieces = transfer.cut_document(text, np.arange(len(text)), 50)
+    pieces = chunking.cut_document(text, np.arange(len(text)), 50)
     # measured 0.3 s; a quadratic way takes minutes
     assert len(pieces) > 2_000 and time.process_time() - begun < 5
 
 
 def test_splits_have_the_papers_shares_and_keep_documents_whole():
     document = np.repeat(np.arange(10_000), 3)
-    labels, unit = transfer.split_rows(document)
+    labels, unit = chunking.split_rows(document)
     counts = Counter(labels[::3])
     assert unit == "documents" and counts == {"heldout": 200, "validation": 10, "train": 9790}
     assert (labels.reshape(-1, 3) == labels[::3, None]).all()
-    assert (transfer.split_rows(document)[0] == labels).all()
+    assert (chunking.split_rows(document)[0] == labels).all()
     for rows, expected in [
         (1, {"train": 1}),
         (2, {"train": 2}),
         (3, {"train": 1, "validation": 1, "heldout": 1}),
     ]:
-        labels, unit = transfer.split_rows(np.zeros(rows, dtype=int))
+        labels, unit = chunking.split_rows(np.zeros(rows, dtype=int))
         assert unit == "rows" and Counter(labels) == expected
 
 
@@ -454,9 +464,9 @@ def test_wikitext_is_cut_into_articles():
         " = Two = \n",
         " text \n",
     ]
-    assert list(transfer.wiki_articles(lines)) == [" \n", "".join(lines[1:7]), "".join(lines[7:])]
+    assert list(corpora.wiki_articles(lines)) == [" \n", "".join(lines[1:7]), "".join(lines[7:])]
     without_blank = [line for line in lines if line.strip() and "henry" not in line]
-    assert list(transfer.wiki_articles(without_blank)) == [
+    assert list(corpora.wiki_articles(without_blank)) == [
         "".join(without_blank[:3]),
         "".join(without_blank[3:]),
     ]
@@ -506,7 +516,7 @@ def test_transfer_command_loses_nothing(command, tmp_path, tokenizer, tokenizer_
     expected, cuts = Counter(), Counter()
     for text in texts:
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        for start, end, kind in transfer.cut_document(
+        for start, end, kind in chunking.cut_document(
             text, np.array([offset[0] for offset in encoded["offset_mapping"]]), 40
         ):
             expected[tuple(encoded["input_ids"][start:end])] += 1
@@ -519,9 +529,9 @@ def test_transfer_command_loses_nothing(command, tmp_path, tokenizer, tokenizer_
         and about["split_by"] == "documents"
     )
     kinds = {
-        "blank_line": transfer.BLANK_LINE,
-        "newline": transfer.NEWLINE,
-        "middle_token": transfer.MIDDLE,
+        "blank_line": chunking.BLANK_LINE,
+        "newline": chunking.NEWLINE,
+        "middle_token": chunking.MIDDLE,
     }
     assert about["cuts"] == {name: cuts[kind] for name, kind in kinds.items()}
     assert (
@@ -561,8 +571,8 @@ def test_transfer_goes_on_after_a_stop(command, monkeypatch, tmp_path, tokenizer
         "--output_dir",
         tmp_path / "out",
     ]
-    monkeypatch.setattr(transfer, "DOCUMENTS_A_PART", 20)
-    whole, done = transfer.tokenise_and_cut, []
+    monkeypatch.setattr(chunking, "DOCUMENTS_A_PART", 20)
+    whole, done = chunking.tokenise_and_cut, []
 
     def stopped(batch, numbers, tokenizer, max_length, first):
         if first == 20 and not done.count(20):
@@ -571,7 +581,7 @@ def test_transfer_goes_on_after_a_stop(command, monkeypatch, tmp_path, tokenizer
         done.append(first)
         return whole(batch, numbers, tokenizer, max_length, first)
 
-    monkeypatch.setattr(transfer, "tokenise_and_cut", stopped)
+    monkeypatch.setattr(chunking, "tokenise_and_cut", stopped)
     status, _, error = command(transfer, *flags)
     assert status == 130 and not (tmp_path / "out").exists() and done[-1] == 20 and 0 in done
     done[:] = [20]
@@ -820,10 +830,9 @@ def test_scripts_import_nothing_heavy():
         " print([name for name in ('torch', 'transformers', 'datasets', 'tokenizers') if name in"
         " sys.modules])"
     )
-    root = Path(transfer.__file__).parent
     assert (
         subprocess.run(
-            [sys.executable, "-c", check], cwd=root, capture_output=True, text=True, check=True
+            [sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True
         ).stdout
         == "[]\n"
     )
@@ -836,7 +845,7 @@ def test_scripts_import_nothing_heavy():
             "Slurm"
             in subprocess.run(
                 [sys.executable, name, "--help"],
-                cwd=root,
+                cwd=ROOT,
                 capture_output=True,
                 text=True,
                 check=True,
@@ -851,8 +860,8 @@ def test_real_gsm8k(data_dir, llada_tokenizer):
     rows = [json.loads(line) for line in open(data_dir / "gsm8k" / "train.jsonl", encoding="utf-8")]
     straddling = 0
     for row in random.sample(rows, 150):
-        prompt = math_rows.math_prompt(llada_tokenizer, row["question"])
-        made = math_rows.math_row(row, llada_tokenizer, False)
+        prompt = math_prompts.math_prompt(llada_tokenizer, row["question"])
+        made = math_prompts.math_row(row, llada_tokenizer, False)
         ids, length = made["input_ids"], made["prompt_length"]
         alone = llada_tokenizer(prompt, add_special_tokens=False)["input_ids"]
         assert ids[0] == 126080 and ids.count(126080) == 1 and len(ids) < 700
@@ -867,9 +876,9 @@ def test_real_code(data_dir, llada_tokenizer):
     rows = [
         json.loads(line) for line in open(data_dir / "code" / "mbpp_as_opc.jsonl", encoding="utf-8")
     ]
-    assert len(code.infill_boundary_ids(llada_tokenizer)) == 6
+    assert len(infills.infill_boundary_ids(llada_tokenizer)) == 6
     for row in random.sample(rows, 200):
-        made = code.code_row(row, llada_tokenizer)
+        made = infills.code_row(row, llada_tokenizer)
         answer = llada_tokenizer.decode(made["input_ids"][made["prompt_length"] :])
         assert answer == row["output"] and not made["straddles"]
         assert (

@@ -84,7 +84,7 @@ def test_intervals_against_their_closed_forms():
 
 
 def test_items_have_exactly_the_asked_length():
-    from llada_utils import load_tokenizer
+    from data.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(ROOT / "LLaDA-tiny-Base")
     rows = length_study.length_items(

@@ -1,4 +1,4 @@
-"""results_table.py: intervals, pass@k, quartiles, the table and the plot.
+"""evaluation/results_table.py: intervals, pass@k, quartiles, the table and the plot.
 
 pytest tests/test_results_table.py                            seconds
 """
@@ -14,8 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from records import InputError, write_json, write_rows
-from results_table import (
+from common.errors import InputError
+from common.files import write_json
+from common.rows import write_rows
+from evaluation.results_table import (
     PAPER,
     PAPER_STEPS,
     describe,
@@ -171,7 +173,7 @@ def test_command_writes_table_and_plot(folder, tmp_path):
     done = subprocess.run(
         [
             sys.executable,
-            str(ROOT / "results_table.py"),
+            str(ROOT / "scripts/results_table.py"),
             str(folder),
             "--output_dir",
             str(tmp_path / "out"),
@@ -210,7 +212,7 @@ def test_paired_difference(tmp_path):
     done = subprocess.run(
         [
             sys.executable,
-            str(ROOT / "results_table.py"),
+            str(ROOT / "scripts/results_table.py"),
             "--pair",
             str(tmp_path / "a"),
             str(tmp_path / "b"),
@@ -229,7 +231,7 @@ def test_refusals(folder, tmp_path):
         done = subprocess.run(
             [
                 sys.executable,
-                str(ROOT / "results_table.py"),
+                str(ROOT / "scripts/results_table.py"),
                 *map(str, arguments),
                 "--output_dir",
                 str(tmp_path / "out"),

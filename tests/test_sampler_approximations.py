@@ -23,8 +23,8 @@ from exact_posterior import (
     total_variation,
 )
 
-from flexmdm_inference import generate_flexmdm, generate_flexmdm_infilling
 from flexmdm_interpolant import GeometricSchedule, LinearSchedule
+from sampling.flexmdm import generate_flexmdm, generate_flexmdm_infilling
 
 COMMON = dict(
     mask_id=MASK, pad_id=PAD, num_tokens=NUM_TOKENS, temperature=1.0, sampler="event_driven"

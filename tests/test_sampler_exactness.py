@@ -33,10 +33,10 @@ from exact_posterior import (
     total_variation,
 )
 
-import flexmdm_sampler
-from flexmdm_inference import generate_flexmdm, generate_flexmdm_infilling
 from flexmdm_interpolant import GeometricSchedule, LinearSchedule, PowerSchedule
-from sampler_clock import Grid
+from sampling import flexmdm as flexmdm_sampler
+from sampling.clock import Grid
+from sampling.flexmdm import generate_flexmdm, generate_flexmdm_infilling
 
 LAWS = {
     "lengths 0..6": random_lengths,

@@ -11,9 +11,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flexmdm_inference import generate_flexmdm, generate_flexmdm_infilling
 from flexmdm_interpolant import GeometricSchedule, LinearSchedule, PowerSchedule
-from generation_result import row_uniforms
+from sampling.flexmdm import generate_flexmdm, generate_flexmdm_infilling
+from sampling.row_random import row_uniforms
 
 # padding is a token of the text, as LLaDA's is; 10, 11 have no token
 VOCABULARY, NUM_TOKENS, MASK, PAD = 12, 10, 8, 5

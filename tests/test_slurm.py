@@ -302,14 +302,14 @@ def inputs(cluster):
     """
     data = cluster.data
     commands = [
-        f"builtin_data.py math --split train --n 48 --output {data}/math_train.jsonl",
-        f"builtin_data.py math --split test --n 6 --output {data}/math_test.jsonl",
-        f"builtin_data.py code --split train --n 48 --output {data}/code_train.jsonl",
-        f"builtin_data.py code_infill --split test --n 6 --output {data}/code_test.jsonl",
-        f"builtin_data.py text --split train --n 200 --output {data}/text.jsonl",
-        f"builtin_data.py tokenizer --output_dir {data}/tokenizer",
+        f"scripts/builtin_data.py math --split train --n 48 --output {data}/math_train.jsonl",
+        f"scripts/builtin_data.py math --split test --n 6 --output {data}/math_test.jsonl",
+        f"scripts/builtin_data.py code --split train --n 48 --output {data}/code_train.jsonl",
+        f"scripts/builtin_data.py code_infill --split test --n 6 --output {data}/code_test.jsonl",
+        f"scripts/builtin_data.py text --split train --n 200 --output {data}/text.jsonl",
+        f"scripts/builtin_data.py tokenizer --output_dir {data}/tokenizer",
         (
-            f"new_base.py random --tokenizer {data}/tokenizer --d_model 32 --n_layers 2 --n_heads 4"
+            f"scripts/new_base.py random --tokenizer {data}/tokenizer --d_model 32 --n_layers 2 --n_heads 4"
             f" --output_dir {data}/base"
         ),
     ]

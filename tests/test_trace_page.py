@@ -19,9 +19,9 @@ import torch
 from chromium import Chromium, find_chromium
 from conftest import ROOT
 
-from flexmdm_inference import generate_flexmdm, generate_flexmdm_infilling
-from llada_inference import generate_mdm
-from trace_page import (
+from sampling.flexmdm import generate_flexmdm, generate_flexmdm_infilling
+from sampling.llada import generate_mdm
+from sampling.trace_page import (
     MASK_SIGN,
     _screen_lines,
     curves,
@@ -170,7 +170,7 @@ def test_pages_can_be_read_back_and_joined(tmp_path):
 
     def run(*flags):
         return subprocess.run(
-            [sys.executable, str(ROOT / "trace_page.py"), *map(str, flags)],
+            [sys.executable, str(ROOT / "scripts/trace_page.py"), *map(str, flags)],
             capture_output=True,
             text=True,
         )

@@ -22,7 +22,7 @@ from training_helpers import (
 )
 
 from llada_utils import load_flexmdm
-from training_checkpoints import checkpoints
+from training.checkpoints import checkpoints
 
 STEPS = 6
 ENGINES = {

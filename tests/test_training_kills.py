@@ -24,7 +24,7 @@ from training_helpers import (
     write_data,
 )
 
-from training_checkpoints import checkpoints, damage_of
+from training.checkpoints import checkpoints, damage_of
 
 STEPS = 24
 

@@ -11,9 +11,9 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexmdm_transfer_preprocess import tokenizer_hash
-from records import InputError
-from training_rows import check_origin, check_rows
+from common.errors import InputError
+from data.tokenizer import tokenizer_hash
+from training.rows import check_origin, check_rows
 
 VOCABULARY, LONGEST = 60, 12
 

@@ -26,10 +26,10 @@ from training_helpers import (
     write_data,
 )
 
+from common.errors import InputError
+from data.noise_stream import NoiseStream, deal
 from llada_utils import checkpoint_kind, load_flexmdm, load_llada, write_checkpoint
-from noise_stream import NoiseStream, deal
-from records import InputError
-from training_checkpoints import trained_pairs
+from training.checkpoints import trained_pairs
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +163,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(changes, made, tmp_path, monkeypatch,
         **(changes | {"save_steps": 100, "resume_from_checkpoint": "auto"}),
     )
 
-    from diffusion_trainer import DiffusionTrainer
+    from training.trainer import DiffusionTrainer
 
     training_step = DiffusionTrainer.training_step
 
@@ -461,7 +461,7 @@ def test_every_kind_of_eval_data(tmp_path, name):
     import gzip
     from types import SimpleNamespace
 
-    from training_run import held_out_rows
+    from training.run import held_out_rows
 
     texts = [
         " ".join(f"w{random.randrange(10, 50)}" for _ in range(random.randrange(3, 30)))
@@ -499,7 +499,7 @@ def test_one_training_at_a_time(made, tmp_path, monkeypatch):
     """Whoever comes second into a folder is told so in one line, and what the first one has there
     is untouched.
     """
-    from records import lock_for_writing
+    from common.files import lock_for_writing
 
     base, data = made
     output = tmp_path / "run"

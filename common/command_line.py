@@ -1,0 +1,43 @@
+"""The argument parser of every script, and what their flags have in common. Nothing here imports
+torch.
+"""
+
+import argparse
+import os
+import sys
+
+from common.errors import InputError
+
+
+def process_rank():
+    """(rank, world size) as torchrun and srun launchers set them in the environment; (0, 1) without
+    one.
+    """
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def require_positive(args, *names):
+    """Refuse flags that are not at least 1."""
+    for name in names:
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise InputError(f"--{name}: {getattr(args, name)} is not at least 1")
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse, but a wrong flag is an InputError (one line, exit code 2 under common.errors.run)
+    and the description keeps its lines.
+    """
+
+    def __init__(self, **options):
+        super().__init__(
+            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options
+        )
+
+    def parse_known_args(self, args=None, namespace=None):
+        for word in sys.argv[1:] if args is None else args:
+            if any("\ud800" <= character <= "\udfff" for character in word):
+                raise InputError(f"the command line is not UTF-8: {ascii(word)}")
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message):
+        raise InputError(message)

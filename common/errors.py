@@ -1,0 +1,38 @@
+"""How a script says no: raise `InputError` with one sentence that names the flag or file; `run`
+turns it into that one line and exit code 2. Nothing here imports torch.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+
+class InputError(Exception):
+    """Bad input from the command line. The message names the flag or file and says what would be
+    right.
+    """
+
+
+def run(main):
+    """Call main() and exit: 0, 2 with one line for an InputError, 130 with one line for Ctrl-C, 1
+    where nobody reads what is printed.
+    """
+    script = Path(sys.argv[0]).name
+    try:
+        main()
+        sys.stdout.flush()
+    except InputError as error:
+        print(f"{script}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(
+            f"{script}: interrupted; what was finished is on disk, the same command goes on from"
+            " there",
+            file=sys.stderr,
+        )
+        sys.exit(130)
+    except BrokenPipeError:  # ... | head -1
+        # the interpreter flushes once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    sys.exit(0)

@@ -1,0 +1,239 @@
+"""Files and folders: read as UTF-8 or refused, written whole or not at all, locked, hashed,
+fetched.
+
+Nothing here imports torch, so `--help` stays fast.
+"""
+
+import codecs
+import gzip
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+from common.errors import InputError
+
+
+def lock_for_writing(path):
+    """An open file that no other process can lock until it is closed. Raises InputError where one
+    has it, or the file cannot be made.
+
+    (Some network file systems have no locks; there nothing is refused.)"""
+    import fcntl
+
+    try:
+        handle = open(path, "ab")
+    except OSError as error:
+        raise InputError(f"--output_dir: cannot write {path}: {error.strerror}") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.close()
+        raise InputError(f"--output_dir: another process is writing {path}") from None
+    except OSError:
+        pass
+    return handle
+
+
+def open_text(path):
+    """A text file, gzipped or not, for reading: UTF-8, with or without a byte order mark, any line
+    ends.
+
+    Raises ValueError for another encoding that names itself by its byte order mark.
+    """
+    opened = gzip.open if str(path).endswith(".gz") else open
+    with opened(path, "rb") as file:
+        head = file.read(4)
+    for mark, name in (
+        (codecs.BOM_UTF32_LE, "UTF-32"),
+        (codecs.BOM_UTF32_BE, "UTF-32"),
+        (codecs.BOM_UTF16_LE, "UTF-16"),
+        (codecs.BOM_UTF16_BE, "UTF-16"),
+    ):
+        if head.startswith(mark):
+            raise ValueError(f"it is {name}; save it as UTF-8")
+    return opened(path, "rt", encoding="utf-8-sig")
+
+
+def parse_json(text):
+    """One JSON value. ValueError also for what Python's reader lets through or fails at: half a
+    character, nesting without end.
+    """
+    try:
+        value = json.loads(text)
+        escape = b"\\ud" if isinstance(text, bytes) else "\\ud"
+        if escape in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            "it holds half of a character (a lone surrogate, \\ud800 to \\udfff)"
+        ) from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return value
+
+
+def require_writable(folder, flag):
+    """Try to write into a folder, before work that would be lost. Leaves nothing behind, not even
+    the folder where it was not there.
+
+    Raises InputError naming the flag where files cannot be written there.
+    """
+    folder, made = Path(folder), []
+    try:
+        place = folder
+        while not place.exists() and place != place.parent:
+            made.append(place)
+            place = place.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b" " * 4096)
+    except OSError as error:
+        raise InputError(f"{flag}: cannot write {folder}: {error.strerror}") from None
+    finally:
+        for place in made:
+            try:
+                place.rmdir()
+            except OSError:  # another process has written there by now, or it was never made
+                pass
+
+
+def write_text(path, text):
+    """Write a whole file: under a temporary name beside it, renamed when complete. Raises
+    InputError where that cannot be done.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
+
+
+def write_json(path, content):
+    """Write one JSON document, indented for reading."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def describe_files(files):
+    """[{"file": name, "sha256": first 12 digits}] of local files: the same data elsewhere is the
+    same data.
+    """
+    described = []
+    for file in files:
+        try:
+            with open(file, "rb") as content:
+                described.append(
+                    {
+                        "file": Path(file).name,
+                        "sha256": hashlib.file_digest(content, "sha256").hexdigest()[:12],
+                    }
+                )
+        except OSError as error:
+            raise InputError(f"cannot read {file}: {error.strerror}") from None
+    return described
+
+
+def is_finished(output_dir, settings, overwrite):
+    """Whether output_dir holds a finished output of these settings. Raises InputError for anything
+    else that is there.
+    """
+    folder = Path(output_dir)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        occupied = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    except OSError as error:
+        raise InputError(f"--output_dir: cannot write {folder}: {error.strerror}") from None
+    if not occupied:
+        return False
+    if not (folder / "info.json").is_file():
+        raise InputError(
+            f"--output_dir: {folder} exists and is no output of a preprocessing script; name"
+            " another"
+        )
+    earlier = json.loads((folder / "info.json").read_text(encoding="utf-8")).get("settings", {})
+    different = sorted(
+        key for key in earlier.keys() | settings.keys() if earlier.get(key) != settings.get(key)
+    )
+    if overwrite:
+        return False
+    if different:
+        raise InputError(
+            f"--output_dir: {folder} was made with other settings ({', '.join(different)}); "
+            "add --overwrite to replace it, or name another"
+        )
+    print(f"{folder} is finished and has these settings: kept as it is")
+    return True
+
+
+def resolve_folder(name, flag="--model_name_or_path"):
+    """The local folder of a path or hub id (fetched: weights, configs and tokenizer only). Raises
+    InputError naming `flag`.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    if Path(name).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
+        raise InputError(f"{flag}: {name} is neither a folder nor a hub id (owner/name)")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                str(name),
+                allow_patterns=["*.json", "*.safetensors", "tokenizer*", "pytorch_model.bin"],
+            )
+        )
+    except Exception as error:
+        # the hub client raises many kinds: no such repository, no access, no network
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"{flag}: {name} is no local folder, and fetching it from the hub failed: {reason}"
+        ) from None
+
+
+@contextmanager
+def complete_folder(folder):
+    """Write a folder under a temporary name beside it; it takes its place, whole, when the block
+    ends without an error.
+    """
+    folder = Path(folder)
+    staging = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+        if folder.exists():
+            old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+            folder.rename(old)
+            staging.rename(folder)
+            shutil.rmtree(old)
+        else:
+            staging.rename(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def read_json(path):
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {error}") from None
+
+
+def content_hash(content):
+    """12 hex digits over anything JSON can hold."""
+    return hashlib.sha256(
+        json.dumps(content, sort_keys=True, ensure_ascii=False, default=str).encode()
+    ).hexdigest()[:12]

@@ -1,0 +1,216 @@
+"""How the tokens of a batch lie in memory, and attention over them: rows padded to one length, or
+packed end to end.
+
+    PaddedRows   (B, T, ...): a key mask keeps padding from being attended to; its own outputs are computed and never read
+    PackedRows   (N, ...): the N real tokens, row after row, nothing else. On a GPU in half precision attention runs by row boundaries
+                 (torch's variable-length flash attention); elsewhere rows are padded for it and
+                 packed again
+Both give a token the same result; what differs is the work spent on padding.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+# the longest row is rounded up to a multiple of this: kernels need a bound only, and compiled code
+# sees few values
+LONGEST_STEP = 128
+
+
+def scaled_attention(q, k, v, mask=None):
+    """softmax(q k / sqrt(D)) v: q (B, T, H, D), k, v (B, S, H_kv, D), mask broadcastable to (B, H,
+    T, S) or None -> (B, T, H, D).
+    """
+    q, k, v = (x.transpose(1, 2) for x in (q, *repeat_heads(q, k, v)))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+
+
+def repeat_heads(q, k, v):
+    """k and v with as many heads (the last dimension but one) as q."""
+    times = q.shape[-2] // k.shape[-2]
+    return (
+        (k, v) if times == 1 else (k.repeat_interleave(times, -2), v.repeat_interleave(times, -2))
+    )
+
+
+def varlen_attention(q, k, v, q_offsets, k_offsets, longest):
+    """Attention of packed rows: q (N, H, D), k, v (M, H_kv, D); row b is [offsets[b],
+    offsets[b+1]), int32; longest: no row is longer.
+    """
+    from torch.nn.attention.varlen import varlen_attn
+
+    return varlen_attn(q, *repeat_heads(q, k, v), q_offsets, k_offsets, longest, longest)
+
+
+def has_varlen(x):
+    """Whether attention by row boundaries works on a tensor's device and in its dtype."""
+    return x.is_cuda and x.dtype in (torch.bfloat16, torch.float16)
+
+
+class PaddedRows:
+    """key_mask: bool (B, T), keys that may be attended to, or None for all."""
+
+    def __init__(self, length, key_mask, device):
+        self.length, self.position = length, torch.arange(length, device=device)  # (T,)
+        self.mask = None if key_mask is None else key_mask[:, None, None, :]  # (B, 1, 1, T)
+
+    def attend(self, q, k, v, store=None):
+        return scaled_attention(q, k, v, self.mask)
+
+    def spread(self, part):
+        """(B, d), one vector a row -> what broadcasts over its tokens, (B, 1, d)."""
+        return part[:, None]
+
+
+class PackedRows:
+    """row, position: long (N,), where in the batch each token lies; offsets: int32 (B+1,), where
+    rows begin and end among the N;
+    length: T, no row is longer."""
+
+    def __init__(self, row, position, offsets, length):
+        self.row, self.position, self.offsets, self.length = row, position, offsets, length
+
+    @classmethod
+    def from_places(cls, places, shape):
+        """places: long (N,), ascending places of real tokens among B * T; shape: (B, T). Does not
+        wait for the device.
+        """
+        batch, length = shape
+        row = places // length
+        offsets = torch.searchsorted(row, torch.arange(batch + 1, device=places.device)).int()
+        return cls(row, places % length, offsets, length)
+
+    def attend(self, q, k, v, store=None):
+        if has_varlen(q):
+            longest = -(-self.length // LONGEST_STEP) * LONGEST_STEP
+            return varlen_attention(q, k, v, self.offsets, self.offsets, longest)
+        position = torch.arange(self.length, device=q.device)
+        lengths = self.offsets[1:] - self.offsets[:-1]
+        mask = (position < lengths[:, None])[:, None, None, :]  # (B, 1, 1, T)
+        return self.pack(scaled_attention(*(self.pad(x) for x in (q, k, v)), mask))
+
+    def spread(self, part):
+        """(B, d), one vector a row -> (N, d)."""
+        return SpreadRows.apply(part, self.row)
+
+    def pad(self, x):
+        """(N, ...) -> (B, T, ...), zeros where padding is."""
+        batch = len(self.offsets) - 1
+        flat = x.new_zeros(batch * self.length, *x.shape[1:])
+        return flat.index_copy(0, self.row * self.length + self.position, x).unflatten(
+            0, (batch, self.length)
+        )
+
+    def pack(self, x):
+        """(B, T, ...) -> (N, ...)."""
+        return x.flatten(0, 1).index_select(0, self.row * self.length + self.position)
+
+
+class CachedRows(PackedRows):
+    """Packed rows of which only a part is computed; they attend to keys and values of all their
+    tokens, kept in stores, one a block.
+
+    stores: per block (S, 2, H_kv, D), keys and values of many rows; written: long (N,), where those
+    of the computed tokens go; keys: long (M,), where the rows' tokens lie, row after row;
+    key_offsets: int32 (B+1,), where rows begin and end among the M.
+    """
+
+    stores = written = keys = key_offsets = None
+
+    def attend(self, q, k, v, store):
+        store.index_copy_(0, self.written, torch.stack([k, v], 1))
+        if has_varlen(q):
+            k, v = store.index_select(0, self.keys).unbind(1)  # (M, H_kv, D) each
+            longest = -(-self.length // LONGEST_STEP) * LONGEST_STEP
+            return varlen_attention(q, k, v, self.offsets, self.key_offsets, longest)
+        place, shape, keys, mask = self.padded
+        # (B, T', H, D)
+        wide = (
+            q.new_zeros(shape[0] * shape[1], *q.shape[1:])
+            .index_copy(0, place, q)
+            .unflatten(0, shape)
+        )
+        # (B, T, H_kv, D) each
+        k, v = store.index_select(0, keys.flatten()).unflatten(0, keys.shape).unbind(2)
+        return scaled_attention(wide, k, v, mask).flatten(0, 1).index_select(0, place)
+
+    @cached_property
+    def padded(self):
+        """Where the computed tokens (N,) lie in (B, T'), as wide as the most computed row; the
+        keys' places, (B, T); and their mask (B, 1, 1, T).
+        """
+        lengths, key_lengths = (ends[1:] - ends[:-1] for ends in (self.offsets, self.key_offsets))
+        shape = len(lengths), int(lengths.max())
+        position = torch.arange(len(self.row), device=self.row.device)
+        place = self.row * shape[1] + position - self.offsets[self.row]
+        column = torch.arange(int(key_lengths.max()), device=self.row.device)
+        real = column < key_lengths[:, None]
+        keys = self.keys[torch.where(real, self.key_offsets[:-1, None] + column, 0)]
+        return place, shape, keys, real[:, None, None, :]
+
+
+class SpreadRows(torch.autograd.Function):
+    """part[row]. Its gradient is a product with the rows' indicator matrix: adding up a row's
+    tokens one by one is slow on a GPU.
+    """
+
+    @staticmethod
+    def forward(ctx, part, row):
+        ctx.save_for_backward(row)
+        ctx.rows = part.shape[0]
+        return part[row]
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (row,) = ctx.saved_tensors
+        member = row == torch.arange(ctx.rows, device=row.device)[:, None]  # (B, N)
+        return member.to(gradient.dtype) @ gradient, None
+
+
+@dataclass
+class Places:
+    """Where a padded batch (B, L) has what the network must compute: known to whoever makes the
+    batch, so that the device need not be asked.
+
+    tokens: long (N,), ascending flat places of real tokens, the end slot included where there is
+    one (then among B * (L + 1)), or None: all;
+    logits: long (M,), flat places among B * L whose vocabulary logits are wanted, or None: all.
+    """
+
+    tokens: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    # the rows of the tokens, where only a part of them is computed (sampling/prefix_cache.py)
+    cached: CachedRows | None = None
+
+
+def select(hidden, rows, places, end_slots=0):
+    """Hidden states (M, d) at places.logits, or (B, L, d) of all text. hidden: (B, L + end_slots,
+    d) or packed (N, d).
+    """
+    packed = isinstance(rows, PackedRows)
+    if places.logits is None:
+        whole = rows.pad(hidden) if packed else hidden
+        return whole[:, : whole.shape[1] - end_slots]
+    length = rows.length - end_slots
+    place = places.logits + places.logits // length * end_slots  # among B * (L + end_slots)
+    return (
+        hidden.index_select(0, torch.searchsorted(places.tokens, place))
+        if packed
+        else hidden.flatten(0, 1).index_select(0, place)
+    )
+
+
+def pad_rows(rows, value, width=None):
+    """Right-pad a list of 1-D arrays to (B, width), width the longest by default. Raises ValueError
+    when a row is longer.
+    """
+    width = max(map(len, rows)) if width is None else width
+    if max(map(len, rows)) > width:
+        raise ValueError(f"a row of {max(map(len, rows))} does not fit into {width}")
+    padded = np.full((len(rows), width), value, dtype=rows[0].dtype)
+    for number, row in enumerate(rows):
+        padded[number, : len(row)] = row
+    return padded

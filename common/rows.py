@@ -1,0 +1,160 @@
+"""Rows on disk, and how a script says no. Nothing here imports torch, so `--help` stays fast.
+
+Reading: `read_rows` takes a data set's local copy (JSONL, JSON, parquet, gzipped or not, one file
+or a folder); `open_text` is the one way text files are opened, `parse_json` the one way JSON is
+read.
+Writing: `write_rows` / `write_json` write whole files, under a temporary name that is renamed when
+complete; `RowWriter` appends finished rows one by one, so that a run stopped at any moment can go
+on (`read_finished`); `is_finished` tells whether an output folder with an info.json was made with
+the same settings.
+Refusing: raise `InputError` with one sentence that names the flag or file; `run` turns it into exit
+code 2.
+"""
+
+import json
+import zlib
+from pathlib import Path
+
+from common.errors import InputError
+from common.files import open_text, parse_json, write_text
+
+DATA_SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet")
+
+
+def stream_jsonl(path, flag):
+    """Rows of one JSONL file, gzipped or not, one at a time. Raises InputError naming the line that
+    is not JSON.
+    """
+    try:
+        with open_text(path) as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    try:
+                        row = parse_json(line)
+                    except ValueError as error:
+                        raise InputError(
+                            f"{flag}: {path}, line {number} is not JSON: {error}"
+                        ) from None
+                    yield row
+    except (OSError, ValueError, EOFError, zlib.error) as error:
+        # ValueError: no UTF-8; EOFError, zlib.error: cut or damaged gzip
+        raise InputError(f"{flag}: cannot read {path}: {error}") from None
+
+
+def read_file(path, flag):
+    """All rows of one file, in order."""
+    name = str(path)
+    try:
+        if name.endswith(".parquet"):
+            import pyarrow.parquet as parquet
+
+            return parquet.read_table(path).to_pylist()
+        if name.endswith((".json", ".json.gz")):
+            with open_text(path) as file:
+                content = parse_json(file.read())
+            return content if isinstance(content, list) else [content]
+    except (OSError, ValueError, EOFError, zlib.error) as error:
+        # ValueError: broken JSON, UTF-8 or parquet
+        raise InputError(f"{flag}: cannot read {path}: {error}") from None
+    return list(stream_jsonl(path, flag))
+
+
+def read_object(path, flag):
+    """The one JSON object that a file holds. Raises InputError for anything else."""
+    content = read_file(path, flag)
+    if len(content) != 1 or not isinstance(content[0], dict):
+        raise InputError(f"{flag}: {path} does not hold one JSON object")
+    return content[0]
+
+
+def read_rows(path, *, fields, flag):
+    """Rows of a data set's local copy: one file, or every data file of a folder in name order.
+
+    path: .jsonl, .json (a list, or one object), .parquet, and .gz of the first two; fields: names
+    every row must have;
+    flag: the command line flag to name when something is wrong. Raises InputError: not there,
+    empty, unreadable, a field missing.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.name.endswith(DATA_SUFFIXES))
+        if not files:
+            raise InputError(f"{flag}: folder {path} holds none of {', '.join(DATA_SUFFIXES)}")
+    elif path.is_file():
+        files = [path]
+    else:
+        raise InputError(f"{flag}: {path} does not exist")
+    rows = [row for file in files for row in read_file(file, flag)]
+    if not rows:
+        raise InputError(f"{flag}: {path} is empty")
+    for number, row in enumerate(rows, 1):
+        missing = [field for field in fields if not isinstance(row, dict) or field not in row]
+        if missing:
+            raise InputError(
+                f"{flag}: row {number} of {path} has no field {missing[0]!r} (every row needs"
+                f" {', '.join(fields)})"
+            )
+    return rows
+
+
+def write_rows(path, rows):
+    """Write a whole JSONL file."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_finished(path):
+    """Rows of a JSONL file that a RowWriter made; a torn last line (a killed process) does not
+    count. [] without a file.
+    """
+    if not Path(path).exists():
+        return []
+    with open(path, "rb") as file:
+        lines = file.read().split(b"\n")
+    rows = []
+    for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is torn, or empty
+        if line.strip():
+            try:
+                rows.append(parse_json(line))
+            except ValueError as error:
+                raise InputError(
+                    f"{path}, line {number} is not JSON ({error}): mend or move the file"
+                ) from None
+    return rows
+
+
+class RowWriter:
+    """Append rows to a JSONL file, each whole and flushed before `append` returns. A torn last line
+    is cut off on opening.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = open(self.path, "ab+")
+            self.file.seek(0)
+            content = self.file.read()
+            whole = content.rfind(b"\n") + 1
+            if whole != len(content):
+                self.file.truncate(whole)
+        except OSError as error:
+            raise InputError(f"cannot write {self.path}: {error.strerror}") from None
+
+    def append(self, row):
+        try:
+            self.file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+            self.file.flush()
+        except OSError as error:  # the rows before it are on disk
+            raise InputError(f"cannot write {self.path}: {error.strerror}") from None
+
+    def close(self):
+        try:
+            self.file.close()
+        except OSError:  # a full disk: `append` has said so
+            pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()

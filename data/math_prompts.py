@@ -1,0 +1,38 @@
+"""How a math problem is written for a model: the prompt, and the text that answers it."""
+
+import re
+
+from data.instruction_rows import joint_row
+
+SYSTEM_PROMPT = (
+    "You are a careful mathematician. Work the problem below out one step at a time. Put your"
+    " working between <reasoning> and </reasoning>; then state the final result between <answer>"
+    " and </answer>, written as \\boxed{result}."
+)
+
+
+def math_prompt(tokenizer, question):
+    """The prompt as text; encode it with add_special_tokens=False, because the template has written
+    the start token already.
+    """
+    turn = [{"role": "user", "content": f"{SYSTEM_PROMPT}\n\n{question}"}]
+    return (
+        tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        + "<reasoning>"
+    )
+
+
+def math_target(answer):
+    """The text that follows math_prompt, from a GSM8K answer "rationale #### A". Raises ValueError
+    without `####`.
+    """
+    rationale, mark, final = answer.rpartition("####")
+    if not mark:
+        raise ValueError("the answer has no '####' before its final result")
+    return f"{rationale.strip()}</reasoning>\n<answer>\\boxed{{{final.strip()}}}</answer>"
+
+
+def math_row(row, tokenizer, strip_annotations):
+    """joint_row of one GSM8K row; strip_annotations removes the calculator's <<48/2=24>>."""
+    answer = re.sub(r"<<[^<>]*>>", "", row["answer"]) if strip_annotations else row["answer"]
+    return joint_row(tokenizer, math_prompt(tokenizer, row["question"]), math_target(answer))

@@ -1,0 +1,149 @@
+"""Data order and noise as functions of (seed, step, sample): not of processes, workers or
+accumulation.
+
+Training reads positions p = step * global_batch + i of an endless stream. Position p fixes which
+row is read (a fresh permutation every epoch), its time (low-discrepancy: one draw in each of the
+step's global_batch strata, shuffled so that time does not follow the row) and every later uniform.
+Within a step the rows are dealt (`deal`) to micro-batches and processes by what they cost. However
+a step is dealt, and wherever a resumed run starts, the same step sees the same noised rows.
+"""
+
+import heapq
+from functools import lru_cache
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from data.token_rows import row_lengths
+
+ORDER, STEP, ROW = 0, 1, 2  # purposes: independent random streams under one seed
+
+
+def random_stream(seed, purpose, number):
+    """numpy Generator of (seed, purpose, number), each a non-negative integer."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, purpose, number))))
+
+
+def deal(tokens, micro_batch, processes):
+    """Order in which a step's rows are handed out: rows k * micro_batch ... of it are micro-batch
+    k, which the Trainer gives to process k % processes. tokens: (global batch,), what every row
+    costs.
+
+    One process: by length, so that rows padded to each other are alike. Several: all micro-batches
+    cost as nearly the same as can be (longest rows first, each to the cheapest micro-batch that has
+    room), because every process waits for the slowest at every step, and with sharded weights in
+    every layer.
+    """
+    if processes == 1:
+        return np.argsort(tokens, kind="stable")
+    open_batches = [(0.0, number) for number in range(len(tokens) // micro_batch)]
+    dealt = {number: [] for _, number in open_batches}
+    for row in np.argsort(-np.asarray(tokens, dtype=np.float64), kind="stable"):
+        cost, number = heapq.heappop(open_batches)
+        dealt[number].append(row)
+        if len(dealt[number]) < micro_batch:
+            heapq.heappush(open_batches, (cost + float(tokens[row]), number))
+    by_cost = sorted(dealt, key=lambda number: sum(float(tokens[row]) for row in dealt[number]))
+    turns = [by_cost[start : start + processes] for start in range(0, len(by_cost), processes)]
+    snake = [
+        number
+        for index, turn in enumerate(turns)
+        for number in (turn if index % 2 == 0 else reversed(turn))
+    ]
+    return np.array([row for number in snake for row in dealt[number]])
+
+
+class NoiseStream(Dataset):
+    """rows: datasets.Dataset or list with `input_ids` (and `prompt_length`); every item also
+    carries its `time_uniform` in [0, 1), its `row` number and its own generator `random`, from
+    which a collator draws in a fixed order.
+
+    steps x global_batch positions; shuffle=False reads the rows as they are, over and over
+    (evaluation: one step over all draws). expected_cost(lengths, time_uniform) -> array: what to
+    deal a step's rows by; default their lengths. processes > 1: dealt by tokens(item), the exact
+    number of tokens a row has after noising, into micro-batches of micro_batch rows.
+    fixed_time: every row's time_uniform.
+    """
+
+    def __init__(
+        self,
+        rows,
+        global_batch,
+        steps,
+        seed,
+        low_discrepancy=True,
+        shuffle=True,
+        expected_cost=None,
+        tokens=None,
+        micro_batch=None,
+        processes=1,
+        fixed_time=None,
+    ):
+        if not len(rows):
+            raise ValueError("no rows to read")
+        self.rows, self.global_batch, self.steps, self.seed = rows, global_batch, steps, seed
+        self.low_discrepancy = low_discrepancy
+        self.shuffle = shuffle
+        self.expected_cost = expected_cost
+        self.tokens = tokens
+        self.micro_batch = micro_batch
+        self.processes = processes
+        self.fixed_time = fixed_time
+        self._lengths = row_lengths(rows)
+        self._order = lru_cache(2)(
+            lambda epoch: random_stream(seed, ORDER, epoch).permutation(len(rows))
+        )
+        self._step = lru_cache(2)(self._deal)
+
+    def _deal(self, step):
+        """(positions in dealt order, row of each, time of each) of one step, arrays of
+        global_batch.
+        """
+        size = self.global_batch
+        positions = step * size + np.arange(size)
+        epochs, places = np.divmod(positions, len(self.rows))
+        rows = (
+            np.array([self._order(int(epoch))[place] for epoch, place in zip(epochs, places)])
+            if self.shuffle
+            else places
+        )
+        random = random_stream(self.seed, STEP, step)
+        strata, times = random.permutation(size), random.random(size)
+        if self.low_discrepancy:
+            times = (strata + times) / size
+        if self.fixed_time is not None:
+            times = np.full(size, self.fixed_time)
+        if self.processes > 1:
+            costs = np.array(
+                [self.tokens(self._item(*drawn)) for drawn in zip(positions, rows, times)]
+            )
+        else:
+            lengths = self._lengths[rows]
+            costs = lengths if self.expected_cost is None else self.expected_cost(lengths, times)
+        dealt = deal(costs, self.micro_batch, self.processes)
+        return positions[dealt], rows[dealt], times[dealt]
+
+    def _item(self, position, number, time_uniform):
+        row = self.rows[int(number)]
+        return {
+            "input_ids": np.asarray(row["input_ids"], dtype=np.int64),
+            "prompt_length": int(row.get("prompt_length", 0)),
+            "time_uniform": float(time_uniform),
+            "row": int(number),
+            "random": random_stream(self.seed, ROW, int(position)),
+        }
+
+    def __len__(self):
+        return self.steps * self.global_batch
+
+    def __getitem__(self, index):
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        step, place = divmod(index, self.global_batch)
+        return self._item(*(array[place] for array in self._step(step)))
+
+    def __getstate__(self):  # worker processes: caches are closures, and cheap to make anew
+        return {key: value for key, value in vars(self).items() if not key.startswith("_")}
+
+    def __setstate__(self, state):
+        self.__init__(**state)

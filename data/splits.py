@@ -1,0 +1,28 @@
+"""Which generated rows belong to the test split: fixed shares of all keys, the same everywhere."""
+
+import hashlib
+
+from common.errors import InputError
+
+
+def held_out(share, *key):
+    """True for a fixed `share` of all keys, the same on every machine and Python (hash() is not)."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64
+
+
+def take_distinct(rows, n, key):
+    """The first n rows of an endless iterator that differ in row[key]. Raises InputError when
+    hardly any new ones come.
+    """
+    taken, misses = {}, 0
+    while len(taken) < n:
+        row = next(rows)
+        misses = misses + 1 if row[key] in taken else 0
+        taken.setdefault(row[key], row)
+        if misses > 2000:
+            raise InputError(
+                f"--n: {n} different rows were asked for; this split holds hardly more than"
+                f" {len(taken)}"
+            )
+    return list(taken.values())

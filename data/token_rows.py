@@ -1,0 +1,63 @@
+"""Tokenised rows on disk: a datasets.DatasetDict with `input_ids` and `prompt_length`, and
+info.json.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import InputError
+from common.files import write_json
+
+
+def load_rows(path, flag="--train_data"):
+    """{"train": rows, "validation": rows or absent} of a preprocessing script's output."""
+    from datasets import DatasetDict, load_from_disk
+
+    if not Path(path).is_dir():
+        raise InputError(f"{flag}: {path} is not a folder; a preprocessing script writes it")
+    try:
+        rows = load_from_disk(str(path))
+    except Exception as error:
+        raise InputError(
+            f"{flag}: {path} is no data set on disk: {str(error).splitlines()[0]}"
+        ) from None
+    rows = rows if isinstance(rows, DatasetDict) else {"train": rows}
+    if (
+        "train" not in rows
+        or not len(rows["train"])
+        or "input_ids" not in rows["train"].column_names
+    ):
+        raise InputError(f"{flag}: {path} has no train split with rows of input_ids")
+    return rows
+
+
+def held_out_split(rows):
+    """The validation split, else (a data set made for evaluation) the training rows."""
+    return rows["validation"] if "validation" in rows and len(rows["validation"]) else rows["train"]
+
+
+def row_lengths(rows):
+    """Tokens of every row, without reading the tokens of a datasets.Dataset."""
+    if isinstance(rows, list):
+        return np.array([len(row["input_ids"]) for row in rows])
+    import pyarrow.compute
+
+    return pyarrow.compute.list_value_length(
+        rows.with_format("arrow")[:].column("input_ids")
+    ).to_numpy()
+
+
+def write_dataset(splits, output_dir, info, num_proc=None):
+    """A DatasetDict and its info.json as one folder, complete or not there. Prints what was
+    written.
+    """
+    from common.files import complete_folder
+
+    with complete_folder(output_dir) as folder:
+        splits.save_to_disk(str(folder), num_proc=num_proc)
+        write_json(folder / "info.json", info)
+    print(
+        f"wrote {output_dir}: "
+        + ", ".join(f"{name} {len(rows)} rows" for name, rows in splits.items())
+    )

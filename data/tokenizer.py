@@ -1,0 +1,84 @@
+"""LLaDA's tokenizer: reading it, the tokens that the base may lack, and one hash of all it does."""
+
+import hashlib
+import os
+
+from common.errors import InputError
+from common.files import read_json, resolve_folder
+
+HEADER_TOKENS = {"<|start_header_id|>": 126346, "<|end_header_id|>": 126347, "<|eot_id|>": 126348}
+LLADA_MASK_ID = 126336
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{{ '<|start_header_id|>' + message['role'] +"
+    " '<|end_header_id|>\n\n' + message['content'] | trim + '<|eot_id|>' }}{% endfor %}{% if"
+    " add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+
+
+def load_tokenizer(path_or_hub_id):
+    """The tokenizer beside a model, with mask_token_id and pad_token_id as the config there says.
+
+    LLaDA-8B-Base may lack the three header tokens and the chat template: they are added at exactly
+    the ids that LLaDA-8B-Instruct has them (the embedding has the rows), and checked. Raises
+    InputError.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    folder = resolve_folder(path_or_hub_id, "--tokenizer")
+    if not (folder / "tokenizer.json").exists():
+        raise InputError(f"{folder} holds no tokenizer.json")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
+    config = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
+    mask_id = config.get("mask_token_id", tokenizer.convert_tokens_to_ids("<|mdm_mask|>"))
+    if mask_id == LLADA_MASK_ID:
+        while len(tokenizer) < min(HEADER_TOKENS.values()):
+            tokenizer.add_tokens([f"<|filler_{len(tokenizer)}|>"], special_tokens=True)
+        tokenizer.add_tokens(
+            [token for token in HEADER_TOKENS if token not in tokenizer.get_vocab()],
+            special_tokens=True,
+        )
+        wrong = {
+            token: tokenizer.convert_tokens_to_ids(token)
+            for token, place in HEADER_TOKENS.items()
+            if tokenizer.convert_tokens_to_ids(token) != place
+        }
+        if wrong:
+            raise InputError(
+                f"{folder}: header tokens are not where LLaDA has them: {wrong} instead of"
+                f" {HEADER_TOKENS}"
+            )
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = CHAT_TEMPLATE
+    if mask_id is not None:
+        tokenizer.mask_token = tokenizer.convert_ids_to_tokens(mask_id)
+    if config.get("pad_token_id") is not None:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config["pad_token_id"])
+    if tokenizer.mask_token_id is None or tokenizer.pad_token_id is None:
+        raise InputError(
+            f"{folder}: no mask or padding token, neither in a config.json beside the tokenizer nor"
+            " in the tokenizer"
+        )
+    return tokenizer
+
+
+def open_tokenizer(name, num_proc):
+    """load_tokenizer for num_proc processes; every failure is an InputError that names --tokenizer."""
+
+    if num_proc > 1:
+        # the tokenizer's own threads do not survive a fork
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    try:
+        return load_tokenizer(name)
+    except InputError as error:
+        message = str(error)
+        raise InputError(
+            message if "--tokenizer" in message else f"--tokenizer: {message}"
+        ) from None
+    except Exception as error:  # the tokenizers library raises bare Exceptions for broken files
+        raise InputError(f"--tokenizer: cannot read {name}: {error}") from None
+
+
+def tokenizer_hash(tokenizer):
+    """12 hex digits over vocabulary, merges, rules and chat template."""
+    content = tokenizer.backend_tokenizer.to_str() + str(tokenizer.chat_template)
+    return hashlib.sha256(content.encode()).hexdigest()[:12]

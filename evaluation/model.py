@@ -1,0 +1,257 @@
+"""A checkpoint ready to answer: network, tokenizer, sampler and its settings, for the evaluation
+scripts. Text in, text out.
+
+    model = EvaluatedModel(args, default_steps=256)            # args: sampler_flags' and generation_run's flags
+    model.answer([model.encode("...")], tasks)                 # [(text, {"evaluations", "length"})], one for each task {"item", "sample"}
+    model.infill(prefixes, suffixes, tasks)                    # the same for what lies between: the middle alone
+
+Nothing here imports torch before a model is made.
+"""
+
+from common.errors import InputError
+from sampling.options import (
+    flexmdm_sampler_arguments,
+    llada_sampler_arguments,
+    refuse_mask_tokens,
+    refuse_trailing_padding,
+)
+from sampling.row_random import item_seed
+
+# where rows end at different times, waiting ones take the free places; finished rows are written
+# after each call
+BATCHES_A_CALL = 4
+
+
+def base_of(folder):
+    """The base model that a checkpoint folder names and needs, or None where it holds all weights
+    itself.
+    """
+    from common.files import read_json
+
+    for name in ("adapter_config.json", "config.json"):
+        if (folder / name).exists():
+            config = read_json(folder / name)
+            if name == "adapter_config.json" or config.get("holds") == "trainable":
+                return config.get("base_model_name_or_path")
+            return None
+    return None
+
+
+class EvaluatedModel:
+    """A loaded checkpoint of either kind, its tokenizer and its sampler's settings, for the two
+    evaluation scripts.
+
+    Loads on construction (torch, transformers). `kind` is "flexmdm" or "llada"; `settings` is
+    everything the text depends on: weights by
+    their content, not by where they lie. default_steps: tau-leaping's, where --diffusion_steps does
+    not say.
+    """
+
+    def __init__(self, args, default_steps):
+        from common.files import resolve_folder
+        from data.tokenizer import load_tokenizer
+        from llada_utils import (
+            checkpoint_hash,
+            checkpoint_kind,
+            load_flexmdm,
+            load_llada,
+            pick_device,
+            pick_dtype,
+        )
+        from sampling.network_graphs import speed_up_sampling
+
+        self.kind = checkpoint_kind(args.checkpoint_path)
+        if args.variable_length and self.kind != "flexmdm":
+            raise InputError(
+                f"--variable_length: {args.checkpoint_path} is a LLaDA, which has a fixed length"
+            )
+        flexmdm = self.kind == "flexmdm"
+        self.arguments = (
+            flexmdm_sampler_arguments(args) if flexmdm else llada_sampler_arguments(args)
+        )
+        if flexmdm and args.sampler == "tau_leaping" and args.diffusion_steps is None:
+            self.arguments["steps"] = default_steps
+        uneven = flexmdm and (args.sampler == "event_driven" or args.bound_inflation is not None)
+        self.rows_a_call = args.batch_size * (BATCHES_A_CALL if uneven else 1)
+        self.arguments["rows_at_once"] = args.rows_at_once or args.batch_size
+        device = pick_device(args.device)
+        dtype = pick_dtype(args.dtype, device)
+        options = dict(base=args.base_model, dtype=dtype, device=device)
+        if flexmdm:
+            self.model = load_flexmdm(args.checkpoint_path, lora_alpha=args.lora_alpha, **options)
+        elif args.lora_alpha is not None:
+            raise InputError(
+                "--lora_alpha: only the paper code's FlexMDM checkpoints need it; a LLaDA adapter"
+                " stores its own"
+            )
+        else:
+            self.model = load_llada(args.checkpoint_path, **options)
+        speed_up_sampling(self.model, args.torch_compile)
+        self.tokenizer = load_tokenizer(args.checkpoint_path)
+        self.seed = args.seed
+        config = self.model.config
+        self.ids = {
+            "mask_id": config.mask_token_id,
+            "pad_id": config.pad_token_id,
+            "num_tokens": len(self.tokenizer),
+        }
+        own = getattr(config, "max_length" if flexmdm else "max_sequence_length", 1024)
+        # 1024: the paper's canvas, prompt included
+        self.max_length = args.max_length or min(own, 1024)
+        if flexmdm:
+            self.arguments["max_length"] = self.max_length
+        base = args.base_model or base_of(resolve_folder(args.checkpoint_path))
+        self.settings = {
+            "kind": self.kind,
+            "checkpoint_hash": checkpoint_hash(args.checkpoint_path),
+            "base_hash": base and checkpoint_hash(base),
+            "lora_alpha": args.lora_alpha,
+            "dtype": str(dtype).removeprefix("torch."),
+            "seed": args.seed,
+            "max_length": self.max_length,
+            **{
+                name: getattr(value, "to_config", lambda value=value: value)()
+                for name, value in self.arguments.items()
+                if name != "rows_at_once"
+            },
+        }
+        self.stop_ids = {
+            config.pad_token_id,
+            self.tokenizer.eos_token_id,
+            self.tokenizer.get_vocab().get("<|eot_id|>"),
+        } - {None}
+
+    def encode(self, text):
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _padded(self, rows):
+        import torch
+
+        width = max(map(len, rows), default=0)
+        # (B, P)
+        ids = torch.full((len(rows), width), self.ids["pad_id"], dtype=torch.long, device="cpu")
+        for number, row in enumerate(rows):
+            ids[number, : len(row)] = torch.tensor(row, dtype=torch.long, device="cpu")
+        return ids.to(self.model.device)
+
+    def _seeds(self, tasks):
+        import torch
+
+        # (B,)
+        return torch.tensor(
+            [item_seed(self.seed, task["item"], task["sample"]) for task in tasks], device="cpu"
+        )
+
+    def check_room(self, names, given, flag, answer_lengths=None):
+        """Refuse, before anything is generated, a row that cannot be: no room for an answer, steps
+        that fit no blocks, an end of text in the wrong place, a mask among what is given.
+
+        names: what to call each item; given: its prompt, or its prefix and suffix (a list of lists
+        of ids each); answer_lengths: LLaDA's masks where they are not --gen_length.
+        """
+        gen_length = self.arguments.get("gen_length")
+        for number, (name, parts) in enumerate(zip(names, given)):
+            refuse_trailing_padding(parts, self.ids["pad_id"], f"{flag}: {name}")
+            refuse_mask_tokens(parts, self.ids["mask_id"], f"{flag}: {name}")
+            length = sum(map(len, parts))
+            wanted = answer_lengths[number] if answer_lengths else gen_length or 1
+            if length + wanted > self.max_length and (answer_lengths or not gen_length):
+                raise InputError(
+                    f"{flag}: {name} takes {length} tokens and needs {wanted} more, but"
+                    f" --max_length is {self.max_length}"
+                )
+            if self.kind == "llada":
+                from sampling.llada import reveal_plan
+
+                masks = (
+                    answer_lengths[number]
+                    if answer_lengths
+                    else gen_length or self.max_length - length
+                )
+                try:
+                    reveal_plan(masks, self.arguments["steps"], self.arguments["block_length"])
+                except ValueError as error:
+                    raise InputError(
+                        f"--diffusion_steps: {name}: {error}; a --gen_length makes all rows alike"
+                    ) from None
+
+    def answer(self, prompts, tasks, lengths=None):
+        """[(text, row fields)]: what follows each prompt (lists of ids). lengths: LLaDA's masks of
+        each row (None: --gen_length).
+        """
+        ids, seeds = self._padded(prompts), self._seeds(tasks)
+        if self.kind == "flexmdm":
+            from sampling.flexmdm import generate_flexmdm
+
+            result = generate_flexmdm(self.model, ids, seeds=seeds, **self.ids, **self.arguments)
+        else:
+            import torch
+
+            from sampling.llada import generate_mdm
+
+            lengths = lengths or [
+                self.arguments["gen_length"] or self.max_length - len(prompt) for prompt in prompts
+            ]
+            result = generate_mdm(
+                self.model,
+                ids,
+                seeds=seeds,
+                **self.ids,
+                **{**self.arguments, "gen_length": torch.tensor(lengths, device="cpu")},
+            )
+        return self._cut(result, [len(prompt) for prompt in prompts], [0] * len(prompts))
+
+    def infill(self, prefixes, suffixes, tasks, middle_lengths=None):
+        """[(text, row fields)]: what lies between each prefix and suffix (lists of ids).
+        middle_lengths: LLaDA's masks of each row.
+        """
+        before, after, seeds = self._padded(prefixes), self._padded(suffixes), self._seeds(tasks)
+        if self.kind == "flexmdm":
+            from sampling.flexmdm import generate_flexmdm_infilling
+
+            result = generate_flexmdm_infilling(
+                self.model, before, after, seeds=seeds, **self.ids, **self.arguments
+            )
+        else:
+            import torch
+
+            from sampling.llada import generate_mdm_infilling
+
+            arguments = {
+                name: value for name, value in self.arguments.items() if name != "gen_length"
+            }
+            result = generate_mdm_infilling(
+                self.model,
+                before,
+                after,
+                seeds=seeds,
+                middle_lengths=torch.tensor(middle_lengths, device="cpu"),
+                **self.ids,
+                **arguments,
+            )
+        return self._cut(result, [len(row) for row in prefixes], [len(row) for row in suffixes])
+
+    def _cut(self, result, starts, ends):
+        """[(text, row fields)]: what lies between the given tokens, special tokens left out,
+        LLaDA's up to its first end token.
+        """
+        rows = []
+        for number, (start, end) in enumerate(zip(starts, ends)):
+            ids = result.sequences[number, start : int(result.lengths[number]) - end].tolist()
+            if self.kind == "llada":
+                ids = ids[
+                    : next(
+                        (place for place, token in enumerate(ids) if token in self.stop_ids),
+                        len(ids),
+                    )
+                ]
+            text = self.tokenizer.decode(
+                ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+            fields = {"evaluations": int(result.evaluations[number]), "length": len(ids)}
+            for name in ("truncated", "refused_insertions", "clipped_ratios"):  # rare, and telling
+                counted = getattr(result, name)
+                if counted is not None and counted[number]:
+                    fields[name] = counted[number].item()
+            rows.append((text, fields))
+        return rows

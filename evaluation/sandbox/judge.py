@@ -1,0 +1,399 @@
+"""What runs inside the sandbox: one program, its test, and a verdict that the program cannot forge.
+Standard library only.
+
+sandbox.py starts a fresh interpreter on the text of this file for every program (`python -I -S -c TEXT`), with the job on
+standard input and the verdict's pipe as descriptor 3. That process forks before it has read
+anything, and the two never trade places:
+
+the program's process   closes job and verdict, gets the program through a pipe, runs it, and calls its functions when asked to
+the judge               reads the job, runs the test, and asks the other for every call; arguments and results pass as plain data
+
+So the test meets exact numbers, texts, lists, tuples, sets and dicts, made by the judge itself from
+a message: no lying class, patched builtin, changed module or replaced `check` is where the test
+runs, and the secret that a verdict begins with is not in the memory of the program's process (which
+may not trace the judge either). A program that leaves early, in any way, leaves without a verdict.
+
+What cannot be judged like that (a result or exception of a class, an argument that the function
+changed and the test looks at) is judged as the official scorer does, inside the program's process,
+and flagged as suspicious where it passes.
+"""
+
+VERDICT = 3  # descriptor of the pipe that sandbox.py reads
+MOST_ITEMS, DEEPEST, LARGEST = 1_000_000, 200, 1 << 25  # of one message: values, nesting, bytes
+APART = "not judged apart from the program: "
+
+
+class Unplain(Exception):
+    """A value that is no plain data, or too much of it."""
+
+
+def official_program(program, test, entry_point):
+    """The one text that the official scorer runs: program, newline, test, newline,
+    check(entry_point).
+    """
+    return f"{program}\n{test}\ncheck({entry_point})"
+
+
+# ---- messages ------------------------------------------------------------------------------------
+
+TAGS = {list: "l", tuple: "t", set: "s", frozenset: "z"}
+MADE = {tag: kind for kind, tag in TAGS.items()}
+
+
+def pack(value, count=None, depth=0):
+    """A value of exact plain types as JSON can hold it. Raises Unplain."""
+    count = count or [0]
+    count[0] += 1
+    kind = type(value)
+    if count[0] > MOST_ITEMS or depth > DEEPEST:
+        raise Unplain("too large")
+    if value is None or kind in (bool, str, float):
+        return value
+    if kind is int:
+        return ["i", hex(value)]
+    if kind in TAGS:
+        return [TAGS[kind], [pack(item, count, depth + 1) for item in value]]
+    if kind is dict:
+        return [
+            "d",
+            [
+                [pack(key, count, depth + 1), pack(item, count, depth + 1)]
+                for key, item in value.items()
+            ],
+        ]
+    if kind is range:
+        return ["r", [hex(value.start), hex(value.stop), hex(value.step)]]
+    if kind is complex:
+        return ["c", [value.real, value.imag]]
+    if kind is bytes:
+        return ["b", value.hex()]
+    raise Unplain(f"a {kind.__name__}")
+
+
+def unpack(message):
+    """The value of a message, made of exact plain types whoever sent it. Raises ValueError,
+    TypeError or the like for anything else.
+    """
+    if message is None or isinstance(message, (bool, str, float)):
+        return message
+    tag, content = message
+    if tag == "i":
+        return int(content, 16)
+    if tag in MADE:
+        return MADE[tag](map(unpack, content))
+    if tag == "d":
+        return {unpack(key): unpack(item) for key, item in content}
+    if tag == "r":
+        return range(*(int(part, 16) for part in content))
+    if tag == "c":
+        return complex(*content)
+    if tag == "b":
+        return bytes.fromhex(content)
+    raise ValueError("no message")
+
+
+def sender(descriptor):
+    """A function that sends one JSON value; everything it uses is bound now."""
+    import json
+    import os
+
+    dumps, write = json.JSONEncoder().encode, os.write
+
+    def send(value):
+        text = dumps(value).encode()
+        text = len(text).to_bytes(8, "little") + text
+        while text:
+            text = text[write(descriptor, text) :]
+
+    return send
+
+
+def receiver(descriptor, ready=None):
+    """A function that receives one JSON value, None at the end. ready(): called before each read,
+    may raise.
+    """
+    import json
+    import os
+
+    loads, read = json.JSONDecoder().decode, os.read
+
+    def exactly(size):
+        content = b""
+        while len(content) < size:
+            if ready:
+                ready()
+            more = read(descriptor, min(size - len(content), 1 << 20))
+            if not more:
+                return None
+            content += more
+        return content
+
+    def receive():
+        head = exactly(8)
+        size = int.from_bytes(head or b"", "little")
+        if size > LARGEST:
+            raise ValueError("a message too large")
+        content = head and exactly(size)
+        return loads(content.decode()) if content else None
+
+    return receive
+
+
+# ---- the program's process -----------------------------------------------------------------------
+
+
+def shown(error):
+    try:
+        return f"{type(error).__name__}: {error}"[:500].encode("utf-8", "replace").decode()
+    except BaseException:
+        return "an exception that cannot be shown"
+
+
+def serve(requests, answers):
+    """Run the program, then answer the judge: ["names", names], ["call", name, arguments, named]
+    and ["check"]. Never returns.
+    """
+    import builtins
+    import os
+    import sys
+
+    receive, send, leave, getpid = receiver(requests), sender(answers), os._exit, os.getpid
+    me = getpid()
+    before, streams = dict(vars(builtins)), (sys.stdout, sys.stderr)
+    known = {
+        id(kind)
+        for kind in before.values()
+        if isinstance(kind, type) and issubclass(kind, BaseException)
+    }
+    module = type(sys)
+    settrace, setprofile = sys.settrace, sys.setprofile
+
+    def answer(value):
+        if getpid() != me:  # a fork that got here has no say
+            leave(0)
+        for stream in streams:  # what was printed lies in buffers that os._exit would drop
+            try:
+                stream.flush()
+            except BaseException:
+                pass
+        send(value)
+
+    program, test, entry_point = receive()
+    space = {}  # the official scorer's: empty globals
+    try:
+        exec(compile(program, "<program>", "exec"), space)
+    except BaseException as error:  # SystemExit and KeyboardInterrupt are failures like any other
+        answer(["failed", shown(error)])
+        leave(0)
+    settrace(None)
+    setprofile(None)
+    odd = any(vars(builtins).get(name) is not value for name, value in before.items())
+    answer(["loaded", "changed builtins" if odd else ""])
+    while (request := receive()) is not None:
+        if request[0] == "names":
+            found = {}
+            for name in request[1]:
+                value = space.get(name)
+                if type(value) is module:
+                    found[name] = ["module", value.__name__]
+                elif callable(value):
+                    found[name] = ["function", None]
+                elif name in space:
+                    try:
+                        found[name] = ["value", pack(value)]
+                    except Unplain:
+                        found[name] = ["unplain", None]
+            answer(found)
+        elif request[0] == "call":
+            _, name, arguments, named = request
+            arguments, named = unpack(arguments), unpack(named)
+            try:
+                result = space[name](*arguments, **named)
+            except BaseException as error:
+                plain = id(type(error)) in known
+                answer(
+                    [
+                        "raised",
+                        type(error).__name__ if plain else "",
+                        shown(error).partition(": ")[2],
+                        None,
+                    ]
+                )
+                continue
+            try:
+                answer(["value", pack(result), pack(arguments)])
+            except Unplain as error:
+                answer(["unplain", f"its result is {error}"])
+        else:
+            try:
+                exec(compile(test, "<test>", "exec"), space)
+                space["check"](space[entry_point])
+                answer(["passed", ""])
+            except BaseException as error:
+                answer(["failed", shown(error)])
+    leave(0)
+
+
+# ---- the judge -----------------------------------------------------------------------------------
+
+
+class Left(BaseException):
+    """The program's process is gone, or sends nonsense. No test can catch it by `except Exception`."""
+
+
+class Late(BaseException):
+    """The time is over."""
+
+
+def used_names(code):
+    names = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, type(code)):
+            names |= used_names(constant)
+    return names
+
+
+def judge(ask, program, test, entry_point):
+    """(status, error, suspicious). ask(request) -> the answer of the program's process."""
+    import builtins
+    import importlib
+    import sys
+
+    try:
+        compile(program, "<program>", "exec")
+        test_code = compile(test, "<test>", "exec")
+        # must hold together as one text too
+        compile(official_program(program, test, entry_point), "<official>", "exec")
+    except BaseException as error:
+        return "failed", shown(error), ""
+    status, odd = ask([program, test, entry_point])
+    if status == "failed":
+        return "failed", str(odd), ""
+    # why the test may have met something else than it would in the program's process
+    unclear, ended = [], []
+
+    def ask_or_end(request):
+        if ended:
+            raise ended[0]
+        try:
+            return ask(request)
+        except (Left, Late) as error:
+            ended.append(error)
+            raise
+
+    def remote(name):
+        def candidate(*arguments, **named):
+            try:
+                sent = pack(arguments), pack(named)
+            except Unplain as error:
+                unclear.append(f"an argument is {error}")
+                raise
+            kind, value, *more = ask_or_end(["call", name, *sent])
+            changed = more[-1] if more else None
+            if changed is not None and changed != sent[0]:
+                unclear.append("it changes its argument")
+            if kind == "value":
+                return unpack(value)
+            if kind == "raised":
+                error = vars(builtins).get(value)
+                if isinstance(error, type) and issubclass(error, BaseException):
+                    raise error(str(more[0]))
+                unclear.append("it raises an exception of its own")
+                raise RuntimeError(str(more[0]))
+            unclear.append(str(value)[:200])
+            raise Unplain(value)
+
+        return candidate
+
+    space = {}
+    wanted = sorted({entry_point, *used_names(test_code)} - set(vars(builtins)))
+    found = ask_or_end(["names", wanted])
+    for name in wanted:  # these alone: a program that offers a `len` of its own offers it to nobody
+        kind, value = found.get(name, ("absent", None))
+        if kind == "function":
+            space[name] = remote(name)
+        elif kind == "module" and value.partition(".")[0] in sys.stdlib_module_names:
+            space[name] = importlib.import_module(value)
+        elif kind == "value":
+            space[name] = unpack(value)
+        elif kind == "unplain":
+            unclear.append(f"{name} is no plain data")
+    try:
+        exec(test_code, space)
+        space["check"](space[entry_point])
+        error = ""
+    except BaseException as raised:
+        error = shown(raised)
+    if ended:
+        raise ended[0]
+    if not error and not unclear:
+        return "passed", "", odd
+    if error and not unclear:
+        return "failed", error, ""
+    if not error and set(unclear) == {"it changes its argument"}:
+        return "passed", "", odd  # the test does not look at it
+    status, error = ask_or_end(["check"])
+    return ("passed", "", APART + unclear[0]) if status == "passed" else ("failed", str(error), "")
+
+
+def main():
+    import os
+
+    requests, ask_end = os.pipe()
+    answer_end, answers = os.pipe()
+    if os.fork():
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)  # the job with the secret
+        for descriptor in (nothing, VERDICT, ask_end, answer_end):
+            os.close(descriptor)
+        serve(requests, answers)
+    os.close(requests)
+    os.close(answers)
+    import marshal
+    import select
+    import sys
+    import time
+
+    if sys.platform == "linux":
+        import ctypes
+
+        # PR_SET_DUMPABLE: nobody may trace the judge or open its descriptors
+        ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+    secret, program, test, entry_point, timeout = marshal.loads(sys.stdin.buffer.read())
+    deadline = time.monotonic() + timeout
+
+    def ready():
+        if not select.select([answer_end], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            raise Late
+
+    send, receive = sender(ask_end), receiver(answer_end, ready)
+
+    def ask(request):
+        try:
+            if select.select([answer_end], [], [], 0)[0]:
+                raise Left  # it answers before it is asked, or it has ended
+            send(request)
+            answer = receive()
+        except (OSError, ValueError, RecursionError):
+            raise Left from None
+        if answer is None:
+            raise Left
+        return answer
+
+    try:
+        verdict = judge(ask, program, test, entry_point)
+        if time.monotonic() > deadline:
+            raise Late
+    except Late:
+        verdict = ("timed out", f"took more than {timeout:g} s", "")
+    except Left:  # sandbox.py says how it ended
+        time.sleep(0.2)
+        verdict = ("failed", "left before its test was over, or answered with nonsense", "")
+    except BaseException as error:  # an answer of the wrong shape
+        verdict = ("failed", shown(error), "")
+    os.write(VERDICT, secret + marshal.dumps(verdict, 4))
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,427 @@
+"""LLaDA's sampler: the loop that reveals a canvas of masks (flexmdm.md, section 7; arXiv
+2502.09992).
+
+One step for all rows: which masks of a row's current block are in question, one evaluation of the
+network, a token for each of them, and the surest (or random) ones stay. Prompts and infills differ
+only in where the masks lie. Every row follows a plan of its own, so rows of different lengths share
+a batch, finished rows leave it and waiting ones take their place.
+"""
+
+import torch
+
+from common.packed_rows import Places
+from sampling.prefix_cache import PrefixCache
+from sampling.results import GenerationResult
+from sampling.row_random import row_uniforms
+from sampling.token_choice import (
+    ELEMENTS_AT_ONCE,
+    check_tokens,
+    draw_tokens,
+    excluded_tokens,
+    to_cpu,
+)
+
+TOKEN, CONFIDENCE = 0, 1  # purposes of a step's random numbers
+
+
+def log_probability(logits, tokens, excluded):
+    """The network's own log probability of a token at each of n places (without temperature, as in
+    LLaDA's code), float64 [n].
+
+    logits: [n, V]; tokens: long [n]; excluded: bool [V], tokens that are never drawn.
+    """
+    if logits.device.type == "mps":  # has no float64
+        logits, tokens, excluded = logits.cpu(), tokens.cpu(), excluded.cpu()
+    at_once = max(1, ELEMENTS_AT_ONCE // logits.shape[1])
+    parts = [
+        part.double()
+        .masked_fill(excluded, -torch.inf)
+        .log_softmax(-1)
+        .gather(-1, token[:, None])[:, 0]
+        for part, token in zip(logits.split(at_once), tokens.clamp(min=0).split(at_once))
+    ]
+    return torch.cat(parts)
+
+
+def most_confident(confidence, eligible, count):
+    """Bool [B, L]: in each row the count[b] eligible places of highest confidence; of equals the
+    leftmost.
+
+    confidence: float64 [B, L]; eligible: bool [B, L] with at least count[b] places a row; count:
+    long [B].
+    """
+    # (B, L)
+    order = confidence.masked_fill(~eligible, -torch.inf).argsort(
+        dim=1, descending=True, stable=True
+    )
+    first = torch.arange(eligible.shape[1], device="cpu") < count[:, None]  # (B, L)
+    return torch.zeros_like(eligible).scatter(1, order, first) & eligible
+
+
+def evaluate(model, ids, real, wanted):
+    """Logits [n, V] at the wanted places, in row-major order, on the model's device. ids: long [B,
+    L]; real (not padding), wanted: bool.
+    """
+    device = model.device
+    options = {"attention_mask": None if real.all() else real.to(device)}
+    if not getattr(model, "supports_logits_mask", False):
+        return model(ids.to(device), **options).logits[wanted.to(device)]
+    if getattr(model, "supports_places", False) and device.type != "cpu":
+        options["places"] = Places(
+            *(mask.flatten().nonzero()[:, 0].to(device) for mask in (real, wanted))
+        )
+    return model(ids.to(device), **options, logits_mask=wanted.to(device)).logits
+
+
+@torch.no_grad()
+def fill_masks(
+    model,
+    rows,
+    plans,
+    *,
+    temperature,
+    cfg_scale,
+    remasking,
+    mask_id,
+    pad_id,
+    num_tokens,
+    seeds,
+    rows_at_once,
+    cache_refresh,
+    return_trace,
+    on_frame,
+):
+    """Reveal every row's masks by its plan (llada_inference.reveal_plan). Returns a
+    GenerationResult on CPU.
+
+    rows: for each row (ids before the masks, number of masks, ids after them), ids long [n] on CPU;
+    the rest is generate_mdm's.
+    All bookkeeping stays on CPU: it is small, and CPU has float64 everywhere. Only the network's
+    input and logits are on its device.
+    """
+    B = len(rows)
+    # (B,)
+    lengths = torch.tensor(
+        [len(before) + masks + len(after) for before, masks, after in rows],
+        dtype=torch.long,
+        device="cpu",
+    )
+    canvas = torch.full((B, int(lengths.max()) if B else 0), pad_id, device="cpu")  # (B, L)
+    masked = torch.zeros_like(canvas, dtype=torch.bool)  # (B, L)
+    for row, (before, masks, after) in enumerate(rows):
+        canvas[row, : lengths[row]] = torch.cat(
+            [before, torch.full((masks,), mask_id, device="cpu"), after]
+        )
+        masked[row, len(before) : len(before) + masks] = True
+    place = torch.arange(canvas.shape[1], device="cpu")  # (L,)
+    real = place < lengths[:, None]  # (B, L)
+    given = real & ~masked  # (B, L)
+    cost = 2 if cfg_scale else 1
+    cache = excluded = None
+    if cache_refresh is not None:
+        cache = PrefixCache(model, cache_refresh)
+    evaluations = [0] * B
+    trace = [[] for _ in rows] if return_trace else None
+
+    def show(row):
+        if return_trace or on_frame:
+            length = int(lengths[row])
+            frame = {
+                "t": 1 - int(masked[row].sum()) / max(rows[row][1], 1),
+                "evaluations": evaluations[row],
+                "ids": canvas[row, :length].tolist(),
+                "slots": list(range(length)),
+            }
+            if return_trace:
+                trace[row].append(frame)
+            if on_frame:
+                on_frame(row, frame)
+
+    for row in range(B):
+        show(row)
+    # neighbours of like length
+    waiting = sorted((row for row in range(B) if plans[row]), key=lambda row: -int(lengths[row]))
+    live, step = [], [0] * B
+    while live or waiting:
+        room = len(waiting) if rows_at_once is None else rows_at_once - len(live)
+        live, waiting = live + waiting[:room], waiting[room:]
+        L = int(lengths[live].max())
+        # (R,) each
+        start, end, count = torch.tensor([plans[row][step[row]] for row in live], device="cpu").T
+        # (R, L), place counted from the first mask
+        offset = (
+            place[:L] - torch.tensor([len(rows[row][0]) for row in live], device="cpu")[:, None]
+        )
+        eligible = masked[live, :L] & (offset >= start[:, None]) & (offset < end[:, None])  # (R, L)
+        event = torch.tensor([step[row] for row in live], device="cpu")  # (R,)
+        # the choice does not look at the network, so only the chosen places need logits
+        if remasking == "random":
+            eligible = most_confident(
+                row_uniforms(seeds[live], event, CONFIDENCE, L), eligible, count
+            )
+        ids, text, wanted, names = canvas[live, :L], real[live, :L], eligible, live
+        if cfg_scale:  # both halves in one batch; in the second all that was given is hidden
+            ids = torch.cat([ids, ids.masked_fill(given[live, :L], mask_id)])  # (2R, L)
+            text = text.repeat(2, 1)
+            wanted = wanted.repeat(2, 1)
+            names = live + [row + B for row in live]
+        if cache:
+            block = [len(rows[row][0]) + plans[row][step[row]][0] for row in live] * cost
+            logits = cache.logits(names, ids, text, wanted, block)  # (n, V), or twice that
+        else:
+            logits = evaluate(model, ids, text, wanted)
+        if cfg_scale:
+            conditional, unconditional = logits.chunk(2)  # (n, V) each
+            logits = unconditional + (cfg_scale + 1) * (conditional - unconditional)
+        if excluded is None:
+            # (V,); end of text may be drawn
+            excluded = excluded_tokens(logits.shape[1], mask_id, None, num_tokens, logits.device)
+        # (n,)
+        tokens = draw_tokens(
+            logits, excluded, temperature, row_uniforms(seeds[live], event, TOKEN, L)[eligible]
+        )
+        # (n,)
+        sure = log_probability(logits, tokens, excluded) if remasking == "low_confidence" else None
+        tokens, sure = to_cpu(tokens, sure)  # the one place where the device is waited for
+        check_tokens(tokens)
+        drawn = canvas[live, :L]  # (R, L)
+        drawn[eligible] = tokens
+        if remasking == "low_confidence":
+            confidence = torch.zeros(eligible.shape, dtype=torch.float64, device="cpu")  # (R, L)
+            confidence[eligible] = sure
+            eligible = most_confident(confidence, eligible, count)
+        canvas[live, :L] = torch.where(eligible, drawn, canvas[live, :L])
+        masked[live, :L] &= ~eligible
+        for row in live:
+            evaluations[row] += cost
+            step[row] += 1
+            show(row)
+        if cache:
+            cache.drop(
+                [
+                    row + half * B
+                    for row in live
+                    if step[row] == len(plans[row])
+                    for half in range(cost)
+                ]
+            )
+        live = [row for row in live if step[row] < len(plans[row])]
+    return GenerationResult(
+        canvas,
+        lengths,
+        torch.tensor(evaluations, dtype=torch.long, device="cpu"),
+        torch.zeros(B, dtype=torch.bool, device="cpu"),
+        trace,
+    )
+
+
+def reveals_of_block(masks, steps):
+    """How many of a block's masks each of its steps reveals: floor(masks / steps), the first masks
+    mod steps one more.
+    """
+    return [masks // steps + (step < masks % steps) for step in range(steps)]
+
+
+def reveal_plan(length, steps, block_length):
+    """The evaluations of one row: a list of (block start, block end, reveals), places counted from
+    the first mask.
+
+    length: masks of the row; steps: over all blocks, None for one a mask; block_length: masks of a
+    block (the last one may be shorter), None for a single block. A step that reveals nothing (more
+    steps than masks in a block) needs no evaluation and is left out. Raises ValueError where steps
+    is not divisible by the number of blocks.
+    """
+    block_length = max(length, 1) if block_length is None else block_length
+    blocks = max(-(-length // block_length), 1)
+    if steps is not None and steps % blocks:
+        raise ValueError(
+            f"steps ({steps}) must be divisible by the number of blocks ({blocks} of {block_length}"
+            f" for {length} tokens)"
+        )
+    plan = []
+    for start in range(0, length, block_length):
+        end = min(start + block_length, length)
+        block_steps = end - start if steps is None else steps // blocks
+        plan += [
+            (start, end, count) for count in reveals_of_block(end - start, block_steps) if count
+        ]
+    return plan
+
+
+def _rows_of(ids, pad_id):
+    """The rows of ids (long [B, P], right-padded) as B tensors on CPU without their trailing
+    padding.
+    """
+    from flexmdm_interpolant import length_without_trailing
+
+    if ids.dim() != 2:
+        raise ValueError(
+            f"prompts, prefixes and suffixes are long [B, P], not of shape {tuple(ids.shape)}"
+        )
+    return [
+        row[:length]
+        for row, length in zip(ids.cpu(), length_without_trailing(ids.cpu(), pad_id).tolist())
+    ]
+
+
+def _generate(
+    model, befores, masks, afters, device, *, steps, block_length, generator, seeds, **settings
+):
+    """Check the settings, plan every row, sample."""
+    import torch
+
+    from sampling.row_random import draw_seeds
+
+    remasking, temperature, cfg_scale, rows_at_once = (
+        settings[name] for name in ("remasking", "temperature", "cfg_scale", "rows_at_once")
+    )
+    masks = torch.as_tensor(masks, device="cpu").expand(len(befores)).tolist()
+    if remasking not in ("low_confidence", "random"):
+        raise ValueError(f"remasking must be 'low_confidence' or 'random', not {remasking!r}")
+    if (steps is not None and steps < 1) or temperature < 0 or cfg_scale < 0:
+        raise ValueError(
+            f"steps must be at least 1 ({steps}), temperature ({temperature}) and cfg_scale"
+            f" ({cfg_scale}) at least 0"
+        )
+    if (block_length is not None and block_length < 1) or (
+        rows_at_once is not None and rows_at_once < 1
+    ):
+        raise ValueError(
+            f"block_length ({block_length}) and rows_at_once ({rows_at_once}) must be at least 1"
+        )
+    if any(count < 0 for count in masks):
+        raise ValueError("the number of tokens to generate must not be negative")
+    plans = [reveal_plan(count, steps, block_length) for count in masks]
+    result = fill_masks(
+        model,
+        list(zip(befores, masks, afters)),
+        plans,
+        seeds=draw_seeds(len(befores), seeds, generator),
+        **settings,
+    )
+    for name, value in vars(result).items():
+        if isinstance(value, torch.Tensor):
+            setattr(result, name, value.to(device))
+    return result
+
+
+def generate_mdm(
+    model,
+    prompts,
+    *,
+    steps,
+    gen_length,
+    block_length=None,
+    temperature=0.0,
+    cfg_scale=0.0,
+    remasking="low_confidence",
+    mask_id,
+    pad_id,
+    num_tokens=None,
+    generator=None,
+    seeds=None,
+    rows_at_once=None,
+    cache_refresh=None,
+    return_trace=False,
+    on_frame=None,
+):
+    """Answer each prompt with gen_length tokens. Returns a GenerationResult on the prompts' device.
+
+    model: `model(ids, attention_mask=None).logits` [B, L, V] with a `device`; where it has
+    `supports_logits_mask`, logits are computed
+        at the masks that need them alone.
+    prompts: long [B, P], right-padded with pad_id, rows of any length; each is followed at once by
+    its masks, and padding comes after.
+    steps: over all blocks, divisible by their number (None: one a token); gen_length: int, or long
+    [B]; block_length: tokens a block
+        (None: one block; the last block of a row may be shorter).
+    temperature: 0 takes the most probable token; remasking: which of a step's tokens stay: the most
+    probable ("low_confidence") or
+        random ones; cfg_scale w: logits u + (w + 1)(c - u), u with the prompt masked, at two
+        evaluations a step.
+    Never drawn: mask_id and ids from num_tokens on. pad_id is: in LLaDA it is the end of text,
+    which fills the answer's rest.
+    seeds: long [B]; every random number of a row is a function of (its seed, its step, purpose).
+    generator draws seeds that are not given.
+    rows_at_once: rows in the network's batch (None: all); on_frame(row, frame): called with every
+    frame of the trace as it is made.
+    cache_refresh: None, or r: keys and values of what lies left of a row's block are kept for r
+    evaluations (sampling/prefix_cache.py); an
+        approximation for r > 1, and every evaluation still counts as one.
+    """
+    befores = _rows_of(prompts, pad_id)
+    nothing = [prompts.new_zeros(0, device="cpu")] * len(befores)
+    return _generate(
+        model,
+        befores,
+        gen_length,
+        nothing,
+        prompts.device,
+        steps=steps,
+        block_length=block_length,
+        generator=generator,
+        seeds=seeds,
+        temperature=temperature,
+        cfg_scale=cfg_scale,
+        remasking=remasking,
+        mask_id=mask_id,
+        pad_id=pad_id,
+        num_tokens=num_tokens,
+        rows_at_once=rows_at_once,
+        cache_refresh=cache_refresh,
+        return_trace=return_trace,
+        on_frame=on_frame,
+    )
+
+
+def generate_mdm_infilling(
+    model,
+    prefixes,
+    suffixes,
+    *,
+    steps,
+    middle_lengths,
+    block_length=None,
+    temperature=0.0,
+    cfg_scale=0.0,
+    remasking="low_confidence",
+    mask_id,
+    pad_id,
+    num_tokens=None,
+    generator=None,
+    seeds=None,
+    rows_at_once=None,
+    cache_refresh=None,
+    return_trace=False,
+    on_frame=None,
+):
+    """Fill middle_lengths (int, or long [B]) masks between each prefix and suffix (long [B, P], [B,
+    S], right-padded), in place.
+
+    Everything else as in generate_mdm; guidance hides prefix and suffix. The middle of row b is
+    `sequences[b, P_b : lengths[b] - S_b]`.
+    """
+    befores, afters = _rows_of(prefixes, pad_id), _rows_of(suffixes, pad_id)
+    if len(befores) != len(afters):
+        raise ValueError(f"{len(befores)} prefixes, but {len(afters)} suffixes")
+    return _generate(
+        model,
+        befores,
+        middle_lengths,
+        afters,
+        prefixes.device,
+        steps=steps,
+        block_length=block_length,
+        generator=generator,
+        seeds=seeds,
+        temperature=temperature,
+        cfg_scale=cfg_scale,
+        remasking=remasking,
+        mask_id=mask_id,
+        pad_id=pad_id,
+        num_tokens=num_tokens,
+        rows_at_once=rows_at_once,
+        cache_refresh=cache_refresh,
+        return_trace=return_trace,
+        on_frame=on_frame,
+    )

@@ -1,0 +1,130 @@
+"""CUDA graphs of a network's trunk: at sampling's sizes a GPU otherwise waits for a few thousand
+kernel launches an evaluation.
+
+A graph has fixed shapes, so packed rows are filled up to a bucket: of tokens (at most a sixteenth
+more), of rows, of the longest row. A bucket is captured when it is first met, in a tenth of a
+second, and replayed from then on, whatever rows are in it. Blocks that are compiled
+(llada_utils.compile_network) are captured compiled. Only for inference on CUDA in half precision,
+where attention goes by row boundaries.
+"""
+
+import torch
+
+from common.packed_rows import LONGEST_STEP, CachedRows, has_varlen
+from llada_utils import compile_network
+
+ROWS_STEP, FEWEST_TOKENS = 8, 16
+
+
+def bucket_of_tokens(n):
+    """The smallest bucket that holds n tokens: multiples of a sixteenth of the power of two below."""
+    step = max(FEWEST_TOKENS, 2 ** (max(n, 1).bit_length() - 1) // 16)
+    return -(-n // step) * step
+
+
+class TrunkGraphs:
+    """trunk(ids (N,), PackedRows or CachedRows, *times (B,)) -> tuple of (N, ...), replayed from
+    graphs. The result is overwritten by the next call.
+    """
+
+    def __init__(self, trunk):
+        self.trunk, self.graphs, self.pool, self.stores = trunk, {}, None, None
+
+    @torch.no_grad()
+    def __call__(self, ids, rows, *times):
+        batch, longest = len(rows.offsets) - 1, -(-rows.length // LONGEST_STEP) * LONGEST_STEP
+        key = [bucket_of_tokens(len(ids)), -(-(batch + 1) // ROWS_STEP) * ROWS_STEP, longest]
+        if isinstance(rows, CachedRows):
+            key.append(bucket_of_tokens(len(rows.keys)))
+            # other stores: what was captured with the old ones is of no use
+            if rows.stores is not self.stores:
+                self.graphs = {
+                    known: graph for known, graph in self.graphs.items() if len(known) == 3
+                }
+                self.stores = rows.stores
+        key = tuple(key)
+        if key not in self.graphs:
+            self.graphs[key] = TrunkGraph(self, key, ids, rows, times)
+        return self.graphs[key].replay(ids, rows, times)
+
+
+class TrunkGraph:
+    """One bucket: buffers of fixed shape, a row of nothing but filling behind the real ones, the
+    captured graph and its output.
+    """
+
+    def __init__(self, owner, key, ids, rows, times):
+        tokens, batch, longest, *keys = key
+        self.ids, row, position = (ids.new_zeros(tokens) for _ in range(3))
+        self.times = [time.new_zeros(batch) for time in times]
+        self.rows = type(rows)(row, position, self.offsets(batch, ids), longest)
+        if keys:
+            self.rows.stores = rows.stores
+            self.rows.written = ids.new_zeros(tokens)
+            self.rows.keys = ids.new_zeros(keys[0])
+            self.rows.key_offsets = self.offsets(batch, ids)
+        self.fill(ids, rows, times)
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        # kernels load, compile and choose their work spaces outside of the capture
+        with torch.cuda.stream(stream):
+            owner.trunk(self.ids, self.rows, *self.times)
+        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.synchronize()
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.stream(stream):
+            self.graph.capture_begin(**({} if owner.pool is None else {"pool": owner.pool}))
+            try:
+                self.output = owner.trunk(self.ids, self.rows, *self.times)
+            finally:
+                self.graph.capture_end()
+        torch.cuda.current_stream().wait_stream(stream)
+        owner.pool = self.graph.pool()
+
+    @staticmethod
+    def offsets(batch, ids):
+        return torch.zeros(batch + 1, dtype=torch.int32, device=ids.device)
+
+    def fill(self, ids, rows, times):
+        """Put one call's input into the buffers; what is behind it belongs to a row of its own and,
+        with stores, to their last place.
+        """
+        batch = len(rows.offsets) - 1
+        wanted = [
+            (self.ids, ids, None),
+            (self.rows.row, rows.row, batch),
+            (self.rows.position, rows.position, None),
+            (self.rows.offsets, rows.offsets, len(self.ids)),
+            *((buffer, time, None) for buffer, time in zip(self.times, times)),
+        ]
+        if isinstance(rows, CachedRows):
+            last = len(rows.stores[0]) - 1
+            wanted += [
+                (self.rows.written, rows.written, last),
+                (self.rows.keys, rows.keys, last),
+                (self.rows.key_offsets, rows.key_offsets, len(self.rows.keys)),
+            ]
+        for buffer, value, filling in wanted:
+            buffer[: len(value)].copy_(value)
+            if filling is not None:
+                buffer[len(value) :].fill_(filling)
+
+    def replay(self, ids, rows, times):
+        self.fill(ids, rows, times)
+        self.graph.replay()
+        return tuple(part[: len(ids)] for part in self.output)
+
+
+def speed_up_sampling(model, torch_compile=False):
+    """Make a loaded model (LoRA merged) ready to sample: on a GPU in half precision fused
+    projections, CUDA graphs and TF32 for the fp32 parts, and compiled blocks where asked for. What
+    it computes stays the same, to rounding."""
+    if torch_compile:
+        compile_network(model)
+    backbone = getattr(model, "backbone", model)
+    if has_varlen(backbone.model.transformer.blocks[0].q_proj.weight):
+        for block in backbone.model.transformer.blocks:
+            block.fuse()
+        model.graphs = TrunkGraphs(model.trunk)
+        # length head, time MLP: finer than the bf16 that they read
+        torch.set_float32_matmul_precision("high")

@@ -1,0 +1,109 @@
+"""Keys and values of what lies left of the answer, kept between evaluations: an approximation that
+saves most of a step's work.
+
+Attention is bidirectional, so the keys and values of a prompt (and of LLaDA's finished blocks)
+change whenever something to their right does. Between refreshes they are kept as they were, and
+only places from a row's start on go through the network: LLaDA's current block, FlexMDM's first
+gap. A row is refreshed when its start changes and every `refresh` evaluations; with refresh = 1
+nothing is approximated. Rows do not depend on each other, and refreshed and other rows share a
+batch.
+Idea: Fast-dLLM's prefix cache (arXiv 2505.22618) and dLLM-Cache (arXiv 2506.06295).
+
+Measured (the quickstart's LLaDA, 200 held-out problems, prompts of 76 to 89 tokens in 136, blocks
+of 8, one token an evaluation, temperature 0, one CPU core, shared machine, November 2026); "same"
+is answers equal to the uncached ones, token for token:
+    refresh               no cache    1       2       4       8 (once a block)
+    right of 200          153         153     156     151     148          (95 % interval of one row: +- 12)
+    same of 200           200         200     195     183     172
+"""
+
+import torch
+
+from common.packed_rows import CachedRows, Places
+
+# rows get room for a multiple of this many tokens, so that growing answers seldom need more
+ROOM_STEP = 128
+
+
+class PrefixCache:
+    """Keys and values of live rows, in the network's dtype on its device. model: LLaDAModelLM or
+    LLaDADiT, LoRA merged or injected.
+    """
+
+    def __init__(self, model, refresh):
+        if not getattr(model, "supports_places", False):
+            raise ValueError(
+                f"cache_refresh needs a LLaDAModelLM or a LLaDADiT, not {type(model).__name__}"
+            )
+        if refresh < 1:
+            raise ValueError(f"cache_refresh must be at least 1, not {refresh}")
+        self.model, self.refresh = model, refresh
+        # name of a row -> its slot; -> (its start, evaluations since the refresh)
+        self.slots, self.made = {}, {}
+        self.slot_count, self.room, self.stores = 0, 0, None
+        self.tokens = 0  # that went through the network
+
+    def places(self, names, lengths, starts, width, wanted):
+        """The `Places` of one evaluation, on the model's device.
+
+        names: R of them; lengths: long (R,) on the CPU, tokens of each row, an end slot included;
+        starts: R ints, what lies before them is computed only where the row is refreshed; width:
+        columns of the batch, end slot included; wanted: long (M,), places of logits.
+        """
+        self._make_room(names, int(lengths.max()))
+        # (R,)
+        begin = torch.tensor(
+            [0 if self._is_due(name, start) else start for name, start in zip(names, starts)],
+            device="cpu",
+        )
+        slot = torch.tensor([self.slots[name] for name in names], device="cpu") * self.room  # (R,)
+        position = torch.arange(width, device="cpu")
+        real = position < lengths[:, None]  # (R, width)
+        there = (slot[:, None] + position).flatten()
+        keys, tokens = (
+            mask.flatten().nonzero()[:, 0] for mask in (real, real & (position >= begin[:, None]))
+        )
+        self.tokens += len(tokens)
+        ends = torch.cat([begin.new_zeros(1), lengths.cumsum(0)]).int()  # (R+1,), of the rows' keys
+        parts = [
+            part.to(self.model.device, non_blocking=True)
+            for part in (tokens, wanted, there[tokens], there[keys], ends)
+        ]
+        rows = CachedRows.from_places(parts[0], (len(names), width))
+        rows.stores, rows.written, rows.keys, rows.key_offsets = self.stores, *parts[2:]
+        return Places(parts[0], parts[1], rows)
+
+    def logits(self, names, ids, real, wanted, starts):
+        """LLaDA's logits (n, V) at the wanted places, row-major. ids, real, wanted: (R, L) on the
+        CPU; starts: first place of each row's block.
+        """
+        places = self.places(
+            names, real.sum(1), starts, ids.shape[1], wanted.flatten().nonzero()[:, 0]
+        )
+        return self.model(ids.to(self.model.device), places=places).logits
+
+    def drop(self, names):
+        """Forget rows that are finished."""
+        for name in names:
+            self.slots.pop(name, None)
+            self.made.pop(name, None)
+
+    def _is_due(self, name, start):
+        began, age = self.made.get(name, (None, 0))
+        due = began != start or age >= self.refresh
+        self.made[name] = (start, 1 if due else age + 1)
+        return due
+
+    def _make_room(self, names, longest):
+        """A slot for every row, long enough. Where the stores must grow, all is forgotten."""
+        known = set(self.slots) | set(names)
+        if len(known) > self.slot_count or longest > self.room:
+            self.slot_count = max(len(known), self.slot_count)
+            self.room = max(-(-longest // ROOM_STEP) * ROOM_STEP, self.room)
+            self.slots, self.made, self.stores = {}, {}, None
+            # the last place is for filling
+            self.stores = self.model.key_stores(self.slot_count * self.room + 1)
+        free = sorted(set(range(self.slot_count)) - set(self.slots.values()))
+        for name in names:
+            if name not in self.slots:
+                self.slots[name] = free.pop(0)

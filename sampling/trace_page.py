@@ -1,0 +1,362 @@
+"""Make a generation visible: a page that plays it, its length curves as a picture, its text growing
+in a terminal.
+
+The inference scripts make them (--trace FILE.html, --trace FILE.png, --watch);
+scripts/trace_page.py puts several side by side. Nothing here needs a GPU.
+
+A trace is what the samplers return: frames {"t": float, "evaluations": int, "ids": list[int],
+"slots": list[int]}, the first the initial state, the last the result; slots are the lasting
+identities of positions. Tokens are only ever inserted as masks and revealed, so the
+whole story is the final sequence with two numbers a token: the frame it was inserted in, and the
+frame it was revealed in. That is what a page holds (4,096 frames of 1,024 tokens: 100 KB), as JSON
+that this script can read back.
+
+The page (trace_page.html is its template) is one file that asks for nothing else: it opens from a
+disk, a mail, a web server. Nothing here imports torch or transformers.
+"""
+
+import html
+import json
+import math
+import shutil
+import sys
+import time
+import unicodedata
+from pathlib import Path
+
+from common.errors import InputError
+from common.files import parse_json, write_text
+
+TEMPLATE = Path(__file__).with_name("trace_page.html")
+MASK_SIGN = "\u2592"
+
+
+def make_panel(title, decode, trace, mask_id, special=()):
+    """What a page shows of one generation: a dict of plain lists, ready for JSON.
+
+    decode: list of ids -> text; trace: frames (see above); special: ids that are shown small, such
+    as end of text. Returns {"title", "t": [frames], "evaluations": [frames], "tokens": [[text,
+    special]], "slots": [[index into tokens, frame it came in, frame it was revealed in or -1,
+    whether it was given]]}, slots in the order of the final sequence. Raises ValueError where a
+    position disappears, moves past another, or changes after it was revealed: no sampler may do
+    that.
+    """
+    if not trace:
+        raise ValueError(f"{title}: an empty trace")
+    first_seen, revealed, token_of = {}, {}, {}
+    order = trace[-1]["slots"]
+    place = {slot: index for index, slot in enumerate(order)}
+    for number, frame in enumerate(trace):
+        where = [place.get(slot, -1) for slot in frame["slots"]]
+        if (
+            -1 in where
+            or any(a >= b for a, b in zip(where, where[1:]))
+            or len(where) < len(first_seen)
+        ):
+            raise ValueError(f"{title}: positions disappear or move in frame {number}")
+        for slot, token in zip(frame["slots"], frame["ids"]):
+            first_seen.setdefault(slot, number)
+            if slot in revealed and token != token_of[slot]:
+                raise ValueError(
+                    f"{title}: position {slot} changes after it was revealed, in frame {number}"
+                )
+            if token != mask_id:
+                revealed.setdefault(slot, number)
+            token_of[slot] = token
+    ids, shown = [token_of[slot] for slot in order], [revealed.get(slot, -1) for slot in order]
+    index, slots = {}, []
+    for slot, token, text, frame in zip(order, ids, _texts(ids, shown, decode), shown):
+        key = text, int(token in special)
+        slots.append([index.setdefault(key, len(index)), first_seen[slot], frame, int(frame == 0)])
+    return {
+        "title": title,
+        "t": [round(frame["t"], 6) for frame in trace],
+        "evaluations": [frame["evaluations"] for frame in trace],
+        "tokens": [list(key) for key in index],
+        "slots": slots,
+    }
+
+
+def _texts(ids, shown, decode):
+    """The text of each token of the final sequence. Where neighbours spell one character together
+    (bytes of UTF-8), it stands at the
+    one that was revealed last, and the others are empty. shown: frame each was revealed in."""
+    alone = {token: decode([token]) for token in set(ids)}
+    texts, start = [alone[token] for token in ids], 0
+    while start < len(ids):
+        end = start
+        while end < len(ids) and "\ufffd" in alone[ids[end]]:
+            end += 1
+            if "\ufffd" not in (together := decode(ids[start:end])):
+                texts[start:end] = [""] * (end - start)
+                texts[max(range(start, end), key=lambda at: shown[at])] = together
+                break
+        start = max(end, start + 1)
+    return [_printable(text) for text in texts]
+
+
+def _printable(text):
+    """Control characters but the line break and the tab as a visible replacement: a model must not
+    steer a terminal or a page.
+    """
+    return "".join(
+        c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs") else "\ufffd"
+        for c in text.replace("\r\n", "\n")
+    )
+
+
+def write_trace(path, traces, tokenizer, mask_id, title="FlexMDM"):
+    """Write a sampler's `trace` (a list of frames for each row) to FILE.html or FILE.png, a panel a
+    row.
+    """
+    titles = [
+        title if len(traces) == 1 else f"{title}, sample {number}"
+        for number in range(1, len(traces) + 1)
+    ]
+    write_panels(
+        path,
+        [
+            make_panel(name, tokenizer.decode, trace, mask_id, set(tokenizer.all_special_ids))
+            for name, trace in zip(titles, traces)
+        ],
+    )
+
+
+def write_panels(path, panels):
+    """A page or a picture, by the ending of path."""
+    (write_trace_png if str(path).endswith(".png") else write_trace_page)(path, panels)
+
+
+def write_trace_page(path, panels, title="How the text was written"):
+    """One self-contained HTML file that plays the panels (make_panel) side by side."""
+    data = json.dumps(panels, ensure_ascii=True, separators=(",", ":"))
+    for character in "<>&":  # the data lies inside a script element: nothing may end it
+        data = data.replace(character, f"\\u{ord(character):04x}")
+    page = TEMPLATE.read_text(encoding="utf-8")
+    write_text(path, page.replace("@TITLE@", html.escape(title)).replace("@DATA@", data))
+
+
+def read_panels(path):
+    """The panels of a page that write_trace_page made. Raises InputError where it is none."""
+    try:
+        page = Path(path).read_text(encoding="utf-8")
+        panels = parse_json(
+            page.split('<script type="application/json" id="data">')[1].split("</script>")[0]
+        )
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except (IndexError, ValueError):
+        raise InputError(f"{path} is not a page that --trace wrote") from None
+    if not isinstance(panels, list) or not panels:
+        raise InputError(f"{path} is not a page that --trace wrote: it has no panels")
+    for number, panel in enumerate(panels, 1):
+        wrong = panel_fault(panel)
+        if wrong:
+            raise InputError(f"{path} is not a page that --trace wrote: {wrong} of panel {number}")
+    return panels
+
+
+def panel_fault(panel):
+    """What of a panel is not as make_panel makes it, in words; "" where all is."""
+
+    def numbers(values):
+        return isinstance(values, list) and all(
+            type(value) in (int, float) and math.isfinite(value) for value in values
+        )
+
+    if not isinstance(panel, dict) or not isinstance(panel.get("title"), str):
+        return "the title"
+    frames = len(panel["t"]) if numbers(panel.get("t")) else 0
+    if not frames:
+        return "the times"
+    if not numbers(panel.get("evaluations")) or len(panel["evaluations"]) != frames:
+        return "the evaluations"
+    tokens, slots = panel.get("tokens"), panel.get("slots")
+    if not isinstance(tokens, list) or not all(
+        isinstance(token, list) and len(token) == 2 and isinstance(token[0], str)
+        for token in tokens
+    ):
+        return "the tokens"
+    if not isinstance(slots, list):
+        return "the list of slots"
+    for place, slot in enumerate(slots):
+        if not (
+            isinstance(slot, list)
+            and len(slot) == 4
+            and all(type(value) is int for value in slot)
+            and 0 <= slot[0] < len(tokens)
+            and 0 <= slot[1] < frames
+            and -1 <= slot[2] < frames
+        ):
+            return f"slot {place}"
+    return ""
+
+
+def curves(panel):
+    """(tokens written, of them clean) in each frame, two lists; what was given does not count."""
+    length, clean = [0] * len(panel["t"]), [0] * len(panel["t"])
+    for _, first, shown, given in panel["slots"]:
+        if not given:
+            length[first] += 1
+            if shown >= 0:
+                clean[shown] += 1
+    for counts in (length, clean):
+        for frame in range(1, len(counts)):
+            counts[frame] += counts[frame - 1]
+    return length, clean
+
+
+def _legend_text(title):
+    """A title as matplotlib shows it: no mathematics, and no leading underscore, which would hide
+    it from the legend.
+    """
+    title = " ".join(title.split()).replace("$", r"\$")
+    return " " + title if title.startswith("_") else title
+
+
+def write_trace_png(path, panels):
+    """Length curves: tokens written and clean tokens against network evaluations, and against t."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, sharey=True)
+    for number, panel in enumerate(panels):
+        length, clean = curves(panel)
+        for axes, x in ((left, panel["evaluations"]), (right, panel["t"])):
+            (line,) = axes.step(
+                x,
+                length,
+                where="post",
+                color=f"C{number % 10}",
+                label=_legend_text(panel["title"]) if len(panels) <= 8 else None,
+            )
+            axes.step(x, clean, where="post", color=line.get_color(), linestyle="--", linewidth=1)
+    left.set(xlabel="network evaluations", ylabel="tokens written (dashed: clean)", ylim=(0, None))
+    right.set(xlabel="time t (1 = clean)", xlim=(0, 1))
+    if len(panels) <= 8:
+        left.legend(frameon=False, loc="best")
+    left.set_title(
+        f"{len(panels)} generation{'s' if len(panels) > 1 else ''}", loc="left", fontsize="medium"
+    )
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            figure.savefig(temporary, dpi=150, format="png")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
+
+
+# ---- the terminal
+
+
+def _screen_lines(pieces, columns):
+    """Lines of at most `columns` cells, each a list of (character, style). pieces: (text, style)."""
+    lines, used = [[]], 0
+    for text, style in pieces:
+        for character in text.replace("\t", "    "):
+            cells = (
+                0
+                if unicodedata.combining(character)
+                else 2
+                if unicodedata.east_asian_width(character) in "WF"
+                else 1
+            )
+            if character == "\n" or used + cells > columns:
+                lines.append([])
+                used = 0
+            if character != "\n":
+                lines[-1].append((character, style))
+                used += cells
+    return lines
+
+
+def _pieces(positions, tokenizer, mask_id, known):
+    """(text, style) of positions (slot, token): runs of masks, of tokens shown before, and of new
+    ones. Runs are decoded whole, so that a character that several tokens spell is readable; a
+    special token that repeats (end of text does) is written once, with its count.
+    """
+    special, runs = set(tokenizer.all_special_ids), []
+    for slot, token in positions:
+        style = "mask" if token == mask_id else "old" if slot in known else "new"
+        before = runs[-1][1][-1] if runs else None
+        if (
+            not runs
+            or runs[-1][0] != style
+            or (token != before and (token in special or before in special))
+        ):
+            runs.append((style, []))
+        runs[-1][1].append(token)
+    pieces = []
+    for style, ids in runs:
+        if style == "mask":
+            pieces.append((MASK_SIGN * len(ids), style))
+        elif ids[0] in special:
+            pieces.append(
+                (
+                    _printable(tokenizer.decode(ids[:1]))
+                    + (f"\u00d7{len(ids)}" if len(ids) > 1 else ""),
+                    style,
+                )
+            )
+        else:
+            pieces.append((_printable(tokenizer.decode(ids)), style))
+    return pieces
+
+
+def terminal_watcher(tokenizer, mask_id, stream=None, row=0):
+    """A sampler's on_frame(row, frame) that shows one row's text as it grows, on stderr.
+
+    On a terminal it redraws in place, at most 25 times a second, with masks dim and new tokens
+    green; the end of a long text stays in view. Elsewhere (a file, a pipe) it prints a line
+    whenever a quarter more evaluations have gone by, without the given text around.
+    """
+    stream = stream or sys.stderr
+    codes = {"mask": "\x1b[2m", "old": "", "new": "\x1b[1;32m"}
+    lines_shown, drawn_at, printed_at, given, known = 0, 0.0, -1, None, None
+
+    def show(number, frame):
+        nonlocal lines_shown, drawn_at, printed_at, given, known
+        if number != row:
+            return
+        positions = list(zip(frame["slots"], frame["ids"]))
+        shown = {slot for slot, token in positions if token != mask_id}
+        if given is None:
+            given = known = shown
+        masks = len(positions) - len(shown)
+        head = (
+            f"evaluation {frame['evaluations']}  t {frame['t']:.3f}  {len(positions)} tokens,"
+            f" {masks} masks"
+        )
+        if stream.isatty():
+            if masks and time.monotonic() - drawn_at < 0.04:
+                return
+            columns, rows = shutil.get_terminal_size()
+            lines = _screen_lines(_pieces(positions, tokenizer, mask_id, known), columns)[
+                -max(1, rows - 3) :
+            ]
+            back = f"\x1b[{lines_shown}F\x1b[J" if lines_shown else ""
+            body = "".join(
+                "".join(f"{codes[style]}{c}\x1b[0m" if codes[style] else c for c, style in line)
+                + "\n"
+                for line in lines
+            )
+            stream.write(f"{back}{head[:columns]}\n{body}")
+            lines_shown, drawn_at, known = len(lines) + 1, time.monotonic(), shown
+        else:
+            if masks and frame["evaluations"] < 1.25 * printed_at:
+                return
+            written = [index for index, (slot, _) in enumerate(positions) if slot not in given]
+            middle = positions[written[0] : written[-1] + 1] if written else []
+            text = "".join(text for text, _ in _pieces(middle, tokenizer, mask_id, shown))
+            stream.write(f"{head}  {text!r}\n")
+            printed_at = frame["evaluations"]
+        stream.flush()
+
+    return show

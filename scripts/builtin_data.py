@@ -1,0 +1,100 @@
+"""Built-in data: word problems, small functions with tests, library functions, and the tokenizer of
+the tiny base.
+
+    python scripts/builtin_data.py math --split train --n 7000 --seed 0 --output math_train.jsonl
+    python scripts/builtin_data.py code_infill --split test --n 200 --seed 0 --output code.jsonl
+    python scripts/builtin_data.py text --split train --n 40000 --seed 0 --output text.jsonl
+    python scripts/builtin_data.py tokenizer --output_dir tokenizer
+    srun --mem=2G python scripts/builtin_data.py ...      (seconds on one CPU core, no network)
+
+kind           fields of a row; the data set that has the same
+math           question, answer; GSM8K
+code, stdlib   seq_id, instruction, output, code, entry_point, testcase;
+               OpenCoder-LLM/opc-sft-stage2, educational_instruct
+code_infill    task_id, entry_point, prompt, suffix, canonical_solution, test; HumanEval-infilling
+stdlib_infill  the same; test is empty: scored by exact match and by parsing
+text           text, prompt (its beginning that stays clean, or ""); a pretraining corpus
+
+Everything is a function of (kind, split, n, seed); where library functions come in, also of the
+Python version that runs this.
+What the test split asks never occurs in training: in math the last sum or difference, in code the
+combination of template, function name and constants, in stdlib the module.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from common.errors import InputError, run
+from common.rows import write_rows
+from data.functions import code_infill_rows, code_rows
+from data.library_code import stdlib_infill_rows, stdlib_rows
+from data.pretraining_text import TEXT_WEIGHTS, text_rows, write_tokenizer
+from data.word_problems import math_rows
+
+MAKERS = {
+    "math": math_rows,
+    "code": code_rows,
+    "code_infill": code_infill_rows,
+    "stdlib": stdlib_rows,
+    "stdlib_infill": stdlib_infill_rows,
+    "text": text_rows,
+}
+
+
+def make_parser():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    kinds = parser.add_subparsers(
+        dest="kind", required=True, metavar="KIND", help=f"{', '.join(MAKERS)} or tokenizer"
+    )
+    for kind in MAKERS:
+        command = kinds.add_parser(kind)
+        command.add_argument("--split", choices=("train", "test"), default="train")
+        command.add_argument("--n", type=int, default=1000, help="number of rows")
+        command.add_argument("--seed", type=int, default=0)
+        command.add_argument("--output", required=True, help="JSONL file to write")
+        if kind == "text":
+            command.add_argument(
+                "--weights",
+                type=float,
+                nargs=6,
+                metavar=tuple(map(str.upper, TEXT_WEIGHTS)),
+                default=list(TEXT_WEIGHTS.values()),
+                help="shares of the six kinds among the documents (default: %(default)s)",
+            )
+    kinds.add_parser("tokenizer").add_argument(
+        "--output_dir", required=True, help="folder for tokenizer.json and tokenizer_config.json"
+    )
+    return parser
+
+
+def main():
+    args = make_parser().parse_args()
+    target, flag = (
+        (args.output_dir, "--output_dir") if args.kind == "tokenizer" else (args.output, "--output")
+    )
+    if args.kind != "tokenizer" and Path(target).is_dir():
+        raise InputError(f"--output: {target} is a folder; name a JSONL file")
+    try:
+        if args.kind == "tokenizer":
+            print(f"{target}: {write_tokenizer(target).get_vocab_size()} tokens")
+            return
+        if args.n < 1:
+            raise InputError(f"--n: {args.n} rows were asked for; ask for at least 1")
+        options = {}
+        if args.kind == "text":
+            if min(args.weights) < 0 or sum(args.weights) <= 0:
+                raise InputError(f"--weights: {args.weights} must not be negative, nor all zero")
+            options["weights"] = dict(zip(TEXT_WEIGHTS, args.weights))
+        write_rows(target, MAKERS[args.kind](args.split, args.n, args.seed, **options))
+        print(f"{target}: {args.n} rows")
+    except OSError as error:
+        raise InputError(f"{flag}: cannot write {target}: {error.strerror or error}") from None
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,110 @@
+"""Generation tasks of EleutherAI's lm-evaluation-harness with a FlexMDM or a LLaDA (pip install
+lm-eval==0.4.13; optional).
+
+Laptop:      python scripts/lm_evaluation.py --checkpoint_path runs/math/flexmdm --tasks gsm8k \
+                 --num_fewshot 0 --limit 20
+One GPU:     python scripts/lm_evaluation.py --checkpoint_path CHECKPOINT --tasks gsm8k,ifeval \
+                 --apply_chat_template --batch_size 32
+Own tasks:   ... --tasks my_task --include_path folder_with_yaml
+Slurm:       srun --gpus 1 python scripts/lm_evaluation.py --checkpoint_path CHECKPOINT --tasks gsm8k
+
+Only tasks that ask for generated text: neither model gives the likelihood of a given continuation
+from one evaluation, so tasks that rank answers are refused. A request's `until` cuts the text;
+FlexMDM finds its own length, LLaDA takes --gen_length, else the request's own `max_gen_toks`.
+Everything else (sampler, steps, seeds) comes from the flags that eval_gsm8k.py has too. One
+process.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+
+from pathlib import Path
+
+from common.command_line import ArgumentParser
+from common.errors import InputError, run
+from common.files import write_json
+from common.gpu_memory import MANY_PROMPTS, out_of_memory_advice
+from evaluation.lm_eval_adapter import make_lm
+from sampling.options import add_flexmdm_flags, add_llada_flags, add_model_flags
+
+
+def make_parser():
+    parser = ArgumentParser(description=__doc__)
+    group = parser.add_argument_group("lm-evaluation-harness")
+    group.add_argument(
+        "--tasks", required=True, help="names of its tasks, with commas between them"
+    )
+    group.add_argument("--include_path", help="folder with further tasks' YAML files")
+    group.add_argument(
+        "--num_fewshot", type=int, help="examples before each question (default: the task's)"
+    )
+    group.add_argument("--limit", type=int, help="only the first N items of each task")
+    group.add_argument(
+        "--apply_chat_template",
+        action="store_true",
+        help="prompts in the tokenizer's chat template",
+    )
+    group.add_argument(
+        "--batch_size", type=int, default=16, help="rows generated at once (default: 16)"
+    )
+    group.add_argument(
+        "--output_dir", help="where lm_eval_results.json goes (default: only printed)"
+    )
+    add_model_flags(parser)
+    add_flexmdm_flags(parser)
+    add_llada_flags(parser)
+    parser.set_defaults(unmasking="confidence", confidence_method="prob_diff", remasking="random")
+    return parser
+
+
+def parse_args(argv=None):
+    args = make_parser().parse_args(argv)
+    args.variable_length = False  # the kind is read from the checkpoint
+    return args
+
+
+@out_of_memory_advice(MANY_PROMPTS)
+def main():
+    args = parse_args()
+    try:
+        import lm_eval
+        from lm_eval.tasks import TaskManager
+        from lm_eval.utils import make_table
+    except ImportError as error:
+        raise InputError(
+            f"lm-evaluation-harness is not installed ({error}): pip install lm-eval==0.4.13"
+        ) from None
+    from evaluation.model import EvaluatedModel
+
+    manager = TaskManager(include_path=args.include_path)
+    names = args.tasks.split(",")
+    unknown = [name for name in names if name not in manager.all_tasks]
+    if unknown:
+        raise InputError(f"--tasks: the harness has no task {unknown[0]!r}")
+    model = EvaluatedModel(args, default_steps=256)
+    result = lm_eval.simple_evaluate(
+        make_lm(model),
+        tasks=names,
+        num_fewshot=args.num_fewshot,
+        limit=args.limit,
+        apply_chat_template=args.apply_chat_template,
+        task_manager=manager,
+        bootstrap_iters=0,
+    )
+    print(make_table(result))
+    if args.output_dir:
+        write_json(
+            Path(args.output_dir) / "lm_eval_results.json",
+            {
+                "results": result["results"],
+                "versions": result["versions"],
+                "settings": model.settings,
+            },
+        )
+
+
+if __name__ == "__main__":
+    run(main)

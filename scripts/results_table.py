@@ -1,0 +1,89 @@
+"""All results of evaluations as one table and one plot, or two of them compared item by item.
+
+    python scripts/results_table.py runs --output_dir runs/tables
+    python scripts/results_table.py --pair runs/event_driven runs/steps_4096
+
+The first reads every results.json below runs/ and writes table.md, table.json and accuracy.png; the
+second prints the paired difference over the same items. One core, a second; under Slurm:
+sbatch scripts/results_table.sh
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+
+import sys
+from pathlib import Path
+
+from common.command_line import ArgumentParser
+from common.errors import InputError, run
+from common.files import write_json, write_text
+from evaluation.results_table import (
+    item_scores,
+    markdown,
+    paired_difference,
+    plot,
+    read_results,
+    table_rows,
+)
+
+
+def make_parser():
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "results",
+        nargs="*",
+        metavar="RESULTS",
+        help="results.json files, or folders to search for them",
+    )
+    parser.add_argument(
+        "--pair",
+        nargs=2,
+        metavar=("A", "B"),
+        help="folders of two runs over the same items: prints A - B, paired",
+    )
+    parser.add_argument(
+        "--output_dir",
+        default="runs/tables",
+        help="where table.md, table.json and accuracy.png go (default: runs/tables)",
+    )
+    parser.add_argument("--metric", help="which metric to table (default: each result's first)")
+    parser.add_argument(
+        "--format", choices=("png", "svg", "pdf"), default="png", help="of the plot (default: png)"
+    )
+    return parser
+
+
+def parse_args(argv=None):
+    args = make_parser().parse_args(argv)
+    if bool(args.results) == bool(args.pair):
+        raise InputError("RESULTS: give results.json files or folders, or --pair A B")
+    return args
+
+
+def main():
+    args = parse_args()
+    if args.pair:
+        pair = paired_difference(*map(item_scores, args.pair))
+        print(
+            f"{args.pair[0]} - {args.pair[1]}: {100 * pair['difference']:+.2f} points, 95 %"
+            f" interval {100 * pair['low']:+.2f} to {100 * pair['high']:+.2f} (paired, n ="
+            f" {pair['n']}; better only in the first {pair['only_a']}, only in the second"
+            f" {pair['only_b']})"
+        )
+        return
+    rows = table_rows(read_results(args.results), args.metric)
+    folder = Path(args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = markdown(rows)
+    write_text(folder / "table.md", text + "\n")
+    write_json(folder / "table.json", rows)
+    plot(rows, folder / f"accuracy.{args.format}")
+    print(text)
+    print(f"\nwritten: {folder / 'table.md'}, table.json, accuracy.{args.format}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run(main)

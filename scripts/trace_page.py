@@ -1,0 +1,51 @@
+"""Put generations side by side: one page that plays them, or their length curves in one plot.
+
+    python scripts/trace_page.py flexmdm.html llada.html --output both.html
+    python scripts/trace_page.py flexmdm.html llada.html --output curves.png
+
+The pages are made by the inference scripts (--trace flexmdm.html). A laptop is enough, and nothing
+here needs a GPU or Slurm.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from common.errors import InputError, run
+from sampling.trace_page import read_panels, write_panels
+
+
+def make_parser():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "pages", nargs="+", metavar="PAGE", help="pages written by --trace FILE.html"
+    )
+    parser.add_argument(
+        "--output",
+        required=True,
+        help="FILE.html: all of them side by side; FILE.png: their curves in one plot",
+    )
+    parser.add_argument(
+        "--titles", nargs="+", help="names of the panels, in order (default: their own)"
+    )
+    return parser
+
+
+def main():
+    args = make_parser().parse_args()
+    panels = [panel for page in args.pages for panel in read_panels(page)]
+    if not args.output.endswith((".html", ".png")):
+        raise InputError(f"--output {args.output}: must end in .html or .png")
+    if args.titles:
+        if len(args.titles) != len(panels):
+            raise InputError(f"--titles: {len(args.titles)} names for {len(panels)} panels")
+        panels = [{**panel, "title": title} for panel, title in zip(panels, args.titles)]
+    write_panels(args.output, panels)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,380 @@
+"""The flags of every training script: Hugging Face's TrainingArguments with the paper's values as
+defaults, and our own.
+
+What cannot work is refused here, by the flag's name, before anything is read or written.
+"""
+
+import importlib.util
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import string_to_bool
+
+from common.errors import InputError
+from flexmdm_interpolant import parse_schedule
+
+
+@dataclass
+class RunArguments(TrainingArguments):
+    """Hugging Face's TrainingArguments with the paper's values as defaults, and the paper's own
+    flags.
+    """
+
+    # what is trained
+    model_name_or_path: str = field(
+        default="GSAI-ML/LLaDA-8B-Base", metadata={"help": "LLaDA base: local folder or hub id"}
+    )
+    variable_length: bool = field(
+        default=False, metadata={"help": "train a FlexMDM; without it a plain LLaDA"}
+    )
+    init_from: str | None = field(
+        default=None,
+        metadata={"help": "checkpoint to start from (transfer -> IFT); its settings are kept"},
+    )
+    from_scratch: bool = field(
+        default=False, metadata={"help": "random weights of --model_name_or_path's config.json"}
+    )
+    all_parameters: bool = field(
+        default=False, metadata={"help": "train every parameter instead of LoRA + new parts"}
+    )
+    lora_r: int = field(default=128, metadata={"help": "LoRA rank on q, k, v and the head [paper]"})
+    lora_alpha: float = field(
+        default=128, metadata={"help": "LoRA scale is lora_alpha / lora_r [paper]"}
+    )
+    lora_dropout: float = field(default=0.1, metadata={"help": "[paper]"})
+    # FlexMDM's choices; all are stored in the checkpoint
+    insertion_schedule: str = field(
+        default="linear",
+        metadata={
+            "help": (
+                "linear [paper], power:P or geometric:MIN,MAX; small networks: power:5 (RESULTS.md)"
+            )
+        },
+    )
+    unmask_schedule: str = field(default="linear", metadata={"help": "linear [paper], power:P"})
+    length_head: str = field(
+        default="log_rate", metadata={"help": "log_rate, or softplus [paper's code]"}
+    )
+    time_scale: float = field(
+        default=1000.0,
+        metadata={"help": "t is multiplied by this before its embedding; 1 [paper's code]"},
+    )
+    time_epsilon: float = field(
+        default=1e-3,
+        metadata={"help": "t is drawn from [0, 1 - this): weights stay below 1 / this"},
+    )
+    mask_ratio_epsilon: float = field(
+        default=1e-3,
+        metadata={
+            "help": "LLaDA: mask ratios are drawn from [this, 1); weights stay below 1 / this"
+        },
+    )
+    adaln_group_size: int = field(
+        default=8, metadata={"help": "blocks that share one modulation [paper]"}
+    )
+    attend_to_padding: bool = field(
+        default=False,
+        metadata={"help": "as the paper's code does; every call is then max length long"},
+    )
+    # data
+    train_data: str | None = field(
+        default=None, metadata={"help": "folder written by a preprocessing script"}
+    )
+    cache_path: str | None = field(
+        default=None, metadata={"help": "same as --train_data, the paper's name for it"}
+    )
+    sft_max_length: int = field(
+        default=1024,
+        metadata={"help": "longest row, in tokens; LLaDA's instruction rows are filled to it"},
+    )
+    low_discrepancy: bool = field(
+        default=True, metadata={"help": "stratify t over the global batch [paper]"}
+    )
+    loss_constant: float = field(
+        default=1024.0,
+        metadata={"help": "the loss is the sum over the global batch / (rows x this) [paper]"},
+    )
+    sanity_run: bool = field(
+        default=False, metadata={"help": "10 steps on 64 rows: does everything fit and run?"}
+    )
+    # run
+    output_dir: str | None = field(default=None, metadata={"help": "default runs/JOB_NAME"})
+    job_name: str | None = field(default=None, metadata={"help": "name of the run"})
+    wandb: bool = field(default=False, metadata={"help": "same as --report_to wandb"})
+    overwrite: bool = field(
+        default=False, metadata={"help": "delete what an earlier run left in --output_dir"}
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False,
+        metadata={"help": "off: it would wait for every loss; ours leaves them out on the device"},
+    )
+    max_nonfinite_steps: int = field(
+        default=10,
+        metadata={
+            "help": (
+                "steps whose loss or gradient is not finite are skipped; more than this end the run"
+            )
+        },
+    )
+    fully_shard: bool = field(
+        default=False,
+        metadata={
+            "help": (
+                "FSDP2 by torch's own fully_shard, on CPUs too: weights, gradients and optimizer in"
+                " shards"
+            )
+        },
+    )
+    load_in_4bit: bool = field(
+        default=False,
+        metadata={"help": "frozen base in 4 bits (bitsandbytes, CUDA): LoRA on a 24 GB card"},
+    )
+    lora_lr: float | None = field(
+        default=None, metadata={"help": "learning rate of LoRA; default --learning_rate"}
+    )
+    lora_weight_decay: float = field(default=0.0, metadata={"help": "[paper's code]"})
+    per_device_train_batch_size: int = field(
+        default=4, metadata={"help": "rows a process and micro-batch [paper]"}
+    )
+    per_device_eval_batch_size: int = field(default=4)
+    learning_rate: float = field(default=1e-4, metadata={"help": "[paper's code]"})
+    weight_decay: float = field(
+        default=0.01,
+        metadata={
+            "help": "of new parts and, with --all_parameters, of all matrices [paper's code]"
+        },
+    )
+    lr_scheduler_type: str = field(
+        default="cosine",
+        metadata={
+            "help": "cosine to zero; the paper's code: --lr_scheduler_kwargs '{\"num_cycles\": 5}'"
+        },
+    )
+    warmup_steps: float = field(
+        default=0.05,
+        metadata={"help": "steps, or a share of the run when below 1 [paper's code: 5 %%]"},
+    )
+    max_grad_norm: float = field(default=1.0)
+    seed: int = field(default=42)
+    save_steps: float = field(default=10_000)
+    save_total_limit: int | None = field(default=3)
+    logging_steps: float = field(default=10)
+    report_to: str = field(
+        default="none", metadata={"help": "wandb or tensorboard, besides train_log.jsonl"}
+    )
+    bf16: bool | None = field(default=None, metadata={"help": "default: where the GPU has it"})
+    remove_unused_columns: bool = field(default=False)
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "every trained parameter is used in every step"}
+    )
+    # instead of training
+    evaluate_only: bool = field(
+        default=False,
+        metadata={"help": "print the likelihood bound of --init_from (or the base) and stop"},
+    )
+    eval_data: str | None = field(
+        default=None,
+        metadata={
+            "help": (
+                "what --evaluate_only reads: folder of a preprocessing script, or text "
+                "(.txt, .raw, JSONL); default: the validation split of --train_data"
+            )
+        },
+    )
+    eval_draws: int = field(
+        default=4,
+        metadata={"help": "noised copies of every held-out row, stratified in t over all of them"},
+    )
+    dry_run: bool = field(
+        default=False,
+        metadata={
+            "help": "print sizes, memory, steps and GPU hours of the run, without weights, and stop"
+        },
+    )
+    dry_run_gpus: int = field(
+        default=16, metadata={"help": "GPUs of the run that --dry_run describes [paper: 16]"}
+    )
+    dry_run_tokens: float = field(
+        default=13.1e9,
+        metadata={"help": "tokens of x1, where neither --max_steps nor --train_data says [paper]"},
+    )
+    mfu: float = field(
+        default=0.4, metadata={"help": "--dry_run: share of the GPU's peak that is reached"}
+    )
+    gpu_tflops: float = field(
+        default=989.0,
+        metadata={"help": "--dry_run: peak, bf16 dense [H100 SXM, NVIDIA's data sheet]"},
+    )
+
+    def __post_init__(self):
+        accelerator = torch.cuda.is_available() or torch.backends.mps.is_available()
+        # else torchrun on CPUs trains the same rows in every process
+        self.use_cpu = self.use_cpu or not accelerator
+        self.dataloader_pin_memory = self.dataloader_pin_memory and not self.use_cpu
+        if self.bf16 is None:
+            self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        self.tf32 = True if torch.cuda.is_available() and self.tf32 is None else self.tf32
+        self.train_data = self.train_data or self.cache_path
+        if self.wandb:
+            self.report_to = "wandb"
+        self.run_name = self.run_name or self.job_name
+        self.output_dir = self.output_dir or str(Path("runs") / (self.job_name or "unnamed"))
+        for flag, needed, wanted in (
+            ("deepspeed", "deepspeed", self.deepspeed),
+            ("report_to", "wandb", "wandb" in self.report_to),
+            ("report_to", "tensorboard", "tensorboard" in self.report_to),
+        ):
+            if wanted and not importlib.util.find_spec(needed):
+                raise InputError(
+                    f"--{flag}: {needed} is not installed"
+                    + (", see requirements-cluster.txt" if flag == "deepspeed" else "")
+                )
+        if self.fsdp and self.use_cpu:
+            raise InputError(
+                "--fsdp: on CPUs transformers would train with DDP without saying so; --fully_shard"
+                " does shard there"
+            )
+        if self.fully_shard and (self.fsdp or self.deepspeed):
+            raise InputError(
+                "--fully_shard: cannot be combined with --fsdp or --deepspeed, each of them shards"
+                " by itself"
+            )
+        if not self.use_cpu:
+            # copies to the GPU do not wait for what it still does
+            self.accelerator_config = self.accelerator_config or {"non_blocking": True}
+        # block by block (compile_network), not by accelerate
+        self.compile_blocks, self.torch_compile = self.torch_compile, False
+        super().__post_init__()
+
+    def check(self):
+        """Refuse what cannot work, by the flag's name, before anything is read or written."""
+        if not self.train_data and not self.dry_run and not (self.evaluate_only and self.eval_data):
+            raise InputError("--train_data: name the folder that a preprocessing script wrote")
+        for flag in ("insertion_schedule", "unmask_schedule"):
+            try:
+                parse_schedule(getattr(self, flag))
+            except ValueError as error:
+                raise InputError(f"--{flag}: {error}") from None
+        if parse_schedule(self.unmask_schedule).to_config()["name"] == "geometric":
+            raise InputError(
+                "--unmask_schedule: geometric never reaches 1, masks would remain; only insertion"
+                " may use it"
+            )
+        if self.length_head not in ("log_rate", "softplus"):
+            raise InputError(f"--length_head: {self.length_head} is neither log_rate nor softplus")
+        if not 0 < self.time_epsilon < 0.5:
+            raise InputError(f"--time_epsilon: {self.time_epsilon} is not between 0 and 0.5")
+        if not 0 < self.mask_ratio_epsilon < 1:
+            raise InputError(
+                f"--mask_ratio_epsilon: {self.mask_ratio_epsilon} is not between 0 and 1"
+            )
+        for flag in (
+            "eval_draws",
+            "dry_run_gpus",
+            "mfu",
+            "gpu_tflops",
+            "dry_run_tokens",
+            "loss_constant",
+        ):
+            if getattr(self, flag) <= 0:
+                raise InputError(f"--{flag}: {getattr(self, flag)} is not above 0")
+        if self.load_best_model_at_end or self.save_strategy == "best":
+            raise InputError(
+                "--load_best_model_at_end, --save_strategy best: not supported; checkpoints are"
+                " taken by their step"
+            )
+        if self.auto_find_batch_size:
+            raise InputError(
+                "--auto_find_batch_size: it would change the global batch, and with it every step's"
+                " rows and noise"
+            )
+        if self.load_in_4bit:
+            if self.all_parameters or self.from_scratch:
+                raise InputError(
+                    "--load_in_4bit: only a frozen base can be in 4 bits, so not with"
+                    " --all_parameters or --from_scratch"
+                )
+            if not torch.cuda.is_available() or not importlib.util.find_spec("bitsandbytes"):
+                missing = (
+                    "a CUDA GPU" if not torch.cuda.is_available() else "the package bitsandbytes"
+                )
+                raise InputError(f"--load_in_4bit: needs {missing}")
+        world = int(os.environ.get("WORLD_SIZE", 1))
+        if self.world_size != world:
+            raise InputError(
+                f"the launcher started {world} processes, but the Trainer sees {self.world_size}:"
+                " every one would train the same rows"
+            )
+        if self.fully_shard and world == 1:
+            raise InputError(
+                "--fully_shard: there is one process only, nothing to shard over; start several"
+                " with torchrun"
+            )
+
+    @property
+    def global_batch(self):
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
+
+    @property
+    def engine(self):
+        """What holds weights and optimizer: a checkpoint's optimizer can be read by the same one
+        only.
+        """
+        if self.deepspeed:
+            return f"zero-{self.hf_deepspeed_config.config.get('zero_optimization', {}).get('stage', 0)}"
+        return "sharded" if self.fully_shard or self.fsdp else "whole"
+
+    def flexmdm_settings(self):
+        """Fields of FlexMDMConfig that the flags choose."""
+        lora = (
+            None
+            if self.all_parameters
+            else {
+                "r": self.lora_r,
+                "lora_alpha": self.lora_alpha,
+                "lora_dropout": self.lora_dropout,
+            }
+        )
+        return {
+            "insertion_schedule": parse_schedule(self.insertion_schedule).to_config(),
+            "lora": lora,
+            "unmask_schedule": parse_schedule(self.unmask_schedule).to_config(),
+            "length_head": self.length_head,
+            "time_scale": self.time_scale,
+            "time_epsilon": self.time_epsilon,
+            "adaln_group_size": self.adaln_group_size,
+            "attend_to_padding": self.attend_to_padding,
+            "max_length": self.sft_max_length,
+        }
+
+
+class Parser(HfArgumentParser):
+    def add_argument(self, *flags, **options):
+        # transformers lets a `bool` stand bare, but not a `bool | None`
+        if options.get("type") is string_to_bool:
+            options |= {"nargs": "?", "const": True}
+        return super().add_argument(*flags, **options)
+
+    def error(self, message):
+        raise InputError(message)  # argparse would print some 300 lines of usage first
+
+
+def make_parser(cls, description=None):
+    """The parser of a training script. Every boolean flag may stand bare (`--bf16`) or with a value
+    (`--bf16 false`).
+    """
+    return Parser(cls, description=description, allow_abbrev=False)
+
+
+def parse_arguments(cls, description):
+    """The script's arguments. Unknown flags and impossible values are refused in one line."""
+    parser = make_parser(cls, description)
+    try:
+        (arguments,) = parser.parse_args_into_dataclasses()
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    arguments.check()
+    return arguments

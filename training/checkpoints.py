@@ -1,0 +1,182 @@
+"""Checkpoints that are complete or invisible: writing one, choosing the one to go on from, putting
+its weights back.
+
+A checkpoint is written under OUTPUT_DIR/.saving. When every process has written its part,
+complete.json (every file and its size) is added, all of it is brought to disk, and the folder is
+renamed to checkpoint-N. So a folder of that name is whole, unless something
+cut it short afterwards: then its files disagree with complete.json, and it is named and set aside,
+never passed over in silence.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from common.errors import InputError
+from common.files import read_json, write_json
+from llada_dit import LLaDADiT
+from llada_utils import read_tensors
+from training.sharding import copy_into
+
+MANIFEST = "complete.json"
+FLAG = "--resume_from_checkpoint"
+
+
+def seal(folder, facts):
+    """Add complete.json to a finished folder (files with their sizes, and `facts`) and bring
+    everything in it to disk.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    write_json(
+        folder / MANIFEST,
+        {**facts, "files": {str(path.relative_to(folder)): path.stat().st_size for path in files}},
+    )
+    for path in (*folder.rglob("*"), folder):
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+
+
+def put_in_place(staging, folder):
+    """Rename a sealed folder to its name; one that had the name before is gone only when the new
+    one is there.
+    """
+    old = folder.with_name(f".old-{folder.name}")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    os.replace(staging, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def checkpoints(output_dir):
+    """[(step, folder)] of a run, newest first."""
+    found = [
+        (folder.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-"), folder)
+        for folder in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    ]
+    return sorted(((int(step), folder) for step, folder in found if step.isdigit()), reverse=True)
+
+
+def keep_newest(output_dir, count):
+    """Delete all but the newest `count` checkpoints (None or 0: keep all): renamed first, so that a
+    kill leaves no half of one visible.
+    """
+    for _, folder in checkpoints(output_dir)[count or len(os.listdir(output_dir)) :]:
+        folder.rename(folder.with_name(f".old-{folder.name}"))
+    for left in Path(output_dir).glob(f".old-{PREFIX_CHECKPOINT_DIR}-*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def damage_of(folder):
+    """What is wrong with a checkpoint folder, in words, or None. Without complete.json (an older
+    one) only what must be there is looked for.
+    """
+    if not (folder / MANIFEST).exists():
+        missing = [
+            name for name in ("trainer_state.json", "scheduler.pt") if not (folder / name).exists()
+        ]
+        return f"{missing[0]} is missing" if missing else None
+    try:
+        files = read_json(folder / MANIFEST)["files"]
+    except (InputError, KeyError):
+        return f"{MANIFEST} cannot be read"
+    for name, size in files.items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if (folder / name).stat().st_size != size:
+            return f"{name} has {(folder / name).stat().st_size} bytes instead of {size}"
+    return None
+
+
+def newest_complete(output_dir):
+    """Folder of the newest complete checkpoint, or None where there is none at all. Damaged newer
+    ones are named and renamed to damaged-checkpoint-N. Raises InputError when all are damaged:
+    starting over would be a decision, and not ours.
+    """
+    found, named = checkpoints(output_dir), []
+    for _, folder in found:
+        problem = damage_of(folder)
+        if problem is None:
+            for damaged, why in named:
+                aside = damaged.with_name(f"damaged-{damaged.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                damaged.rename(aside)
+                print(
+                    f"{damaged} is damaged ({why}): set aside as {aside.name}; going on from"
+                    f" {folder.name}",
+                    flush=True,
+                )
+            return folder
+        named.append((folder, problem))
+    if named:
+        raise InputError(
+            f"{FLAG}: every checkpoint in {output_dir} is damaged:"
+            f" {'; '.join(f'{folder.name}: {why}' for folder, why in named)}. --overwrite, without"
+            " this flag, starts anew"
+        )
+    return None
+
+
+def check_checkpoint(folder, engine, processes):
+    """Raises InputError when a checkpoint is damaged, or was written by what this run cannot read
+    it with.
+    """
+    problem = damage_of(folder)
+    if problem:
+        raise InputError(f"{FLAG}: {folder} is damaged: {problem}")
+    if not (folder / MANIFEST).exists():
+        return
+    written = read_json(folder / MANIFEST)
+    if written["engine"] != engine:
+        raise InputError(
+            f"{FLAG}: {folder} was written with its optimizer {written['engine']} (--deepspeed,"
+            f" --fully_shard or neither); this run is {engine}"
+        )
+    if engine.startswith("zero") and written["processes"] != processes:
+        raise InputError(
+            f"{FLAG}: {folder} was written by {written['processes']} DeepSpeed processes, this run"
+            f" has {processes}; ds_to_universal (part of DeepSpeed) converts it, or start as many"
+        )
+
+
+def trained_pairs(model, folder):
+    """(parameter, its tensor) of all that write_checkpoint wrote of a model of this kind, one at a
+    time. Raises InputError for a tensor that this run does not train, and at the end for what is
+    missing."""
+    parameters = dict(model.named_parameters())
+    adapter = (folder / "adapter_model.safetensors").exists()
+    names = {
+        f"base_model.model.{name.replace('.default.', '.')}" if adapter else name: name
+        for name, parameter in parameters.items()
+        if parameter.requires_grad or not (adapter or holds_trainable(model))
+    }
+    seen = set()
+    for name, tensor in read_tensors(
+        folder, "adapter_model.safetensors" if adapter else "model.safetensors"
+    ):
+        parameter = parameters.get(names.get(name))
+        # ds_shape: whole, under ZeRO-3
+        if parameter is None or getattr(parameter, "ds_shape", parameter.shape) != tensor.shape:
+            raise InputError(
+                f"{FLAG}: {folder} holds {name} {tuple(tensor.shape)}, which this run does not"
+                " train"
+            )
+        yield parameter, tensor
+        seen.add(name)
+    if set(names) - seen:
+        raise InputError(f"{FLAG}: {folder} lacks {', '.join(sorted(set(names) - seen)[:4])}")
+
+
+def load_trained(model, folder):
+    """Put what write_checkpoint wrote back into a model of the same kind, in place."""
+    with torch.no_grad():
+        for parameter, tensor in trained_pairs(model, folder):
+            copy_into(parameter, tensor)
+
+
+def holds_trainable(model):
+    return isinstance(model, LLaDADiT) and model.config.holds == "trainable"

@@ -1,0 +1,51 @@
+"""Cross-entropy of a large vocabulary at chosen positions, a chunk of positions at a time: logits
+(M, V) never exist at once.
+
+    loss[i] = -log softmax(head(hidden[i]))[target[i]]
+Each chunk's logits are made, reduced to its losses and dropped; the backward pass makes them again
+(activation checkpointing), with the
+same dropout. `head` is called as it is: LoRA on it, autocast and ZeRO-3's or FSDP's hooks work as
+everywhere else.
+"""
+
+import torch
+
+from common.packed_rows import Places
+from llada_dit import cross_entropy
+
+
+def supports(model, what):
+    """Whether a model, or the one inside DDP or DeepSpeed, takes what a `supports_...` attribute
+    names.
+    """
+    while isinstance(getattr(model, "module", None), torch.nn.Module):
+        model = model.module
+    return getattr(model, f"supports_{what}", False)
+
+
+def places_of_masks(batch):
+    """Flat places (M,) of a batch's masks: as its collator says, who knows them without asking the
+    device.
+    """
+    return (
+        batch["mask_places"]
+        if "mask_places" in batch
+        else batch["mask_indices"].flatten().nonzero()[:, 0]
+    )
+
+
+def masked_token_costs(model, batch, *arguments, attention_mask, mask_places):
+    """(what the model returns, -log p(target) at every mask (M,) in fp32 or finer). batch:
+    mask_indices and targets (B, L), and token_places where rows are to be packed; mask_places: long
+    (M,), from `places_of_masks`."""
+    targets = batch["targets"].flatten().index_select(0, mask_places)
+    options = {"attention_mask": attention_mask, "logits_mask": batch["mask_indices"]}
+    if supports(model, "places") and (attention_mask is None or "token_places" in batch):
+        options["places"] = Places(batch.get("token_places"), mask_places)
+    if supports(model, "targets"):
+        output = model(*arguments, **options, targets=targets)
+        return output, output["token_loss" if "token_loss" in output else "loss"]
+    output = model(*arguments, **options)
+    return output, cross_entropy(
+        output["logits"] if isinstance(output, dict) else output.logits, targets
+    )

@@ -1,0 +1,69 @@
+"""What a training needs of a GPU's memory, whether it can fit, and what helps when it does not."""
+
+from common.errors import InputError
+from common.gpu_memory import gib, require_room
+
+HELD_OUT = "what helps: a smaller --per_device_eval_batch_size"
+
+
+def always_held(args, model):
+    """{"weights", "optimizer": bytes} that a run holds on a GPU all the time, at the least."""
+    from training.estimate import bytes_a_gpu, elements, strategy_of
+
+    frozen, trained = elements(model)
+    if args.evaluate_only:
+        return {"weights": 2 * frozen + 4 * trained}
+    frozen = frozen / 4 if args.load_in_4bit else frozen
+    parts = bytes_a_gpu(frozen, trained, args.world_size, 0)[strategy_of(args)]
+    zero = args.deepspeed and args.hf_deepspeed_config.config.get("zero_optimization", {})
+    moments = str(getattr(args.optim, "value", args.optim)).startswith("adamw_torch")
+    kept = moments and not (zero and "offload_optimizer" in zero)
+    return {"weights": parts["weights"], "optimizer": parts["optimizer"] if kept else 0}
+
+
+def require_room_for_training(args, folder):
+    """Refuse, before its weights are read, a model that cannot be trained on this process's GPU."""
+
+    def parts():
+        from training.estimate import meta_model
+
+        try:
+            model = meta_model(args, folder)
+        except InputError:  # what is wrong with the folder is said when it is read
+            return {}
+        return always_held(args, model)
+
+    require_room(args.device, parts, lambda: f"what helps: {', '.join(smaller_weights(args))}")
+
+
+def smaller_weights(args):
+    """What makes weights and optimizer smaller on each GPU and is not in use yet."""
+    helps = ["LoRA instead of --all_parameters"] if args.all_parameters else []
+    if args.engine == "whole":
+        helps.append("--fully_shard or --deepspeed scripts/ds_zero3.json on several GPUs")
+    elif args.engine == "zero-3":
+        helps.append("--deepspeed scripts/ds_zero3_offload.json, more GPUs")
+    else:
+        helps.append("--deepspeed scripts/ds_zero3.json, more GPUs")
+    return helps
+
+
+def training_advice(args, trainer_cls, model, *rest):
+    """What a run that is out of memory needs by --dry_run's estimate, and what helps."""
+    from training.estimate import run_bytes, strategy_of
+
+    helps, rows = [], args.per_device_train_batch_size
+    if not (args.gradient_checkpointing or args.activation_checkpointing):
+        helps.append("--gradient_checkpointing")
+    if rows > 1:
+        helps.append(
+            f"a smaller --per_device_train_batch_size than {rows} "
+            "with more --gradient_accumulation_steps"
+        )
+    helps += [*smaller_weights(args), "a shorter --sft_max_length"]
+    strategy = strategy_of(args)
+    need = run_bytes(args, model, args.world_size)[strategy]
+    return (
+        f"--dry_run's estimate a GPU, {strategy}: {gib(need)}; what helps: {', '.join(helps)}. "
+        "--resume_from_checkpoint auto goes on from the newest checkpoint"
+    )

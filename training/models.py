@@ -1,0 +1,69 @@
+"""The model that a training script trains: from a base, a checkpoint, or nothing."""
+
+
+def build_model(args):
+    """(model to train, its tokenizer) as the flags say: from a base, a checkpoint, or nothing."""
+    import torch
+    from transformers import set_seed
+
+    from common.errors import InputError
+    from common.files import resolve_folder
+    from data.tokenizer import load_tokenizer
+    from llada_dit import LLaDAModelLM
+    from llada_utils import (
+        add_lora,
+        llada_config,
+        load_flexmdm,
+        load_llada,
+        new_flexmdm,
+        quantize_base,
+    )
+    from training.memory import require_room_for_training
+
+    set_seed(args.seed)
+    # of the frozen base
+    dtype = torch.bfloat16 if args.bf16 and not args.all_parameters else torch.float32
+    source = args.init_from or args.model_name_or_path
+    folder = resolve_folder(source, "--init_from" if args.init_from else "--model_name_or_path")
+    require_room_for_training(args, folder)
+    tokenizer = load_tokenizer(source)
+    if args.init_from:
+        load = load_flexmdm if args.variable_length else load_llada
+        model = load(args.init_from, dtype=dtype, merge=False)
+        if (
+            not args.variable_length
+            and not hasattr(model, "peft_config")
+            and not args.all_parameters
+        ):
+            add_lora(
+                model,
+                {
+                    "r": args.lora_r,
+                    "lora_alpha": args.lora_alpha,
+                    "lora_dropout": args.lora_dropout,
+                },
+            )
+    elif args.from_scratch:
+        if args.variable_length or not args.all_parameters:
+            raise InputError(
+                "--from_scratch: a LLaDA is made from nothing with --all_parameters and without"
+                " --variable_length"
+            )
+        model = LLaDAModelLM(llada_config(resolve_folder(args.model_name_or_path)))
+    elif args.variable_length:
+        model = new_flexmdm(args.model_name_or_path, dtype=dtype, **args.flexmdm_settings())
+    else:
+        model = load_llada(args.model_name_or_path, dtype=dtype)
+        if not args.all_parameters:
+            model.name_or_path = args.model_name_or_path
+            add_lora(
+                model,
+                {
+                    "r": args.lora_r,
+                    "lora_alpha": args.lora_alpha,
+                    "lora_dropout": args.lora_dropout,
+                },
+            )
+    if args.load_in_4bit:
+        quantize_base(model)
+    return model, tokenizer

@@ -1,0 +1,438 @@
+"""Starting, resuming and ending a run: what every training script does with its arguments, model,
+rows and collator.
+
+OUTPUT_DIR/settings.json says what the run is; going on with other settings is refused.
+train_log.jsonl has every log line; final is the result. SIGTERM and SIGUSR1 (a scheduler's warning)
+let the step end, save and stop; --resume_from_checkpoint auto goes on.
+"""
+
+import math
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import TrainerCallback
+
+from common.errors import InputError
+from common.files import lock_for_writing, read_json, write_json
+from common.gpu_memory import out_of_memory_advice
+from common.rows import RowWriter, read_finished, write_rows
+from data.noise_stream import NoiseStream
+from data.token_rows import held_out_split, load_rows, row_lengths
+from llada_dit import LLaDADiT
+from llada_utils import checkpoint_kind, compile_network, end_process_group
+from training.checkpoints import check_checkpoint, newest_complete
+from training.likelihood_bound import report
+from training.memory import HELD_OUT, training_advice
+from training.rows import check_origin, check_rows
+from training.sharding import shard_by_fsdp2, shard_by_zero3
+from training.trainer import named_failure
+
+LOCK = "lock"  # in a run's folder: who holds it is training there
+
+
+class JsonlLog(TrainerCallback):
+    """Every log line of the Trainer, as a row of train_log.jsonl. What is not finite is null."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero and logs:
+            values = {key: float(value) for key, value in logs.items()}
+            path = Path(args.output_dir) / "train_log.jsonl"
+            with named_failure(path), RowWriter(path) as writer:
+                writer.append(
+                    {
+                        "step": state.global_step,
+                        **{
+                            key: value if math.isfinite(value) else None
+                            for key, value in values.items()
+                        },
+                    }
+                )
+
+
+class StopOnSignal(TrainerCallback):
+    """SIGTERM or SIGUSR1: finish the step, save, stop. The scheduler's warning before preemption or
+    the time limit.
+    """
+
+    def __init__(self):
+        self.received = None
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self.receive)
+
+    def receive(self, number, frame):
+        self.received = signal.Signals(number).name
+        for each in (signal.SIGTERM, signal.SIGUSR1):
+            # once is enough; a later one would kill a process on its way out
+            signal.signal(each, signal.SIG_IGN)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        stop = self.received is not None
+        if args.world_size > 1:  # one process may have been told and the others not yet
+            flag = torch.tensor(float(stop), device=args.device)
+            torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
+            stop = bool(flag.item())
+        if stop:
+            control.should_save = control.should_training_stop = True
+            self.received = self.received or "signal"
+
+
+SETTINGS = (
+    "model_name_or_path",
+    "init_from",
+    "variable_length",
+    "from_scratch",
+    "all_parameters",
+    "lora_r",
+    "lora_alpha",
+    "lora_dropout",
+    "train_data",
+    "sft_max_length",
+    "low_discrepancy",
+    "loss_constant",
+    "learning_rate",
+    "lora_lr",
+    "weight_decay",
+    "lora_weight_decay",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "mask_ratio_epsilon",
+    "max_grad_norm",
+    "seed",
+    "max_steps",
+    "task",
+)
+
+
+def run_settings(args, model, rows):
+    """What must not change between a run and its continuation."""
+    settings = {key: getattr(args, key) for key in SETTINGS if hasattr(args, key)} | {
+        "global_batch": args.global_batch
+    }
+    settings |= {"lr_scheduler_kwargs": args.lr_scheduler_kwargs or {}, "rows": rows}
+    if isinstance(model, LLaDADiT):
+        settings |= {
+            key: getattr(model.config, key)
+            for key in (
+                "insertion_schedule",
+                "unmask_schedule",
+                "length_head",
+                "time_scale",
+                "time_epsilon",
+                "adaln_group_size",
+                "attend_to_padding",
+            )
+        }
+    return settings
+
+
+def agreed(args, decide):
+    """decide() in the first process; every process gets what it returned, or ends as it did: one
+    line from the first process, exit code 2.
+    """
+    outcome = [None, None]
+    if args.process_index == 0:
+        try:
+            outcome[0] = decide()
+        except InputError as error:
+            outcome[1] = str(error)
+    if args.world_size > 1:
+        torch.distributed.broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        if args.process_index > 0:
+            sys.exit(2)
+        raise InputError(outcome[1])
+    return outcome[0]
+
+
+def prepare_output(args, settings):
+    """Where this run starts: (checkpoint to resume or None, already finished). Refuses to mix runs
+    in one folder.
+    """
+    output_dir = Path(args.output_dir)
+    new = not output_dir.exists()
+    with named_failure(output_dir):
+        output_dir.mkdir(parents=True, exist_ok=True)
+    # before anything is touched; `train` lets go of it
+    args.output_lock = lock_for_writing(output_dir / LOCK)
+    try:
+        return prepare_locked(args, settings)
+    except InputError:
+        if new:
+            shutil.rmtree(output_dir)  # a refusal leaves nothing behind
+        raise
+
+
+def prepare_locked(args, settings):
+    """prepare_output, in a folder that nobody else writes."""
+    output_dir = Path(args.output_dir)
+    if (
+        args.overwrite
+        and not args.resume_from_checkpoint
+        and (output_dir / "settings.json").exists()
+    ):
+        for entry in output_dir.iterdir():
+            if entry.name != LOCK:
+                (
+                    shutil.rmtree(entry)
+                    if entry.is_dir() and not entry.is_symlink()
+                    else entry.unlink()
+                )
+    before = output_dir / "settings.json"
+    if before.exists():
+        if not args.resume_from_checkpoint:
+            raise InputError(
+                f"--output_dir: {output_dir} already holds a run; --resume_from_checkpoint auto"
+                " goes on with it, --overwrite deletes it"
+            )
+        old = read_json(before)
+        changed = [
+            f"{key} (was {old.get(key)!r}, is {settings[key]!r})"
+            for key in settings
+            if old.get(key) != settings[key]
+        ]
+        if changed:
+            raise InputError(
+                f"--resume_from_checkpoint: {output_dir} was made with other settings:"
+                f" {', '.join(changed)}"
+            )
+    checkpoint = None
+    if args.resume_from_checkpoint == "auto":
+        if (output_dir / "final").is_dir():
+            return None, True
+        checkpoint = newest_complete(output_dir)
+    elif args.resume_from_checkpoint:
+        checkpoint = Path(args.resume_from_checkpoint)
+        if not checkpoint.is_dir():
+            raise InputError(f"--resume_from_checkpoint: {checkpoint} is not a folder")
+    if checkpoint:
+        check_checkpoint(checkpoint, args.engine, args.world_size)
+    log = output_dir / "train_log.jsonl"
+    if log.exists():  # lines of steps that will be taken again
+        step = read_json(checkpoint / "trainer_state.json")["global_step"] if checkpoint else 0
+        write_rows(log, [row for row in read_finished(log) if row["step"] <= step])
+    # of a process that was killed
+    for left in (*output_dir.glob(".*.tmp"), output_dir / ".saving", output_dir / ".final"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    with named_failure(before):
+        write_json(before, settings)
+    return (str(checkpoint) if checkpoint else None), False
+
+
+def held_out_rows(args, rows, tokenizer):
+    """What --evaluate_only reads: --eval_data (a data folder or text), else the held-out split of
+    --train_data.
+    """
+    if not args.eval_data:
+        return held_out_split(rows)
+    path = Path(args.eval_data)
+    if path.is_dir() and (
+        (path / "dataset_dict.json").exists() or (path / "dataset_info.json").exists()
+    ):
+        return held_out_split(load_rows(path, "--eval_data"))
+    from datasets import Dataset
+
+    from data.chunking import tokenise_and_cut
+    from data.corpora import documents, local_files
+
+    try:
+        texts = list(documents(local_files(path), "text", None, None))
+    except InputError as error:
+        raise InputError(str(error).replace("--data_path", "--eval_data")) from None
+    if not texts:
+        raise InputError(f"--eval_data: {path} holds no text")
+    batch = {name: [document[name] for document in texts] for name in ("text", "prompt_characters")}
+    pieces = tokenise_and_cut(batch, range(len(texts)), tokenizer, args.sft_max_length, 0)
+    kept = [
+        ids for ids, forbidden in zip(pieces["input_ids"], pieces["forbidden"]) if not forbidden
+    ]
+    if len(kept) < len(pieces["input_ids"]):
+        print(
+            f"{len(pieces['input_ids']) - len(kept)} of {len(pieces['input_ids'])} rows contain the"
+            " mask or padding token: left out"
+        )
+    if not kept:
+        raise InputError(f"--eval_data: {path} holds no text")
+    return Dataset.from_dict({"input_ids": kept})
+
+
+def dry_run(args):
+    """Sizes, memory, steps and GPU hours (training/estimate.py), with the mean length of
+    --train_data where it is given.
+    """
+    from training.estimate import dry_run as describe
+
+    mean_length = None
+    if args.train_data:
+        rows = load_rows(args.train_data)["train"]
+        mean_length = float(row_lengths(rows).mean())
+        if args.max_steps <= 0:
+            batch = (
+                args.per_device_train_batch_size
+                * args.gradient_accumulation_steps
+                * args.dry_run_gpus
+            )
+            args.max_steps = math.ceil(args.num_train_epochs * len(rows) / batch)
+    describe(args, mean_length)
+
+
+def check_data(args, model, tokenizer, rows):
+    """Refuse rows that this model cannot be trained on, before anything is written."""
+    task, backbone = getattr(args, "task", None), getattr(model, "backbone", model)
+    check_origin(args.train_data, tokenizer, task, "--train_data")
+    for split, part in rows.items():
+        check_rows(
+            part,
+            backbone.config.embedding_size,
+            tokenizer.mask_token_id,
+            args.sft_max_length,
+            f"--train_data ({split})",
+            task is not None,
+        )
+
+
+def check_kind(args):
+    """--init_from must be the kind of model that --variable_length asks for."""
+    if args.init_from and checkpoint_kind(args.init_from, "--init_from") != (
+        "flexmdm" if args.variable_length else "llada"
+    ):
+        kind = (
+            "a LLaDA: drop --variable_length"
+            if args.variable_length
+            else "a FlexMDM: add --variable_length"
+        )
+        raise InputError(f"--init_from: {args.init_from} is {kind}")
+
+
+@out_of_memory_advice(training_advice)
+def train(args, *what):
+    """Train to the end (or to a signal) and write OUTPUT_DIR/final, as the only process group that
+    does so there.
+
+    what: trainer class, model, tokenizer, rows {"train": ..., "validation": ... or absent},
+    collator, text of the model card.
+    """
+    try:
+        train_alone(args, *what)
+    finally:
+        if getattr(args, "output_lock", None):
+            args.output_lock.close()
+
+
+def train_alone(args, trainer_cls, model, tokenizer, rows, collator, card):
+    agreed(args, lambda: check_data(args, model, tokenizer, rows))
+    train_rows = rows["train"]
+    if args.sanity_run:
+        train_rows, args.max_steps = train_rows.select(range(min(64, len(train_rows)))), 10
+    if args.max_steps <= 0:
+        args.max_steps = math.ceil(args.num_train_epochs * len(train_rows) / args.global_batch)
+    settings = run_settings(args, model, len(train_rows))
+    checkpoint, finished = agreed(args, lambda: prepare_output(args, settings))
+    if finished:
+        if args.process_index == 0:
+            print(f"{args.output_dir}/final exists: this run is finished")
+        end_process_group()
+        return
+    cost = getattr(collator, "expected_cost", None)
+    stream = NoiseStream(
+        train_rows,
+        args.global_batch,
+        args.max_steps,
+        args.seed,
+        args.low_discrepancy,
+        expected_cost=cost,
+        tokens=collator.tokens,
+        micro_batch=args.per_device_train_batch_size,
+        processes=args.world_size,
+    )
+    held_out = rows.get("validation")
+    validation = (
+        NoiseStream(held_out, len(held_out), 1, args.seed + 1, shuffle=False, expected_cost=cost)
+        if held_out is not None and len(held_out)
+        else None
+    )
+    if args.fully_shard:
+        shard_by_fsdp2(model, args.device)
+    elif args.engine == "zero-3":
+        shard_by_zero3(model, args.hf_deepspeed_config.config)
+    if args.compile_blocks:
+        compile_network(model)
+    stop = StopOnSignal()
+    trainer = trainer_cls(
+        card=card,
+        sharded=args.fully_shard,
+        model=model,
+        args=args,
+        train_dataset=stream,
+        eval_dataset=validation,
+        data_collator=collator,
+        processing_class=tokenizer,
+        callbacks=[JsonlLog(), stop],
+    )
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.state.global_step < args.max_steps:
+        if args.process_index == 0:
+            print(
+                f"stopped by {stop.received} at step {trainer.state.global_step} of"
+                f" {args.max_steps}; --resume_from_checkpoint auto goes on"
+            )
+    else:
+        save_final(trainer)
+    end_process_group()
+
+
+def save_final(trainer):
+    """OUTPUT_DIR/final, complete or not there. Every process takes part: gathering sharded weights
+    needs them all.
+    """
+    final = Path(trainer.args.output_dir) / "final"
+    staging = final.with_name(".final")
+    with named_failure(final):
+        trainer.save_model(str(staging), _internal_call=True)
+        if trainer.is_world_process_zero():
+            shutil.rmtree(final, ignore_errors=True)
+            staging.rename(final)
+            print(f"wrote {final}")
+    trainer.accelerator.wait_for_everyone()
+
+
+@out_of_memory_advice(HELD_OUT)
+def evaluate_only(args, trainer_cls, model, tokenizer, rows, collator):
+    """Print the likelihood bound and the loss by quarter of time of a model on rows (a data set
+    with input_ids). Nothing is written.
+    """
+    check_rows(
+        rows,
+        getattr(model, "backbone", model).config.embedding_size,
+        tokenizer.mask_token_id,
+        args.sft_max_length,
+        "--eval_data" if args.eval_data else "--train_data",
+        hasattr(args, "task"),
+    )
+    unbounded = args.variable_length and collator.config.insertion_schedule["name"] == "geometric"
+    draws = args.eval_draws * len(rows)
+    cost = getattr(collator, "expected_cost", None)
+    main = NoiseStream(rows, draws, 1, args.seed + 1, shuffle=False, expected_cost=cost)
+    ends = (
+        None
+        if unbounded
+        else NoiseStream(
+            rows,
+            draws,
+            1,
+            args.seed + 2,
+            shuffle=False,
+            expected_cost=cost,
+            fixed_time=collator.LAST_TIME,
+        )
+    )
+    epsilon = collator.config.time_epsilon if args.variable_length else collator.epsilon
+    with tempfile.TemporaryDirectory() as args.output_dir:  # the Trainer makes its folder
+        trainer = trainer_cls(
+            model=model, args=args, data_collator=collator, processing_class=tokenizer
+        )
+        report(trainer, main, ends, epsilon, args.init_from or args.model_name_or_path)
+    end_process_group()

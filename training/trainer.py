@@ -1,0 +1,417 @@
+"""The Hugging Face Trainer that both losses sit in: loss accounting, optimizer groups, skipped
+steps, evaluation by time, the log, saving.
+
+DDP, DeepSpeed (--deepspeed) and the rest come with the Trainer. Ours: data in NoiseStream's order,
+the loss divided by one constant over the global batch, steps that are not finite skipped and
+counted, checkpoints complete or invisible (training/checkpoints.py).
+"""
+
+import contextlib
+import math
+import os
+import shutil
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from torch.distributed.tensor import DTensor
+from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from common.errors import InputError
+from common.files import read_json
+from llada_utils import write_checkpoint
+from training.checkpoints import (
+    MANIFEST,
+    keep_newest,
+    load_trained,
+    put_in_place,
+    seal,
+    trained_pairs,
+)
+from training.estimate import flops_a_token, peak_flops
+from training.likelihood_bound import loss_by_time
+from training.sharding import load_sharded_optimizer, save_sharded_optimizer, whole_tensor
+
+OPTIMIZER_FOLDER = "optimizer_shards"
+
+
+class DiffusionTrainer(Trainer):
+    """Trainer whose subclasses say what each row of a batch costs.
+
+    row_terms(model, batch) -> {term: (B,)}, whose sum is a row's loss; rest_terms(model, batch) ->
+    (B,), what the likelihood bound adds
+    for the times that training leaves out. card: text of the model card; sharded: the model's
+    parameters are shards already.
+    """
+
+    TERMS = ()
+
+    def __init__(self, *, card="", sharded=False, **kwargs):
+        super().__init__(compute_metrics=self.held_out_metrics, **kwargs)
+        # several GPUs without torchrun: never torch's DataParallel
+        self.args._n_gpu = min(self.args._n_gpu, 1)
+        # the Trainer then wraps nothing around the model
+        self.is_distributed_loading_by_transformers = self.sharded = sharded
+        self.card, self.rest = card, False
+        # so that the Trainer divides by the accumulation steps itself
+        self.model_accepts_loss_kwargs = False
+        self.sums = defaultdict(float)
+        self.noted_rows = 0
+        self.step_tokens = 0
+        self.tokens_of_steps = []
+        self.nonfinite_steps, self.clock, self.paused = 0, None, 0.0
+        self.flops_a_token = flops_a_token(self.model)
+        self.peak_flops = peak_flops(self.args.device)
+
+    # ---- loss
+
+    def row_terms(self, model, batch):
+        raise TypeError(f"{type(self).__name__} does not say what a row costs")
+
+    def rest_terms(self, model, batch):
+        raise TypeError(f"{type(self).__name__} does not say what the bound lacks")
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Sum over rows / (rows of the global batch x constant). The Trainer divides by the
+        accumulation steps and DDP averages over processes, so the micro-batch's share is multiplied
+        by both first: the result is the same however the batch is dealt.
+        """
+        losses = sum(self.row_terms(model, inputs).values())
+        args = self.args
+        loss = losses.sum() * (
+            args.world_size
+            * args.gradient_accumulation_steps
+            / (args.global_batch * args.loss_constant)
+        )
+        # A loss that is not finite makes every gradient so, in all processes: then all of them skip
+        # the step (_get_grad_norm).
+        loss = loss * torch.where(torch.isfinite(loss.detach()), 1.0, math.nan)
+        return (loss, losses) if return_outputs else loss
+
+    def training_step(self, *args, **kwargs):
+        """The Trainer's, but a loss that is not finite counts as 0 in the log; the Trainer's own
+        filter would wait for every loss.
+        """
+        return torch.nan_to_num(
+            super().training_step(*args, **kwargs), nan=0.0, posinf=0.0, neginf=0.0
+        )
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        """Norm of the whole gradient, a float. Where it is not finite the step is skipped and
+        counted; it is the same in all processes.
+        """
+        norm = super()._get_grad_norm(model, grad_norm)
+        norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        self.tokens_of_steps.append(self.step_tokens)
+        self.step_tokens = 0
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        skipped = not math.isfinite(norm) or (
+            self.is_deepspeed_enabled and getattr(self.model_wrapped.optimizer, "overflow", False)
+        )
+        if skipped:
+            # AdamW leaves parameters without a gradient, and their moments, alone
+            model.zero_grad(set_to_none=True)
+            self.nonfinite_steps += 1
+            if self.is_world_process_zero():
+                print(
+                    f"step {self.state.global_step + 1}: loss or gradient is not finite, step"
+                    f" skipped ({self.nonfinite_steps} so far)",
+                    flush=True,
+                )
+            if self.nonfinite_steps > self.args.max_nonfinite_steps:
+                raise InputError(
+                    f"--max_nonfinite_steps: {self.nonfinite_steps} steps had a loss or gradient"
+                    f" that is not finite, the last one step {self.state.global_step + 1}; the run"
+                    " stops"
+                )
+        return norm
+
+    @contextlib.contextmanager
+    def _defer_fsdp_gradient_reduction(self):
+        self.model.set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            self.model.set_requires_gradient_sync(True)
+
+    # ---- held-out rows
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """(loss, what every row costs (B, terms), its time, row number and tokens (B, 3)) for
+        held_out_metrics.
+        """
+        with torch.no_grad():
+            inputs = self._prepare_inputs(inputs)
+            with self.compute_loss_context_manager():
+                terms = (
+                    [self.rest_terms(model, inputs)]
+                    if self.rest
+                    else list(self.row_terms(model, inputs).values())
+                )
+        costs = torch.stack(terms, 1)  # (B, terms)
+        facts = torch.stack(
+            [inputs[name].to(costs) for name in ("time_uniform", "row", "answer_tokens")], 1
+        )
+        return costs.sum(1).mean() / self.args.loss_constant, costs, facts
+
+    def held_out_metrics(self, prediction):
+        costs, facts = prediction.predictions, prediction.label_ids
+        return (
+            {}
+            if self.rest
+            else loss_by_time(dict(zip(self.TERMS, costs.T)), facts[:, 0], self.args.loss_constant)
+        )
+
+    def evaluate(self, *args, **kwargs):
+        with self.pause():
+            return super().evaluate(*args, **kwargs)
+
+    # ---- log
+
+    def note(self, rows, passed_tokens, **values):
+        """Keep per-row values (B,) for the next log line, as means over the rows since the last
+        one. passed_tokens: those the network saw.
+        """
+        if self.model.training:
+            self.noted_rows += rows
+            # on the device, like the sums: nothing waits for it here
+            self.step_tokens = self.step_tokens + passed_tokens
+            for name, value in values.items():
+                self.sums[name] = (
+                    self.sums[name]
+                    + torch.nan_to_num(
+                        value.detach().double(), nan=0.0, posinf=0.0, neginf=0.0
+                    ).sum()
+                )
+
+    @contextlib.contextmanager
+    def pause(self):
+        """Time spent inside does not count as training in tokens a second."""
+        started = time.perf_counter()
+        yield
+        self.paused += time.perf_counter() - started
+
+    def log(self, logs, start_time=None):
+        if "loss" in logs and self.noted_rows:
+            logs.update(self.log_values())
+        super().log(logs, start_time)
+
+    def log_values(self):
+        """Means over rows, speed and balance of all processes since the last log line. Every
+        process must call it.
+        """
+        names = sorted(self.sums)
+        totals = torch.stack(
+            [
+                torch.tensor(self.noted_rows, device=self.args.device, dtype=torch.float64),
+                *(self.sums[name].to(self.args.device) for name in names),
+            ]
+        )
+        totals = self.accelerator.reduce(totals, reduction="sum").tolist()
+        values = {name: total / totals[0] for name, total in zip(names, totals[1:])}
+        # (1, steps)
+        tokens = torch.stack(
+            [torch.as_tensor(each, device=self.args.device) for each in self.tokens_of_steps]
+        )[None].double()
+        tokens = self.accelerator.gather(tokens)  # (processes, steps)
+        now = time.perf_counter()
+        seconds = now - self.clock - self.paused if self.clock is not None else None
+        if seconds and len(self.tokens_of_steps):
+            values["sequences_per_second"] = totals[0] / seconds
+            values["tokens_per_second"] = values["tokens"] * totals[0] / seconds
+            if self.peak_flops:
+                values["mfu"] = (
+                    float(tokens.sum())
+                    * self.flops_a_token
+                    / seconds
+                    / (self.peak_flops * self.args.world_size)
+                )
+        if self.args.world_size > 1:
+            values["process_tokens_max_over_mean"] = float(
+                (tokens.max(0).values / tokens.mean(0).clamp_min(1)).mean()
+            )
+        values |= {
+            f"learning_rate_{name}": rate for name, rate in zip(self.group_names, self.rates)
+        }
+        values["nonfinite_steps"] = self.nonfinite_steps
+        self.sums.clear()
+        self.noted_rows, self.tokens_of_steps, self.clock, self.paused = 0, [], now, 0.0
+        return values
+
+    # ---- data and optimizer
+
+    def _get_train_sampler(self, train_dataset=None):
+        # NoiseStream itself is the order
+        return torch.utils.data.SequentialSampler(self.train_dataset)
+
+    def create_optimizer(self, model=None):
+        if self.optimizer is None:
+            args, groups = self.args, defaultdict(list)
+            for name, parameter in (model or self.model).named_parameters():
+                if parameter.requires_grad:
+                    groups[
+                        "lora" if ".lora_" in name else "matrix" if parameter.ndim > 1 else "vector"
+                    ].append(parameter)
+            settings = {
+                "lora": {
+                    "lr": args.lora_lr or args.learning_rate,
+                    "weight_decay": args.lora_weight_decay,
+                },
+                "matrix": {"lr": args.learning_rate, "weight_decay": args.weight_decay},
+                "vector": {"lr": args.learning_rate, "weight_decay": 0.0},
+            }
+            self.group_names = [name for name in settings if groups[name]]
+            optimizer_cls, optimizer_kwargs = self.get_optimizer_cls_and_kwargs(args, self.model)
+            self.optimizer = optimizer_cls(
+                [{"params": groups[name], **settings[name]} for name in self.group_names],
+                **optimizer_kwargs,
+            )
+        return self.optimizer
+
+    # ---- saving: under .saving, renamed when every process has written its part
+
+    def _get_output_dir(self, trial=None):
+        return (
+            os.path.join(self.args.output_dir, ".saving")
+            if getattr(self, "_staging", False)
+            else self.args.output_dir
+        )
+
+    def _save_checkpoint(self, model, trial=None):
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        output_dir, staging = Path(self.args.output_dir), Path(self.args.output_dir) / ".saving"
+        with self.pause(), named_failure(f"{output_dir / name}"):
+            if self.is_world_process_zero():
+                shutil.rmtree(staging, ignore_errors=True)
+            self.accelerator.wait_for_everyone()
+            self._staging = True
+            try:
+                super()._save_checkpoint(model, trial)
+            except Exception:
+                shutil.rmtree(staging, ignore_errors=True)  # a full disk stays as full as it was
+                raise
+            finally:
+                self._staging = False
+            self.accelerator.wait_for_everyone()
+            if self.is_world_process_zero():
+                seal(
+                    staging / name,
+                    {
+                        "engine": self.args.engine,
+                        "processes": self.args.world_size,
+                        "nonfinite_steps": self.nonfinite_steps,
+                    },
+                )
+                put_in_place(staging / name, output_dir / name)
+                shutil.rmtree(staging, ignore_errors=True)
+                keep_newest(output_dir, self.args.save_total_limit)
+            self.accelerator.wait_for_everyone()
+
+    def save_model(self, output_dir=None, _internal_call=False):
+        """Weights, config, tokenizer and card, by one process; all take part, because shards must
+        be gathered.
+        """
+        state = None
+        if self.sharded or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            state = {}
+            for name, parameter in self.accelerator.unwrap_model(
+                self.model, keep_torch_compile=False
+            ).named_parameters():
+                if parameter.requires_grad:
+                    whole = whole_tensor(parameter)
+                    state |= {name: whole.to("cpu", copy=True)} if self.args.should_save else {}
+        if self.args.should_save:
+            os.makedirs(output_dir, exist_ok=True)
+            model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+            write_checkpoint(model, output_dir, self.processing_class, state, self.card)
+
+    def _save_optimizer_and_scheduler(self, output_dir):
+        if self.is_deepspeed_enabled:
+            self.model_wrapped.save_checkpoint(output_dir, exclude_frozen_parameters=True)
+        elif self.sharded or self.is_fsdp_enabled:
+            save_sharded_optimizer(
+                self.model, self.optimizer.optimizer, Path(output_dir) / OPTIMIZER_FOLDER
+            )
+        else:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
+
+    # ---- going on
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        load_trained(
+            self.accelerator.unwrap_model(self.model if model is None else model),
+            Path(resume_from_checkpoint),
+        )
+
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        zero = self.is_deepspeed_enabled and resume_from_checkpoint is not None
+        prepared = super()._prepare_for_training(
+            max_steps, train_dataloader, None if zero else resume_from_checkpoint
+        )
+        # DeepSpeed cannot be strict, the frozen base is not in the checkpoint: names and shapes are
+        # checked here
+        if zero:
+            from transformers.integrations.deepspeed import deepspeed_load_checkpoint
+
+            for _ in trained_pairs(
+                self.accelerator.unwrap_model(self.model), Path(resume_from_checkpoint)
+            ):
+                pass
+            deepspeed_load_checkpoint(
+                self.model_wrapped, resume_from_checkpoint, load_module_strict=False
+            )
+            self._load_optimizer_and_scheduler(resume_from_checkpoint)
+        if (
+            resume_from_checkpoint is not None
+            and (Path(resume_from_checkpoint) / MANIFEST).exists()
+        ):
+            self.nonfinite_steps = read_json(Path(resume_from_checkpoint) / MANIFEST)[
+                "nonfinite_steps"
+            ]
+        self.clock = time.perf_counter()
+        return prepared
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        if checkpoint is not None and (self.sharded or self.is_fsdp_enabled):
+            load_sharded_optimizer(
+                self.model, self.optimizer.optimizer, Path(checkpoint) / OPTIMIZER_FOLDER
+            )
+            self.lr_scheduler.load_state_dict(
+                torch.load(Path(checkpoint) / "scheduler.pt", weights_only=True)
+            )
+            return
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except (RuntimeError, OSError, EOFError, ValueError) as error:
+            raise InputError(
+                f"--resume_from_checkpoint: the optimizer or scheduler in {checkpoint} cannot be"
+                f" read: {str(error).splitlines()[0]}"
+            ) from None
+
+
+@contextlib.contextmanager
+def named_failure(what):
+    """A full disk, a quota, lost rights: one line that names what could not be written. What was
+    complete before is untouched.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise  # not of the disk: common/gpu_memory.py says what helps
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if type(error) is RuntimeError and not any(
+            word in str(error) for word in ("inline_container", "PytorchStreamWriter", "iostream")
+        ):
+            raise  # only torch.save's own kind of "cannot write"
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"cannot write {what}: {reason}. The run stops; --resume_from_checkpoint auto goes on"
+            " from the newest complete one"
+        ) from None
