@@ -29,7 +29,6 @@ from sampling.options import (
     refuse_mask_tokens,
     refuse_trailing_padding,
 )
-from sampling.row_random import item_seed
 
 
 def __getattr__(name):
@@ -99,6 +98,7 @@ def main():
     from llada_utils import checkpoint_kind, load_flexmdm, pick_device, pick_dtype
     from sampling.flexmdm import generate_flexmdm_infilling
     from sampling.network_graphs import speed_up_sampling
+    from sampling.row_random import item_seed
 
     if checkpoint_kind(args.checkpoint_path) != "flexmdm":
         raise InputError(

@@ -32,7 +32,6 @@ from sampling.options import (
     refuse_mask_tokens,
     refuse_trailing_padding,
 )
-from sampling.row_random import item_seed
 
 
 def __getattr__(name):
@@ -139,6 +138,7 @@ def main():
     from llada_utils import checkpoint_kind, load_llada, pick_device, pick_dtype
     from sampling.llada import generate_mdm_infilling, reveal_plan
     from sampling.network_graphs import speed_up_sampling
+    from sampling.row_random import item_seed
 
     if checkpoint_kind(args.checkpoint_path) != "llada":
         raise InputError(

@@ -15,7 +15,6 @@ from sampling.options import (
     refuse_mask_tokens,
     refuse_trailing_padding,
 )
-from sampling.row_random import item_seed
 
 # where rows end at different times, waiting ones take the free places; finished rows are written
 # after each call
@@ -136,6 +135,8 @@ class EvaluatedModel:
 
     def _seeds(self, tasks):
         import torch
+
+        from sampling.row_random import item_seed
 
         # (B,)
         return torch.tensor(

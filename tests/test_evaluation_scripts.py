@@ -655,7 +655,7 @@ def test_the_real_gsm8k_is_told_by_its_content(data_dir, sets):
 
 
 def test_help_needs_no_torch():
-    for script in ("eval_gsm8k", "eval_humaneval_infill", "results_table"):
+    for script in ("eval_gsm8k", "eval_humaneval_infill", "scripts/results_table"):
         done = subprocess.run(
             [sys.executable, "-X", "importtime", str(ROOT / f"{script}.py"), "--help"],
             capture_output=True,
