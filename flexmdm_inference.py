@@ -168,8 +168,8 @@ def main():
         print(
             f"sample {row + 1}: {len(answer)} tokens, {int(result.evaluations[row])} evaluations"
             f"{', stopped at --diffusion_steps' if result.truncated[row] else ''}"
-            f"{f', {int(result.refused_insertions[row])} insertions refused' if result.refused_insertions[row] else ''}"
-            f"{f', {int(result.clipped_ratios[row])} times more missing than the bound' if result.clipped_ratios[row] else ''}",
+            f"{f', {int(result.dropped_insertions[row])} insertions refused' if result.dropped_insertions[row] else ''}"
+            f"{f', {int(result.rate_bound_violations[row])} times more missing than the bound' if result.rate_bound_violations[row] else ''}",
             file=sys.stderr,
         )
     if args.trace:

@@ -97,6 +97,9 @@ class GeometricSchedule:
         return {"name": "geometric", "min_val": self.min_val, "max_val": self.max_val}
 
 
+Schedule = LinearSchedule | PowerSchedule | GeometricSchedule
+
+
 def schedule_from_config(config):
     """The schedule that `to_config` described. Raises ValueError for a name or parameters it does
     not know.

@@ -250,7 +250,11 @@ class EvaluatedModel:
                 ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
             )
             fields = {"evaluations": int(result.evaluations[number]), "length": len(ids)}
-            for name in ("truncated", "refused_insertions", "clipped_ratios"):  # rare, and telling
+            for name in (
+                "truncated",
+                "dropped_insertions",
+                "rate_bound_violations",
+            ):  # rare, and telling
                 counted = getattr(result, name)
                 if counted is not None and counted[number]:
                     fields[name] = counted[number].item()

@@ -1,31 +1,50 @@
-"""When things happen in the FlexMDM samplers: survival of the two schedules, tau-leaping's grid,
-Poisson counts.
+"""When things happen in a FlexMDM sampler: the survival of both schedules, Poisson counts, and the
+clock that a sampler asks what a network evaluation is for.
 
-The clock is `left` = 1 - t, float64: near the end t has no digits left. Nothing here knows a
-network. `survival` and `left_at` take torch tensors and numpy arrays.
+Time is kept as `time_remaining` = 1 - t in float64: near the end t has no digits left. Nothing here
+knows a network. tau_leaping.py and event_driven.py are the two clocks.
 """
+
+from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from flexmdm_interpolant import LinearSchedule, PowerSchedule
+from flexmdm_interpolant import LinearSchedule, PowerSchedule, Schedule
+from sampling.row_random import RowUniforms
+
+# What a row's next evaluation is for
+LEAP = 0  # tau-leaping: unmask Binomial(masks, p) tokens and insert Poisson(G q) masks
+MEASURE = 1  # G = sum of g in the present state: the bound from which what comes next is proposed
+EVENT = 2  # event-driven: a proposed unmasking, or a proposed insertion, accepted by G(now) / bound
+FINAL_LEAP = 3  # the network's time is used up (1 - time_epsilon): one leap over what remains
+FINAL_UNMASK = 4  # ... and the remaining masks one at a time
+LAST = 5  # event-driven, one evaluation before the cap: unmask everything
+DONE = 6
+# What a random number is for
+COUNT, ORDER, TOKEN, INSERTIONS, GAP, CLOCK = range(6)
+
+Rows = NDArray[np.int64]  # (R,) numbers of rows, or one integer for each of them
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 
 
-def survival(schedule, left, starts_at_zero=False):
-    """1 - schedule.at(1 - left) without the detour over t. starts_at_zero: P(T > t) of insertion
-    times, where what a schedule already has at t = 0 has not happened yet in the empty sequence
-    that sampling starts from."""
+def survival(schedule: Schedule, remaining: Floats, starts_at_zero: bool = False) -> Floats:
+    """P(T > t) of a schedule's times at t = 1 - remaining, without the detour over t.
+
+    starts_at_zero: for insertion times, where what a schedule already has at t = 0 has not happened
+    yet in the empty sequence that sampling starts from.
+    """
     if isinstance(schedule, LinearSchedule):
-        return left
+        return remaining
     if isinstance(schedule, PowerSchedule):
-        return left**schedule.p
-    if isinstance(left, np.ndarray):
-        return survival(schedule, torch.from_numpy(left), starts_at_zero).numpy()
-    value = 1 - schedule.at(1 - left)
-    return torch.where(left == 1, 1.0, value) if starts_at_zero else value
+        return remaining**schedule.p
+    value = 1 - schedule.at(1 - torch.from_numpy(np.asarray(remaining))).numpy()
+    return np.where(remaining == 1, 1.0, value) if starts_at_zero else value
 
 
-def left_at(schedule, value):
+def remaining_at(schedule: Schedule, value: Floats) -> Floats:
     """The inverse of `survival`, at most 1; zero or negative where the schedule ends before it gets
     there.
     """
@@ -33,110 +52,129 @@ def left_at(schedule, value):
         return value
     if isinstance(schedule, PowerSchedule):
         return value ** (1 / schedule.p)
-    if isinstance(value, np.ndarray):
-        return left_at(schedule, torch.from_numpy(value)).numpy()
-    return (1 - schedule.inv(1 - value)).clamp(max=1)
+    return (1 - schedule.inv(1 - torch.from_numpy(np.asarray(value)))).clamp(max=1).numpy()
 
 
-def poisson_quantile(u, rate):
-    """Smallest k with P(Poisson(rate) <= k) >= u, float64 in, long out, any shape: the law's exact
-    inverse, at any rate.
-    """
-    count = torch.zeros_like(rate, dtype=torch.long)
-    some = u > torch.exp(-rate)
-    u, rate = u[some], rate[some]
-    # P(k <= low) < u <= P(k <= high)
-    low, high = torch.zeros_like(rate), torch.ceil(rate + 40 * rate.sqrt() + 40)
-    while bool((high - low > 1).any()):
-        middle = torch.floor((low + high) / 2)
-        enough = torch.special.gammaincc(middle + 1, rate) >= u
-        low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
-    count[some] = high.long()
+def poisson_quantile(u: Floats, rate: Floats) -> NDArray[np.int64]:
+    """Smallest k with P(Poisson(rate) <= k) >= u: the law's exact inverse, at any rate, (R,)."""
+    count = np.zeros(rate.shape, dtype=np.int64)
+    some = u > np.exp(-rate)
+    if some.any():
+        u, rate = u[some], rate[some]
+        # P(k <= low) < u <= P(k <= high)
+        low, high = np.zeros_like(rate), np.ceil(rate + 40 * np.sqrt(rate) + 40)
+        at = torch.from_numpy(rate)
+        while (high - low > 1).any():
+            middle = np.floor((low + high) / 2)
+            enough = torch.special.gammaincc(torch.from_numpy(middle + 1), at).numpy() >= u
+            low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+        count[some] = high.astype(np.int64)
     return count
 
 
-def share_of_waiting(schedule, left, after, insertions=False):
-    """The probability that what still waits at `left` happens until `after`."""
-    waiting = survival(schedule, left, insertions)
-    return torch.where(waiting > 0, 1 - survival(schedule, after, insertions) / waiting, 1.0)
+def share_of_waiting(
+    schedule: Schedule, remaining: Floats, after: Floats, insertions: bool = False
+) -> Floats:
+    """The probability that what still waits at `remaining` happens until `after`."""
+    waiting = survival(schedule, remaining, insertions)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(waiting > 0, 1 - survival(schedule, after, insertions) / waiting, 1.0)
 
 
-class Grid:
-    """Tau-leaping's steps, uniform in t: `start`, `end` (left at both ends), `last` (everything is
-    revealed, nothing inserted), each (K,).
+class Clock:
+    """The time of B rows, and what their next evaluations are for. A sampler asks it, for the R rows
+    of an evaluation: before the network, how many masks to unmask; after it, how many to insert, and
+    to move on.
 
-    Where the grid is finer than the network's time reaches (left_end), it is cut there: `cut`, and
-    a final leap follows.
-    `reveal`, `insert`: the shares of waiting masks and missing tokens that a step reveals and
-    inserts, (K,).
+    insertion, unmasking: schedules; end: 1 - t of the last time at which the network may be asked;
+    random: the rows' random numbers; first_stage: of every row.
     """
 
-    def __init__(self, steps, left_end, insertion, unmasking):
-        start = 1 - torch.arange(steps, dtype=torch.float64, device="cpu") / steps
-        self.cut = not bool(start[-1] >= left_end * (1 - 1e-9))
-        self.start = start[start > left_end * (1 + 1e-9)] if self.cut else start
-        self.end = torch.cat(
-            [
-                self.start[1:],
-                torch.tensor([left_end if self.cut else 0.0], dtype=torch.float64, device="cpu"),
-            ]
-        )
-        self.last = torch.zeros(len(self.start), dtype=torch.bool, device="cpu")
-        self.last[-1] = not self.cut
-        self.reveal = torch.where(self.last, 1.0, share_of_waiting(unmasking, self.start, self.end))
-        self.insert = torch.where(
-            self.last, 0.0, share_of_waiting(insertion, self.start, self.end, insertions=True)
-        )
-        none = torch.zeros(1, dtype=torch.float64, device="cpu")
-        # (K+1,): -log P(a mask stands until step k)
-        self.reveal_hazard = torch.cat([none, -torch.log1p(-self.reveal).cumsum(0)])
-        # (K+1,): insertions until k for each missing token
-        self.insert_hazard = torch.cat([none, self.insert.cumsum(0)])
+    def __init__(
+        self,
+        insertion: Schedule,
+        unmasking: Schedule,
+        end: float,
+        random: RowUniforms,
+        first_stage: int,
+    ):
+        batch = len(random.seeds)
+        self.insertion, self.unmasking, self.end, self.random = insertion, unmasking, end, random
+        self.time_remaining = np.ones(batch)
+        self.stage = np.full(batch, first_stage)
+        self.rate_bound = np.zeros(batch)
+        # proposed for the evaluation to come, and what the thinning counted
+        self.unmaskings, self.proposals = np.zeros((2, batch), dtype=np.int64)
+        self.rate_bound_violations = np.zeros(batch, dtype=np.int64)
 
-    def __len__(self):
-        return len(self.start)
-
-    def next_step(self, step, masks, bound, u, u_masks):
-        """The first step from `step` on in which something is proposed, when G is at most `bound`,
-        and what: (step, reveals, proposals), (R,).
-
-        step, masks: long (R,); bound: (R,); u: (R, 4); u_masks: (R, most masks). The step is K
-        where nothing is. Counts have the law that drawing Binomial(masks, reveal[k]) and
-        Poisson(bound * insert[k]) in every step would give: the first step by inverting the chance
-        that nothing was drawn before, then both counts, given that they are not both zero.
+    def to_unmask(self, rows: Rows, masks: Flags) -> tuple[Rows, Rows, Flags]:
+        """How many masks each row unmasks with this evaluation, how many might be unmasked if the
+        network is sure of them (both (R,), no more than there are), and whether it is all of them.
         """
-        # the first step at whose end the hazard reaches this has something; by bisection
-        wanted = -u[:, 0].log()
-        before, reached = step, torch.full_like(step, len(self) + 1)  # hazard(before) < wanted
-        while bool((reached - before > 1).any()):
-            middle = (before + reached) // 2
-            at = middle.clamp(max=len(self))
-            hazard = bound * (self.insert_hazard[at] - self.insert_hazard[step])
-            hazard = hazard + torch.where(
-                masks > 0, masks * (self.reveal_hazard[at] - self.reveal_hazard[step]), 0.0
-            )
-            enough = (hazard >= wanted) | (middle > len(self))
-            before = torch.where(enough, before, middle)
-            reached = torch.where(enough, middle, reached)
-        found = reached - 1
-        nothing = found >= len(self)
-        at = found.clamp(max=len(self) - 1)
-        share, rate = self.reveal[at], bound * self.insert[at]
-        log_none = masks * torch.log1p(-share)  # of masks' staying
-        log_none = torch.where(masks > 0, log_none, 0.0)
-        some = -torch.expm1(log_none)  # P(a reveal)
-        reveals_some = u[:, 1] * -torch.expm1(log_none - rate) < some
-        # the first mask that is revealed, given that one is; each later one on its own
-        first = torch.where(
-            share < 1, torch.floor(torch.log1p(-u[:, 2] * some) / torch.log1p(-share)), 0.0
-        )
-        first = first.nan_to_num(0.0).long().minimum((masks - 1).clamp(min=0))
-        index = torch.arange(u_masks.shape[1], device=u_masks.device)
-        later = (
-            (index > first[:, None]) & (index < masks[:, None]) & (u_masks < share[:, None])
-        ).sum(1)
-        reveals = torch.where(reveals_some, 1 + later, 0)
-        quiet = torch.exp(-rate)  # P(no proposal)
-        given_some = poisson_quantile(quiet + u[:, 3] * -torch.expm1(-rate), rate).clamp(min=1)
-        proposals = torch.where(reveals_some, poisson_quantile(u[:, 3], rate), given_some)
-        return found, torch.where(nothing, 0, reveals), torch.where(nothing, 0, proposals)
+        everything = self._unmasks_everything(rows)
+        available = masks.sum(1)
+        number = np.where(everything, available, np.minimum(self._number(rows, masks), available))
+        return number, self._considered(rows, number), everything
+
+    def to_insert(self, rows: Rows, total: Floats) -> Rows:
+        """How many masks each row inserts, (R,), with G = total (R,): a Poisson number over a leap,
+        and those proposals that thinning accepts, each with probability G / bound.
+        """
+        number = np.zeros(len(rows), dtype=np.int64)
+        share = self._leap_share(rows)
+        if share.any():
+            u = self.random.at(rows, INSERTIONS, 0)
+            number = poisson_quantile(u, total * share)
+        proposals, proposing = self._proposals(rows)
+        if proposing.any():
+            with np.errstate(divide="ignore", invalid="ignore"):
+                ratio = total / self.rate_bound[rows]
+            self.rate_bound_violations[rows] += proposing & (ratio > 1 + 1e-6)
+            most = int(proposals.max())
+            if most:
+                u = self.random.table(rows, INSERTIONS, most)  # (R, K)
+                number += ((np.arange(most) < proposals[:, None]) & (u < ratio[:, None])).sum(1)
+        return number
+
+    def advance(self, rows: Rows, total: Floats, masks: Rows, changed: Flags, full: Flags) -> None:
+        """Move every row to its next stage.
+
+        total: (R,), G of this evaluation; masks: (R,), how many there are after it; changed:
+        whether anything was written or inserted; full: whether a row has no room left, so that its
+        G is 0 from now on.
+        """
+        stage = self.stage[rows]
+        over = (stage == LAST) | (stage == FINAL_LEAP) | (stage == FINAL_UNMASK)
+        following = np.where(stage == LAST, DONE, np.where(masks > 0, FINAL_UNMASK, DONE))
+        self.stage[rows] = np.where(over, following, stage)
+        self._move(rows, stage, total, masks, changed, full)
+
+    # ---- what the two clocks answer differently
+
+    def _unmasks_everything(self, rows: Rows) -> Flags:
+        return self.stage[rows] == LAST
+
+    def _number(self, rows: Rows, masks: Flags) -> Rows:
+        """Masks to unmask, (R,), where it is not all of them."""
+        return (self.stage[rows] == FINAL_UNMASK).astype(np.int64)
+
+    def _considered(self, rows: Rows, number: Rows) -> Rows:
+        return number
+
+    def _leap_share(self, rows: Rows) -> Floats:
+        """The share of the missing tokens that this evaluation's leap inserts, 0 without a leap."""
+        leaping = self.stage[rows] == FINAL_LEAP
+        if not leaping.any():
+            return np.zeros(len(rows))
+        remaining = self.time_remaining[rows]
+        over = share_of_waiting(self.insertion, remaining, np.zeros_like(remaining), True)
+        return np.where(leaping, over, 0.0)
+
+    def _proposals(self, rows: Rows) -> tuple[Rows, Flags]:
+        """Proposed insertions, (R,), and in which rows a rate above the bound is to be counted."""
+        raise NotImplementedError
+
+    def _move(
+        self, rows: Rows, stage: Rows, total: Floats, masks: Rows, changed: Flags, full: Flags
+    ) -> None:
+        raise NotImplementedError

@@ -157,7 +157,7 @@ def fill_masks(
         # the choice does not look at the network, so only the chosen places need logits
         if remasking == "random":
             eligible = most_confident(
-                row_uniforms(seeds[live], event, CONFIDENCE, L), eligible, count
+                torch.from_numpy(row_uniforms(seeds[live], event, CONFIDENCE, L)), eligible, count
             )
         ids, text, wanted, names = canvas[live, :L], real[live, :L], eligible, live
         if cfg_scale:  # both halves in one batch; in the second all that was given is hidden
@@ -178,7 +178,10 @@ def fill_masks(
             excluded = excluded_tokens(logits.shape[1], mask_id, None, num_tokens, logits.device)
         # (n,)
         tokens = draw_tokens(
-            logits, excluded, temperature, row_uniforms(seeds[live], event, TOKEN, L)[eligible]
+            logits,
+            excluded,
+            temperature,
+            torch.from_numpy(row_uniforms(seeds[live], event, TOKEN, L))[eligible],
         )
         # (n,)
         sure = log_probability(logits, tokens, excluded) if remasking == "low_confidence" else None

@@ -1,35 +1,48 @@
 """Random numbers of a row as functions of (seed of the row, event number, purpose, index).
 
 A row's draws do not depend on what else is in the batch, on when it entered it, or on how many
-numbers other purposes used. Nothing here imports torch.
+numbers other purposes used. Nothing here imports torch at import.
 """
 
+from __future__ import annotations
+
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-# the increment of splitmix64 (Steele, Lea, Flood 2014)
+if TYPE_CHECKING:
+    import torch
+
+INDEX_BITS = 20  # positions, draws: fewer than 2^20 a row and event
+# the increment of splitmix64 (Steele, Lea, Flood 2014), its shifts and multipliers
 _ONE, _GOLDEN = np.uint64(1), np.uint64(0x9E3779B97F4A7C15)
-# its shifts and multipliers
 _MIX = tuple(
     (np.uint64(shift), np.uint64(factor))
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
 )
 
 
-def draw_seeds(batch_size, seeds=None, generator=None):
-    """One seed a row, long [B] on CPU: `seeds` as given, else drawn from `generator` (None: torch's
-    global one).
+def item_seed(seed: int, item: object, sample: int) -> int:
+    """Seed of one row, 0 ... 2^62 - 1: a function of --seed, the item's index in the data set and
+    the sample's number alone.
+    """
+    digest = hashlib.blake2b(f"{seed}/{item}/{sample}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 2
+
+
+def draw_seeds(
+    batch_size: int, seeds: ArrayLike | None = None, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """One seed a row, long (B,) on the CPU: `seeds` as given, else drawn from `generator` (None:
+    torch's global one). Raises ValueError where `seeds` has another shape.
     """
     import torch
 
     if seeds is None:
-        return torch.randint(
-            2**62,
-            (batch_size,),
-            generator=generator,
-            device="cpu" if generator is None else generator.device,
-        ).cpu()
+        device = "cpu" if generator is None else generator.device
+        return torch.randint(2**62, (batch_size,), generator=generator, device=device).cpu()
     seeds = torch.as_tensor(seeds, dtype=torch.long, device="cpu")
     if seeds.shape != (batch_size,):
         raise ValueError(
@@ -38,7 +51,7 @@ def draw_seeds(batch_size, seeds=None, generator=None):
     return seeds
 
 
-def _mix(x):
+def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """splitmix64's finaliser, in place on uint64, whose products wrap."""
     for shift, factor in _MIX:
         x ^= x >> shift
@@ -46,27 +59,37 @@ def _mix(x):
     return x
 
 
-def row_uniforms(seeds, event, purpose, n):
-    """Uniform numbers strictly between 0 and 1, float64 [B, n], on the CPU.
+def row_uniforms(seeds: ArrayLike, event: ArrayLike, purpose: int, n: int) -> NDArray[np.float64]:
+    """Uniform numbers strictly between 0 and 1, float64 (B, n).
 
-    seeds: long [B]; event: int or long [B], the row's own event (or step) number; purpose: int, one
-    for each use within an event. Column i depends on (seeds[b], event[b], purpose, i) alone. In
-    numpy: for a few numbers it costs a fifth of what torch's calls do.
+    seeds: int64 (B,); event: int or int64 (B,), the row's own event (or step) number; purpose: one
+    for each use within an event. Column i depends on (seeds[b], event[b], purpose, i) alone.
     """
-    import torch
-
     with np.errstate(over="ignore"):
         state = _mix(np.asarray(seeds).astype(np.uint64) + _GOLDEN)  # (B,)
         state = _mix(state + (np.asarray(event).astype(np.uint64) + _ONE) * _GOLDEN)  # (B,)
         state = _mix(state + (np.asarray(purpose).astype(np.uint64) + _ONE) * _GOLDEN)  # (B,)
         index = np.arange(1, n + 1, dtype=np.uint64) * _GOLDEN  # (n,)
         bits = _mix(state[:, None] + index) >> np.uint64(12)  # (B, n)
-    return torch.from_numpy((bits + 0.5) * 2.0**-52)
+    return (bits + 0.5) * 2.0**-52
 
 
-def item_seed(seed, item, sample):
-    """Seed of one row, 0 ... 2^62 - 1: a function of --seed, the item's index in the data set and
-    the sample's number alone.
+class RowUniforms:
+    """The random numbers of a sampler's B rows. seeds: int64 (B,); evaluations: int64 (B,), the
+    network evaluations that each row has had, counted on by the sampler: the row's event number.
     """
-    digest = hashlib.blake2b(f"{seed}/{item}/{sample}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 2
+
+    def __init__(self, seeds: NDArray[np.int64], evaluations: NDArray[np.int64]):
+        self.seeds, self.evaluations = seeds, evaluations
+
+    def at(
+        self, rows: NDArray[np.int64], purpose: int, index: NDArray[np.int64] | int
+    ) -> NDArray[np.float64]:
+        """One number for each (row, index) pair, (n,)."""
+        event = (self.evaluations[rows] << INDEX_BITS) + index
+        return row_uniforms(self.seeds[rows], event, purpose, 1)[:, 0]
+
+    def table(self, rows: NDArray[np.int64], purpose: int, n: int) -> NDArray[np.float64]:
+        """The first n numbers of each row, (R, n)."""
+        index = np.tile(np.arange(n), len(rows))
+        return self.at(rows.repeat(n), purpose, index).reshape(len(rows), n)

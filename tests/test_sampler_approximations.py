@@ -70,7 +70,7 @@ def lengths_of(p, rows, quiet=False, **settings):
             f"{settings}: {per_token:.2f} evaluations a token, at most"
             f" {int(result.evaluations.max())} a row, mean length"
             f" {float(result.lengths.double().mean()):.1f}, ratios clipped"
-            f" {float(result.clipped_ratios.double().mean()):.2f} a row"
+            f" {float(result.rate_bound_violations.double().mean()):.2f} a row"
         )
     return result, per_token
 
@@ -88,7 +88,7 @@ def test_a_known_length_is_met_whatever_is_saved():
         and per_token <= 2.5
         and int(carried.evaluations.max()) <= 400
     )
-    assert int(carried.clipped_ratios.sum()) == 0
+    assert int(carried.rate_bound_violations.sum()) == 0
 
 
 def test_lengths_keep_their_law_under_a_carried_bound():
@@ -198,7 +198,7 @@ def test_short_strings_stay_near_their_law(law, settings, slack):
         f"{settings}: distance {distance:.4f} (noise {noise:.4f}), evaluations a row"
         f" {float(saved.evaluations.double().mean()):.2f} instead of"
         f" {float(exact.evaluations.double().mean()):.2f}, ratios clipped"
-        f" {int(saved.clipped_ratios.sum())}"
+        f" {int(saved.rate_bound_violations.sum())}"
     )
     assert distance < noise + slack
     if "bound_inflation" in settings:

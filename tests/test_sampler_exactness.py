@@ -34,9 +34,11 @@ from exact_posterior import (
 )
 
 from flexmdm_interpolant import GeometricSchedule, LinearSchedule, PowerSchedule
-from sampling import flexmdm as flexmdm_sampler
-from sampling.clock import Grid
+from sampling.event_driven import EventDriven
 from sampling.flexmdm import generate_flexmdm, generate_flexmdm_infilling
+from sampling.row_random import RowUniforms
+from sampling.sequences import Sequences
+from sampling.tau_leaping import Grid
 
 LAWS = {
     "lengths 0..6": random_lengths,
@@ -128,7 +130,9 @@ def test_event_driven_needs_about_four_evaluations_a_token(rng):
         contexts, ExactPosterior(contexts, LinearSchedule()), rng, 5_000, sampler="event_driven"
     )
     assert 4.0 <= result.evaluations.double().mean() / 6 <= 4.5
-    assert int(result.clipped_ratios.sum()) == 0 and int(result.refused_insertions.sum()) == 0
+    assert (
+        int(result.rate_bound_violations.sum()) == 0 and int(result.dropped_insertions.sum()) == 0
+    )
 
 
 PAIRS = [(law, schedule, order) for law in LAWS for schedule in SCHEDULES for order in ORDERS]
@@ -183,20 +187,14 @@ def test_the_next_step_that_matters_has_its_closed_form(insertion, unmasking, ma
     step until one is not 0.
     """
     grid, rows = Grid(8, 0.0, insertion, unmasking), 200_000
-    u, u_masks = torch.rand(rows, 4, dtype=torch.float64), torch.rand(rows, 6, dtype=torch.float64)
-    step, reveals, proposals = grid.next_step(
-        torch.full((rows,), begin),
-        torch.full((rows,), masks),
-        torch.full((rows,), bound).double(),
-        u,
-        u_masks,
+    u, u_masks = (torch.rand(rows, n, dtype=torch.float64).numpy() for n in (4, 6))
+    step, unmaskings, proposals = grid.next_step(
+        np.full(rows, begin), np.full(rows, masks), np.full(rows, bound), u, u_masks
     )
-    assert bool((((reveals > 0) | (proposals > 0)) == (step < 8)).all()) and bool(
-        (step >= begin).all()
-    )
+    assert (((unmaskings > 0) | (proposals > 0)) == (step < 8)).all() and (step >= begin).all()
     stay = 1.0
     for k in range(begin, 8):
-        p, q = float(grid.reveal[k]), bound * float(grid.insert[k])
+        p, q = float(grid.unmask[k]), bound * float(grid.insert[k])
         for r in range(masks + 1):
             for c in range(4):
                 expected = (
@@ -208,11 +206,11 @@ def test_the_next_step_that_matters_has_its_closed_form(insertion, unmasking, ma
                     * q**c
                     / math.factorial(c)
                 )
-                found = float(((step == k) & (reveals == r) & (proposals == c)).double().mean())
+                found = float(((step == k) & (unmaskings == r) & (proposals == c)).mean())
                 if r or c:
                     assert abs(found - expected) < 5 * math.sqrt(expected / rows) + 2e-5, (k, r, c)
         stay *= (1 - p) ** masks * math.exp(-q)
-    assert abs(float((step == 8).double().mean()) - stay) < 5 * math.sqrt(stay / rows) + 2e-5
+    assert abs(float((step == 8).mean()) - stay) < 5 * math.sqrt(stay / rows) + 2e-5
 
 
 @pytest.mark.parametrize(
@@ -373,20 +371,18 @@ def test_control_frozen_time_fails(law, rng):
     assert fine / coarse > 0.65
 
 
-def test_control_poisson_reveals_fail(rng, monkeypatch):
+def test_control_a_poisson_number_of_unmaskings_fails(rng, monkeypatch):
     """A reveal event that writes Poisson(1) tokens at once instead of one."""
     # the two tokens agree, unless they are drawn at once
     contexts = [Context((), (), {(0, 0): 0.5, (1, 1): 0.5})]
     model = ExactPosterior(contexts, LinearSchedule())
     assert is_exact(contexts, model, rng, sampler="event_driven")
-    how_many = flexmdm_sampler.FlexMDMSampler._how_many
+    one = EventDriven._number
 
-    def poisson_reveals(self, live, masks):
-        number, _ = how_many(self, live, masks)
-        number = torch.poisson(number.double()).long().minimum(masks.sum(1))
-        return number, masks & (number > 0)[:, None]
+    def poisson_number(self, rows, masks):
+        return torch.poisson(torch.from_numpy(one(self, rows, masks)).double()).long().numpy()
 
-    monkeypatch.setattr(flexmdm_sampler.FlexMDMSampler, "_how_many", poisson_reveals)
+    monkeypatch.setattr(EventDriven, "_number", poisson_number)
     assert not is_exact(contexts, model, rng, sampler="event_driven")
 
 
@@ -423,7 +419,7 @@ def test_tau_leaping_reveals_a_binomial_number():
     assert chi_square < 33.1  # 99.999 % of 6 degrees of freedom
 
 
-def test_refused_insertions_are_counted():
+def test_dropped_insertions_are_counted():
     """About 500 masks are drawn where 2 fit; where nothing fits, nothing is asked."""
 
     class ThreeGaps(torch.nn.Module):
@@ -439,7 +435,7 @@ def test_refused_insertions_are_counted():
     prompts = torch.tensor([[0, 1, 2]]).repeat(20_000, 1)
     result = generate_flexmdm(ThreeGaps(), prompts, steps=2, **{**COMMON, "max_length": 5})
     assert bool((result.lengths == 5).all())
-    refused = result.refused_insertions.double()  # one gap is allowed: Poisson(500) less 2
+    refused = result.dropped_insertions.double()  # one gap is allowed: Poisson(500) less 2
     assert float(refused.mean()) == pytest.approx(498, abs=1) and float(
         refused.var()
     ) == pytest.approx(500, rel=0.1)
@@ -449,39 +445,20 @@ def test_refused_insertions_are_counted():
     assert torch.equal(result.sequences, prompts) and int(result.evaluations.sum()) == 0
 
 
-def test_room_favours_no_gap():
+def test_limited_room_keeps_the_law_of_the_gaps():
     """Room for 2 of about 5,000 drawn masks: each falls into a gap as g says."""
     rows = 30_000
-    sampler = flexmdm_sampler.FlexMDMSampler(
-        None,
-        torch.zeros(rows, 1, dtype=torch.long),
-        torch.ones(rows, dtype=torch.long),
-        torch.zeros(rows, 0, dtype=torch.long),
-        torch.zeros(rows, dtype=torch.long),
-        steps=2,
-        sampler="tau_leaping",
-        unmasking="random",
-        confidence_method="position",
-        use_sliding_window=False,
-        alpha=5.0,
-        max_window=32,
-        insertion_schedule=None,
-        unmask_schedule=None,
-        seeds=torch.randint(2**62, (rows,)),
-        rows_at_once=None,
-        return_trace=False,
-        on_frame=None,
-        events_per_evaluation=1,
-        bound_inflation=None,
-        confidence_threshold=None,
-        **{**COMMON, "max_length": 6},
-    )
     # a prompt token and three written ones
-    sampler.ids[:, :4], sampler.lengths[:] = torch.tensor([0, 1, 2, 3]), 4
-    gaps = torch.tensor([0.0, 1000.0, 3000.0, 500.0, 500.0], dtype=torch.float64).repeat(rows, 1)
-    sampler._insert(torch.arange(rows), gaps, gaps.sum(1))
-    assert bool((sampler.lengths == 6).all())
-    first = (sampler.ids == MASK).long().argmax(1)  # place of the leftmost new mask
+    sequences = Sequences([[0]] * rows, [[]] * rows, 6, MASK, PAD)
+    sequences.ids[:, :4], sequences.lengths[:] = [0, 1, 2, 3], 4
+    sequences.slots[:, :4] = [0, 1, 2, 3]
+    seeds = torch.randint(2**62, (rows,)).numpy()
+    u = RowUniforms(seeds, np.zeros(rows, dtype=np.int64)).table(np.arange(rows), 0, 2)
+    gaps = np.tile([0.0, 1000.0, 3000.0, 500.0, 500.0], (rows, 1))
+    sequences.insert(np.arange(rows), gaps, np.full(rows, 2), u)
+    assert (sequences.lengths == 6).all()
+    # place of the leftmost new mask
+    first = torch.from_numpy((sequences.ids == MASK).argmax(1))
     share = torch.bincount(first, minlength=6)[1:5].double() / rows
     expected = torch.tensor(
         [1 - 0.8**2, 0.8**2 - 0.2**2, 0.2**2 - 0.1**2, 0.1**2], dtype=torch.float64

@@ -43,10 +43,11 @@ class HashNetwork(torch.nn.Module):
         text = torch.where(attention_mask.bool(), input_ids + 1, 0)
         # wraps: a hash
         key = (text * 31 ** torch.arange(length)).sum(1) + (timesteps.double() * 2**30).long()
-        gaps = row_uniforms(key, 0, 0, length + 1) * self.most
+        gaps = torch.from_numpy(row_uniforms(key, 0, 0, length + 1)) * self.most
         gaps = gaps * (1 - timesteps[:, None]) if self.falling else gaps
         gaps[torch.arange(length + 1) > lengths[:, None]] = torch.nan  # means nothing
-        logits = row_uniforms(key, 0, 1, length * VOCABULARY).view(batch, length, VOCABULARY) * 8
+        logits = torch.from_numpy(row_uniforms(key, 0, 1, length * VOCABULARY))
+        logits = logits.view(batch, length, VOCABULARY) * 8
         logits[..., [MASK, PAD, 10, 11]] += 100
         return {
             "logits": logits if logits_mask is None else logits[logits_mask],
@@ -219,7 +220,7 @@ def test_a_row_does_not_depend_on_its_neighbours(network, rows, seed, chosen, at
         length = int(together.lengths[row])
         assert int(apart.lengths[index]) == length
         assert torch.equal(apart.sequences[index, :length], together.sequences[row, :length])
-        for counter in ("evaluations", "truncated", "refused_insertions", "clipped_ratios"):
+        for counter in ("evaluations", "truncated", "dropped_insertions", "rate_bound_violations"):
             assert getattr(apart, counter)[index] == getattr(together, counter)[row]
 
 

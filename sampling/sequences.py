@@ -1,0 +1,108 @@
+"""The token ids of a FlexMDM sampler's rows, and how they grow: masks are inserted into gaps, and
+every position keeps its identity.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sampling.results import TraceFrame
+
+
+class Sequences:
+    """B rows of ids, each a prefix (or prompt), what is being written, and a suffix.
+
+    ids: (B, max_length), right-padded with pad_id; lengths: (B,); slots: (B, max_length), the
+    identity of each position, -1 behind a row's end: prefix and suffix have 0 ... P-1, every
+    inserted mask the next number. All int64.
+    """
+
+    def __init__(
+        self,
+        prefixes: list[list[int]],
+        suffixes: list[list[int]],
+        max_length: int,
+        mask_id: int,
+        pad_id: int,
+    ):
+        self.max_length, self.mask_id, self.pad_id = max_length, mask_id, pad_id
+        self.prefix_lengths = np.array([len(row) for row in prefixes], dtype=np.int64)
+        self.suffix_lengths = np.array([len(row) for row in suffixes], dtype=np.int64)
+        self.lengths = self.prefix_lengths + self.suffix_lengths
+        self.ids = np.full((len(prefixes), max_length), pad_id, dtype=np.int64)
+        for number, (prefix, suffix) in enumerate(zip(prefixes, suffixes)):
+            self.ids[number, : len(prefix) + len(suffix)] = [*prefix, *suffix]
+        position = np.arange(max_length)
+        self.slots = np.where(position < self.lengths[:, None], position, -1)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def width(self, rows: NDArray[np.int64]) -> int:
+        """The longest of some rows."""
+        return int(self.lengths[rows].max(initial=0))
+
+    def full(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether each of some rows has no room left, (R,)."""
+        return self.lengths[rows] == self.max_length
+
+    def masks(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Where some rows have masks that are to be unmasked: behind the prefix, before the suffix.
+        (R, W)
+        """
+        position = np.arange(self.width(rows))
+        end = (self.lengths - self.suffix_lengths)[rows, None]
+        writable = (position >= self.prefix_lengths[rows, None]) & (position < end)
+        return (self.ids[rows, : len(position)] == self.mask_id) & writable
+
+    def open_gaps(self, rows: NDArray[np.int64], gaps: int) -> NDArray[np.bool_]:
+        """Which of the first `gaps` gaps may receive masks, (R, gaps): from the prefix's end to the
+        suffix's beginning, and none in a row that is full.
+        """
+        gap = np.arange(gaps)
+        last = (self.lengths - self.suffix_lengths)[rows, None]
+        inside = (gap >= self.prefix_lengths[rows, None]) & (gap <= last)
+        return inside & ~self.full(rows)[:, None]
+
+    def insert(
+        self,
+        rows: NDArray[np.int64],
+        gaps: NDArray[np.float64],
+        number: NDArray[np.int64],
+        u: NDArray[np.float64],
+    ) -> None:
+        """Insert number[i] masks into row rows[i], each into a gap drawn in proportion to gaps[i].
+
+        gaps: (R, W+1); number: (R,); u: (R, K), uniform numbers, K at least the largest number.
+        """
+        width = gaps.shape[1] - 1
+        cumulative = gaps.cumsum(1)
+        total = cumulative[:, -1:]
+        last = (cumulative < total).sum(1, keepdims=True)  # u * total may round up to total
+        drawn = [np.searchsorted(*pair, side="right") for pair in zip(cumulative, u * total)]
+        gap = np.minimum(drawn, last)  # (R, K)
+        count = np.zeros(gaps.shape, dtype=np.int64)  # (R, W+1)
+        row, draw = np.nonzero(np.arange(u.shape[1]) < number[:, None])
+        np.add.at(count, (row, gap[row, draw]), 1)
+
+        lengths = self.lengths[rows, None]
+        position = np.arange(self.max_length)
+        new_lengths = lengths + number[:, None]
+        row, old = np.nonzero(np.arange(width) < lengths)
+        moved = old + count.cumsum(1)[row, old]  # the new place of each old token
+        ids = np.where(position < new_lengths, self.mask_id, self.pad_id)  # (R, max_length)
+        ids[row, moved] = self.ids[rows[row], old]
+        slots = np.full(ids.shape, -1)
+        slots[row, moved] = self.slots[rows[row], old]
+        new = (position < new_lengths) & (slots < 0)
+        slots = np.where(new, lengths + new.cumsum(1) - 1, slots)  # numbered in order of birth
+        self.ids[rows], self.slots[rows], self.lengths[rows] = ids, slots, new_lengths[:, 0]
+
+    def frame(self, row: int, t: float, evaluations: int) -> TraceFrame:
+        """The state of one row, for a trace."""
+        length = int(self.lengths[row])
+        return {
+            "t": t,
+            "evaluations": evaluations,
+            "ids": self.ids[row, :length].tolist(),
+            "slots": self.slots[row, :length].tolist(),
+        }
