@@ -278,7 +278,7 @@ def generate(args):
     texts = [math_prompt(model.tokenizer, item["question"]) for item in items]
     prompts = [model.encode(text) for text in texts]
     costs = list(map(len, prompts))
-    model.check_room(
+    model.check_fits(
         [f"item {number} ({item['question'][:40]!r}...)" for number, item in enumerate(items)],
         [[prompt] for prompt in prompts],
         "--data_path",
@@ -306,7 +306,7 @@ def generate(args):
         ]
 
     generation.generate(
-        model.rows_a_call,
+        model.rows_per_call,
         generate_batch,
         lambda row: is_right(row["generations"], row["ground_truth"], args.answer_rule),
     )

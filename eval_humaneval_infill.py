@@ -512,7 +512,7 @@ def generate(args):
     prefixes, suffixes, middle_lengths, reference_lengths = encode_items(model, items, args)
     given = list(zip(prefixes, suffixes)) if suffixes else [[prefix] for prefix in prefixes]
     costs = [sum(map(len, parts)) for parts in given]
-    model.check_room([item["task_id"] for item in items], given, "--data_path", middle_lengths)
+    model.check_fits([item["task_id"] for item in items], given, "--data_path", middle_lengths)
     settings = {
         "benchmark": benchmark_name(args),
         "data_hash": content_hash(everything),
@@ -550,7 +550,7 @@ def generate(args):
         ]
 
     generation.generate(
-        model.rows_a_call, generate_batch, lambda row: row["completion"] == row["ground_truth"]
+        model.rows_per_call, generate_batch, lambda row: row["completion"] == row["ground_truth"]
     )
     rows = generation.collect()
     if rows is not None:

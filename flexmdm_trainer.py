@@ -11,7 +11,7 @@ import math
 import torch
 
 from common.packed_rows import pad_rows
-from data.infills import draw_middle, frame_flexmdm
+from data.infills import draw_middle, format_flexmdm_infill
 from flexmdm_interpolant import AnyOrderMaskInsertionInterpolant, schedule_from_config
 from llada_dit import cross_entropy
 from training.masked_loss import masked_token_costs, places_of_masks
@@ -76,7 +76,9 @@ class FlexMDMCollator:
             keep = torch.arange(len(ids), device="cpu").numpy() < item["prompt_length"]
             return ids, keep
         start, end = draw_middle(len(ids), item["prompt_length"], *random.random(2))
-        x1, first, last = frame_flexmdm(ids[:start], ids[start:end], ids[end:], self.boundary_ids)
+        x1, first, last = format_flexmdm_infill(
+            ids[:start], ids[start:end], ids[end:], self.boundary_ids
+        )
         position = torch.arange(len(x1), device="cpu").numpy()
         return torch.as_tensor(x1).numpy(), (position < first) | (position >= last)
 
@@ -225,7 +227,7 @@ class FlexMDMTrainer(DiffusionTrainer):
             )
         return {term: losses[term] for term in self.TERMS}
 
-    def rest_terms(self, model, batch):
+    def reconstruction_terms(self, model, batch):
         return flexmdm_rest(
             model, batch, (batch["x1"], batch["x1_hidden"], self.data_collator.config.mask_token_id)
         )

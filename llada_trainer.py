@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from common.packed_rows import pad_rows
-from data.infills import draw_middle, frame_llada
+from data.infills import draw_middle, format_llada_infill
 from flexmdm_trainer import held_out_facts
 from training.masked_loss import masked_token_costs, places_of_masks
 from training.trainer import DiffusionTrainer
@@ -23,7 +23,7 @@ class LLaDACollator:
     fill_length: instruction tuning, every row is filled with pad_id (= end of text) to this length
     and all of it is answer;
     None: rows are padded to the batch's longest. infill_layout: None, or the token parts that
-    frame_llada needs.
+    format_llada_infill needs.
     """
 
     LAST_TIME = 0.0  # the time_uniform at which training's mask ratios end: epsilon
@@ -41,7 +41,7 @@ class LLaDACollator:
         if self.infill_layout is None:
             return ids, item["prompt_length"]
         start, end = draw_middle(len(ids), item["prompt_length"], *item["random"].random(2))
-        framed, prompt_length = frame_llada(
+        framed, prompt_length = format_llada_infill(
             ids[:start], ids[start:end], ids[end:], self.infill_layout
         )
         return np.asarray(framed, dtype=np.int64), prompt_length
@@ -131,7 +131,7 @@ class LLaDATrainer(DiffusionTrainer):
         )
         return {"unmask": losses}
 
-    def rest_terms(self, model, batch):
+    def reconstruction_terms(self, model, batch):
         """At the smallest mask ratio, all masks are revealed at once."""
         costs, row = token_costs(model, batch)
         return torch.zeros_like(batch["mask_ratio"]).index_add(0, row, costs)

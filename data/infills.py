@@ -39,7 +39,7 @@ def infill_boundary_ids(tokenizer):
 
 
 def llada_infill_layout(tokenizer):
-    """The parts that frame_llada puts around prefix and suffix."""
+    """The parts that format_llada_infill puts around prefix and suffix."""
     return LLaDALayout(
         *(
             text_ids(tokenizer, text)
@@ -66,7 +66,7 @@ def draw_middle(n, prompt_length, u1, u2):
     return prefix_end, prefix_end + 1 + int(u2 * (n - 1 - prefix_end))
 
 
-def frame_flexmdm(prefix_ids, middle_ids, suffix_ids, boundary_ids):
+def format_flexmdm_infill(prefix_ids, middle_ids, suffix_ids, boundary_ids):
     """(ids, start, end): prefix, boundary, middle, boundary, suffix as one int64 array, the middle
     being ids[start:end].
     """
@@ -79,7 +79,7 @@ def frame_flexmdm(prefix_ids, middle_ids, suffix_ids, boundary_ids):
     return ids, start, start + len(middle_ids)
 
 
-def frame_llada(prefix_ids, middle_ids, suffix_ids, layout):
+def format_llada_infill(prefix_ids, middle_ids, suffix_ids, layout):
     """(ids, prompt_length): the baseline's infill prompt and then the middle, as one int64 array."""
     parts = [
         layout.before_prefix,
@@ -97,7 +97,7 @@ def flexmdm_infill_ids(tokenizer, prefix, suffix):
     """(prefix ids ending in the boundary, suffix ids beginning with it), lists, for
     generate_flexmdm_infilling.
     """
-    ids, start, end = frame_flexmdm(
+    ids, start, end = format_flexmdm_infill(
         text_ids(tokenizer, prefix), [], text_ids(tokenizer, suffix), infill_boundary_ids(tokenizer)
     )
     return ids[:start].tolist(), ids[end:].tolist()
@@ -105,7 +105,7 @@ def flexmdm_infill_ids(tokenizer, prefix, suffix):
 
 def llada_infill_prompt(tokenizer, prefix, suffix):
     """Ids, a list, of the baseline's prompt for an infill; the generated tokens are the middle."""
-    ids, _ = frame_llada(
+    ids, _ = format_llada_infill(
         text_ids(tokenizer, prefix), [], text_ids(tokenizer, suffix), llada_infill_layout(tokenizer)
     )
     return ids.tolist()

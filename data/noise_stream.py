@@ -4,7 +4,7 @@ accumulation.
 Training reads positions p = step * global_batch + i of an endless stream. Position p fixes which
 row is read (a fresh permutation every epoch), its time (low-discrepancy: one draw in each of the
 step's global_batch strata, shuffled so that time does not follow the row) and every later uniform.
-Within a step the rows are dealt (`deal`) to micro-batches and processes by what they cost. However
+Within a step the rows are dealt (`balance_micro_batches`) to micro-batches and processes by what they cost. However
 a step is dealt, and wherever a resumed run starts, the same step sees the same noised rows.
 """
 
@@ -24,7 +24,7 @@ def random_stream(seed, purpose, number):
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, purpose, number))))
 
 
-def deal(tokens, micro_batch, processes):
+def balance_micro_batches(tokens, micro_batch, processes):
     """Order in which a step's rows are handed out: rows k * micro_batch ... of it are micro-batch
     k, which the Trainer gives to process k % processes. tokens: (global batch,), what every row
     costs.
@@ -45,12 +45,12 @@ def deal(tokens, micro_batch, processes):
             heapq.heappush(open_batches, (cost + float(tokens[row]), number))
     by_cost = sorted(dealt, key=lambda number: sum(float(tokens[row]) for row in dealt[number]))
     turns = [by_cost[start : start + processes] for start in range(0, len(by_cost), processes)]
-    snake = [
+    serpentine = [
         number
         for index, turn in enumerate(turns)
         for number in (turn if index % 2 == 0 else reversed(turn))
     ]
-    return np.array([row for number in snake for row in dealt[number]])
+    return np.array([row for number in serpentine for row in dealt[number]])
 
 
 class NoiseStream(Dataset):
@@ -120,7 +120,7 @@ class NoiseStream(Dataset):
         else:
             lengths = self._lengths[rows]
             costs = lengths if self.expected_cost is None else self.expected_cost(lengths, times)
-        dealt = deal(costs, self.micro_batch, self.processes)
+        dealt = balance_micro_batches(costs, self.micro_batch, self.processes)
         return positions[dealt], rows[dealt], times[dealt]
 
     def _item(self, position, number, time_uniform):

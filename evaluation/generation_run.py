@@ -3,7 +3,7 @@ know when all are there.
 
     tasks = make_tasks(costs, num_samples)                     # one a (item, sample)
     run = GenerationRun(output_dir, settings, tasks)           # refuses a folder with rows of another configuration
-    run.generate(rows_a_call, generate_batch, judge)           # this process's share; a torn last line is cut off, finished rows stay
+    run.generate(rows_per_call, generate_batch, judge)           # this process's share; a torn last line is cut off, finished rows stay
     rows = run.collect()                                       # process 0: all rows in order of (item, sample); None where rows are missing
 
 A row is keyed by (item, sample) and carries the hash of the settings it was generated with. One
@@ -129,7 +129,7 @@ class GenerationRun:
                 rows.setdefault((row["item"], row["sample"]), row)
         return rows
 
-    def generate(self, rows_a_call, generate_batch, judge=None):
+    def generate(self, rows_per_call, generate_batch, judge=None):
         """Generate what is missing of this process's share of the tasks.
 
         generate_batch(tasks) -> a dict of row fields for each task; judge(row) -> whether it is
@@ -153,10 +153,10 @@ class GenerationRun:
             mininterval=0.5 if sys.stderr.isatty() else 30,
         )
         with RowWriter(self.path) as writer, bar:
-            for start in range(0, len(missing), rows_a_call):
+            for start in range(0, len(missing), rows_per_call):
                 if self.stop.asked:
                     break
-                batch, began = missing[start : start + rows_a_call], time.monotonic()
+                batch, began = missing[start : start + rows_per_call], time.monotonic()
                 made = generate_batch(batch)
                 # a row's share of its batch's time
                 seconds = (time.monotonic() - began) / len(batch)

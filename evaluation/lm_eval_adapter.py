@@ -29,7 +29,7 @@ def make_lm(model):
                 # 256: the harness's own default
                 lengths = [request.args[1].get("max_gen_toks", 256) for request in requests]
             names = [f"{request.task_name}/{request.doc_id}" for request in requests]
-            model.check_room(names, [[prompt] for prompt in prompts], "--tasks", lengths)
+            model.check_fits(names, [[prompt] for prompt in prompts], "--tasks", lengths)
             tasks, seen = [], {}
             for name in names:  # a request that is to be repeated is in the list several times
                 tasks.append({"item": name, "sample": seen.get(name, 0)})
@@ -39,8 +39,8 @@ def make_lm(model):
             with tqdm(
                 total=len(order), desc="generating", disable=disable_tqdm, file=sys.stderr
             ) as bar:
-                for start in range(0, len(order), model.rows_a_call):
-                    batch = order[start : start + model.rows_a_call]
+                for start in range(0, len(order), model.rows_per_call):
+                    batch = order[start : start + model.rows_per_call]
                     made = model.answer(
                         [prompts[number] for number in batch],
                         [tasks[number] for number in batch],

@@ -71,7 +71,7 @@ class EvaluatedModel:
         if flexmdm and args.sampler == "tau_leaping" and args.diffusion_steps is None:
             self.arguments["steps"] = default_steps
         uneven = flexmdm and (args.sampler == "event_driven" or args.bound_inflation is not None)
-        self.rows_a_call = args.batch_size * (BATCHES_A_CALL if uneven else 1)
+        self.rows_per_call = args.batch_size * (BATCHES_A_CALL if uneven else 1)
         self.arguments["rows_at_once"] = args.rows_at_once or args.batch_size
         device = pick_device(args.device)
         dtype = pick_dtype(args.dtype, device)
@@ -143,7 +143,7 @@ class EvaluatedModel:
             [item_seed(self.seed, task["item"], task["sample"]) for task in tasks], device="cpu"
         )
 
-    def check_room(self, names, given, flag, answer_lengths=None):
+    def check_fits(self, names, given, flag, answer_lengths=None):
         """Refuse, before anything is generated, a row that cannot be: no room for an answer, steps
         that fit no blocks, an end of text in the wrong place, a mask among what is given.
 

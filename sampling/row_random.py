@@ -71,7 +71,7 @@ def row_uniforms(seeds: ArrayLike, event: ArrayLike, purpose: int, n: int) -> ND
         state = _mix(state + (np.asarray(purpose).astype(np.uint64) + _ONE) * _GOLDEN)  # (B,)
         index = np.arange(1, n + 1, dtype=np.uint64) * _GOLDEN  # (n,)
         bits = _mix(state[:, None] + index) >> np.uint64(12)  # (B, n)
-    return (bits + 0.5) * 2.0**-52
+    return (bits.astype(np.float64) + 0.5) * 2.0**-52
 
 
 class RowUniforms:

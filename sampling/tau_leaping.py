@@ -122,7 +122,11 @@ class TauLeaping(Clock):
         inflation: float | None,
         threshold: bool,
     ):
-        self.skips, self.inflation, self.threshold = inflation is not None, inflation, threshold
+        self.skips, self.inflation, self.threshold = (
+            inflation is not None,
+            inflation or 1.0,
+            threshold,
+        )
         first = MEASURE if self.skips else LEAP
         super().__init__(insertion, unmasking, end, random, first)
         self.grid = Grid(steps, end, insertion, unmasking)

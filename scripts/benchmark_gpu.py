@@ -281,10 +281,10 @@ def checkpoint_every(model, layers):
 
 def measure_training(bench):
     from llada_utils import compile_network
-    from training.estimate import flops_a_token
+    from training.estimate import flops_per_token
 
     model = bench.flexmdm(LORA).train()
-    flops = flops_a_token(model)
+    flops = flops_per_token(model)
     (small, large), sizes = bench.batches().items(), {}
     for compiled in (False, True):
         if compiled:
@@ -318,7 +318,7 @@ def measure_trainer(bench):
     from flexmdm_trainer import FlexMDMCollator, FlexMDMTrainer
     from llada_utils import compile_network
     from training.arguments import RunArguments
-    from training.estimate import flops_a_token
+    from training.estimate import flops_per_token
 
     model, random = bench.flexmdm(LORA).train(), np.random.default_rng(0)
     length, rows_a_batch, steps = (20, 4, 4) if bench.small else (CANVAS, 8, 12)
@@ -375,7 +375,7 @@ def measure_trainer(bench):
         optimizer_ms=optimizer * 1e3,
         over_alone_and_optimizer=through / (alone + optimizer) - 1,
         xt_length=fastest["xt_length"],
-        flops_per_token=float(flops_a_token(model)),
+        flops_per_token=float(flops_per_token(model)),
         **values,
     )
 
@@ -581,9 +581,9 @@ def measure_peer(bench):
         if "lora_" in name:
             parameter.data = parameter.data.to(bench.device).float()
     model.train()
-    from training.estimate import flops_a_token
+    from training.estimate import flops_per_token
 
-    flops = flops_a_token(model)
+    flops = flops_per_token(model)
     small, _ = bench.batches().items()
     full = (
         ("2 x 20", (20,) * 2) if bench.small else (f"16 x {CANVAS:,}, no padding", (CANVAS,) * 16)

@@ -555,19 +555,19 @@ def test_a_base_in_four_bits(tmp_path):
     """
     bitsandbytes = pytest.importorskip("bitsandbytes")
     from llada_utils import quantize_base, write_checkpoint
-    from training.estimate import flops_a_token
+    from training.estimate import flops_per_token
 
     base = tiny.write_llada(
         tmp_path / "base", d_model=128, n_heads=2, n_kv_heads=2, mlp_hidden_size=256
     )
     model = new_flexmdm(base, lora=LORA).train()
     ids, t = torch.randint(0, 50, (2, 10)), torch.rand(2)
-    flops = flops_a_token(model)
+    flops = flops_per_token(model)
     matrix = model.backbone.model.transformer.blocks[1].ff_out.weight.clone()
     names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     quantize_base(model).to("cpu")
     packed = [parameter for parameter in model.parameters() if parameter.dtype == torch.uint8]
-    assert len(packed) == 3 * 7 and flops_a_token(model) == flops
+    assert len(packed) == 3 * 7 and flops_per_token(model) == flops
     output = model(ids, t)
     weight = model.backbone.model.transformer.blocks[1].ff_out.weight
     error = (

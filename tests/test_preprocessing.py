@@ -300,14 +300,14 @@ def test_framing_at_inference_is_framing_in_training(tokenizer):
             suffix.tolist(),
         ]:
             continue  # a cut inside a character, or where a merge would join
-        framed, first, last = infills.frame_flexmdm(prefix, middle, suffix, boundary)
+        framed, first, last = infills.format_flexmdm_infill(prefix, middle, suffix, boundary)
         before, after = infills.flexmdm_infill_ids(tokenizer, *texts)
         assert (
             framed.tolist() == before + middle.tolist() + after
             and framed[first:last].tolist() == middle.tolist()
         )
         assert before[len(before) - len(boundary) :] == boundary == after[: len(boundary)]
-        framed, prompt_length = infills.frame_llada(prefix, middle, suffix, layout)
+        framed, prompt_length = infills.format_llada_infill(prefix, middle, suffix, layout)
         prompt = infills.llada_infill_prompt(tokenizer, *texts)
         assert framed.tolist() == prompt + middle.tolist() and prompt_length == len(prompt)
 
@@ -316,7 +316,7 @@ def test_framing_of_empty_parts(tokenizer):
     boundary = infills.infill_boundary_ids(tokenizer)
     assert tokenizer.decode(boundary) == infills.INFILL_BOUNDARY
     assert infills.flexmdm_infill_ids(tokenizer, "", "") == (boundary, boundary)
-    ids, start, end = infills.frame_flexmdm([], [], [], boundary)
+    ids, start, end = infills.format_flexmdm_infill([], [], [], boundary)
     assert ids.dtype == np.int64 and (start, end) == (len(boundary),) * 2
     text = tokenizer.decode(infills.llada_infill_prompt(tokenizer, "x", ""))
     assert text == infills.REQUEST + "<prefix>x</prefix><suffix></suffix>"

@@ -27,7 +27,7 @@ from training_helpers import (
 )
 
 from common.errors import InputError
-from data.noise_stream import NoiseStream, deal
+from data.noise_stream import NoiseStream, balance_micro_batches
 from llada_utils import checkpoint_kind, load_flexmdm, load_llada, write_checkpoint
 from training.checkpoints import trained_pairs
 
@@ -377,12 +377,12 @@ def test_rows_are_dealt_evenly():
     worst = []
     for _ in range(50):
         tokens = random.integers(1, 1025, 64)
-        order = deal(tokens, 2, 16)
+        order = balance_micro_batches(tokens, 2, 16)
         assert sorted(order) == list(range(64))
         micro_batches = tokens[order].reshape(2, 16, 2).sum(2)  # (accumulation, process)
         by_process = micro_batches.sum(0)
         worst.append(by_process.max() / by_process.mean())
-        assert (np.diff(tokens[deal(tokens, 2, 1)]) >= 0).all()
+        assert (np.diff(tokens[balance_micro_batches(tokens, 2, 1)]) >= 0).all()
     assert np.mean(worst) < 1.1
     unsorted = [random.integers(1, 1025, 64).reshape(2, 16, 2).sum((0, 2)) for _ in range(50)]
     assert np.mean([each.max() / each.mean() for each in unsorted]) > 1.3  # what an even deal saves

@@ -25,7 +25,7 @@ MANIFEST = "complete.json"
 FLAG = "--resume_from_checkpoint"
 
 
-def seal(folder, facts):
+def write_manifest(folder, facts):
     """Add complete.json to a finished folder (files with their sizes, and `facts`) and bring
     everything in it to disk.
     """
@@ -40,7 +40,7 @@ def seal(folder, facts):
         os.close(handle)
 
 
-def put_in_place(staging, folder):
+def publish_atomically(staging, folder):
     """Rename a sealed folder to its name; one that had the name before is gone only when the new
     one is there.
     """

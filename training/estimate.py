@@ -48,7 +48,7 @@ def size_of(parameter):
     )
 
 
-def flops_a_token(model):
+def flops_per_token(model):
     """Operations for a token that passes the network in training: 2 a weight forward, 2 for the
     gradient of its input, and 2 for its own where it is trained. Matrices only; the embedding (a
     look-up) and the vocabulary head (masked positions only) are left out.
@@ -307,7 +307,7 @@ def dry_run(args, mean_length=None):
     # q k and a v: 4 L d forward, 8 backward
     attention = 12 * config["n_layers"] * config["d_model"] * length * passed
     head = 4 * config["embedding_size"] * config["d_model"] * masked / passed
-    operations = steps * x1_tokens * passed * (flops_a_token(model) + attention + head)
+    operations = steps * x1_tokens * passed * (flops_per_token(model) + attention + head)
     hours = operations / (args.gpu_tflops * 1e12 * args.mfu) / 3600
     print(
         f"steps: {steps:,} of {batch} rows, {x1_tokens:,.0f} tokens of x1 a step ({mean_length:.0f}"

@@ -129,7 +129,7 @@ def run_settings(args, model, rows):
     return settings
 
 
-def agreed(args, decide):
+def decide_on_rank_zero(args, decide):
     """decide() in the first process; every process gets what it returned, or ends as it did: one
     line from the first process, exit code 2.
     """
@@ -323,14 +323,14 @@ def train(args, *what):
 
 
 def train_alone(args, trainer_cls, model, tokenizer, rows, collator, card):
-    agreed(args, lambda: check_data(args, model, tokenizer, rows))
+    decide_on_rank_zero(args, lambda: check_data(args, model, tokenizer, rows))
     train_rows = rows["train"]
     if args.sanity_run:
         train_rows, args.max_steps = train_rows.select(range(min(64, len(train_rows)))), 10
     if args.max_steps <= 0:
         args.max_steps = math.ceil(args.num_train_epochs * len(train_rows) / args.global_batch)
     settings = run_settings(args, model, len(train_rows))
-    checkpoint, finished = agreed(args, lambda: prepare_output(args, settings))
+    checkpoint, finished = decide_on_rank_zero(args, lambda: prepare_output(args, settings))
     if finished:
         if args.process_index == 0:
             print(f"{args.output_dir}/final exists: this run is finished")

@@ -26,11 +26,11 @@ from training.checkpoints import (
     MANIFEST,
     keep_newest,
     load_trained,
-    put_in_place,
-    seal,
+    publish_atomically,
     trained_pairs,
+    write_manifest,
 )
-from training.estimate import flops_a_token, peak_flops
+from training.estimate import flops_per_token, peak_flops
 from training.likelihood_bound import loss_by_time
 from training.sharding import load_sharded_optimizer, save_sharded_optimizer, whole_tensor
 
@@ -40,7 +40,7 @@ OPTIMIZER_FOLDER = "optimizer_shards"
 class DiffusionTrainer(Trainer):
     """Trainer whose subclasses say what each row of a batch costs.
 
-    row_terms(model, batch) -> {term: (B,)}, whose sum is a row's loss; rest_terms(model, batch) ->
+    row_terms(model, batch) -> {term: (B,)}, whose sum is a row's loss; reconstruction_terms(model, batch) ->
     (B,), what the likelihood bound adds
     for the times that training leaves out. card: text of the model card; sharded: the model's
     parameters are shards already.
@@ -62,7 +62,7 @@ class DiffusionTrainer(Trainer):
         self.step_tokens = 0
         self.tokens_of_steps = []
         self.nonfinite_steps, self.clock, self.paused = 0, None, 0.0
-        self.flops_a_token = flops_a_token(self.model)
+        self.flops_per_token = flops_per_token(self.model)
         self.peak_flops = peak_flops(self.args.device)
 
     # ---- loss
@@ -70,7 +70,7 @@ class DiffusionTrainer(Trainer):
     def row_terms(self, model, batch):
         raise TypeError(f"{type(self).__name__} does not say what a row costs")
 
-    def rest_terms(self, model, batch):
+    def reconstruction_terms(self, model, batch):
         raise TypeError(f"{type(self).__name__} does not say what the bound lacks")
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -146,7 +146,7 @@ class DiffusionTrainer(Trainer):
             inputs = self._prepare_inputs(inputs)
             with self.compute_loss_context_manager():
                 terms = (
-                    [self.rest_terms(model, inputs)]
+                    [self.reconstruction_terms(model, inputs)]
                     if self.rest
                     else list(self.row_terms(model, inputs).values())
                 )
@@ -224,7 +224,7 @@ class DiffusionTrainer(Trainer):
             if self.peak_flops:
                 values["mfu"] = (
                     float(tokens.sum())
-                    * self.flops_a_token
+                    * self.flops_per_token
                     / seconds
                     / (self.peak_flops * self.args.world_size)
                 )
@@ -296,7 +296,7 @@ class DiffusionTrainer(Trainer):
                 self._staging = False
             self.accelerator.wait_for_everyone()
             if self.is_world_process_zero():
-                seal(
+                write_manifest(
                     staging / name,
                     {
                         "engine": self.args.engine,
@@ -304,7 +304,7 @@ class DiffusionTrainer(Trainer):
                         "nonfinite_steps": self.nonfinite_steps,
                     },
                 )
-                put_in_place(staging / name, output_dir / name)
+                publish_atomically(staging / name, output_dir / name)
                 shutil.rmtree(staging, ignore_errors=True)
                 keep_newest(output_dir, self.args.save_total_limit)
             self.accelerator.wait_for_everyone()
