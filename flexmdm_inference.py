@@ -5,7 +5,8 @@ Laptop, a prompt:     python flexmdm_inference.py --checkpoint_path C --prompt "
 A GSM8K question:     python flexmdm_inference.py --checkpoint_path C --task math --prompt "Tom has 3 apples ..." --unmasking confidence
 An infill:            python flexmdm_inference.py --checkpoint_path C --prefix $'def add(a, b):\n    return ' --suffix $'\n' \
                           --unmasking confidence --confidence_method top_prob --use_sliding_window --alpha 15
-Exact sampling:       ... --sampler event_driven --temperature 1        (no discretisation; about four evaluations a token)
+Exact sampling:       ... --sampler event_driven --temperature 1
+                      (no discretisation error; about four evaluations per token)
 Nothing given:        ... --prompt ""                                   (free generation)
 Watch it:             ... --watch, or --trace page.html (plays the generation) or --trace curves.png
 One GPU:              the same command (--device auto takes it, in bfloat16)

@@ -50,9 +50,9 @@ class FlexMDMCollator:
     """NoiseStream items -> one noised batch, trimmed to its longest xt.
 
     boundary_ids: None for text and question rows (the first prompt_length tokens stay clean); for
-    infilling the tokens of the
-    boundary marker: a random middle of the answer is framed, prefix and suffix stay clean.
-    With attend_to_padding (the paper's code) nothing is trimmed: every call is max_length long.
+    infilling the tokens of the boundary marker: a random middle of the answer is framed, prefix and
+    suffix stay clean. With attend_to_padding (the paper's code) nothing is trimmed: every call is
+    max_length long.
     """
 
     LAST_TIME = 1.0  # the time_uniform at which training's times end: t = 1 - time_epsilon
@@ -183,9 +183,8 @@ def flexmdm_losses(model, batch, interpolant):
 
 def flexmdm_rest(model, batch, x1):
     """What the likelihood bound adds at t = 1 - time_epsilon, (B,): -log of a Poisson number of
-    masks in every gap, then of all masks at
-    once where nothing is missing any more. batch: made at LAST_TIME; x1: (B, N) and the mask of its
-    tokens that are still hidden.
+    masks in every gap, then of all masks at once where nothing is missing any more. batch: made at
+    LAST_TIME; x1: (B, N) and the mask of its tokens that are still hidden.
     """
     xt, t = batch["input_ids"], batch["timesteps"]
     attention_mask = torch.arange(xt.shape[1], device=xt.device) < batch["xt_length"][:, None]

@@ -1,11 +1,10 @@
 """The network: LLaDA's bidirectional transformer, and the LLaDA-DiT that turns it into a FlexMDM.
 
 `LLaDAModelLM` is GSAI-ML's LLaDA written natively, with the tensor names of its checkpoints
-(model.transformer.*); no code
-from a hub is run. `LLaDADiT` adds what a FlexMDM needs: a time embedding, AdaLN modulation shared
-by groups of blocks, one end slot behind the text, and a head that predicts the expected number of
-missing tokens in every gap. LoRA is injected into the backbone by peft (llada_utils.py), so a
-frozen base keeps its tensors.
+(model.transformer.*); no code from a hub is run. `LLaDADiT` adds what a FlexMDM needs: a time
+embedding, AdaLN modulation shared by groups of blocks, one end slot behind the text, and a head
+that predicts the expected number of missing tokens in every gap. LoRA is injected into the backbone
+by peft (llada_utils.py), so a frozen base keeps its tensors.
 """
 
 import math
@@ -298,9 +297,8 @@ class NetworkBase(PreTrainedModel):
 
     def key_stores(self, size):
         """Per block, room for keys and values of at least so many tokens, (size, 2, H_kv,
-        head_dim), for CachedRows. They are kept from call to
-        call, as graphs that were captured with them need it: two caches of one model cannot be in
-        use at once.
+        head_dim), for CachedRows. They are kept from call to call, as graphs that were captured
+        with them need it: two caches of one model cannot be in use at once.
         """
         backbone = getattr(self, "backbone", self)
         block = backbone.model.transformer.blocks[0]
@@ -595,8 +593,8 @@ class LLaDADiT(NetworkBase):
         """The network contract.
 
         input_ids: long (B, L), right-padded; timesteps: (B,), t of the FlexMDM clock (1 = clean);
-        attention_mask: (B, L), 1 on the
-        text, or None: then what is left without trailing padding; logits_mask: bool (B, L) or None;
+        attention_mask: (B, L), 1 on the text, or None: then what is left without trailing padding;
+        logits_mask: bool (B, L) or None;
         places: where both are true, where known. Returns {"logits": (B, L, V), or (M, V) at
         logits_mask; "length": (B, L+1) expected missing tokens before position j, "log_length": its
         log}, both in fp32 and meaningful for j <= length of the row only. With targets, long (M,),

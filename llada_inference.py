@@ -13,7 +13,7 @@ Watch it:             ... --watch, or --trace page.html (plays the generation) o
 One GPU:              the same command (--device auto takes it, in bfloat16)
 Slurm:                srun --gpus 1 python llada_inference.py ...
 
-A canvas of masks of fixed length follows the prompt and is revealed in a fixed number of steps,
+A canvas of masks of fixed length follows the prompt and is unmasked in a fixed number of steps,
 block by block from the left; the loop is in sampling/llada.py. The answer, up to the first end
 token, goes to stdout, its length and cost to stderr.
 """
@@ -73,7 +73,7 @@ def make_parser():
         help="FILE.html: a page that plays the generation; FILE.png: its curves",
     )
     text.add_argument(
-        "--watch", action="store_true", help="show the first sample's text as it is revealed"
+        "--watch", action="store_true", help="show the first sample's text as it is unmasked"
     )
     add_model_flags(parser)
     add_llada_flags(parser)
@@ -136,7 +136,7 @@ def main():
 
     from data.tokenizer import load_tokenizer
     from llada_utils import checkpoint_kind, load_llada, pick_device, pick_dtype
-    from sampling.llada import generate_mdm_infilling, reveal_plan
+    from sampling.llada import generate_mdm_infilling, unmasking_plan
     from sampling.network_graphs import speed_up_sampling
     from sampling.row_random import item_seed
 
@@ -164,7 +164,7 @@ def main():
             f" --max_length {limit}"
         )
     try:
-        reveal_plan(gen_length, settings["steps"], settings["block_length"])
+        unmasking_plan(gen_length, settings["steps"], settings["block_length"])
     except ValueError as error:
         raise InputError(f"--diffusion_steps {args.diffusion_steps}: {error}") from None
     on_frame = None

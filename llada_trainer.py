@@ -132,6 +132,6 @@ class LLaDATrainer(DiffusionTrainer):
         return {"unmask": losses}
 
     def reconstruction_terms(self, model, batch):
-        """At the smallest mask ratio, all masks are revealed at once."""
+        """At the smallest mask ratio, all masks are unmasked at once."""
         costs, row = token_costs(model, batch)
         return torch.zeros_like(batch["mask_ratio"]).index_add(0, row, costs)

@@ -1,7 +1,7 @@
 r"""How a number is read from an answer: the paper's rule, the strict rule, and gold answers.
 Nothing here is heavy to import.
 
-    is_right(generation, ground_truth, "paper")        # the paper's code to the letter (paper.md, "Evaluation")
+    is_right(generation, ground_truth, "paper")        # the paper's code to the letter (docs/evaluation.md)
     is_right(generation, ground_truth, "strict")       # the last answer given, read whole
     gold_answer("rationale #### 1,234")                # 1234.0
 
@@ -56,7 +56,7 @@ def flat_boxes(text):
 
 
 def paper_answer(text):
-    """The answer in a generation by the paper's rule (paper.md, "Evaluation"), a float or None."""
+    """The answer in a generation by the paper's rule (docs/evaluation.md), a float or None."""
     for content in flat_boxes(text):
         content = content.strip()
         if content.strip(".") and (answer := float_or_number(content, 0)) is not None:

@@ -41,9 +41,8 @@ class EvaluatedModel:
     evaluation scripts.
 
     Loads on construction (torch, transformers). `kind` is "flexmdm" or "llada"; `settings` is
-    everything the text depends on: weights by
-    their content, not by where they lie. default_steps: tau-leaping's, where --diffusion_steps does
-    not say.
+    everything the text depends on: weights by their content, not by where they lie. default_steps:
+    tau-leaping's, where --diffusion_steps does not say.
     """
 
     def __init__(self, args, default_steps):
@@ -162,7 +161,7 @@ class EvaluatedModel:
                     f" --max_length is {self.max_length}"
                 )
             if self.kind == "llada":
-                from sampling.llada import reveal_plan
+                from sampling.llada import unmasking_plan
 
                 masks = (
                     answer_lengths[number]
@@ -170,7 +169,7 @@ class EvaluatedModel:
                     else gen_length or self.max_length - length
                 )
                 try:
-                    reveal_plan(masks, self.arguments["steps"], self.arguments["block_length"])
+                    unmasking_plan(masks, self.arguments["steps"], self.arguments["block_length"])
                 except ValueError as error:
                     raise InputError(
                         f"--diffusion_steps: {name}: {error}; a --gen_length makes all rows alike"

@@ -3,7 +3,7 @@ plot (accuracy against evaluations a row).
 
 The evaluation scripts import the functions that make a results.json from here; nothing heavy is
 imported before it is needed. Intervals are Wilson's, 95 %, over items. The paper's curves are read
-off the authors' plots (+-0.1 points; paper.md).
+off the authors' plots (+-0.1 points).
 """
 
 import importlib.metadata

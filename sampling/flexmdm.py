@@ -349,67 +349,65 @@ def generate_flexmdm(
     confidence_threshold=None,
     cache_refresh=None,
 ):
-    """Continue prompts, or generate freely, with a FlexMDM. t runs from 0 (nothing but the prompt)
-    to 1 (clean).
+    """Continue prompts, or generate freely, with a FlexMDM. Time t runs from 0 (nothing but the
+    prompt) to 1 (clean).
 
-    model: `model(input_ids, timesteps, attention_mask)` -> {"logits": (B, L, V), "length": (B,
-    L+1)} with a `device`; used when there:
-        `supports_logits_mask`, and `config` with its schedules, time_epsilon, max_length and
-        attend_to_padding.
-    prompts: long (B, P), right-padded with pad_id (only trailing padding counts), or None with
-    batch_size=B.
-    steps: tau_leaping: its grid, uniform in t. event_driven: None, or a cap on a row's evaluations;
-    a row that reaches it stops
-        inserting, reveals all its masks at once and is marked `truncated`.
-    max_length: tokens of a row, prompt included; None: the model's own. Masks that do not fit are
-    refused, favouring no gap.
-        A network that attends to padding gets rows padded to its own max_length, as in training,
-        whatever this limit.
-    sampler: "tau_leaping" (first order in 1/steps) or "event_driven" (no discretisation error; what
-    a config's time_epsilon leaves is
-        one tau-leap for both: its tokens come in a Poisson number, right on average).
-    unmasking: "random" order, or "confidence": the surest first by confidence_method "position"
-    (leftmost), "top_prob", "prob_diff"
-        or "entropy". use_sliding_window: only the first K = min(int(alpha * number to reveal),
-        max_window, number of masks) compete.
-    temperature: 0 writes the most probable token, 1 draws from the posterior. Never written:
-    mask_id, pad_id, ids >= num_tokens.
-    insertion_schedule, unmask_schedule: None: the model's own, or linear where it has no config. A
-    model with a config whose insertion
-        schedule is another is asked at the matching time tau(t) = alpha_own^-1(alpha(t)); without a
-        config it is asked at t.
-    seeds: long (B,); every random number of a row is a function of (its seed, its evaluation,
-    purpose): results do not depend on what
-        shares the batch. Seeds that are not given are drawn from `generator` (None: torch's global
-        one).
-    rows_at_once: most rows in the network's batch; waiting ones enter as others finish.
-    return_trace: `trace[b]` is a list of frames {"t": float, "evaluations": int, "ids": list[int],
-    "slots": list[int]}: the initial
-        state, the state after each evaluation that changed it, and the result. `slots[i]` is the
-        lasting identity of position i: the prompt (or prefix and suffix) has 0 ... P-1, every
-        inserted mask the next number. on_frame(row, frame) gets them as they are made.
-    Approximations, off by default (what each costs is measured in
-    tests/test_sampler_approximations.py):
-        events_per_evaluation: event_driven proposes this many events at once, reveals that many of
-        the surest, inserts what is accepted;
-            never more than a quarter of what is left to do, so that rows which miss few tokens are
-            sampled as without it.
-        bound_inflation c >= 1: event_driven does not measure G again after an event, but proposes
-        from c times what it was before.
-            tau_leaping draws what may happen from c times the G it last saw, and leaves out the
-            evaluations of steps in which nothing
-            may: the law of its grid is kept wherever G stays below that, at the cost of its events
+    Args:
+        model: `model(input_ids, timesteps, attention_mask)` -> {"logits": (B, L, V), "length":
+            (B, L+1)} with a `device`. Used when there: `supports_logits_mask`, and `config` with
+            its schedules, time_epsilon, max_length and attend_to_padding.
+        prompts: long (B, P), right-padded with pad_id (only trailing padding counts), or None with
+            batch_size=B.
+        steps: tau_leaping: its grid, uniform in t. event_driven: None, or a cap on a row's
+            evaluations; a row that reaches it inserts no more, unmasks everything at once and is
+            marked `truncated`.
+        max_length: tokens of a row, prompt included; None: the model's own. Masks that do not fit
+            are dropped, favouring no gap. A network that attends to padding gets rows padded to its
+            own max_length, as in training, whatever this limit.
+        sampler: "tau_leaping" (first order in 1/steps) or "event_driven" (no discretisation error).
+            What a config's time_epsilon leaves is one leap for both: its tokens come in a Poisson
+            number, right on average.
+        unmasking: "random" order, or "confidence": the most confident first by confidence_method
+            "position" (leftmost), "top_prob", "prob_diff" or "entropy".
+        use_sliding_window: only the first K = min(int(alpha * number to unmask), max_window, number
+            of masks) compete.
+        temperature: 0 writes the most probable token, 1 draws from the posterior. Never written:
+            mask_id, pad_id, ids >= num_tokens.
+        insertion_schedule, unmask_schedule: None: the model's own, or linear where it has no
+            config. A model with a config whose insertion schedule is another is queried at the
+            matched time tau(t) = alpha_own^-1(alpha(t)); without a config it is queried at t.
+        seeds: long (B,); every random number of a row is a function of (its seed, its evaluation,
+            purpose), so results do not depend on what shares the batch. Seeds that are not given
+            are drawn from `generator` (None: torch's global one).
+        rows_at_once: most rows in the network's batch; waiting ones enter as others finish.
+        return_trace: `trace[b]` is a list of frames (results.TraceFrame): the initial state, the
+            state after each evaluation that changed it, and the result. Prompt (or prefix and
+            suffix) have slots 0 ... P-1, every inserted mask the next number.
+        on_frame: on_frame(row, frame) gets the frames as they are made.
+        events_per_evaluation: approximation: event_driven proposes this many events at once,
+            unmasks that many of the most confident, inserts what is accepted; never more than a
+            quarter of what is left to do, so that rows which miss few tokens are sampled as without
+            it.
+        bound_inflation: approximation, c >= 1: event_driven does not measure G again after an
+            event, but proposes from c times what it was before. tau_leaping draws what may happen
+            from c times the G it last saw, and skips the evaluations of steps in which nothing may:
+            the law of its grid is kept wherever G stays below that, at the cost of its events
             instead of its steps.
-        confidence_threshold: whenever masks may be revealed, all that are at least this sure are
-        (in the units of confidence_method: a probability, a difference of two, or negative nats).
-        Needs unmasking="confidence" by anything but position. event_driven
-            then takes fewer evaluations; tau_leaping takes its grid's all the same, so there it
-            changes the order alone.
-        cache_refresh r: keys and values of the prompt (or prefix) are kept for r evaluations; what
-        comes behind it is computed every time.
+        confidence_threshold: approximation: whenever masks may be unmasked, all that are at least
+            this sure are (in the units of confidence_method: a probability, a difference of two, or
+            negative nats). Needs unmasking="confidence" by anything but position. event_driven then
+            takes fewer evaluations; tau_leaping takes its grid's all the same, so there it changes
+            the order alone.
+        cache_refresh: approximation: keys and values of the prompt (or prefix) are kept for this
+            many evaluations; what comes behind it is computed every time.
 
-    Returns a GenerationResult (sampling/results.py). Raises ValueError for bad arguments and when
-    the network returns no numbers.
+    What each approximation costs is measured in tests/test_sampler_approximations.py.
+
+    Returns:
+        A GenerationResult on the prompts' device.
+
+    Raises:
+        ValueError: bad arguments, or a network that returns no numbers.
     """
     if prompts is None:
         if batch_size is None:
@@ -559,7 +557,7 @@ def _generate(
     if settings["sampler"] != "event_driven" and inflation is not None and threshold is not None:
         raise ValueError(
             "tau_leaping takes either bound_inflation or confidence_threshold: steps that are left"
-            " out could reveal nothing"
+            " out could unmask nothing"
         )
     if threshold is not None and (
         settings["unmasking"] != "confidence" or settings["confidence_method"] == "position"

@@ -1,8 +1,7 @@
-"""LLaDA's sampler: the loop that reveals a canvas of masks (flexmdm.md, section 7; arXiv
-2502.09992).
+"""LLaDA's sampler: the loop that unmasks a canvas of masks (arXiv 2502.09992).
 
 One step for all rows: which masks of a row's current block are in question, one evaluation of the
-network, a token for each of them, and the surest (or random) ones stay. Prompts and infills differ
+network, a token for each of them, and the most confident (or random) ones stay. Prompts and infills differ
 only in where the masks lie. Every row follows a plan of its own, so rows of different lengths share
 a batch, finished rows leave it and waiting ones take their place.
 """
@@ -91,7 +90,7 @@ def fill_masks(
     return_trace,
     on_frame,
 ):
-    """Reveal every row's masks by its plan (llada_inference.reveal_plan). Returns a
+    """Reveal every row's masks by its plan (llada_inference.unmasking_plan). Returns a
     GenerationResult on CPU.
 
     rows: for each row (ids before the masks, number of masks, ids after them), ids long [n] on CPU;
@@ -218,19 +217,19 @@ def fill_masks(
     )
 
 
-def reveals_of_block(masks, steps):
-    """How many of a block's masks each of its steps reveals: floor(masks / steps), the first masks
+def unmaskings_of_block(masks, steps):
+    """How many of a block's masks each of its steps unmasks: floor(masks / steps), the first masks
     mod steps one more.
     """
     return [masks // steps + (step < masks % steps) for step in range(steps)]
 
 
-def reveal_plan(length, steps, block_length):
-    """The evaluations of one row: a list of (block start, block end, reveals), places counted from
+def unmasking_plan(length, steps, block_length):
+    """The evaluations of one row: a list of (block start, block end, masks to unmask), places counted from
     the first mask.
 
     length: masks of the row; steps: over all blocks, None for one a mask; block_length: masks of a
-    block (the last one may be shorter), None for a single block. A step that reveals nothing (more
+    block (the last one may be shorter), None for a single block. A step that unmasks nothing (more
     steps than masks in a block) needs no evaluation and is left out. Raises ValueError where steps
     is not divisible by the number of blocks.
     """
@@ -246,7 +245,7 @@ def reveal_plan(length, steps, block_length):
         end = min(start + block_length, length)
         block_steps = end - start if steps is None else steps // blocks
         plan += [
-            (start, end, count) for count in reveals_of_block(end - start, block_steps) if count
+            (start, end, count) for count in unmaskings_of_block(end - start, block_steps) if count
         ]
     return plan
 
@@ -294,7 +293,7 @@ def _generate(
         )
     if any(count < 0 for count in masks):
         raise ValueError("the number of tokens to generate must not be negative")
-    plans = [reveal_plan(count, steps, block_length) for count in masks]
+    plans = [unmasking_plan(count, steps, block_length) for count in masks]
     result = fill_masks(
         model,
         list(zip(befores, masks, afters)),

@@ -6,9 +6,8 @@ Nothing here imports torch.
     add_flexmdm_flags(parser)        # FlexMDM's own
     add_llada_flags(parser)          # LLaDA's own; a script may add both, no flag is defined twice
     args = parser.parse_args()
-    generate_flexmdm(model, prompts, mask_id=..., pad_id=..., num_tokens=len(tokenizer),
-    **flexmdm_sampler_arguments(args)) generate_mdm(model, prompts, mask_id=...,
-    **llada_sampler_arguments(args))
+    generate_flexmdm(model, prompts, mask_id=..., pad_id=..., **flexmdm_sampler_arguments(args))
+    generate_mdm(model, prompts, mask_id=..., pad_id=..., **llada_sampler_arguments(args))
 
 A script with other defaults than these says so with parser.set_defaults(...) before it parses.
 """
@@ -104,7 +103,7 @@ def add_model_flags(parser, checkpoint_required=True):
 
 
 def add_flexmdm_flags(parser):
-    """FlexMDM's sampler (flexmdm.md, section 4)."""
+    """FlexMDM's sampler (docs/sampling.md)."""
     group = parser.add_argument_group("FlexMDM sampler")
     group.add_argument(
         "--sampler",
@@ -119,7 +118,7 @@ def add_flexmdm_flags(parser):
         "--unmasking",
         choices=("random", "confidence"),
         default="random",
-        help="which masks are revealed first",
+        help="which masks are unmasked first",
     )
     group.add_argument(
         "--confidence_method",
@@ -137,7 +136,7 @@ def add_flexmdm_flags(parser):
         "--alpha",
         type=float,
         default=5.0,
-        help="window: masks that compete for each one to reveal (default: 5)",
+        help="window: masks that compete for each one to unmask (default: 5)",
     )
     group.add_argument(
         "--max_window", type=int, default=32, help="window: most masks that compete (default: 32)"
@@ -146,7 +145,7 @@ def add_flexmdm_flags(parser):
         "--insertion_schedule",
         metavar="S",
         help=(
-            "linear, power:P or geometric:MIN,MAX, if not the trained one; the network is asked at"
+            "linear, power:P or geometric:MIN,MAX, if not the trained one; the network is queried at"
             " the matching time"
         ),
     )
@@ -156,7 +155,7 @@ def add_flexmdm_flags(parser):
         default=1,
         metavar="K",
         help=(
-            "event_driven, approximation: K events to an evaluation, the surest masks first, but"
+            "event_driven, approximation: K events to an evaluation, the most confident masks first, but"
             " never more than a quarter of what is left to do (default: 1, exact)"
         ),
     )
@@ -165,7 +164,7 @@ def add_flexmdm_flags(parser):
         type=float,
         metavar="C",
         help=(
-            "event_driven, approximation: carry the insertion bound over events, C >= 1 times as"
+            "event_driven, approximation: keep a stale rate bound over events, C >= 1 times as"
             " large (default: measure); tau_leaping: leave out the evaluations of steps in which,"
             " by that bound, nothing can happen"
         ),
@@ -175,7 +174,7 @@ def add_flexmdm_flags(parser):
         type=float,
         metavar="P",
         help=(
-            "approximation: also reveal every mask at least this sure (default: off); needs"
+            "approximation: also unmask every mask at least this sure (default: off); needs"
             " --unmasking confidence; saves evaluations with event_driven, with tau_leaping it"
             " changes the order alone"
         ),
@@ -183,7 +182,7 @@ def add_flexmdm_flags(parser):
 
 
 def add_llada_flags(parser):
-    """LLaDA's sampler (flexmdm.md, section 7)."""
+    """LLaDA's sampler (docs/sampling.md)."""
     group = parser.add_argument_group("LLaDA sampler")
     group.add_argument(
         "--gen_length",
@@ -201,7 +200,7 @@ def add_llada_flags(parser):
         "--remasking",
         choices=("low_confidence", "random"),
         default="low_confidence",
-        help="reveal the most confident tokens, or random ones (the paper's: random)",
+        help="unmask the most confident tokens, or random ones (the paper's: random)",
     )
     group.add_argument(
         "--cfg_scale",

@@ -6,10 +6,10 @@ scripts/trace_page.py puts several side by side. Nothing here needs a GPU.
 
 A trace is what the samplers return: frames {"t": float, "evaluations": int, "ids": list[int],
 "slots": list[int]}, the first the initial state, the last the result; slots are the lasting
-identities of positions. Tokens are only ever inserted as masks and revealed, so the
-whole story is the final sequence with two numbers a token: the frame it was inserted in, and the
-frame it was revealed in. That is what a page holds (4,096 frames of 1,024 tokens: 100 KB), as JSON
-that this script can read back.
+identities of positions. Tokens are only ever inserted as masks and revealed, so the whole story is
+the final sequence with two numbers a token: the frame it was inserted in, and the frame it was
+revealed in. That is what a page holds (4,096 frames of 1,024 tokens: 100 KB), as JSON that this
+script can read back.
 
 The page (trace_page.html is its template) is one file that asks for nothing else: it opens from a
 disk, a mail, a web server. Nothing here imports torch or transformers.
@@ -79,8 +79,8 @@ def make_panel(title, decode, trace, mask_id, special=()):
 
 def _texts(ids, shown, decode):
     """The text of each token of the final sequence. Where neighbours spell one character together
-    (bytes of UTF-8), it stands at the
-    one that was revealed last, and the others are empty. shown: frame each was revealed in."""
+    (bytes of UTF-8), it stands at the one that was revealed last, and the others are empty. shown:
+    frame each was revealed in."""
     alone = {token: decode([token]) for token in set(ids)}
     texts, start = [alone[token] for token in ids], 0
     while start < len(ids):

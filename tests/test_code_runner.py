@@ -1,5 +1,5 @@
-"""evaluation/sandbox: right programs pass, wrong and hostile ones do
-not, and nothing of them is left.
+"""evaluation/sandbox: right programs pass, wrong and hostile ones do not, and nothing of them is
+left.
 
 FLEXMDM_DATA=... pytest tests/test_code_runner.py             about a minute on 2 cores; --full runs all 8,652 reference solutions
 """

@@ -1,5 +1,5 @@
 """LLaDA's sampler against a direct reimplementation: one row, no batch, no padding, float64,
-written here from flexmdm.md section 7.
+written here from its definition (docs/sampling.md).
 
 Run: python -m pytest tests/test_llada_sampler.py        (about 20 s on one CPU core)
 """
@@ -19,8 +19,8 @@ from sampling.llada import (
     generate_mdm,
     generate_mdm_infilling,
     log_probability,
-    reveal_plan,
-    reveals_of_block,
+    unmasking_plan,
+    unmaskings_of_block,
 )
 from sampling.prefix_cache import PrefixCache
 from sampling.row_random import draw_seeds, row_uniforms
@@ -131,20 +131,20 @@ def reference(
 
 @pytest.mark.parametrize("masks, steps", [(10, 3), (3, 8), (8, 8), (0, 4), (1, 1)])
 def test_reveals_are_floor_and_remainder(masks, steps):
-    reveals = reveals_of_block(masks, steps)
+    reveals = unmaskings_of_block(masks, steps)
     assert len(reveals) == steps and sum(reveals) == masks
     assert reveals == sorted(reveals, reverse=True) and max(reveals) - min(reveals) <= 1
 
 
 def test_plan_goes_block_by_block_and_refuses_uneven_steps():
-    assert reveal_plan(8, 4, 4) == [(0, 4, 2), (0, 4, 2), (4, 8, 2), (4, 8, 2)]
+    assert unmasking_plan(8, 4, 4) == [(0, 4, 2), (0, 4, 2), (4, 8, 2), (4, 8, 2)]
     # the last block is short; its second step reveals nothing
-    assert reveal_plan(5, 4, 4) == [(0, 4, 2), (0, 4, 2), (4, 5, 1)]
-    assert reveal_plan(5, 2, None) == [(0, 5, 3), (0, 5, 2)]
-    assert reveal_plan(3, None, 2) == [(0, 2, 1), (0, 2, 1), (2, 3, 1)]
-    assert reveal_plan(0, 4, 4) == []
+    assert unmasking_plan(5, 4, 4) == [(0, 4, 2), (0, 4, 2), (4, 5, 1)]
+    assert unmasking_plan(5, 2, None) == [(0, 5, 3), (0, 5, 2)]
+    assert unmasking_plan(3, None, 2) == [(0, 2, 1), (0, 2, 1), (2, 3, 1)]
+    assert unmasking_plan(0, 4, 4) == []
     with pytest.raises(ValueError, match="divisible"):
-        reveal_plan(12, 4, 4)
+        unmasking_plan(12, 4, 4)
 
 
 @pytest.mark.parametrize("cfg_scale", [0.0, 1.5])

@@ -2,9 +2,8 @@
 network, real text, GSM8K, MBPP, HumanEval.
 
 Preprocess, transfer (50 steps), tuning of both models on both tasks (50 steps), both evaluations
-over the first 40 items, alone and as
-two processes. What the answers say means nothing: nothing was learned. Run: FLEXMDM_DATA=... pytest
-tests/test_real_input.py
+over the first 40 items, alone and as two processes. What the answers say means nothing: nothing was
+learned. Run: FLEXMDM_DATA=... pytest tests/test_real_input.py
 """
 
 import json

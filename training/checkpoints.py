@@ -3,9 +3,9 @@ its weights back.
 
 A checkpoint is written under OUTPUT_DIR/.saving. When every process has written its part,
 complete.json (every file and its size) is added, all of it is brought to disk, and the folder is
-renamed to checkpoint-N. So a folder of that name is whole, unless something
-cut it short afterwards: then its files disagree with complete.json, and it is named and set aside,
-never passed over in silence.
+renamed to checkpoint-N. So a folder of that name is whole, unless something cut it short
+afterwards: then its files disagree with complete.json, and it is named and set aside, never passed
+over in silence.
 """
 
 import os

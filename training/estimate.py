@@ -197,10 +197,9 @@ def activation_bytes(config, rows, length, checkpointing):
 
 def bytes_a_gpu(frozen, trained, gpus, gathered):
     """{strategy: {what: bytes}} of weights, gradients and optimizer. frozen, trained: elements;
-    gathered: elements that a sharded run
-    holds whole for a moment. Without DeepSpeed: bf16 base, fp32 trained weights and gradients, 8
-    bytes of AdamW. DeepSpeed: everything bf16, and 12 bytes a trained weight (fp32 master, two
-    moments) in the optimizer."""
+    gathered: elements that a sharded run holds whole for a moment. Without DeepSpeed: bf16 base,
+    fp32 trained weights and gradients, 8 bytes of AdamW. DeepSpeed: everything bf16, and 12 bytes a
+    trained weight (fp32 master, two moments) in the optimizer."""
     n = gpus
     return {
         # and DDP's buckets

@@ -3,9 +3,8 @@
 
     loss[i] = -log softmax(head(hidden[i]))[target[i]]
 Each chunk's logits are made, reduced to its losses and dropped; the backward pass makes them again
-(activation checkpointing), with the
-same dropout. `head` is called as it is: LoRA on it, autocast and ZeRO-3's or FSDP's hooks work as
-everywhere else.
+(activation checkpointing), with the same dropout. `head` is called as it is: LoRA on it, autocast
+and ZeRO-3's or FSDP's hooks work as everywhere else.
 """
 
 import torch

@@ -40,10 +40,9 @@ OPTIMIZER_FOLDER = "optimizer_shards"
 class DiffusionTrainer(Trainer):
     """Trainer whose subclasses say what each row of a batch costs.
 
-    row_terms(model, batch) -> {term: (B,)}, whose sum is a row's loss; reconstruction_terms(model, batch) ->
-    (B,), what the likelihood bound adds
-    for the times that training leaves out. card: text of the model card; sharded: the model's
-    parameters are shards already.
+    row_terms(model, batch) -> {term: (B,)}, whose sum is a row's loss; reconstruction_terms(model,
+    batch) -> (B,), what the likelihood bound adds for the times that training leaves out. card:
+    text of the model card; sharded: the model's parameters are shards already.
     """
 
     TERMS = ()
