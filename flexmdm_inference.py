@@ -24,9 +24,10 @@ from common.errors import InputError, run
 from common.files import require_writable
 from common.gpu_memory import ONE_PROMPT, out_of_memory_advice
 from sampling.options import (
+    SamplerOptions,
     add_flexmdm_flags,
     add_model_flags,
-    flexmdm_sampler_arguments,
+    options_from,
     refuse_mask_tokens,
     refuse_trailing_padding,
 )
@@ -88,7 +89,7 @@ def parse_arguments():
 @out_of_memory_advice(ONE_PROMPT)
 def main():
     args = parse_arguments()
-    settings = flexmdm_sampler_arguments(args)
+    settings = options_from(args, SamplerOptions, default_steps=256).arguments()
     if args.trace:
         require_writable(Path(args.trace).parent, "--trace")
 

@@ -26,9 +26,10 @@ from common.errors import InputError, run
 from common.files import require_writable
 from common.gpu_memory import ONE_PROMPT, out_of_memory_advice
 from sampling.options import (
+    LLaDAOptions,
     add_llada_flags,
     add_model_flags,
-    llada_sampler_arguments,
+    options_from,
     refuse_mask_tokens,
     refuse_trailing_padding,
 )
@@ -127,10 +128,11 @@ def given_ids(args, tokenizer):
 @out_of_memory_advice(ONE_PROMPT)
 def main():
     args = parse_arguments()
-    settings = llada_sampler_arguments(args)
+    settings = options_from(args, LLaDAOptions).arguments()
     if args.trace:
         require_writable(Path(args.trace).parent, "--trace")
     gen_length = settings.pop("gen_length") or args.middle_length
+    del settings["max_length"]  # what the sampler is given is checked against it below
 
     import torch
 

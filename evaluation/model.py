@@ -10,8 +10,9 @@ Nothing here imports torch before a model is made.
 
 from common.errors import InputError
 from sampling.options import (
-    flexmdm_sampler_arguments,
-    llada_sampler_arguments,
+    LLaDAOptions,
+    SamplerOptions,
+    options_from,
     refuse_mask_tokens,
     refuse_trailing_padding,
 )
@@ -64,26 +65,23 @@ class EvaluatedModel:
                 f"--variable_length: {args.checkpoint_path} is a LLaDA, which has a fixed length"
             )
         flexmdm = self.kind == "flexmdm"
-        self.arguments = (
-            flexmdm_sampler_arguments(args) if flexmdm else llada_sampler_arguments(args)
-        )
-        if flexmdm and args.sampler == "tau_leaping" and args.diffusion_steps is None:
-            self.arguments["steps"] = default_steps
+        options = options_from(args, SamplerOptions if flexmdm else LLaDAOptions, default_steps)
+        self.arguments = options.arguments()
         uneven = flexmdm and (args.sampler == "event_driven" or args.bound_inflation is not None)
         self.rows_per_call = args.batch_size * (BATCHES_A_CALL if uneven else 1)
         self.arguments["rows_at_once"] = args.rows_at_once or args.batch_size
         device = pick_device(args.device)
         dtype = pick_dtype(args.dtype, device)
-        options = dict(base=args.base_model, dtype=dtype, device=device)
+        where = dict(base=args.base_model, dtype=dtype, device=device)
         if flexmdm:
-            self.model = load_flexmdm(args.checkpoint_path, lora_alpha=args.lora_alpha, **options)
+            self.model = load_flexmdm(args.checkpoint_path, lora_alpha=args.lora_alpha, **where)
         elif args.lora_alpha is not None:
             raise InputError(
                 "--lora_alpha: only the paper code's FlexMDM checkpoints need it; a LLaDA adapter"
                 " stores its own"
             )
         else:
-            self.model = load_llada(args.checkpoint_path, **options)
+            self.model = load_llada(args.checkpoint_path, **where)
         speed_up_sampling(self.model, args.torch_compile)
         self.tokenizer = load_tokenizer(args.checkpoint_path)
         self.seed = args.seed
@@ -98,6 +96,8 @@ class EvaluatedModel:
         self.max_length = args.max_length or min(own, 1024)
         if flexmdm:
             self.arguments["max_length"] = self.max_length
+        else:
+            del self.arguments["max_length"]
         base = args.base_model or base_of(resolve_folder(args.checkpoint_path))
         self.settings = {
             "kind": self.kind,
@@ -106,12 +106,8 @@ class EvaluatedModel:
             "lora_alpha": args.lora_alpha,
             "dtype": str(dtype).removeprefix("torch."),
             "seed": args.seed,
+            **options.settings(),
             "max_length": self.max_length,
-            **{
-                name: getattr(value, "to_config", lambda value=value: value)()
-                for name, value in self.arguments.items()
-                if name != "rows_at_once"
-            },
         }
         self.stop_ids = {
             config.pad_token_id,

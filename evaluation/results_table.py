@@ -14,6 +14,7 @@ from pathlib import Path
 
 from common.errors import InputError
 from common.rows import read_file, read_rows
+from sampling.options import sampler_words
 
 Z = 1.959963984540054  # 97.5 % quantile of the normal law
 VERSIONED = ("torch", "transformers", "peft", "datasets", "tokenizers", "safetensors", "numpy")
@@ -232,50 +233,9 @@ def sampler_name(result, with_steps=True):
     window or blocks, remasking).
     """
     settings = result.get("settings") or {}
-    words, steps = [], settings.get("steps") if with_steps else ""
-    if settings.get("kind") == "flexmdm":
-        words.append(
-            "event-driven"
-            if settings.get("sampler") == "event_driven"
-            else f"tau-leaping {steps}".strip()
-        )
-        words.append(
-            settings.get("confidence_method")
-            if settings.get("unmasking") == "confidence"
-            else "random order"
-        )
-        words.append(
-            f"window {settings.get('max_window')}"
-            if settings.get("use_sliding_window")
-            else "no window"
-        )
-        for name, shown in (
-            ("events_per_evaluation", "{} events an evaluation"),
-            (
-                "bound_inflation",
-                (
-                    "bound x {}"
-                    if settings.get("sampler") == "event_driven"
-                    else "idle steps left out, bound x {}"
-                ),
-            ),
-            ("confidence_threshold", "threshold {}"),
-            ("insertion_schedule", "insertions {}"),
-        ):
-            if settings.get(name) not in (None, 1):
-                words.append(shown.format(settings[name]))
-    elif settings.get("kind") == "llada":
-        words += [f"{steps} steps" if steps else "a step a token"] if with_steps else []
-        words.append(f"remasking {settings.get('remasking')}")
-        words.append(
-            f"blocks of {settings['block_length']}" if settings.get("block_length") else "one block"
-        )
-        if settings.get("cache_refresh"):
-            words.append(f"cache of {settings['cache_refresh']} evaluations")
-        if settings.get("llada_infill"):
-            words.append(f"{settings['llada_infill']} layout")
-    if settings.get("temperature"):
-        words.append(f"T {settings['temperature']:g}")
+    words = sampler_words(settings, with_steps)
+    if settings.get("llada_infill"):
+        words.append(f"{settings['llada_infill']} layout")
     return ", ".join(words)
 
 

@@ -12,6 +12,9 @@ All bookkeeping is on the CPU, in numpy, vectorised over rows; only the network 
 a device, and the device is waited for once a step.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -20,8 +23,9 @@ from common.packed_rows import Places
 from flexmdm_interpolant import LinearSchedule, length_without_trailing, schedule_from_config
 from sampling.clock import DONE, GAP, ORDER, TOKEN, remaining_at, survival
 from sampling.event_driven import EventDriven
+from sampling.options import SamplerOptions
 from sampling.prefix_cache import PrefixCache
-from sampling.results import GenerationResult
+from sampling.results import GenerationResult, TraceFrame
 from sampling.row_random import RowUniforms, draw_seeds
 from sampling.sequences import Sequences
 from sampling.tau_leaping import TauLeaping
@@ -42,46 +46,32 @@ class FlexMDMSampler:
         model,
         sequences: Sequences,
         seeds: NDArray[np.int64],
+        options: SamplerOptions,
         *,
-        steps,
-        sampler,
-        unmasking,
-        confidence_method,
-        use_sliding_window,
-        alpha,
-        max_window,
-        temperature,
-        insertion_schedule,
-        unmask_schedule,
-        num_tokens,
-        rows_at_once,
-        return_trace,
-        on_frame,
-        events_per_evaluation,
-        bound_inflation,
-        confidence_threshold,
-        cache_refresh=None,
+        num_tokens: int | None = None,
+        return_trace: bool = False,
+        on_frame: Callable[[int, TraceFrame], None] | None = None,
     ):
         config = getattr(model, "config", None)
         self.model, self.device = model, torch.device(getattr(model, "device", "cpu"))
         self.sequences, self.num_tokens = sequences, num_tokens
-        self.temperature = temperature
-        self.window = (alpha, max_window) if use_sliding_window else None
-        self.order = confidence_method if unmasking == "confidence" else "random"
-        self.threshold = confidence_threshold
-        self.rows_at_once, self.on_frame, self.excluded = rows_at_once, on_frame, None
+        self.options, self.on_frame, self.excluded = options, on_frame, None
+        confident = options.unmasking == "confidence"
+        self.order = options.confidence_method if confident else "random"
         # a network that attends to padding gets rows as wide as in training, whatever is asked for
         attended = bool(getattr(config, "attend_to_padding", False))
         trained_width = int(getattr(config, "max_length", 0) or 0)
         self.canvas = max(sequences.max_length, trained_width) if attended else None
-        self.cache = None if cache_refresh is None else PrefixCache(model, cache_refresh)
+        self.cache = None
+        if options.cache_refresh is not None:
+            self.cache = PrefixCache(model, options.cache_refresh)
         if self.cache is not None and attended:
             raise ValueError("cache_refresh: not with a network that attends to padding")
 
         # schedules; a network trained with another insertion schedule is queried at the matched time
         own = getattr(config, "insertion_schedule", None), getattr(config, "unmask_schedule", None)
         own = [schedule_from_config(schedule) if schedule else LinearSchedule() for schedule in own]
-        self.insertion = insertion_schedule or own[0]
+        self.insertion = options.insertion_schedule or own[0]
         differs = config is not None and own[0].to_config() != self.insertion.to_config()
         self.trained = own[0] if differs else None
         self.time_epsilon = float(getattr(config, "time_epsilon", 0.0))
@@ -89,17 +79,21 @@ class FlexMDMSampler:
         batch = len(sequences)
         self.evaluations = np.zeros(batch, dtype=np.int64)
         self.random = RowUniforms(seeds, self.evaluations)
-        schedules = self.insertion, unmask_schedule or own[1], self._last_query(), self.random
-        if sampler == "event_driven":
+        unmasking = options.unmask_schedule or own[1]
+        schedules = self.insertion, unmasking, self._last_query(), self.random
+        if options.sampler == "event_driven":
             self.clock = EventDriven(
-                *schedules, events=events_per_evaluation, inflation=bound_inflation, cap=steps
+                *schedules,
+                events=options.events_per_evaluation,
+                inflation=options.bound_inflation,
+                cap=options.steps,
             )
         else:
             self.clock = TauLeaping(
                 *schedules,
-                steps=steps,
-                inflation=bound_inflation,
-                threshold=confidence_threshold is not None,
+                steps=options.steps,
+                inflation=options.bound_inflation,
+                threshold=options.confidence_threshold is not None,
             )
         self.clock.stage[sequences.full(np.arange(batch))] = DONE  # no room: nothing to do
         self.dropped = np.zeros(batch, dtype=np.int64)
@@ -132,7 +126,8 @@ class FlexMDMSampler:
         waiting = waiting[clock.stage[waiting] != DONE]
         live = waiting[:0]
         while True:
-            free = len(waiting) if self.rows_at_once is None else self.rows_at_once - len(live)
+            at_once = self.options.rows_at_once
+            free = len(waiting) if at_once is None else at_once - len(live)
             live, waiting = np.concatenate([live, waiting[:free]]), waiting[free:]
             if isinstance(clock, EventDriven) and clock.cap is not None:
                 live = self._stop_at_cap(live)
@@ -181,7 +176,7 @@ class FlexMDMSampler:
             if self.order not in ("random", "position"):
                 sure = confidence(logits, excluded, self.order)  # (n,)
             u = torch.from_numpy(self.random.at(live[rows], TOKEN, places))
-            tokens = draw_tokens(logits, excluded, self.temperature, u)
+            tokens = draw_tokens(logits, excluded, self.options.temperature, u)
         # the one place where the device is waited for
         length, sure, tokens = to_cpu(length, sure, tokens)
         gaps = self._gaps(live, length.double().numpy())
@@ -190,8 +185,9 @@ class FlexMDMSampler:
             tokens = tokens.numpy()
             if sure is not None:
                 sure = sure.numpy()
-                if self.threshold is not None:
-                    above = np.bincount(rows[sure >= self.threshold], minlength=len(live))
+                threshold = self.options.confidence_threshold
+                if threshold is not None:
+                    above = np.bincount(rows[sure >= threshold], minlength=len(live))
                     number = np.maximum(number, above)
                 chosen = self._largest(rows, sure, number)
                 rows, places, tokens = rows[chosen], places[chosen], tokens[chosen]
@@ -214,9 +210,9 @@ class FlexMDMSampler:
         number, considered, everything = self.clock.to_unmask(live, masks)
         available = masks.sum(1)
         competing = np.where(considered > 0, available, 0)
-        if self.window is not None:
-            alpha, max_window = self.window
-            window = np.clip((considered * np.float32(alpha)).astype(np.int64), 1, max_window)
+        if self.options.use_sliding_window:
+            window = considered * np.float32(self.options.alpha)
+            window = np.clip(window.astype(np.int64), 1, self.options.max_window)
             competing = np.where(everything, competing, np.minimum(competing, window))
             number = np.minimum(number, competing)
         return number, masks & (masks.cumsum(1) <= competing[:, None])
@@ -322,33 +318,19 @@ class FlexMDMSampler:
 
 def generate_flexmdm(
     model,
-    prompts=None,
+    prompts: torch.Tensor | None = None,
     *,
-    steps=None,
-    max_length=None,
-    mask_id,
-    pad_id,
-    sampler="tau_leaping",
-    unmasking="random",
-    confidence_method="position",
-    use_sliding_window=False,
-    alpha=5.0,
-    max_window=32,
-    temperature=0.0,
-    insertion_schedule=None,
-    unmask_schedule=None,
-    generator=None,
-    return_trace=False,
-    seeds=None,
-    rows_at_once=None,
-    num_tokens=None,
-    batch_size=None,
-    on_frame=None,
-    events_per_evaluation=1,
-    bound_inflation=None,
-    confidence_threshold=None,
-    cache_refresh=None,
-):
+    mask_id: int,
+    pad_id: int,
+    num_tokens: int | None = None,
+    batch_size: int | None = None,
+    options: SamplerOptions | None = None,
+    seeds: torch.Tensor | None = None,
+    generator: torch.Generator | None = None,
+    return_trace: bool = False,
+    on_frame: Callable[[int, TraceFrame], None] | None = None,
+    **keywords,
+) -> GenerationResult:
     """Continue prompts, or generate freely, with a FlexMDM. Time t runs from 0 (nothing but the
     prompt) to 1 (clean).
 
@@ -358,6 +340,7 @@ def generate_flexmdm(
             its schedules, time_epsilon, max_length and attend_to_padding.
         prompts: long (B, P), right-padded with pad_id (only trailing padding counts), or None with
             batch_size=B.
+        options: a SamplerOptions, or its fields as keyword arguments:
         steps: tau_leaping: its grid, uniform in t. event_driven: None, or a cap on a row's
             evaluations; a row that reaches it inserts no more, unmasks everything at once and is
             marked `truncated`.
@@ -415,158 +398,50 @@ def generate_flexmdm(
         prompts = _no_tokens(batch_size)
     elif batch_size is not None and batch_size != len(prompts):
         raise ValueError(f"batch_size is {batch_size}, but there are {len(prompts)} prompts")
-    return _generate(
+    return generate_flexmdm_infilling(
         model,
         prompts,
         _no_tokens(len(prompts)),
-        steps=steps,
-        max_length=max_length,
         mask_id=mask_id,
         pad_id=pad_id,
-        sampler=sampler,
-        unmasking=unmasking,
-        confidence_method=confidence_method,
-        use_sliding_window=use_sliding_window,
-        alpha=alpha,
-        max_window=max_window,
-        temperature=temperature,
-        insertion_schedule=insertion_schedule,
-        unmask_schedule=unmask_schedule,
+        num_tokens=num_tokens,
+        options=options,
+        seeds=seeds,
         generator=generator,
         return_trace=return_trace,
-        seeds=seeds,
-        rows_at_once=rows_at_once,
-        num_tokens=num_tokens,
         on_frame=on_frame,
-        events_per_evaluation=events_per_evaluation,
-        bound_inflation=bound_inflation,
-        confidence_threshold=confidence_threshold,
-        cache_refresh=cache_refresh,
+        **keywords,
     )
 
 
 def generate_flexmdm_infilling(
     model,
-    prefixes,
-    suffixes,
+    prefixes: torch.Tensor,
+    suffixes: torch.Tensor,
     *,
-    steps=None,
-    max_length=None,
-    mask_id,
-    pad_id,
-    sampler="tau_leaping",
-    unmasking="random",
-    confidence_method="position",
-    use_sliding_window=False,
-    alpha=5.0,
-    max_window=32,
-    temperature=0.0,
-    insertion_schedule=None,
-    unmask_schedule=None,
-    generator=None,
-    return_trace=False,
-    seeds=None,
-    rows_at_once=None,
-    num_tokens=None,
-    on_frame=None,
-    events_per_evaluation=1,
-    bound_inflation=None,
-    confidence_threshold=None,
-    cache_refresh=None,
-):
+    mask_id: int,
+    pad_id: int,
+    num_tokens: int | None = None,
+    options: SamplerOptions | None = None,
+    seeds: torch.Tensor | None = None,
+    generator: torch.Generator | None = None,
+    return_trace: bool = False,
+    on_frame: Callable[[int, TraceFrame], None] | None = None,
+    **keywords,
+) -> GenerationResult:
     """Fill the middle between prefixes (long (B, P)) and suffixes (long (B, S)), both right-padded
     with pad_id; the rest is as in generate_flexmdm. Boundary tokens belong to prefix and suffix.
     Row b's middle is `sequences[b, P_b : lengths[b] - S_b]`.
     """
     if len(prefixes) != len(suffixes):
         raise ValueError(f"{len(prefixes)} prefixes, but {len(suffixes)} suffixes")
-    return _generate(
-        model,
-        prefixes,
-        suffixes,
-        steps=steps,
-        max_length=max_length,
-        mask_id=mask_id,
-        pad_id=pad_id,
-        sampler=sampler,
-        unmasking=unmasking,
-        confidence_method=confidence_method,
-        use_sliding_window=use_sliding_window,
-        alpha=alpha,
-        max_window=max_window,
-        temperature=temperature,
-        insertion_schedule=insertion_schedule,
-        unmask_schedule=unmask_schedule,
-        generator=generator,
-        return_trace=return_trace,
-        seeds=seeds,
-        rows_at_once=rows_at_once,
-        num_tokens=num_tokens,
-        on_frame=on_frame,
-        events_per_evaluation=events_per_evaluation,
-        bound_inflation=bound_inflation,
-        confidence_threshold=confidence_threshold,
-        cache_refresh=cache_refresh,
-    )
-
-
-def _no_tokens(batch):
-    return torch.zeros((batch, 0), dtype=torch.long, device="cpu")
-
-
-def _one_of(name, value, choices):
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
-
-
-def _generate(
-    model, prefixes, suffixes, *, steps, max_length, mask_id, pad_id, generator, seeds, **settings
-):
-    """Check the arguments, then sample."""
-    _one_of("sampler", settings["sampler"], ("tau_leaping", "event_driven"))
-    _one_of("unmasking", settings["unmasking"], ("random", "confidence"))
-    _one_of(
-        "confidence_method",
-        settings["confidence_method"],
-        ("position", "top_prob", "prob_diff", "entropy"),
-    )
-    if steps is None and settings["sampler"] == "tau_leaping":
+    options = SamplerOptions(**keywords) if options is None else replace(options, **keywords)
+    if options.steps is None and options.sampler == "tau_leaping":
         raise ValueError("tau_leaping needs steps")
-    for name, value in (
-        ("steps", steps),
-        ("rows_at_once", settings["rows_at_once"]),
-        ("max_window", settings["max_window"]),
-    ):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")
-    if not settings["temperature"] >= 0 or not settings["alpha"] > 0:
-        raise ValueError(
-            f"temperature ({settings['temperature']}) must not be negative, alpha"
-            f" ({settings['alpha']}) must be above 0"
-        )
-    events, inflation, threshold = (
-        settings[name]
-        for name in ("events_per_evaluation", "bound_inflation", "confidence_threshold")
-    )
-    if events < 1 or (inflation is not None and not inflation >= 1):
-        raise ValueError(
-            f"events_per_evaluation ({events}) and bound_inflation ({inflation}) must be at least 1"
-        )
-    if settings["sampler"] != "event_driven" and events > 1:
-        raise ValueError("events_per_evaluation belongs to the event_driven sampler")
-    if settings["sampler"] != "event_driven" and inflation is not None and threshold is not None:
-        raise ValueError(
-            "tau_leaping takes either bound_inflation or confidence_threshold: steps that are left"
-            " out could unmask nothing"
-        )
-    if threshold is not None and (
-        settings["unmasking"] != "confidence" or settings["confidence_method"] == "position"
-    ):
-        raise ValueError(
-            'confidence_threshold needs unmasking="confidence" by top_prob, prob_diff or entropy'
-        )
+    watching = {"num_tokens": num_tokens, "return_trace": return_trace, "on_frame": on_frame}
     if mask_id == pad_id:
         raise ValueError(f"mask_id and pad_id are both {mask_id}")
+    max_length = options.max_length
     if max_length is None:
         max_length = getattr(getattr(model, "config", None), "max_length", None)
         if max_length is None:
@@ -594,8 +469,12 @@ def _generate(
         pad_id,
     )
     row_seeds = draw_seeds(len(sequences), seeds, generator).numpy()
-    result = FlexMDMSampler(model, sequences, row_seeds, steps=steps, **settings).run()
+    result = FlexMDMSampler(model, sequences, row_seeds, options, **watching).run()
     for name, value in vars(result).items():
         if isinstance(value, torch.Tensor):
             setattr(result, name, value.to(device))
     return result
+
+
+def _no_tokens(batch):
+    return torch.zeros((batch, 0), dtype=torch.long, device="cpu")

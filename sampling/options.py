@@ -1,24 +1,332 @@
-"""The command line flags of both samplers, defined once for the inference and evaluation scripts.
-Nothing here imports torch.
+"""The options of both samplers: each is a field of a frozen dataclass, with its default, help text,
+range and words in the results table beside it. Nothing here imports torch.
+
+Flags, checks, arguments of the library calls, what a run's settings.json says and the sampler's name
+in a table are all made from the fields:
 
     parser = ArgumentParser(description=...)
-    add_model_flags(parser)          # which checkpoint, where it runs, and what every sampler takes
+    add_model_flags(parser)          # which checkpoint, where it runs, and what both samplers take
     add_flexmdm_flags(parser)        # FlexMDM's own
     add_llada_flags(parser)          # LLaDA's own; a script may add both, no flag is defined twice
-    args = parser.parse_args()
-    generate_flexmdm(model, prompts, mask_id=..., pad_id=..., **flexmdm_sampler_arguments(args))
-    generate_mdm(model, prompts, mask_id=..., pad_id=..., **llada_sampler_arguments(args))
+    options = options_from(parser.parse_args(), SamplerOptions)
+    generate_flexmdm(model, prompts, mask_id=..., pad_id=..., options=options)
+    generate_flexmdm(model, prompts, mask_id=..., pad_id=..., sampler="event_driven")    # the same
 
 A script with other defaults than these says so with parser.set_defaults(...) before it parses.
 """
 
+from __future__ import annotations
+
 import argparse
 import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from common.errors import InputError
 
+if TYPE_CHECKING:
+    from flexmdm_interpolant import Schedule
 
-def add_model_flags(parser, checkpoint_required=True):
+
+class OptionError(ValueError):
+    """A value that an option cannot have. name: the option's; wanted: what it must be."""
+
+    def __init__(self, name: str, value: object, wanted: str):
+        super().__init__(f"{name} ({value}) must be {wanted}")
+        self.name, self.value, self.wanted = name, value, wanted
+
+
+def option(default: Any, help: str | None, **more: Any) -> Any:
+    """A dataclass field that is an option of a sampler.
+
+    Args:
+        default: of the library calls.
+        help: of the flag, or None for an option without a flag.
+        more: type (float, int, bool or str), choices, at_least, above, at_most: what it may be;
+            flag: its name where it is not the option's; flag_default: where the flag's is another;
+            parse: from the flag's text; metavar; in_settings=False: the text does not depend on it;
+            words: how the results table names a value, a format string or a function of all
+            settings, None for nothing to say.
+    """
+    return field(default=default, metadata={"help": help, **more})
+
+
+def flag_of(which: Any) -> str:
+    """The flag of a dataclass field."""
+    return which.metadata.get("flag", f"--{which.name}")
+
+
+def parse_schedule_flag(text: str) -> Schedule:
+    """A schedule from a flag. Raises ValueError for what is none, or has numbers that are not
+    finite.
+    """
+    from flexmdm_interpolant import parse_schedule
+
+    numbers = text.partition(":")[2]
+    if numbers and not all(math.isfinite(float(number)) for number in numbers.split(",")):
+        raise ValueError("its numbers must be finite")
+    return parse_schedule(text)
+
+
+def _steps_words(settings: dict[str, Any]) -> str | None:
+    if settings.get("kind") != "llada" or "steps" not in settings:  # FlexMDM: with the sampler
+        return None
+    return f"{settings['steps']} steps" if settings["steps"] else "one step per token"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedOptions:
+    """What both samplers take. Raises OptionError, a ValueError, for a value out of range."""
+
+    steps: int | None = option(
+        None,
+        "FlexMDM tau_leaping: steps of its grid (default: 256, the paper's for GSM8K; for HumanEval"
+        " infilling 4096); event_driven: most evaluations a row may take (default: no limit);"
+        " LLaDA: steps over all blocks (default: one per token)",
+        type=int,
+        flag="--diffusion_steps",
+        metavar="N",
+        at_least=1,
+        words=_steps_words,
+    )
+    max_length: int | None = option(
+        None,
+        "tokens a row may have, prompt included (default: the model's own; evaluations and LLaDA:"
+        " 1024 at most, the paper's canvas)",
+        type=int,
+        metavar="L",
+        at_least=1,
+    )
+    rows_at_once: int | None = option(
+        None,
+        "rows in the network's batch; waiting ones enter as others finish (default: all;"
+        " evaluations: --batch_size)",
+        type=int,
+        metavar="R",
+        at_least=1,
+        in_settings=False,
+    )
+    cache_refresh: int | None = option(
+        None,
+        "approximation: keep keys and values of the prompt (LLaDA: of all that is left of the"
+        " current block) for R evaluations (default: no cache)",
+        type=int,
+        metavar="R",
+        at_least=1,
+        words="cache of {} evaluations",
+    )
+    temperature: float = option(
+        0.0,
+        "0: most probable token; 1: draw from the posterior (default: 0)",
+        type=float,
+        at_least=0,
+        words="T {:g}",
+    )
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value, rule = getattr(self, each.name), each.metadata
+            if value is None:
+                continue
+            if "choices" in rule and value not in rule["choices"]:
+                raise OptionError(each.name, repr(value), f"one of {', '.join(rule['choices'])}")
+            if rule.get("type") is float and not math.isfinite(value):
+                raise OptionError(each.name, value, "a finite number")
+            if "at_least" in rule and not value >= rule["at_least"]:
+                raise OptionError(each.name, value, f"at least {rule['at_least']}")
+            if "above" in rule and not value > rule["above"]:
+                raise OptionError(each.name, value, f"above {rule['above']}")
+            if "at_most" in rule and not value <= rule["at_most"]:
+                raise OptionError(each.name, value, f"at most {rule['at_most']:,}")
+        self.check()
+
+    def check(self) -> None:
+        """What one field alone does not tell."""
+
+    def arguments(self) -> dict[str, Any]:
+        """All options, by name."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    def settings(self) -> dict[str, Any]:
+        """What the generated text depends on, as JSON."""
+        return {
+            each.name: getattr(value, "to_config", lambda value=value: value)()
+            for each in fields(self)
+            for value in [getattr(self, each.name)]
+            if each.metadata.get("in_settings", each.metadata["help"] is not None)
+        }
+
+
+def _sampler_words(settings: dict[str, Any]) -> str:
+    if settings.get("sampler") == "event_driven":
+        return "event-driven"
+    return f"tau-leaping {settings.get('steps') or ''}".strip()
+
+
+def _order_words(settings: dict[str, Any]) -> str | None:
+    confident = settings.get("unmasking") == "confidence"
+    return settings.get("confidence_method") if confident else "random order"
+
+
+def _window_words(settings: dict[str, Any]) -> str:
+    windowed = settings.get("use_sliding_window")
+    return f"window {settings.get('max_window')}" if windowed else "no window"
+
+
+def _bound_words(settings: dict[str, Any]) -> str | None:
+    event_driven = settings.get("sampler") == "event_driven"
+    if settings.get("bound_inflation") in (None, 1):
+        return None
+    words = "bound x {}" if event_driven else "no-op steps skipped, bound x {}"
+    return words.format(settings["bound_inflation"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerOptions(SharedOptions):
+    """The options of FlexMDM's samplers (docs/sampling.md)."""
+
+    sampler: str = option(
+        "tau_leaping",
+        "tau_leaping: a grid of --diffusion_steps; event_driven: exact, about four evaluations per"
+        " token",
+        choices=("tau_leaping", "event_driven"),
+        words=_sampler_words,
+    )
+    unmasking: str = option(
+        "random",
+        "which masks are unmasked first",
+        choices=("random", "confidence"),
+        words=_order_words,
+    )
+    confidence_method: str = option(
+        "position",
+        "what --unmasking confidence goes by (default: prob_diff, the paper's for GSM8K)",
+        choices=("position", "top_prob", "prob_diff", "entropy"),
+        flag_default="prob_diff",
+    )
+    use_sliding_window: bool = option(
+        False,
+        "only the first masks compete (the paper's for code)",
+        type=bool,
+        words=_window_words,
+    )
+    alpha: float = option(
+        5.0,
+        "window: masks that compete for each one to unmask (default: 5)",
+        type=float,
+        above=0,
+    )
+    max_window: int = option(
+        32, "window: most masks that compete (default: 32)", type=int, at_least=1
+    )
+    events_per_evaluation: int = option(
+        1,
+        "event_driven, approximation: K events to an evaluation, the most confident masks first,"
+        " but never more than a quarter of what is left to do (default: 1, exact)",
+        type=int,
+        metavar="K",
+        at_least=1,
+        words="{} events an evaluation",
+    )
+    bound_inflation: float | None = option(
+        None,
+        "event_driven, approximation: keep a stale rate bound over events, C >= 1 times as large"
+        " (default: measure); tau_leaping: skip the evaluations of steps in which, by that bound,"
+        " nothing can happen",
+        type=float,
+        metavar="C",
+        at_least=1,
+        words=_bound_words,
+    )
+    confidence_threshold: float | None = option(
+        None,
+        "approximation: also unmask every mask at least this sure (default: off); needs --unmasking"
+        " confidence; saves evaluations with event_driven, with tau_leaping it changes the order"
+        " alone",
+        type=float,
+        metavar="P",
+        words="threshold {}",
+    )
+    insertion_schedule: Schedule | None = option(
+        None,
+        "linear, power:P or geometric:MIN,MAX, if not the trained one; the network is queried at"
+        " the matched time",
+        parse=parse_schedule_flag,
+        metavar="S",
+        words="insertions {}",
+    )
+    unmask_schedule: Schedule | None = option(None, None)
+
+    def check(self) -> None:
+        event_driven, threshold = self.sampler == "event_driven", self.confidence_threshold
+        if self.events_per_evaluation > 1 and not event_driven:
+            wanted = "1, except with the sampler event_driven"
+            raise OptionError("events_per_evaluation", self.events_per_evaluation, wanted)
+        if self.bound_inflation is not None and threshold is not None and not event_driven:
+            # skipped steps could unmask nothing
+            wanted = "used with the sampler event_driven where there is a confidence_threshold"
+            raise OptionError("bound_inflation", self.bound_inflation, wanted)
+        by_confidence = self.unmasking == "confidence" and self.confidence_method != "position"
+        if threshold is not None and not by_confidence:
+            wanted = "used with unmasking confidence by top_prob, prob_diff or entropy"
+            raise OptionError("confidence_threshold", threshold, wanted)
+
+
+def _blocks_words(settings: dict[str, Any]) -> str:
+    block = settings.get("block_length")
+    return f"blocks of {block}" if block else "one block"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LLaDAOptions(SharedOptions):
+    """The options of LLaDA's sampler (docs/sampling.md)."""
+
+    gen_length: int | None = option(
+        None,
+        "tokens after the prompt (default: --max_length less the prompt)",
+        type=int,
+        metavar="L",
+        at_least=1,
+    )
+    remasking: str = option(
+        "low_confidence",
+        "unmask the most confident tokens, or random ones (the paper's: random)",
+        choices=("low_confidence", "random"),
+        words=lambda settings: f"remasking {settings.get('remasking')}",
+    )
+    block_length: int | None = option(
+        None,
+        "tokens per block, blocks go left to right (default: one block)",
+        type=int,
+        metavar="L",
+        at_least=1,
+        words=_blocks_words,
+    )
+    cfg_scale: float = option(
+        0.0,
+        "classifier-free guidance; above 0 it doubles the evaluations",
+        type=float,
+        at_least=0,
+        at_most=1_000_000,
+    )
+
+    def check(self) -> None:
+        if not self.gen_length or not self.block_length:
+            return
+        blocks, rest = divmod(self.gen_length, self.block_length)
+        if rest:
+            wanted = f"a divisor of gen_length {self.gen_length}"
+            raise OptionError("block_length", self.block_length, wanted)
+        if self.steps is not None and self.steps % blocks:
+            wanted = f"a multiple of the {blocks} blocks that gen_length and block_length make"
+            raise OptionError("steps", self.steps, wanted)
+
+
+# ---- flags ---------------------------------------------------------------------------------------
+
+
+def add_model_flags(parser: argparse.ArgumentParser, checkpoint_required: bool = True) -> None:
     """Which model, on what, and the settings that every sampler takes. A script that can also work
     without a model says so.
     """
@@ -57,162 +365,92 @@ def add_model_flags(parser, checkpoint_required=True):
     group.add_argument(
         "--seed", type=int, default=42, help="every random number follows from it (default: 42)"
     )
-    group.add_argument(
-        "--diffusion_steps",
-        type=int,
-        metavar="N",
-        help=(
-            "FlexMDM tau_leaping: steps of its grid (default: 256, the paper's for GSM8K; for"
-            " HumanEval infilling 4096); event_driven: most evaluations a row may take (default: no"
-            " limit); LLaDA: steps over all blocks (default: one a token)"
-        ),
-    )
-    group.add_argument(
-        "--max_length",
-        type=int,
-        metavar="L",
-        help=(
-            "tokens a row may have, prompt included (default: the model's own; evaluations and "
-            "LLaDA: 1024 at most, the paper's canvas)"
-        ),
-    )
-    group.add_argument(
-        "--rows_at_once",
-        type=int,
-        metavar="R",
-        help=(
-            "rows in the network's batch; waiting ones enter as others finish "
-            "(default: all; evaluations: --batch_size)"
-        ),
-    )
-    group.add_argument(
-        "--cache_refresh",
-        type=int,
-        metavar="R",
-        help=(
-            "approximation: keep keys and values of the prompt (LLaDA: of all that is left of the "
-            "current block) for R evaluations (default: no cache)"
-        ),
-    )
-    group.add_argument(
-        "--temperature",
-        type=float,
-        default=0.0,
-        help="0: most probable token; 1: draw from the posterior (default: 0)",
-    )
+    _add_options(group, SharedOptions, set())
 
 
-def add_flexmdm_flags(parser):
-    """FlexMDM's sampler (docs/sampling.md)."""
-    group = parser.add_argument_group("FlexMDM sampler")
-    group.add_argument(
-        "--sampler",
-        choices=("tau_leaping", "event_driven"),
-        default="tau_leaping",
-        help=(
-            "tau_leaping: a grid of --diffusion_steps; event_driven: exact, about four evaluations"
-            " a token"
-        ),
-    )
-    group.add_argument(
-        "--unmasking",
-        choices=("random", "confidence"),
-        default="random",
-        help="which masks are unmasked first",
-    )
-    group.add_argument(
-        "--confidence_method",
-        choices=("position", "top_prob", "prob_diff", "entropy"),
-        default="prob_diff",
-        help="what --unmasking confidence goes by (default: prob_diff, the paper's for GSM8K)",
-    )
-    group.add_argument(
-        "--use_sliding_window",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="only the first masks compete (the paper's for code)",
-    )
-    group.add_argument(
-        "--alpha",
-        type=float,
-        default=5.0,
-        help="window: masks that compete for each one to unmask (default: 5)",
-    )
-    group.add_argument(
-        "--max_window", type=int, default=32, help="window: most masks that compete (default: 32)"
-    )
-    group.add_argument(
-        "--insertion_schedule",
-        metavar="S",
-        help=(
-            "linear, power:P or geometric:MIN,MAX, if not the trained one; the network is queried at"
-            " the matching time"
-        ),
-    )
-    group.add_argument(
-        "--events_per_evaluation",
-        type=int,
-        default=1,
-        metavar="K",
-        help=(
-            "event_driven, approximation: K events to an evaluation, the most confident masks first, but"
-            " never more than a quarter of what is left to do (default: 1, exact)"
-        ),
-    )
-    group.add_argument(
-        "--bound_inflation",
-        type=float,
-        metavar="C",
-        help=(
-            "event_driven, approximation: keep a stale rate bound over events, C >= 1 times as"
-            " large (default: measure); tau_leaping: leave out the evaluations of steps in which,"
-            " by that bound, nothing can happen"
-        ),
-    )
-    group.add_argument(
-        "--confidence_threshold",
-        type=float,
-        metavar="P",
-        help=(
-            "approximation: also unmask every mask at least this sure (default: off); needs"
-            " --unmasking confidence; saves evaluations with event_driven, with tau_leaping it"
-            " changes the order alone"
-        ),
-    )
+def add_flexmdm_flags(parser: argparse.ArgumentParser) -> None:
+    """FlexMDM's own options."""
+    _add_options(parser.add_argument_group("FlexMDM sampler"), SamplerOptions, shared_names())
 
 
-def add_llada_flags(parser):
-    """LLaDA's sampler (docs/sampling.md)."""
-    group = parser.add_argument_group("LLaDA sampler")
-    group.add_argument(
-        "--gen_length",
-        type=int,
-        metavar="L",
-        help="tokens after the prompt (default: --max_length less the prompt)",
-    )
-    group.add_argument(
-        "--block_length",
-        type=int,
-        metavar="L",
-        help="tokens a block, blocks go left to right (default: one block)",
-    )
-    group.add_argument(
-        "--remasking",
-        choices=("low_confidence", "random"),
-        default="low_confidence",
-        help="unmask the most confident tokens, or random ones (the paper's: random)",
-    )
-    group.add_argument(
-        "--cfg_scale",
-        type=float,
-        default=0.0,
-        help="classifier-free guidance; above 0 it doubles the evaluations",
-    )
+def add_llada_flags(parser: argparse.ArgumentParser) -> None:
+    """LLaDA's own options."""
+    _add_options(parser.add_argument_group("LLaDA sampler"), LLaDAOptions, shared_names())
 
 
-def _require(true, flag, value, wanted):
-    if not true:
-        raise InputError(f"{flag} {value}: must be {wanted}")
+def shared_names() -> set[str]:
+    """The options that both samplers have."""
+    return {each.name for each in fields(SharedOptions)}
+
+
+def _add_options(group: Any, kind: type[SharedOptions], without: set[str]) -> None:
+    for each in fields(kind):
+        rule = each.metadata
+        if each.name in without or rule["help"] is None:
+            continue
+        how: dict[str, Any] = {"default": rule.get("flag_default", each.default)}
+        if rule.get("type") is bool:
+            how["action"] = argparse.BooleanOptionalAction
+        else:
+            how |= {name: rule[name] for name in ("type", "choices", "metavar") if name in rule}
+        group.add_argument(flag_of(each), help=rule["help"].replace("%", "%%"), **how)
+
+
+Options = TypeVar("Options", bound=SharedOptions)
+
+
+def options_from(
+    args: argparse.Namespace, kind: type[Options], default_steps: int | None = None
+) -> Options:
+    """A sampler's options from parsed flags. default_steps: tau-leaping's, where --diffusion_steps
+    does not say. Raises InputError naming the flag.
+    """
+    if not 0 <= args.seed < 2**31:
+        raise InputError(f"--seed {args.seed}: must be in 0 ... 2147483647")
+    values, flags = {}, {}
+    for each in fields(kind):
+        if each.metadata["help"] is None:
+            continue
+        flags[each.name] = flag = flag_of(each)
+        value = getattr(args, flag.removeprefix("--"))
+        if value is not None and "parse" in each.metadata:
+            try:
+                value = each.metadata["parse"](value)
+            except (ValueError, ArithmeticError) as error:
+                raise InputError(f"{flag} {value}: {error}") from None
+        values[each.name] = value
+    if values["steps"] is None and values.get("sampler") == "tau_leaping":
+        values["steps"] = default_steps
+    try:
+        return kind(**values)
+    except OptionError as error:
+        raise InputError(f"{flags[error.name]} {error.value}: must be {error.wanted}") from None
+
+
+def sampler_words(settings: dict[str, Any], with_steps: bool = True) -> list[str]:
+    """How a text was made, from its run's settings: what a fair comparison has to name."""
+    kinds = {"flexmdm": SamplerOptions, "llada": LLaDAOptions}
+    if settings.get("kind") not in kinds:
+        return [f"T {settings['temperature']:g}"] if settings.get("temperature") else []
+    if not with_steps:
+        settings = {name: value for name, value in settings.items() if name != "steps"}
+    known = {each.name: each for each in fields(kinds[settings["kind"]])}
+    shared = shared_names() - {"steps"}
+    order = [name for name in known if name not in shared]
+    order += [name for name in known if name in shared]
+    said = []
+    for name in order:
+        words: str | Callable[[dict[str, Any]], str | None] | None
+        words = known[name].metadata.get("words")
+        value = settings.get(name)
+        if callable(words):
+            said.append(words(settings))
+        elif words and value not in (None, known[name].default):
+            said.append(words.format(value))
+    return [words for words in said if words]
+
+
+# ---- what is given -------------------------------------------------------------------------------
 
 
 def refuse_trailing_padding(given, pad_id, flag):
@@ -235,134 +473,3 @@ def refuse_mask_tokens(given, mask_id, flag):
             f"{flag}: holds the mask token {mask_id}, which stands for text that is yet to be"
             " written"
         )
-
-
-def _check_shared(args):
-    for flag, value in (
-        ("--diffusion_steps", args.diffusion_steps),
-        ("--max_length", args.max_length),
-        ("--rows_at_once", args.rows_at_once),
-        ("--cache_refresh", args.cache_refresh),
-    ):
-        _require(value is None or value >= 1, flag, value, "at least 1")
-    _require(
-        math.isfinite(args.temperature) and args.temperature >= 0,
-        "--temperature",
-        args.temperature,
-        "a number from 0 on",
-    )
-    _require(0 <= args.seed < 2**31, "--seed", args.seed, "in 0 ... 2147483647")
-
-
-def flexmdm_sampler_arguments(args):
-    """Keyword arguments of generate_flexmdm and generate_flexmdm_infilling from parsed flags.
-    Raises InputError naming the flag.
-    """
-    _check_shared(args)
-    _require(math.isfinite(args.alpha) and args.alpha > 0, "--alpha", args.alpha, "above 0")
-    _require(args.max_window >= 1, "--max_window", args.max_window, "at least 1")
-    event_driven = args.sampler == "event_driven"
-    _require(
-        args.events_per_evaluation >= 1,
-        "--events_per_evaluation",
-        args.events_per_evaluation,
-        "at least 1",
-    )
-    _require(
-        args.events_per_evaluation == 1 or event_driven,
-        "--events_per_evaluation",
-        args.events_per_evaluation,
-        "1, except with --sampler event_driven",
-    )
-    _require(
-        args.bound_inflation is None or args.bound_inflation >= 1,
-        "--bound_inflation",
-        args.bound_inflation,
-        "at least 1",
-    )
-    _require(
-        args.bound_inflation is None or args.confidence_threshold is None or event_driven,
-        "--bound_inflation",
-        args.bound_inflation,
-        "used with --sampler event_driven where there is a --confidence_threshold",
-    )
-    _require(
-        args.confidence_threshold is None
-        or (args.unmasking == "confidence" and args.confidence_method != "position"),
-        "--confidence_threshold",
-        args.confidence_threshold,
-        "used with --unmasking confidence by top_prob, prob_diff or entropy",
-    )
-    _require(
-        args.confidence_threshold is None or math.isfinite(args.confidence_threshold),
-        "--confidence_threshold",
-        args.confidence_threshold,
-        "a finite number",
-    )
-    insertion_schedule = None
-    if args.insertion_schedule is not None:
-        from flexmdm_interpolant import parse_schedule
-
-        try:
-            numbers = args.insertion_schedule.partition(":")[2]
-            if numbers and not all(math.isfinite(float(number)) for number in numbers.split(",")):
-                raise ValueError("its numbers must be finite")
-            insertion_schedule = parse_schedule(args.insertion_schedule)
-        except (ValueError, ArithmeticError) as error:
-            raise InputError(f"--insertion_schedule {args.insertion_schedule}: {error}") from None
-    steps = args.diffusion_steps
-    if steps is None and args.sampler == "tau_leaping":
-        steps = 256
-    return dict(
-        steps=steps,
-        max_length=args.max_length,
-        sampler=args.sampler,
-        unmasking=args.unmasking,
-        confidence_method=args.confidence_method,
-        use_sliding_window=args.use_sliding_window,
-        alpha=args.alpha,
-        max_window=args.max_window,
-        temperature=args.temperature,
-        insertion_schedule=insertion_schedule,
-        rows_at_once=args.rows_at_once,
-        events_per_evaluation=args.events_per_evaluation,
-        bound_inflation=args.bound_inflation,
-        confidence_threshold=args.confidence_threshold,
-        cache_refresh=args.cache_refresh,
-    )
-
-
-def llada_sampler_arguments(args):
-    """Keyword arguments of generate_mdm from parsed flags; None where a default depends on the
-    prompt. Raises InputError.
-    """
-    _check_shared(args)
-    for flag, value in (("--gen_length", args.gen_length), ("--block_length", args.block_length)):
-        _require(value is None or value >= 1, flag, value, "at least 1")
-    _require(
-        0 <= args.cfg_scale <= 1e6, "--cfg_scale", args.cfg_scale, "a number in 0 ... 1,000,000"
-    )
-    if args.gen_length and args.block_length:
-        blocks, rest = divmod(args.gen_length, args.block_length)
-        _require(
-            rest == 0,
-            "--block_length",
-            args.block_length,
-            f"a divisor of --gen_length {args.gen_length}",
-        )
-        _require(
-            args.diffusion_steps is None or args.diffusion_steps % blocks == 0,
-            "--diffusion_steps",
-            args.diffusion_steps,
-            f"a multiple of the {blocks} blocks that --gen_length and --block_length make",
-        )
-    return dict(
-        steps=args.diffusion_steps,
-        gen_length=args.gen_length,
-        block_length=args.block_length,
-        temperature=args.temperature,
-        cfg_scale=args.cfg_scale,
-        remasking=args.remasking,
-        rows_at_once=args.rows_at_once,
-        cache_refresh=args.cache_refresh,
-    )

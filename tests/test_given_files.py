@@ -32,11 +32,12 @@ from evaluation.results_table import (
     table_rows,
 )
 from sampling.options import (
+    LLaDAOptions,
+    SamplerOptions,
     add_flexmdm_flags,
     add_llada_flags,
     add_model_flags,
-    flexmdm_sampler_arguments,
-    llada_sampler_arguments,
+    options_from,
     refuse_mask_tokens,
 )
 
@@ -687,7 +688,7 @@ def test_flexmdm_values_that_are_not_finite_are_refused_by_flag(words):
     add_model_flags(parser, checkpoint_required=False)
     add_flexmdm_flags(parser)
     with pytest.raises(InputError, match=words[-2]):
-        flexmdm_sampler_arguments(parser.parse_args(words))
+        options_from(parser.parse_args(words), SamplerOptions)
 
 
 @pytest.mark.parametrize("value", ["1e39", "nan", "inf", "-1"])
@@ -696,7 +697,7 @@ def test_a_guidance_beyond_the_logits_range_is_refused(value):
     add_model_flags(parser, checkpoint_required=False)
     add_llada_flags(parser)
     with pytest.raises(InputError, match="--cfg_scale"):
-        llada_sampler_arguments(parser.parse_args(["--cfg_scale", value]))
+        options_from(parser.parse_args(["--cfg_scale", value]), LLaDAOptions)
 
 
 def test_a_command_line_that_is_not_utf_8_is_refused():

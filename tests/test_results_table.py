@@ -129,9 +129,9 @@ def test_the_sampler_s_name_says_what_a_fair_comparison_needs():
     }
     assert (
         sampler_name(llada, with_steps=False)
-        == "remasking random, blocks of 32, oracle layout, T 0.5"
+        == "remasking random, blocks of 32, T 0.5, oracle layout"
     )
-    assert sampler_name(llada) == "256 steps, remasking random, blocks of 32, oracle layout, T 0.5"
+    assert sampler_name(llada) == "256 steps, remasking random, blocks of 32, T 0.5, oracle layout"
 
 
 @pytest.fixture
