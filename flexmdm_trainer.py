@@ -3,7 +3,8 @@ the Trainer around it.
 
     L = E_t E_xt [ sum over masks beta'/(1-beta) * -log p(x1[st[i]]) + sum over gaps
     alpha'/(1-alpha) * phi(gaps[j], g[j]) ] phi(x, y) = y - x + x log(x / y)
-(arXiv 2509.01025). t = 0 is the empty sequence, t = 1 the clean one.
+(arXiv 2509.01025). t = 0 is the empty sequence, t = 1 the clean one. A network with a length
+distribution learns p(gaps[j] | xt, t) besides.
 """
 
 import math
@@ -14,7 +15,7 @@ from common.packed_rows import pad_rows
 from data.infills import draw_middle, format_flexmdm_infill
 from flexmdm_interpolant import AnyOrderMaskInsertionInterpolant, schedule_from_config
 from llada_dit import cross_entropy
-from training.masked_loss import masked_token_costs, places_of_masks
+from training.masked_loss import masked_token_costs, places_of_masks, unwrapped
 from training.trainer import DiffusionTrainer
 
 # log g is bounded below by log of this: a true gap where the network says 0 costs about 14, not
@@ -139,6 +140,7 @@ class FlexMDMCollator:
             "targets": result.unmasked,
             "gaps": gaps,
             "gaps_mask": gaps_mask,
+            "weight": torch.tensor([item.get("weight", 1.0) for item in items], device="cpu"),
             **places,
             **held_out_facts(items, [len(ids) - int(kept.sum()) for ids, kept in framed]),
         }
@@ -163,13 +165,21 @@ def flexmdm_losses(model, batch, interpolant):
     """Both terms of the loss of every row, weighted, not yet divided by anything.
 
     batch: what FlexMDMCollator makes. Returns {"unmask": (B,), "insertion": (B,), "gap_error": (B,)
-    sum |g - gap|}, fp32.
+    sum |g - gap|}, fp32; with a length distribution "missing" (B,) besides, sum over gaps of -log
+    p(gaps[j]), which is no part of the negative ELBO.
     """
     xt, t = batch["input_ids"], batch["timesteps"]
     attention_mask = torch.arange(xt.shape[1], device=xt.device) < batch["xt_length"][:, None]
     places = places_of_masks(batch)  # (M,)
+    with_count = bool(getattr(unwrapped(model).config, "length_distribution", 0))
     output, costs = masked_token_costs(
-        model, batch, xt, t, attention_mask=attention_mask, mask_places=places
+        model,
+        batch,
+        xt,
+        t,
+        attention_mask=attention_mask,
+        mask_places=places,
+        **({"missing": batch["gaps"]} if with_count else {}),
     )
     unmask_weight, insert_weight = interpolant.elbo_weight(t, xt)  # (B, L), (B, L+1)
     row = places // xt.shape[1]  # (M,)
@@ -178,7 +188,10 @@ def flexmdm_losses(model, batch, interpolant):
     gaps, gaps_mask = batch["gaps"], batch["gaps_mask"]
     insertion = (gap_loss(gaps, output["log_length"]) * insert_weight * gaps_mask).sum(1)
     gap_error = ((output["length"].detach() - gaps).abs() * gaps_mask).sum(1)
-    return {"unmask": unmask, "insertion": insertion, "gap_error": gap_error}
+    losses = {"unmask": unmask, "insertion": insertion, "gap_error": gap_error}
+    if with_count:
+        losses["missing"] = (output["missing_loss"] * gaps_mask).sum(1)
+    return losses
 
 
 def flexmdm_rest(model, batch, x1):
@@ -207,24 +220,32 @@ def flexmdm_rest(model, batch, x1):
 
 
 class FlexMDMTrainer(DiffusionTrainer):
-    """Hugging Face Trainer on the FlexMDM loss."""
+    """Hugging Face Trainer on the FlexMDM loss. Training adds the length distribution's, which is no
+    part of the likelihood bound.
+    """
 
     TERMS = ("unmask", "insertion")
 
     def row_terms(self, model, batch):
         losses = flexmdm_losses(model, batch, self.data_collator.interpolant)
+        terms = {term: losses[term] for term in self.TERMS}
+        if not self.model.training:
+            return terms
+        terms = {term: loss * batch["weight"] for term, loss in terms.items()}
+        counted = {} if "missing" not in losses else {"missing_loss": losses["missing"]}
         with torch.no_grad():
             self.note(
                 len(batch["timesteps"]),
                 batch["xt_length"].sum() + len(batch["timesteps"]),
-                unmask_loss=losses["unmask"],
-                insertion_loss=losses["insertion"],
+                unmask_loss=terms["unmask"],
+                insertion_loss=terms["insertion"],
                 gap_error=losses["gap_error"],
+                **counted,
                 masks=batch["mask_indices"].sum(1),
                 xt_length=batch["xt_length"],
                 tokens=batch["x1_length"],
             )
-        return {term: losses[term] for term in self.TERMS}
+        return terms | counted
 
     def reconstruction_terms(self, model, batch):
         return flexmdm_rest(

@@ -8,6 +8,7 @@ by peft (llada_utils.py), so a frozen base keeps its tensors.
 """
 
 import math
+from functools import lru_cache
 
 import torch
 import torch.nn as nn
@@ -61,6 +62,12 @@ SIZES = (
 )
 
 
+def check_length_distribution(most):
+    """Raises ValueError where a config's length_distribution is no number of tokens."""
+    if isinstance(most, bool) or not isinstance(most, int) or not 0 <= most < 2**20:
+        raise ValueError(f"length_distribution is {most!r}: not a number of tokens, 0 for no head")
+
+
 class LLaDAConfig(PreTrainedConfig):
     """config.json of a LLaDA checkpoint (llada.md of the project's specification; hub id
     GSAI-ML/LLaDA-8B-Base).
@@ -81,6 +88,9 @@ class LLaDAConfig(PreTrainedConfig):
     pad_token_id: int | None = 126081
     eos_token_id: int | list[int] | None = 126081
     init_std: float = 0.02  # of a start from nothing; the original's key
+    length_distribution: int = (
+        0  # ours, as FlexMDMConfig's; written only where there is such a head
+    )
 
     @classmethod
     def from_json(cls, content, source="config.json"):
@@ -108,7 +118,12 @@ class LLaDAConfig(PreTrainedConfig):
                 f"{source}: d_model {sizes['d_model']}, n_heads {sizes['n_heads']}, n_kv_heads"
                 f" {sizes['n_kv_heads']} do not divide"
             )
-        return cls(**sizes, init_std=content.get("init_std", 0.02))
+        most = content.get("length_distribution", 0)
+        try:
+            check_length_distribution(most)
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from None
+        return cls(**sizes, init_std=content.get("init_std", 0.02), length_distribution=most)
 
     def to_json(self):
         """The dict that LLaDA's own class reads, every key written out."""
@@ -118,6 +133,11 @@ class LLaDAConfig(PreTrainedConfig):
             **{key: getattr(self, key) for key in SIZES},
             **FIXED_SETTINGS,
             "init_std": self.init_std,
+            **(
+                {"length_distribution": self.length_distribution}
+                if self.length_distribution
+                else {}
+            ),
         }
 
 
@@ -318,6 +338,15 @@ class NetworkBase(PreTrainedModel):
             ]
         return self.stores
 
+    def add_length_distribution(self, most):
+        """A head for p(n missing tokens), freshly initialised, where there was none."""
+        weight = self.get_input_embeddings().weight
+        self.config.length_distribution = most
+        with weight.device:
+            self.length_distribution = length_distribution(weight.shape[1], self.config)
+        if weight.device.type != "meta":
+            self.length_distribution.start_low()
+
     stores = None  # key_stores' own
     graphs = None  # network_graphs.TrunkGraphs: for sampling on a GPU
 
@@ -369,6 +398,7 @@ class LLaDAModelLM(NetworkBase):
                 "ff_out": nn.Linear(config.d_model, config.embedding_size, bias=False),
             }
         )
+        self.length_distribution = length_distribution(config.d_model, config)
         self.post_init()
 
     def get_input_embeddings(self):
@@ -428,10 +458,12 @@ class LLaDAModelLM(NetworkBase):
         targets=None,
         output_hidden_states=False,
         places=None,
+        missing=False,
     ):
         """input_ids: long (B, L); attention_mask: (B, L), 0 where padding, or None -> .logits (B,
         L, V), or (M, V) at logits_mask. With targets, long (M,): .loss (M,), the cross-entropy at
-        logits_mask, and no logits. places: the masks' places, where known.
+        logits_mask, and no logits. With missing=True: .logits (M, most + 1) are log p(n tokens stand
+        where the mask is), of the length distribution. places: the masks' places, where known.
         """
         collect = [] if output_hidden_states else None
         key_mask = None if attention_mask is None else attention_mask.bool()
@@ -441,8 +473,9 @@ class LLaDAModelLM(NetworkBase):
         wanted = select(hidden, rows, places)
         if targets is not None:
             return MaskedLMOutput(loss=self.token_loss(wanted, targets))
+        head = self.length_distribution.log_probs if missing else self.head
         return MaskedLMOutput(
-            logits=self.head(wanted), hidden_states=None if collect is None else tuple(collect)
+            logits=head(wanted), hidden_states=None if collect is None else tuple(collect)
         )
 
 
@@ -454,7 +487,8 @@ class FlexMDMConfig(PreTrainedConfig):
     flexmdm_interpolant.schedule_from_config reads them;
     time_epsilon: the network was trained on t in [0, 1 - time_epsilon]; time_scale: t is multiplied
     by it before its embedding (1000 ours, 1 the paper's code); length_head: "log_rate" or
-    "softplus" (x 1024, the paper's code);
+    "softplus" (x 1024, the paper's code); length_distribution: the most missing tokens of a gap that
+    the head for p(n | xt, t) can say, 0: there is no such head;
     lora: r, lora_alpha, lora_dropout, or None; holds: "trainable" (needs base_model_name_or_path)
     or "everything".
     """
@@ -467,6 +501,7 @@ class FlexMDMConfig(PreTrainedConfig):
     time_epsilon: float = 1e-3
     time_scale: float = 1000.0
     length_head: str = "log_rate"
+    length_distribution: int = 0
     attend_to_padding: bool = False
     adaln_group_size: int = 8
     max_length: int = 1024
@@ -481,6 +516,7 @@ class FlexMDMConfig(PreTrainedConfig):
         self.unmask_schedule = self.unmask_schedule or {"name": "linear"}
         if self.length_head not in ("log_rate", "softplus"):
             raise ValueError(f"length_head is {self.length_head!r}: log_rate or softplus")
+        check_length_distribution(self.length_distribution)
 
 
 def timestep_embedding(t, width):
@@ -525,6 +561,64 @@ class ScalarLengthHead(nn.Module):
         return torch.log(F.softplus(z) * self.SOFTPLUS_SCALE)
 
 
+@lru_cache
+def count_bins(most, device):
+    """Bins of the numbers 0 ... most: (first number of each (C,), how many numbers each holds (C,)),
+    long. Up to 63 a bin is one number; behind that every doubling has 16 bins.
+    """
+    starts, width = list(range(64)), 4
+    while starts[-1] + width <= most:
+        octave = 64 * width // 4
+        starts += range(octave, 2 * octave, width)
+        width *= 2
+    starts = [start for start in starts if start <= most]
+    starts = torch.tensor([*starts, most + 1], device=device)
+    return starts[:-1], starts.diff()
+
+
+class LengthDistribution(nn.Module):
+    """p(n tokens are missing in a gap), n = 0 ... most, from a hidden state: a histogram over
+    `count_bins`, uniform within a bin. Its mean is what ScalarLengthHead estimates; at t = 0, with
+    one gap, it is the law of the answer's length.
+    """
+
+    def __init__(self, width, most):
+        super().__init__()
+        self.most = most
+        self.norm = nn.LayerNorm(width, eps=1e-5)
+        self.proj1 = nn.Linear(width, width)
+        self.proj2 = nn.Linear(width, len(count_bins(most, torch.device("cpu"))[0]))
+
+    def start_low(self):
+        """It begins with 0 missing tokens nearly everywhere, as is true of most gaps."""
+        nn.init.normal_(self.proj2.weight, std=1e-3)
+        nn.init.zeros_(self.proj2.bias)
+        with torch.no_grad():
+            self.proj2.bias[0] = 6.0
+
+    def bins(self, hidden):
+        """Hidden states (..., d) -> log-probability of every bin (..., C), in fp32."""
+        z = self.proj2(F.gelu(self.proj1(self.norm(hidden.to(self.norm.weight.dtype)))))
+        return z.float().log_softmax(-1)
+
+    def forward(self, hidden, n):
+        """log p(n): hidden (..., d), n long (...) from 0 ... most -> (...), in fp32."""
+        starts, widths = count_bins(self.most, hidden.device)
+        bins = torch.searchsorted(starts, n, right=True) - 1
+        return self.bins(hidden).gather(-1, bins[..., None])[..., 0] - widths[bins].log()
+
+    def log_probs(self, hidden):
+        """log p(n) of every n: hidden (..., d) -> (..., most + 1), in fp32."""
+        _, widths = count_bins(self.most, hidden.device)
+        return (self.bins(hidden) - widths.log()).repeat_interleave(widths, -1)
+
+
+def length_distribution(width, config):
+    """The head that a config asks for, or None."""
+    most = config.length_distribution
+    return LengthDistribution(width, most) if most else None
+
+
 class LLaDADiT(NetworkBase):
     """FlexMDM: LLaDA with time, grouped AdaLN and the insertion head (the network contract of the
     samplers and losses).
@@ -542,12 +636,17 @@ class LLaDADiT(NetworkBase):
         )
         self.temb_mods = nn.ModuleList(nn.Linear(width, 2 * width) for _ in range(groups))
         self.scalar_length_head = ScalarLengthHead(width, config.length_head)
+        self.length_distribution = length_distribution(width, config)
         self.post_init()
         self.init_new_parts()
 
+    def get_input_embeddings(self):
+        return self.backbone.get_input_embeddings()
+
     def new_parts(self):
         """The modules that a LLaDA does not have."""
-        return [self.time_mlp, self.temb_mods, self.scalar_length_head]
+        parts = [self.time_mlp, self.temb_mods, self.scalar_length_head]
+        return parts if self.length_distribution is None else [*parts, self.length_distribution]
 
     def init_new_parts(self):
         """A fresh start for them: modulation is zero, so that the first FlexMDM is LLaDA itself."""
@@ -560,6 +659,8 @@ class LLaDADiT(NetworkBase):
             nn.init.zeros_(modulation.bias)
         if self.config.length_head == "log_rate":
             self.scalar_length_head.start_low()
+        if self.length_distribution is not None:
+            self.length_distribution.start_low()
 
     def modulations(self, timesteps):
         """(scale, shift) of every block at times (B,), each (B, d); one pair serves a group of
@@ -589,6 +690,8 @@ class LLaDADiT(NetworkBase):
         targets=None,
         output_hidden_states=False,
         places=None,
+        missing=None,
+        missing_at=None,
     ):
         """The network contract.
 
@@ -599,6 +702,10 @@ class LLaDADiT(NetworkBase):
         logits_mask; "length": (B, L+1) expected missing tokens before position j, "log_length": its
         log}, both in fp32 and meaningful for j <= length of the row only. With targets, long (M,),
         it has "token_loss" (M,), the cross-entropy at logits_mask, instead of logits.
+
+        Where there is a length distribution: with missing, long (B, L+1), the true numbers of
+        missing tokens, "missing_loss" (B, L+1) is -log p of them; with missing_at, long (m,), places
+        among B * (L+1), "missing_log_probs" (m, most + 1) is log p(n) of the gaps there. In fp32.
         """
         config, (batch, length) = self.config, input_ids.shape
         end_slot = input_ids.new_full((batch, 1), config.pad_token_id)
@@ -621,10 +728,25 @@ class LLaDADiT(NetworkBase):
         log_length = rows.pad(log_length) if isinstance(rows, PackedRows) else log_length
         wanted = select(hidden, rows, places, end_slots=1)
         output = {"length": log_length.exp(), "log_length": log_length}
+        if missing is not None or missing_at is not None:
+            output |= self.missing_tokens(hidden, rows, missing, missing_at)
         if targets is not None:
             output["token_loss"] = self.backbone.token_loss(wanted, targets)
         else:
             output["logits"] = self.backbone.head(wanted)
         if collect is not None:
             output["hidden_states"] = tuple(collect)
+        return output
+
+    def missing_tokens(self, hidden, rows, missing, missing_at):
+        """forward's "missing_loss" and "missing_log_probs"; hidden: of all tokens."""
+        packed, output = isinstance(rows, PackedRows), {}
+        if missing is not None:
+            n = missing.clamp(max=self.length_distribution.most)
+            loss = -self.length_distribution(hidden, rows.pack(n) if packed else n)
+            output["missing_loss"] = rows.pad(loss) if packed else loss
+        if missing_at is not None:
+            whole = rows.pad(hidden) if packed else hidden
+            chosen = whole.flatten(0, 1).index_select(0, missing_at)
+            output["missing_log_probs"] = self.length_distribution.log_probs(chosen)
         return output

@@ -62,7 +62,9 @@ class NoiseStream(Dataset):
     (evaluation: one step over all draws). expected_cost(lengths, time_uniform) -> array: what to
     deal a step's rows by; default their lengths. processes > 1: dealt by tokens(item), the exact
     number of tokens a row has after noising, into micro-batches of micro_batch rows.
-    fixed_time: every row's time_uniform.
+    fixed_time: every row's time_uniform. start_share: this share of the rows is read at
+    time_uniform 0 and has weight 0, the others have weight 1 / (1 - start_share): what they sum up
+    to is as without it, and the start is seen, too.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class NoiseStream(Dataset):
         micro_batch=None,
         processes=1,
         fixed_time=None,
+        start_share=0.0,
     ):
         if not len(rows):
             raise ValueError("no rows to read")
@@ -89,6 +92,7 @@ class NoiseStream(Dataset):
         self.micro_batch = micro_batch
         self.processes = processes
         self.fixed_time = fixed_time
+        self.start_share = start_share
         self._lengths = row_lengths(rows)
         self._order = lru_cache(2)(
             lambda epoch: random_stream(seed, ORDER, epoch).permutation(len(rows))
@@ -111,6 +115,7 @@ class NoiseStream(Dataset):
         strata, times = random.permutation(size), random.random(size)
         if self.low_discrepancy:
             times = (strata + times) / size
+        times = (times - self.start_share) / (1 - self.start_share)  # below 0: at the start
         if self.fixed_time is not None:
             times = np.full(size, self.fixed_time)
         if self.processes > 1:
@@ -119,7 +124,8 @@ class NoiseStream(Dataset):
             )
         else:
             lengths = self._lengths[rows]
-            costs = lengths if self.expected_cost is None else self.expected_cost(lengths, times)
+            ahead = np.maximum(times, 0)
+            costs = lengths if self.expected_cost is None else self.expected_cost(lengths, ahead)
         dealt = balance_micro_batches(costs, self.micro_batch, self.processes)
         return positions[dealt], rows[dealt], times[dealt]
 
@@ -128,7 +134,8 @@ class NoiseStream(Dataset):
         return {
             "input_ids": np.asarray(row["input_ids"], dtype=np.int64),
             "prompt_length": int(row.get("prompt_length", 0)),
-            "time_uniform": float(time_uniform),
+            "time_uniform": max(float(time_uniform), 0.0),
+            "weight": 0.0 if time_uniform < 0 else 1 / (1 - self.start_share),
             "row": int(number),
             "random": random_stream(self.seed, ROW, int(position)),
         }

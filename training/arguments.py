@@ -58,6 +58,25 @@ class RunArguments(TrainingArguments):
     length_head: str = field(
         default="log_rate", metadata={"help": "log_rate, or softplus [paper's code]"}
     )
+    length_distribution: int = field(
+        default=0,
+        metadata={
+            "help": (
+                "FlexMDM: most missing tokens of a gap that a head for p(n | xt, t) can say, as"
+                " --sampler count_first needs it; 0: no such head [paper]. An --init_from without"
+                " one gets one"
+            )
+        },
+    )
+    start_share: float = field(
+        default=0.1,
+        metadata={
+            "help": (
+                "with a length distribution: share of the rows that are trained at t = 0, where"
+                " count_first asks it"
+            )
+        },
+    )
     time_scale: float = field(
         default=1000.0,
         metadata={"help": "t is multiplied by this before its embedding; 1 [paper's code]"},
@@ -265,6 +284,17 @@ class RunArguments(TrainingArguments):
             )
         if self.length_head not in ("log_rate", "softplus"):
             raise InputError(f"--length_head: {self.length_head} is neither log_rate nor softplus")
+        if not 0 <= self.length_distribution < 2**20:
+            raise InputError(
+                f"--length_distribution: {self.length_distribution} is no number of tokens"
+            )
+        if self.length_distribution and not self.variable_length:
+            raise InputError(
+                "--length_distribution: for a FlexMDM (--variable_length); for a LLaDA"
+                " scripts/fit_length_distribution.py fits one"
+            )
+        if not 0 <= self.start_share < 1:
+            raise InputError(f"--start_share: {self.start_share} is not in 0 ... 1")
         if not 0 < self.time_epsilon < 0.5:
             raise InputError(f"--time_epsilon: {self.time_epsilon} is not between 0 and 0.5")
         if not 0 < self.mask_ratio_epsilon < 1:
@@ -343,6 +373,7 @@ class RunArguments(TrainingArguments):
             "lora": lora,
             "unmask_schedule": parse_schedule(self.unmask_schedule).to_config(),
             "length_head": self.length_head,
+            "length_distribution": self.length_distribution,
             "time_scale": self.time_scale,
             "time_epsilon": self.time_epsilon,
             "adaln_group_size": self.adaln_group_size,

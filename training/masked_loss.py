@@ -13,13 +13,18 @@ from common.packed_rows import Places
 from llada_dit import cross_entropy
 
 
+def unwrapped(model):
+    """The model inside DDP or DeepSpeed, or the model itself."""
+    while isinstance(getattr(model, "module", None), torch.nn.Module):
+        model = model.module
+    return model
+
+
 def supports(model, what):
     """Whether a model, or the one inside DDP or DeepSpeed, takes what a `supports_...` attribute
     names.
     """
-    while isinstance(getattr(model, "module", None), torch.nn.Module):
-        model = model.module
-    return getattr(model, f"supports_{what}", False)
+    return getattr(unwrapped(model), f"supports_{what}", False)
 
 
 def places_of_masks(batch):
@@ -33,12 +38,12 @@ def places_of_masks(batch):
     )
 
 
-def masked_token_costs(model, batch, *arguments, attention_mask, mask_places):
+def masked_token_costs(model, batch, *arguments, attention_mask, mask_places, **options):
     """(what the model returns, -log p(target) at every mask (M,) in fp32 or finer). batch:
     mask_indices and targets (B, L), and token_places where rows are to be packed; mask_places: long
-    (M,), from `places_of_masks`."""
+    (M,), from `places_of_masks`; options: passed to the model."""
     targets = batch["targets"].flatten().index_select(0, mask_places)
-    options = {"attention_mask": attention_mask, "logits_mask": batch["mask_indices"]}
+    options |= {"attention_mask": attention_mask, "logits_mask": batch["mask_indices"]}
     if supports(model, "places") and (attention_mask is None or "token_places" in batch):
         options["places"] = Places(batch.get("token_places"), mask_places)
     if supports(model, "targets"):

@@ -30,6 +30,8 @@ def build_model(args):
     if args.init_from:
         load = load_flexmdm if args.variable_length else load_llada
         model = load(args.init_from, dtype=dtype, merge=False)
+        if args.length_distribution and not model.config.length_distribution:
+            model.add_length_distribution(args.length_distribution)
         if (
             not args.variable_length
             and not hasattr(model, "peft_config")

@@ -126,6 +126,9 @@ def run_settings(args, model, rows):
                 "attend_to_padding",
             )
         }
+        if model.config.length_distribution:
+            settings["length_distribution"] = model.config.length_distribution
+            settings["start_share"] = args.start_share
     return settings
 
 
@@ -347,6 +350,7 @@ def train_alone(args, trainer_cls, model, tokenizer, rows, collator, card):
         tokens=collator.tokens,
         micro_batch=args.per_device_train_batch_size,
         processes=args.world_size,
+        start_share=settings.get("start_share", 0.0),
     )
     held_out = rows.get("validation")
     validation = (
