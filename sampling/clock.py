@@ -2,7 +2,7 @@
 clock that a sampler asks what a network evaluation is for.
 
 Time is kept as `time_remaining` = 1 - t in float64: near the end t has no digits left. Nothing here
-knows a network. tau_leaping.py and event_driven.py are the two clocks.
+knows a network. tau_leaping.py, event_driven.py and count_first.py are the clocks.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ EVENT = 2  # event-driven: a proposed unmasking, or a proposed insertion, accept
 FINAL_LEAP = 3  # the network's time is used up (1 - time_epsilon): one leap over what remains
 FINAL_UNMASK = 4  # ... and the remaining masks one at a time
 LAST = 5  # event-driven, one evaluation before the cap: unmask everything
-DONE = 6
+COUNTING = 6  # count-first: how many tokens are missing
+DONE = 7
 # What a random number is for
 COUNT, ORDER, TOKEN, INSERTIONS, GAP, CLOCK = range(6)
 
@@ -149,7 +150,7 @@ class Clock:
         self.stage[rows] = np.where(over, following, stage)
         self._move(rows, stage, total, masks, changed, full)
 
-    # ---- what the two clocks answer differently
+    # ---- what the clocks answer differently
 
     def _unmasks_everything(self, rows: Rows) -> Flags:
         return self.stage[rows] == LAST

@@ -2,7 +2,7 @@
 
 One step for every live row: the row's clock says how many masks to unmask, the network is evaluated
 once, tokens are written, masks are inserted, the clock moves on. Tau-leaping and the event-driven
-sampler differ in the clock alone (tau_leaping.py, event_driven.py); free generation, prompts and
+sampler differ in the clock alone (tau_leaping.py, event_driven.py, count_first.py); free generation, prompts and
 infills differ in where masks may be inserted (sequences.py).
 
 How many masks a row unmasks never depends on the evaluation, and in random order which ones does not
@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from common.packed_rows import Places
 from flexmdm_interpolant import LinearSchedule, length_without_trailing, schedule_from_config
-from sampling.clock import DONE, GAP, ORDER, TOKEN, remaining_at, survival
+from sampling.clock import COUNTING, DONE, GAP, ORDER, TOKEN, remaining_at, survival
+from sampling.count_first import CountFirst
 from sampling.event_driven import EventDriven
 from sampling.options import SamplerOptions
 from sampling.prefix_cache import PrefixCache
@@ -87,6 +88,15 @@ class FlexMDMSampler:
                 events=options.events_per_evaluation,
                 inflation=options.bound_inflation,
                 cap=options.steps,
+            )
+        elif options.sampler == "count_first":
+            if not getattr(config, "length_distribution", 0):
+                raise ValueError("count_first needs a network with a length distribution")
+            self.clock = CountFirst(
+                *schedules,
+                number=options.events_per_evaluation,
+                drawn=options.length_choice == "drawn",
+                query_time=options.query_time,
             )
         else:
             self.clock = TauLeaping(
@@ -169,7 +179,8 @@ class FlexMDMSampler:
             first = self.random.at(live[rows], ORDER, places) if self.order == "random" else -places
             chosen = self._largest(rows, first, number)
             rows, places = rows[chosen], places[chosen]
-        length, logits = self._ask(live, rows, places)  # (R, W+1), (n, V), on the device
+        # (R, W+1), (n, V), (rows that count, N+1), on the device
+        length, logits, log_count = self._ask(live, rows, places)
         sure = tokens = None
         if len(rows):
             excluded = self._excluded(logits)
@@ -178,7 +189,7 @@ class FlexMDMSampler:
             u = torch.from_numpy(self.random.at(live[rows], TOKEN, places))
             tokens = draw_tokens(logits, excluded, self.options.temperature, u)
         # the one place where the device is waited for
-        length, sure, tokens = to_cpu(length, sure, tokens)
+        length, sure, tokens, log_count = to_cpu(length, sure, tokens, log_count)
         gaps = self._gaps(live, length.double().numpy())
         if tokens is not None:
             check_tokens(tokens)
@@ -195,7 +206,10 @@ class FlexMDMSampler:
         total = gaps.cumsum(1)[
             :, -1
         ]  # term by term: `sum` would round differently in a wider batch
-        inserted = self._insert(live, gaps, clock.to_insert(live, total))  # (R,)
+        wanted = clock.to_insert(live, total)
+        if log_count is not None:
+            wanted = self._count(live, gaps, log_count.double().numpy())
+        inserted = self._insert(live, gaps, wanted)  # (R,)
         changed = (number > 0) | (inserted > 0)
         left = masks.sum(1) - number + inserted
         clock.advance(live, total, left, changed, sequences.full(live))
@@ -231,8 +245,8 @@ class FlexMDMSampler:
         return chosen
 
     def _ask(self, live, rows, places):
-        """Ask the network: expected missing tokens (R, W+1) and logits (n, V) at the places, both
-        on its device.
+        """Ask the network: expected missing tokens (R, W+1), logits (n, V) at the places, and log
+        p(n) (m, N+1) of the rows that count their missing tokens or None, all on its device.
         """
         sequences, on_cpu = self.sequences, self.device.type == "cpu"
         longest = sequences.width(live)
@@ -265,11 +279,27 @@ class FlexMDMSampler:
             tokens = np.flatnonzero(position <= lengths[:, None])
             options["places"] = Places(there(tokens), there(rows * width + places))
         time = self._query_time(self.clock.time_remaining[live])
+        counting = np.flatnonzero(self.clock.stage[live] == COUNTING)
+        if len(counting):  # nothing has been inserted yet: there is one gap
+            gap = sequences.prefix_lengths[live[counting]]
+            options["missing_at"] = there(counting * (width + 1) + gap)
         output = self.model(there(canvas), there(time), **options)
         logits = output["logits"]  # (n, V)
         if "logits_mask" not in options:
             logits = logits[there(rows), there(places)]
-        return output["length"][:, : longest + 1], logits
+        return output["length"][:, : longest + 1], logits, output.get("missing_log_probs")
+
+    def _count(self, live, gaps, log_count):
+        """How many masks count-first puts into each row, (R,): into the one gap there is, whatever
+        rate `gaps` (R, W+1) gives it. log_count: log p(n), of the rows that count.
+        """
+        counting = self.clock.counting(live)
+        rows, number = live[counting], np.zeros(len(live), dtype=np.int64)
+        gaps[counting] = 0.0
+        gaps[counting, self.sequences.prefix_lengths[rows]] = 1.0
+        room = self.sequences.max_length - self.sequences.lengths[rows]
+        number[counting] = self.clock.count(rows, log_count, room)
+        return number
 
     def _excluded(self, logits):
         """Tokens that are never written, bool (V,), on the logits' device."""
@@ -347,7 +377,8 @@ def generate_flexmdm(
         max_length: tokens of a row, prompt included; None: the model's own. Masks that do not fit
             are dropped, favouring no gap. A network that attends to padding gets rows padded to its
             own max_length, as in training, whatever this limit.
-        sampler: "tau_leaping" (first order in 1/steps) or "event_driven" (no discretisation error).
+        sampler: "tau_leaping" (first order in 1/steps), "event_driven" (no discretisation error) or
+            "count_first" (the number of tokens first; needs a network with a length distribution).
             What a config's time_epsilon leaves is one leap for both: its tokens come in a Poisson
             number, right on average.
         unmasking: "random" order, or "confidence": the most confident first by confidence_method
@@ -367,7 +398,9 @@ def generate_flexmdm(
             state after each evaluation that changed it, and the result. Prompt (or prefix and
             suffix) have slots 0 ... P-1, every inserted mask the next number.
         on_frame: on_frame(row, frame) gets the frames as they are made.
-        events_per_evaluation: approximation: event_driven proposes this many events at once,
+        length_choice: count_first: "likeliest" or "drawn" number of tokens; query_time: the t at
+            which it asks for tokens (sampling/count_first.py).
+        events_per_evaluation: approximation: count_first unmasks this many; event_driven proposes this many events at once,
             unmasks that many of the most confident, inserts what is accepted; never more than a
             quarter of what is left to do, so that rows which miss few tokens are sampled as without
             it.

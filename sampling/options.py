@@ -161,6 +161,8 @@ class SharedOptions:
 def _sampler_words(settings: dict[str, Any]) -> str:
     if settings.get("sampler") == "event_driven":
         return "event-driven"
+    if settings.get("sampler") == "count_first":
+        return f"count first ({settings.get('length_choice')})"
     return f"tau-leaping {settings.get('steps') or ''}".strip()
 
 
@@ -189,8 +191,8 @@ class SamplerOptions(SharedOptions):
     sampler: str = option(
         "tau_leaping",
         "tau_leaping: a grid of --diffusion_steps; event_driven: exact, about four evaluations per"
-        " token",
-        choices=("tau_leaping", "event_driven"),
+        " token; count_first: the number of tokens first, then one evaluation per token",
+        choices=("tau_leaping", "event_driven", "count_first"),
         words=_sampler_words,
     )
     unmasking: str = option(
@@ -220,10 +222,27 @@ class SamplerOptions(SharedOptions):
     max_window: int = option(
         32, "window: most masks that compete (default: 32)", type=int, at_least=1
     )
+    length_choice: str = option(
+        "drawn",
+        "count_first: the likeliest number of tokens (default), or one drawn from its law",
+        choices=("likeliest", "drawn"),
+        flag_default="likeliest",
+    )
+    query_time: float | None = option(
+        None,
+        "count_first: the t at which the network is asked for tokens (default: when in training as"
+        " many masks were left, but not before next to nothing is missing)",
+        type=float,
+        metavar="T",
+        at_least=0,
+        at_most=1,
+        words="asked at {:g}",
+    )
     events_per_evaluation: int = option(
         1,
-        "event_driven, approximation: K events to an evaluation, the most confident masks first,"
-        " but never more than a quarter of what is left to do (default: 1, exact)",
+        "event_driven and count_first, approximation: K events to an evaluation, the most confident"
+        " masks first; event_driven never more than a quarter of what is left to do (default: 1,"
+        " exact)",
         type=int,
         metavar="K",
         at_least=1,
@@ -260,13 +279,18 @@ class SamplerOptions(SharedOptions):
 
     def check(self) -> None:
         event_driven, threshold = self.sampler == "event_driven", self.confidence_threshold
-        if self.events_per_evaluation > 1 and not event_driven:
-            wanted = "1, except with the sampler event_driven"
+        if self.events_per_evaluation > 1 and self.sampler == "tau_leaping":
+            wanted = "1, except with the samplers event_driven and count_first"
             raise OptionError("events_per_evaluation", self.events_per_evaluation, wanted)
         if self.bound_inflation is not None and threshold is not None and not event_driven:
             # skipped steps could unmask nothing
             wanted = "used with the sampler event_driven where there is a confidence_threshold"
             raise OptionError("bound_inflation", self.bound_inflation, wanted)
+        if self.bound_inflation is not None and self.sampler == "count_first":
+            wanted = "used with a sampler that inserts masks by their rate"
+            raise OptionError("bound_inflation", self.bound_inflation, wanted)
+        if self.query_time is not None and self.sampler != "count_first":
+            raise OptionError("query_time", self.query_time, "used with the sampler count_first")
         by_confidence = self.unmasking == "confidence" and self.confidence_method != "position"
         if threshold is not None and not by_confidence:
             wanted = "used with unmasking confidence by top_prob, prob_diff or entropy"

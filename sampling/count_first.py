@@ -1,0 +1,90 @@
+"""The count-first sampler: the number of missing tokens is drawn from p(n | given), n masks are put
+in place at once, and from there they are unmasked, several to an evaluation if asked for.
+
+The law is exact where the network's is, with one mask to an evaluation in random order: p(n) is the
+length distribution at t = 0, and what the network says of a mask at a time at which nothing is
+missing any more is its posterior given the others. This is the interpolant whose insertions end
+before the first mask is unmasked; any order of insertions and unmaskings has the posteriors of the
+joint interpolant, as those depend on t through the share of tokens that are missing alone. The
+network is asked at `query_time`, by default the time at which that share is NOTHING_MISSING or, if
+later, the one at which in training as many masks were left.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from flexmdm_interpolant import Schedule
+from sampling.clock import (
+    COUNTING,
+    DONE,
+    FINAL_UNMASK,
+    INSERTIONS,
+    Clock,
+    Flags,
+    Floats,
+    Rows,
+    remaining_at,
+)
+from sampling.row_random import RowUniforms
+
+NOTHING_MISSING = 1e-3  # share of a text's tokens
+
+
+class CountFirst(Clock):
+    """The clock of the count-first sampler. number: masks to an evaluation; drawn: whether n is drawn
+    from its law, or its likeliest value taken; query_time: None, or the t at which the network is
+    asked for tokens.
+    """
+
+    def __init__(
+        self,
+        insertion: Schedule,
+        unmasking: Schedule,
+        end: float,
+        random: RowUniforms,
+        *,
+        number: int,
+        drawn: bool,
+        query_time: float | None,
+    ):
+        super().__init__(insertion, unmasking, end, random, COUNTING)
+        self.number, self.drawn = number, drawn
+        self.fixed = query_time is not None
+        late = remaining_at(insertion, np.array([NOTHING_MISSING])) if query_time is None else 0.0
+        self.late = max(float(np.max(late)) if query_time is None else 1 - query_time, end)
+        self.placed = np.ones(len(random.seeds), dtype=np.int64)
+
+    def counting(self, rows: Rows) -> Flags:
+        """Which rows ask for the number of their missing tokens now, (R,)."""
+        return self.stage[rows] == COUNTING
+
+    def count(self, rows: Rows, log_probs: Floats, room: Rows) -> Rows:
+        """The number of tokens of each row, (R,), from log p(n) (R, N + 1), given that it is at most
+        room (R,).
+        """
+        n = np.arange(log_probs.shape[1])
+        probability = np.where(n <= room[:, None], np.exp(log_probs), 0.0)
+        if not self.drawn:
+            return probability.argmax(1)
+        cumulative = probability.cumsum(1)
+        u = self.random.at(rows, INSERTIONS, 0)[:, None] * cumulative[:, -1:]
+        return np.minimum((cumulative <= u).sum(1), np.minimum(room, n[-1]))
+
+    def _number(self, rows: Rows, masks: Flags) -> Rows:
+        return super()._number(rows, masks) * self.number
+
+    def _proposals(self, rows: Rows) -> tuple[Rows, Flags]:
+        return np.zeros(len(rows), dtype=np.int64), np.zeros(len(rows), dtype=bool)
+
+    def _move(
+        self, rows: Rows, stage: Rows, total: Floats, masks: Rows, changed: Flags, full: Flags
+    ) -> None:
+        counted = stage == COUNTING
+        self.placed[rows[counted]] = np.maximum(masks[counted], 1)
+        self.stage[rows[counted]] = np.where(masks[counted] > 0, FINAL_UNMASK, DONE)
+        # the time at which in training this share of the masks stood, but not before nothing is
+        # missing
+        matched = remaining_at(self.unmasking, masks / self.placed[rows])
+        matched = np.clip(matched, self.end, self.late)
+        self.time_remaining[rows] = np.where(self.fixed, self.late, matched)
