@@ -7,6 +7,7 @@ Nothing here imports torch, so `--help` stays fast.
 import codecs
 import gzip
 import hashlib
+import io
 import json
 import os
 import re
@@ -39,14 +40,27 @@ def lock_for_writing(path):
     return handle
 
 
+def open_bytes(path):
+    """A file for reading, .gz and .zst decompressed. Reading raises OSError, EOFError or zlib.error
+    where a compressed file is damaged or was cut short.
+    """
+    if str(path).endswith(".gz"):
+        return gzip.open(path, "rb")
+    if str(path).endswith(".zst"):
+        import pyarrow
+
+        # zstandard's own reader ends without a word where a file was cut short
+        return pyarrow.input_stream(path, compression="zstd")
+    return open(path, "rb")
+
+
 def open_text(path):
-    """A text file, gzipped or not, for reading: UTF-8, with or without a byte order mark, any line
+    """A text file for reading, as open_bytes: UTF-8, with or without a byte order mark, any line
     ends.
 
     Raises ValueError for another encoding that names itself by its byte order mark.
     """
-    opened = gzip.open if str(path).endswith(".gz") else open
-    with opened(path, "rb") as file:
+    with open_bytes(path) as file:
         head = file.read(4)
     for mark, name in (
         (codecs.BOM_UTF32_LE, "UTF-32"),
@@ -56,7 +70,7 @@ def open_text(path):
     ):
         if head.startswith(mark):
             raise ValueError(f"it is {name}; save it as UTF-8")
-    return opened(path, "rt", encoding="utf-8-sig")
+    return io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig")
 
 
 def parse_json(text):
