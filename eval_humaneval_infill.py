@@ -463,7 +463,11 @@ def encode_items(model, items, args):
 
     A LLaDA in the paper's layout has everything in the prefix and no middle_lengths.
     """
-    reference_lengths = [len(model.encode(item["canonical_solution"])) for item in items]
+    from data.tokenizer import inner_ids
+
+    reference_lengths = [
+        len(inner_ids(model.tokenizer, item["canonical_solution"])) for item in items
+    ]
     if model.kind == "flexmdm":
         from data.infills import flexmdm_infill_ids
 
@@ -489,7 +493,7 @@ def encode_items(model, items, args):
     lengths = reference_lengths if args.llada_infill == "oracle" else [args.gen_length] * len(items)
     return (
         [model.encode(item["prompt"]) for item in items],
-        [model.encode(item["suffix"]) for item in items],
+        [inner_ids(model.tokenizer, item["suffix"]) for item in items],
         lengths,
         reference_lengths,
     )

@@ -1,4 +1,6 @@
-"""LLaDA's tokenizer: reading it, the tokens that the base may lack, and one hash of all it does."""
+"""LLaDA's tokenizer: reading it, the tokens that the base may lack, ids and text in the midst of
+other text, and one hash of all it does.
+"""
 
 import hashlib
 import os
@@ -76,6 +78,40 @@ def open_tokenizer(name, num_proc):
         ) from None
     except Exception as error:  # the tokenizers library raises bare Exceptions for broken files
         raise InputError(f"--tokenizer: cannot read {name}: {error}") from None
+
+
+def text_ids(tokenizer, text):
+    """Ids of a text that begins a document, nothing added to it."""
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def inner_ids(tokenizer, text):
+    """Ids of a text that follows another, as text_ids of both together would have them: without the
+    space that SentencePiece-like tokenizers put before a document.
+    """
+    alone = text_ids(tokenizer, "a")
+    if text_ids(tokenizer, "\na")[-len(alone) :] != alone:  # a beginning is told apart
+        for before in ("\n", ".", "a\n"):
+            given = text_ids(tokenizer, before)
+            both = text_ids(tokenizer, before + text)
+            if both[: len(given)] == given:  # no token joins the two
+                return both[len(given) :]
+    return text_ids(tokenizer, text)
+
+
+def decode_after(tokenizer, before, ids, skip_special_tokens=False):
+    """The text that `ids` add to that of `before` (lists of ids): by themselves they would lose a
+    leading space in SentencePiece-like tokenizers.
+    """
+
+    def decode(ids):
+        return tokenizer.decode(
+            ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
+        )
+
+    head, whole = decode(before), decode([*before, *ids])
+    # they differ where bytes that are no character follow `before`: no space leads there
+    return whole[len(head) :] if whole.startswith(head) else decode(ids)
 
 
 def tokenizer_hash(tokenizer):
