@@ -25,7 +25,14 @@ from types import MethodType
 import torch
 
 from common.errors import InputError, run
-from common.files import complete_folder, read_json, resolve_folder, write_json, write_text
+from common.files import (
+    complete_folder,
+    read_json,
+    require_replaceable,
+    resolve_folder,
+    write_json,
+    write_text,
+)
 from common.gpu_memory import require_room
 from data.tokenizer import load_tokenizer
 from llada_dit import FlexMDMConfig, LLaDABlock, LLaDAConfig, LLaDADiT, LLaDAModelLM
@@ -511,6 +518,7 @@ def export_merged(checkpoint, output_dir, base=None, lora_alpha=None, dtype=torc
     """Merge LoRA and write a folder that needs neither peft nor the base. Either kind of
     checkpoint.
     """
+    require_replaceable(output_dir, "exported model")
     if checkpoint_kind(checkpoint) == "flexmdm":
         model = load_flexmdm(checkpoint, base, lora_alpha, dtype)
         model.config = FlexMDMConfig(
@@ -521,7 +529,7 @@ def export_merged(checkpoint, output_dir, base=None, lora_alpha=None, dtype=torc
         vars(model).pop("peft_config", None)
     folder = resolve_folder(checkpoint)
     tokenizer = load_tokenizer(folder if (folder / "tokenizer.json").exists() else base)
-    with complete_folder(output_dir) as staging:
+    with complete_folder(output_dir, "exported model") as staging:
         write_checkpoint(
             model,
             staging,

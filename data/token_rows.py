@@ -54,7 +54,7 @@ def write_dataset(splits, output_dir, info, num_proc=None):
     """
     from common.files import complete_folder
 
-    with complete_folder(output_dir) as folder:
+    with complete_folder(output_dir, "data set") as folder:
         splits.save_to_disk(str(folder), num_proc=num_proc)
         write_json(folder / "info.json", info)
     print(

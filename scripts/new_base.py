@@ -20,7 +20,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common.errors import InputError, run
-from common.files import complete_folder, read_json, resolve_folder, write_json
+from common.files import complete_folder, read_json, require_replaceable, resolve_folder, write_json
 from data.tokenizer import CHAT_TEMPLATE, HEADER_TOKENS, LLADA_MASK_ID, load_tokenizer
 from llada_dit import FIXED_SETTINGS, LLaDAConfig, LLaDAModelLM
 from llada_utils import load_into, read_tensors, write_checkpoint
@@ -61,7 +61,7 @@ def random_base(args):
     except ValueError as error:
         raise InputError(str(error)) from None
     torch.manual_seed(args.seed)
-    with complete_folder(args.output_dir) as staging:
+    with complete_folder(args.output_dir, "base") as staging:
         if args.config_only:
             write_json(staging / "config.json", config.to_json())
             tokenizer.save_pretrained(str(staging))
@@ -165,7 +165,7 @@ def import_llama(source, output_dir):
     with torch.device("meta"):
         model = LLaDAModelLM(config)
     load_into(model, state.items(), lambda name: embedding.dtype, "cpu", source)
-    with complete_folder(output_dir) as staging:
+    with complete_folder(output_dir, "base") as staging:
         write_checkpoint(
             model,
             staging,
@@ -217,6 +217,7 @@ def make_parser():
 
 def main():
     args = make_parser().parse_args()
+    require_replaceable(args.output_dir, "base")
     random_base(args) if args.command == "random" else import_llama(args.source, args.output_dir)
     print(f"wrote {args.output_dir}")
 

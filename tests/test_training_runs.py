@@ -123,10 +123,41 @@ def test_overwrite_starts_anew_and_gives_the_same(made, tmp_path, monkeypatch):
     words = run_flags(base, data, tmp_path / "run", variable_length=True)
     run_here(SCRIPTS["transfer"], words, monkeypatch)
     os.rename(tmp_path / "run/final", tmp_path / "first")
-    (tmp_path / "run/left").write_text("of the first run")
+    (tmp_path / "run/checkpoint-99").mkdir()
+    (tmp_path / "run/.saving").mkdir()
+    (tmp_path / "run/notes").mkdir()
+    (tmp_path / "run/notes/final").write_text("a person's")
     run_here(SCRIPTS["transfer"], [*words, "--overwrite"], monkeypatch)
-    assert not (tmp_path / "run/left").exists()
+    left = {entry.name for entry in (tmp_path / "run").iterdir()}
+    assert not left & {"checkpoint-99", ".saving"}
+    assert (tmp_path / "run/notes/final").read_text() == "a person's"
     assert_same_weights(tmp_path / "first", tmp_path / "run/final")
+
+
+@pytest.mark.parametrize("extra", [[], ["--overwrite"], ["--resume_from_checkpoint", "auto"]])
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("final/model.safetensors", "theirs"),
+        ("checkpoint-1/trainer_state.json", "{}"),
+        ("settings.json", "{}"),
+        ("settings.json", '{"seed": 1, "rows": 2}'),
+        ("settings.json", "[]"),
+        ("notes.txt", "theirs"),
+    ],
+)
+def test_a_folder_that_is_no_run_is_refused_and_left_as_it_is(
+    made, tmp_path, monkeypatch, name, content, extra
+):
+    base, data = made
+    file = tmp_path / "theirs" / name
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
+    words = [*run_flags(base, data, tmp_path / "theirs", max_steps=1), *extra]
+    with pytest.raises(InputError, match=f"--output_dir: .*{name.split('/')[0]}.* no run of ours"):
+        run_here(SCRIPTS["transfer"], words, monkeypatch)
+    assert [entry for entry in (tmp_path / "theirs").rglob("*") if entry.is_file()] == [file]
+    assert file.read_text() == content
 
 
 @pytest.mark.parametrize(
@@ -504,7 +535,8 @@ def test_one_training_at_a_time(made, tmp_path, monkeypatch):
     base, data = made
     output = tmp_path / "run"
     output.mkdir()
-    (output / "settings.json").write_text("{}")
+    settings = '{"global_batch": 4, "rows": 40}'
+    (output / "settings.json").write_text(settings)
     first = lock_for_writing(output / "lock")
     for extra in (["--overwrite"], ["--resume_from_checkpoint", "auto"], []):
         with pytest.raises(InputError, match="another process is writing"):
@@ -513,7 +545,9 @@ def test_one_training_at_a_time(made, tmp_path, monkeypatch):
                 run_flags(base, data, output, max_steps=2) + extra,
                 monkeypatch,
             )
-        assert (output / "settings.json").read_text() == "{}" and len(list(output.iterdir())) == 2
+        assert (output / "settings.json").read_text() == settings and len(
+            list(output.iterdir())
+        ) == 2
     first.close()
     run_here(
         SCRIPTS["transfer"].removesuffix(".py"),

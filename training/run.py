@@ -7,6 +7,7 @@ let the step end, save and stop; --resume_from_checkpoint auto goes on.
 """
 
 import math
+import re
 import shutil
 import signal
 import sys
@@ -32,6 +33,15 @@ from training.sharding import shard_by_fsdp2, shard_by_zero3
 from training.trainer import named_failure
 
 LOCK = "lock"  # in a run's folder: who holds it is training there
+# settings.json of every run has these, and says by them that the folder is ours
+OF_A_RUN = {"global_batch", "rows"}
+# what a run writes into its folder: before settings.json is there, and at all
+HALF_WRITTEN = r"\.(settings\.json|train_log\.jsonl)\.\d+\.tmp"
+STARTED = re.compile(rf"{LOCK}|{HALF_WRITTEN}")
+WRITTEN = re.compile(
+    rf"{HALF_WRITTEN}|settings\.json|train_log\.jsonl|\.?final|\.saving"
+    r"|(damaged-|\.old-)?checkpoint-\d+"
+)
 
 
 class JsonlLog(TrainerCallback):
@@ -153,7 +163,7 @@ def prepare_output(args, settings):
     in one folder.
     """
     output_dir = Path(args.output_dir)
-    new = not output_dir.exists()
+    new, unlocked = not output_dir.exists(), not (output_dir / LOCK).exists()
     with named_failure(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)
     # before anything is touched; `train` lets go of it
@@ -163,32 +173,40 @@ def prepare_output(args, settings):
     except InputError:
         if new:
             shutil.rmtree(output_dir)  # a refusal leaves nothing behind
+        elif unlocked:
+            (output_dir / LOCK).unlink(missing_ok=True)
         raise
 
 
 def prepare_locked(args, settings):
     """prepare_output, in a folder that nobody else writes."""
     output_dir = Path(args.output_dir)
-    if (
-        args.overwrite
-        and not args.resume_from_checkpoint
-        and (output_dir / "settings.json").exists()
-    ):
+    before = output_dir / "settings.json"
+    old = read_json(before) if before.exists() else None
+    if not (isinstance(old, dict) and OF_A_RUN <= old.keys()):
+        foreign = sorted(
+            entry.name for entry in output_dir.iterdir() if not STARTED.fullmatch(entry.name)
+        )
+        if foreign:
+            raise InputError(
+                f"--output_dir: {output_dir} holds {foreign[0]} and is no run of ours; name another"
+            )
+        old = None
+    elif args.overwrite and not args.resume_from_checkpoint:
         for entry in output_dir.iterdir():
-            if entry.name != LOCK:
+            if WRITTEN.fullmatch(entry.name):  # the lock stays, and what is not ours
                 (
                     shutil.rmtree(entry)
                     if entry.is_dir() and not entry.is_symlink()
                     else entry.unlink()
                 )
-    before = output_dir / "settings.json"
-    if before.exists():
+        old = None
+    if old is not None:
         if not args.resume_from_checkpoint:
             raise InputError(
                 f"--output_dir: {output_dir} already holds a run; --resume_from_checkpoint auto"
                 " goes on with it, --overwrite deletes it"
             )
-        old = read_json(before)
         changed = [
             f"{key} (was {old.get(key)!r}, is {settings[key]!r})"
             for key in settings
@@ -215,8 +233,9 @@ def prepare_locked(args, settings):
         step = read_json(checkpoint / "trainer_state.json")["global_step"] if checkpoint else 0
         write_rows(log, [row for row in read_finished(log) if row["step"] <= step])
     # of a process that was killed
-    for left in (*output_dir.glob(".*.tmp"), output_dir / ".saving", output_dir / ".final"):
-        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    for left in output_dir.iterdir():
+        if re.fullmatch(rf"{HALF_WRITTEN}|\.saving|\.final", left.name):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
     with named_failure(before):
         write_json(before, settings)
     return (str(checkpoint) if checkpoint else None), False
