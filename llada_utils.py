@@ -61,14 +61,23 @@ def checkpoint_kind(path, flag="--checkpoint_path"):
     )
 
 
-def checkpoint_hash(path):
-    """12 hex digits over names and contents of a checkpoint's weight and config files."""
+HASHED = (
+    "config.json",
+    "adapter_config.json",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+)
+
+
+def checkpoint_hash(path, flag="--checkpoint_path"):
+    """12 hex digits over names and contents of all that a checkpoint's answers depend on: weights,
+    configs and tokenizer.
+    """
     digest = hashlib.sha256()
-    for file in sorted(resolve_folder(path, "--checkpoint_path").iterdir()):
-        if file.name.endswith((".safetensors", ".bin")) or file.name in (
-            "config.json",
-            "adapter_config.json",
-        ):
+    for file in sorted(resolve_folder(path, flag).iterdir()):
+        if file.name.endswith((".safetensors", ".bin")) or file.name in HASHED:
             digest.update(file.name.encode())
             with open(file, "rb") as content:
                 digest.update(hashlib.file_digest(content, "sha256").digest())

@@ -2,6 +2,7 @@
 info.json.
 """
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,16 @@ def load_rows(path, flag="--train_data"):
     ):
         raise InputError(f"{flag}: {path} has no train split with rows of input_ids")
     return rows
+
+
+def rows_hash(path):
+    """12 hex digits over the rows of a folder that load_rows reads (its Arrow files, in order)."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(path).rglob("*.arrow")):
+        with open(file, "rb") as content:
+            digest.update(str(file.relative_to(path)).encode())
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()[:12]
 
 
 def held_out_split(rows):

@@ -29,7 +29,10 @@ def load_tokenizer(path_or_hub_id):
     folder = resolve_folder(path_or_hub_id, "--tokenizer")
     if not (folder / "tokenizer.json").exists():
         raise InputError(f"{folder} holds no tokenizer.json")
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
+    except Exception as error:  # the tokenizers library raises bare Exceptions for broken files
+        raise InputError(f"{folder / 'tokenizer.json'} cannot be read: {error}") from None
     config = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
     mask_id = config.get("mask_token_id", tokenizer.convert_tokens_to_ids("<|mdm_mask|>"))
     if mask_id == LLADA_MASK_ID:
@@ -76,8 +79,6 @@ def open_tokenizer(name, num_proc):
         raise InputError(
             message if "--tokenizer" in message else f"--tokenizer: {message}"
         ) from None
-    except Exception as error:  # the tokenizers library raises bare Exceptions for broken files
-        raise InputError(f"--tokenizer: cannot read {name}: {error}") from None
 
 
 def text_ids(tokenizer, text):

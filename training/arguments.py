@@ -281,6 +281,9 @@ class RunArguments(TrainingArguments):
         ):
             if getattr(self, flag) <= 0:
                 raise InputError(f"--{flag}: {getattr(self, flag)} is not above 0")
+        for flag in ("label_smoothing_factor", "neftune_noise_alpha"):
+            if getattr(self, flag):
+                raise InputError(f"--{flag}: these losses have no such term; leave it out")
         if self.load_best_model_at_end or self.save_strategy == "best":
             raise InputError(
                 "--load_best_model_at_end, --save_strategy best: not supported; checkpoints are"

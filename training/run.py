@@ -22,9 +22,9 @@ from common.files import lock_for_writing, read_json, write_json
 from common.gpu_memory import out_of_memory_advice
 from common.rows import RowWriter, read_finished, write_rows
 from data.noise_stream import NoiseStream
-from data.token_rows import held_out_split, load_rows, row_lengths
+from data.token_rows import held_out_split, load_rows, row_lengths, rows_hash
 from llada_dit import LLaDADiT
-from llada_utils import checkpoint_kind, compile_network, end_process_group
+from llada_utils import checkpoint_hash, checkpoint_kind, compile_network, end_process_group
 from training.checkpoints import check_checkpoint, newest_complete
 from training.likelihood_bound import report
 from training.memory import HELD_OUT, training_advice
@@ -110,7 +110,15 @@ SETTINGS = (
     "lr_scheduler_type",
     "warmup_steps",
     "mask_ratio_epsilon",
+    "optim",
+    "optim_args",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
     "max_grad_norm",
+    "bf16",
+    "fp16",
+    "load_in_4bit",
     "seed",
     "max_steps",
     "task",
@@ -137,6 +145,27 @@ def run_settings(args, model, rows):
             )
         }
     return settings
+
+
+def input_hashes(args, model):
+    """What lies on disk and must not change either: training rows, and the weights and tokenizer
+    that the run starts from (with the base beneath them).
+    """
+    start, flag = (
+        (args.init_from, "--init_from")
+        if args.init_from
+        else (args.model_name_or_path, "--model_name_or_path")
+    )
+    if isinstance(model, LLaDADiT):
+        config = model.config
+        base = config.base_model_name_or_path if config.holds == "trainable" else None
+    else:
+        base = getattr(model, "name_or_path", None)  # set beneath an adapter
+    hashes = {
+        "train_data_hash": rows_hash(args.train_data),
+        "start_hash": checkpoint_hash(start, flag),
+    }
+    return hashes | {"base_hash": checkpoint_hash(base) if base and base != start else None}
 
 
 def decide_on_rank_zero(args, decide):
@@ -210,7 +239,7 @@ def prepare_locked(args, settings):
         changed = [
             f"{key} (was {old.get(key)!r}, is {settings[key]!r})"
             for key in settings
-            if old.get(key) != settings[key]
+            if key in old and old[key] != settings[key]  # older runs say less
         ]
         if changed:
             raise InputError(
@@ -349,7 +378,9 @@ def train_alone(args, trainer_cls, model, tokenizer, rows, collator, card):
     if args.max_steps <= 0:
         args.max_steps = math.ceil(args.num_train_epochs * len(train_rows) / args.global_batch)
     settings = run_settings(args, model, len(train_rows))
-    checkpoint, finished = decide_on_rank_zero(args, lambda: prepare_output(args, settings))
+    checkpoint, finished = decide_on_rank_zero(
+        args, lambda: prepare_output(args, settings | input_hashes(args, model))
+    )
     if finished:
         if args.process_index == 0:
             print(f"{args.output_dir}/final exists: this run is finished")
