@@ -30,7 +30,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from common.command_line import ArgumentParser, process_rank
+from common.command_line import ArgumentParser, finite_number, process_rank
 from common.errors import InputError, run
 from common.files import content_hash, require_writable, write_json
 from common.gpu_memory import EVALUATION, out_of_memory_advice
@@ -605,7 +605,7 @@ def make_parser():
     )
     group.add_argument(
         "--timeout",
-        type=float,
+        type=finite_number,
         default=3.0,
         metavar="S",
         help="seconds a program may take (default: 3, the official)",

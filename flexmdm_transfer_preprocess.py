@@ -27,10 +27,9 @@ A stopped run goes on where it was: documents and tokenised parts of 100,000 doc
 settings is kept; with others the script refuses unless --overwrite.
 """
 
-import argparse
 import json
 
-from common.command_line import require_positive
+from common.command_line import ArgumentParser, require_positive
 from common.errors import InputError, run
 from common.files import describe_files, is_finished
 from data.chunking import CUTTING_SETTINGS, choose_rows, cut_corpus
@@ -48,9 +47,7 @@ from data.tokenizer import open_tokenizer, tokenizer_hash
 
 
 def make_parser():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument(
         "--corpus",
         nargs="+",

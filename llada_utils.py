@@ -12,7 +12,6 @@ Missing, unexpected or misshapen tensors are errors that list them. No hub code 
 (other bases than LLaDA's: scripts/new_base.py)
 """
 
-import argparse
 import hashlib
 import os
 import re
@@ -24,6 +23,7 @@ from types import MethodType
 
 import torch
 
+from common.command_line import ArgumentParser, finite_number
 from common.errors import InputError, run
 from common.files import (
     complete_folder,
@@ -611,14 +611,12 @@ def end_process_group():
 
 
 def make_parser():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__)
     export = parser.add_subparsers(dest="command", required=True).add_parser("export")
     export.add_argument("--checkpoint_path", required=True)
     export.add_argument("--base_model", help="overrides the base the checkpoint names")
     export.add_argument(
-        "--lora_alpha", type=float, help="of the paper code's pytorch_model.bin (default r)"
+        "--lora_alpha", type=finite_number, help="of the paper code's pytorch_model.bin (default r)"
     )
     export.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
     export.add_argument("--output_dir", required=True)

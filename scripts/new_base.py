@@ -10,7 +10,6 @@ The last line trains what the second wrote as a masked diffusion model.
 Both write a folder that every script takes as --model_name_or_path.
 """
 
-import argparse
 import re
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from common.command_line import ArgumentParser, finite_number
 from common.errors import InputError, run
 from common.files import complete_folder, read_json, require_replaceable, resolve_folder, write_json
 from data.tokenizer import CHAT_TEMPLATE, HEADER_TOKENS, LLADA_MASK_ID, load_tokenizer
@@ -177,9 +177,7 @@ def import_llama(source, output_dir):
 
 
 def make_parser():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     llama = commands.add_parser("llama")
     llama.add_argument(
@@ -201,7 +199,7 @@ def make_parser():
         new.add_argument(f"--{flag}", type=int, default=value)
     new.add_argument(
         "--init_std",
-        type=float,
+        type=finite_number,
         default=0.02,
         help="of random weights, here and in training from scratch",
     )
