@@ -81,6 +81,14 @@ def open_tokenizer(name, num_proc):
         ) from None
 
 
+def reserved_ids(tokenizer):
+    """{"mask": id, "padding": id}: what no text may hold. A mask in it would be its own target, and
+    what follows padding would not be seen. Training rows with one are left out and counted, or
+    refused by their number; prompts of samplers and evaluations are refused.
+    """
+    return {"mask": tokenizer.mask_token_id, "padding": tokenizer.pad_token_id}
+
+
 def text_ids(tokenizer, text):
     """Ids of a text that begins a document, nothing added to it."""
     return tokenizer(text, add_special_tokens=False)["input_ids"]

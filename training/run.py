@@ -23,6 +23,7 @@ from common.gpu_memory import out_of_memory_advice
 from common.rows import RowWriter, read_finished, write_rows
 from data.noise_stream import NoiseStream
 from data.token_rows import held_out_split, load_rows, row_lengths, rows_hash
+from data.tokenizer import reserved_ids
 from llada_dit import LLaDADiT
 from llada_utils import checkpoint_hash, checkpoint_kind, compile_network, end_process_group
 from training.checkpoints import check_checkpoint, newest_complete
@@ -335,7 +336,7 @@ def check_data(args, model, tokenizer, rows):
         check_rows(
             part,
             backbone.config.embedding_size,
-            tokenizer.mask_token_id,
+            reserved_ids(tokenizer),
             args.sft_max_length,
             f"--train_data ({split})",
             task is not None,
@@ -457,7 +458,7 @@ def evaluate_only(args, trainer_cls, model, tokenizer, rows, collator):
     check_rows(
         rows,
         getattr(model, "backbone", model).config.embedding_size,
-        tokenizer.mask_token_id,
+        reserved_ids(tokenizer),
         args.sft_max_length,
         "--eval_data" if args.eval_data else "--train_data",
         hasattr(args, "task"),
