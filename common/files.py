@@ -293,8 +293,13 @@ def complete_folder(folder, kind):
 
 
 def read_json(path):
+    """The content of a JSON file. Raises InputError, also for what is no regular file (a pipe would
+    wait for ever).
+    """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        if Path(path).exists() and not Path(path).is_file():
+            raise InputError(f"cannot read {path}: it is no regular file")
+        return parse_json(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path}: {error}") from None
 

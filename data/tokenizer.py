@@ -27,13 +27,22 @@ def load_tokenizer(path_or_hub_id):
     from transformers import PreTrainedTokenizerFast
 
     folder = resolve_folder(path_or_hub_id, "--tokenizer")
-    if not (folder / "tokenizer.json").exists():
+    if not (folder / "tokenizer.json").is_file():
         raise InputError(f"{folder} holds no tokenizer.json")
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
     except Exception as error:  # the tokenizers library raises bare Exceptions for broken files
         raise InputError(f"{folder / 'tokenizer.json'} cannot be read: {error}") from None
     config = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
+    if not isinstance(config, dict):
+        raise InputError(f"{folder / 'config.json'} does not hold one JSON object")
+    for name in ("mask_token_id", "pad_token_id"):
+        value = config.get(name)
+        if value is not None and (type(value) is not int or not 0 <= value < len(tokenizer)):
+            raise InputError(
+                f"{folder / 'config.json'}: {name} is {str(value)[:60]!r}, no id of the"
+                f" tokenizer's {len(tokenizer)}"
+            )
     mask_id = config.get("mask_token_id", tokenizer.convert_tokens_to_ids("<|mdm_mask|>"))
     if mask_id == LLADA_MASK_ID:
         while len(tokenizer) < min(HEADER_TOKENS.values()):
