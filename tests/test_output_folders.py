@@ -57,10 +57,9 @@ def test_only_what_we_wrote_is_replaced(tmp_path_factory, old, new, ours, added,
         make(folder, old, "a")
     else:
         write(folder, old)
-    if ours and not any(
-        name.split("/")[0] in old or name in {key.split("/")[0] for key in old} for name in added
-    ):
-        added = {name: text for name, text in added.items() if not name.startswith(MARKER)}
+    if ours:  # beside ours, and within a folder of ours where there is one
+        within = next((name.split("/")[0] + "/mine" for name in old if "/" in name), "mine")
+        added = {f"{within}/{name}": text for name, text in added.items()}
         write(folder, added)
     else:
         added = {}
