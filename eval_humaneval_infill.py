@@ -30,11 +30,11 @@ import sys
 import warnings
 from pathlib import Path
 
-from common.command_line import ArgumentParser, process_rank
+from common.command_line import ArgumentParser, finite_number, process_rank
 from common.errors import InputError, run
 from common.files import content_hash, require_writable, write_json
 from common.gpu_memory import EVALUATION, out_of_memory_advice
-from common.rows import read_rows, write_rows
+from common.rows import RowWriter, read_finished, read_rows, write_rows
 from evaluation.generation_run import (
     GenerationRun,
     Stop,
@@ -61,6 +61,8 @@ FIELDS = ("task_id", "entry_point", "prompt", "suffix", "canonical_solution", "t
 # Characters: what is longer is refused, so that scoring ends in seconds (edit distance costs the
 # product of two lengths / 64)
 LONGEST_REFERENCE, LONGEST_COMPLETION, LONGEST_PARSED = 20_000, 200_000, 100_000
+
+REACHED = "verdicts-reached.jsonl"  # while programs run: a row for each that is done
 
 
 # ---- data ----------------------------------------------------------------------------------------
@@ -210,9 +212,15 @@ def text_metrics(rows, items):
 # ---- running programs ----------------------------------------------------------------------------
 
 
-def run_rows(rows, items, args, stop=None):
+def run_rows(rows, items, args, stop=None, folder=None):
     """(verdicts, isolation): one result of code_runner for each row. Rows in order; the items'
-    tests, prompts and suffixes are used, never those that a generations file may hold."""
+    tests, prompts and suffixes are used, never those that a generations file may hold.
+
+    folder: where each verdict is written as it is reached (REACHED), so that a full disk or a
+    signal loses none; a later call takes those that it finds there.
+    """
+    from contextlib import nullcontext
+
     from tqdm import tqdm
 
     from evaluation.sandbox.runner import (
@@ -243,21 +251,24 @@ def run_rows(rows, items, args, stop=None):
         )
     passed = 0
 
-    def progress(result):
+    def progress(number, result):
         nonlocal passed
+        if reached:
+            reached.append({"job": keys[to_run[number]], "verdict": result})
         passed += result["status"] == "passed"
         bar.set_postfix_str(f"passed {passed / (bar.n + 1):.1%}", refresh=False)
         bar.update()
         if stop is not None and stop.asked:
             raise InputError(
-                "stopped by SIGTERM while programs ran; all generations are on disk, the same"
-                " command scores them"
+                "stopped by SIGTERM while programs ran; all generations and the verdicts reached are"
+                " on disk, the same command scores the rest"
             )
 
     with (
         CodeRunner(
             workers=args.code_workers, timeout=args.timeout, unsafe_as_root=args.unsafe_as_root
         ) as runner,
+        RowWriter(Path(folder) / REACHED) if folder else nullcontext() as reached,
         tqdm(
             total=len(jobs),
             desc="running programs",
@@ -267,8 +278,15 @@ def run_rows(rows, items, args, stop=None):
             mininterval=0.5 if sys.stderr.isatty() else 30,
         ) as bar,
     ):
-        results = runner.run_all(jobs, progress)
         isolation = runner.isolation
+        keys = [content_hash([*job, args.timeout, runner.level]) for job in jobs]
+        known = reached_verdicts(Path(folder) / REACHED) if folder else {}
+        results = [dict(known[key]) if key in known else None for key in keys]
+        to_run = [number for number, result in enumerate(results) if result is None]
+        bar.update(len(jobs) - len(to_run))
+        made = runner.run_all([jobs[number] for number in to_run], progress)
+        for number, result in zip(to_run, made):
+            results[number] = result
     for row, job, result in zip(rows, jobs, results):
         if result["status"] == "passed" and not result["suspicious"]:
             name = rebound_name(job[0], references[row["task_id"]])
@@ -277,6 +295,18 @@ def run_rows(rows, items, args, stop=None):
             word = suspicious_text(row["completion"], by_id[row["task_id"]]["canonical_solution"])
             result["suspicious"] = word and f"the completion says {word!r}"
     return results, isolation
+
+
+def reached_verdicts(path):
+    """{hash of a job: its verdict} that an earlier call wrote; programs that ran out of time or
+    could not be run are tried again.
+    """
+    found = {}
+    for row in read_finished(path):
+        verdict = row.get("verdict") if isinstance(row, dict) else None
+        if isinstance(verdict, dict) and verdict.get("status") in ("passed", "failed"):
+            found[row.get("job")] = verdict
+    return found
 
 
 def pass_metrics(rows, verdicts):
@@ -327,7 +357,7 @@ def report(rows, items, args, *, label, settings, details, folder=None, stop=Non
         # the verdicts of an hour of programs must have a place
         require_writable(folder, "--output_dir")
     if check_tests(items, args):
-        verdicts, isolation = run_rows(rows, items, args, stop)
+        verdicts, isolation = run_rows(rows, items, args, stop, folder)
         verdicts = [{"right": verdict["status"] == "passed", **verdict} for verdict in verdicts]
         metrics.update(pass_metrics(rows, verdicts))
         counts = {
@@ -374,6 +404,7 @@ def report(rows, items, args, *, label, settings, details, folder=None, stop=Non
             ],
         )
         write_json(Path(folder) / "results.json", result)
+        (Path(folder) / REACHED).unlink(missing_ok=True)
     print(describe(result))
     if "isolation" in result:
         shown = ", ".join(
@@ -463,7 +494,11 @@ def encode_items(model, items, args):
 
     A LLaDA in the paper's layout has everything in the prefix and no middle_lengths.
     """
-    reference_lengths = [len(model.encode(item["canonical_solution"])) for item in items]
+    from data.tokenizer import inner_ids
+
+    reference_lengths = [
+        len(inner_ids(model.tokenizer, item["canonical_solution"])) for item in items
+    ]
     if model.kind == "flexmdm":
         from data.infills import flexmdm_infill_ids
 
@@ -489,7 +524,7 @@ def encode_items(model, items, args):
     lengths = reference_lengths if args.llada_infill == "oracle" else [args.gen_length] * len(items)
     return (
         [model.encode(item["prompt"]) for item in items],
-        [model.encode(item["suffix"]) for item in items],
+        [inner_ids(model.tokenizer, item["suffix"]) for item in items],
         lengths,
         reference_lengths,
     )
@@ -601,7 +636,7 @@ def make_parser():
     )
     group.add_argument(
         "--timeout",
-        type=float,
+        type=finite_number,
         default=3.0,
         metavar="S",
         help="seconds a program may take (default: 3, the official)",

@@ -96,7 +96,7 @@ def main():
     import torch
 
     from common.files import resolve_folder
-    from data.tokenizer import load_tokenizer
+    from data.tokenizer import decode_after, load_tokenizer, text_ids
     from llada_utils import checkpoint_kind, load_flexmdm, pick_device, pick_dtype
     from sampling.flexmdm import generate_flexmdm_infilling
     from sampling.network_graphs import speed_up_sampling
@@ -131,7 +131,8 @@ def main():
             from data.math_prompts import math_prompt
 
             args.prompt = math_prompt(tokenizer, args.prompt)
-        before, after = tokenizer(args.prompt, add_special_tokens=False)["input_ids"], []
+        before, after = text_ids(tokenizer, args.prompt), []
+    context = before if args.prompt is not None else text_ids(tokenizer, args.prefix or "")
     flags = "--prompt" if args.prompt is not None else "--prefix and --suffix"
     refuse_trailing_padding((before, after), pad_id, flags)
     refuse_mask_tokens((before, after), mask_id, flags)
@@ -166,7 +167,7 @@ def main():
     )
     for row in range(args.num_samples):
         answer = result.sequences[row, len(before) : int(result.lengths[row]) - len(after)].tolist()
-        print(tokenizer.decode(answer))
+        print(decode_after(tokenizer, context, answer))
         print(
             f"sample {row + 1}: {len(answer)} tokens, {int(result.evaluations[row])} evaluations"
             f"{', stopped at --diffusion_steps' if result.truncated[row] else ''}"

@@ -10,9 +10,9 @@ Then:                  python flexmdm_transfer_openwebtext.py --variable_length 
 
 --rows_per_corpus makes corpora equal: 200,000 steps of 64 rows, half from each, are 6.4 million
 rows a corpus. Every --corpus and every --data_path (a file, or a folder's files) is one corpus.
-Documents: rows of JSONL, .jsonl.zst (needs `pip install zstandard`) and parquet files (field
---text_field); a plain text file (.txt, .raw) is one document, or, where it begins with a WikiText
-heading ` = Title = `, one an article.
+Documents: rows of JSONL, .jsonl.zst and parquet files (field --text_field); a plain text file
+(.txt, .raw) is one document, or, where it begins with a WikiText heading ` = Title = `, one an
+article.
 
 A document is tokenised once. While a piece is longer than --max_length it is cut in two after the
 blank line nearest its middle (paper's code), without a blank line after the nearest newline,
@@ -27,10 +27,9 @@ A stopped run goes on where it was: documents and tokenised parts of 100,000 doc
 settings is kept; with others the script refuses unless --overwrite.
 """
 
-import argparse
 import json
 
-from common.command_line import require_positive
+from common.command_line import ArgumentParser, require_positive
 from common.errors import InputError, run
 from common.files import describe_files, is_finished
 from data.chunking import CUTTING_SETTINGS, choose_rows, cut_corpus
@@ -48,9 +47,7 @@ from data.tokenizer import open_tokenizer, tokenizer_hash
 
 
 def make_parser():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument(
         "--corpus",
         nargs="+",

@@ -112,14 +112,16 @@ def parse_arguments():
 
 def given_ids(args, tokenizer):
     """(ids before the masks, ids behind them) as the flags say."""
+    from data.tokenizer import inner_ids, text_ids
+
     if args.prompt is not None:
         from data.math_prompts import math_prompt
 
         prompt = math_prompt(tokenizer, args.prompt) if args.task == "math" else args.prompt
-        return tokenizer(prompt, add_special_tokens=False)["input_ids"], []
+        return text_ids(tokenizer, prompt), []
     prefix, suffix = args.prefix or "", args.suffix or ""
     if args.middle_length:
-        return [tokenizer(part, add_special_tokens=False)["input_ids"] for part in (prefix, suffix)]
+        return text_ids(tokenizer, prefix), inner_ids(tokenizer, suffix)
     from data.infills import llada_infill_prompt
 
     return llada_infill_prompt(tokenizer, prefix, suffix), []
@@ -136,7 +138,7 @@ def main():
 
     import torch
 
-    from data.tokenizer import load_tokenizer
+    from data.tokenizer import decode_after, load_tokenizer, text_ids
     from llada_utils import checkpoint_kind, load_llada, pick_device, pick_dtype
     from sampling.llada import generate_mdm_infilling, unmasking_plan
     from sampling.network_graphs import speed_up_sampling
@@ -155,6 +157,7 @@ def main():
     )
     speed_up_sampling(model, args.torch_compile)
     config, given = model.config, len(before) + len(after)
+    context = before if args.prompt is not None else text_ids(tokenizer, args.prefix or "")
     flags = "--prompt" if args.prompt is not None else "--prefix and --suffix"
     refuse_trailing_padding((before, after), config.pad_token_id, flags)
     refuse_mask_tokens((before, after), config.mask_token_id, flags)
@@ -201,7 +204,7 @@ def main():
         answer = answer[
             : next((place for place, token in enumerate(answer) if token in ends), len(answer))
         ]
-        print(tokenizer.decode(answer))
+        print(decode_after(tokenizer, context, answer))
         print(
             f"sample {row + 1}: {len(answer)} of {gen_length} tokens before the end,"
             f" {int(result.evaluations[row])} evaluations",

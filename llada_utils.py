@@ -12,7 +12,6 @@ Missing, unexpected or misshapen tensors are errors that list them. No hub code 
 (other bases than LLaDA's: scripts/new_base.py)
 """
 
-import argparse
 import hashlib
 import os
 import re
@@ -24,10 +23,20 @@ from types import MethodType
 
 import torch
 
+from common import config_values
+from common.command_line import ArgumentParser, finite_number
 from common.errors import InputError, run
-from common.files import complete_folder, read_json, resolve_folder, write_json, write_text
+from common.files import (
+    complete_folder,
+    read_json,
+    require_replaceable,
+    resolve_folder,
+    write_json,
+    write_text,
+)
 from common.gpu_memory import require_room
 from data.tokenizer import load_tokenizer
+from flexmdm_interpolant import schedule_from_config
 from llada_dit import FlexMDMConfig, LLaDABlock, LLaDAConfig, LLaDADiT, LLaDAModelLM
 
 # the head, never the MLPs' ff_out (paper's code)
@@ -43,7 +52,8 @@ def checkpoint_kind(path, flag="--checkpoint_path"):
     if (folder / "adapter_config.json").exists():
         return "llada"
     if (folder / "config.json").exists():
-        kind = read_json(folder / "config.json").get("model_type")
+        content = read_json(folder / "config.json")
+        kind = content.get("model_type") if isinstance(content, dict) else None
         if kind in ("flexmdm", "llada"):
             return kind
     if (folder / "pytorch_model.bin").exists():
@@ -54,14 +64,23 @@ def checkpoint_kind(path, flag="--checkpoint_path"):
     )
 
 
-def checkpoint_hash(path):
-    """12 hex digits over names and contents of a checkpoint's weight and config files."""
+HASHED = (
+    "config.json",
+    "adapter_config.json",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+)
+
+
+def checkpoint_hash(path, flag="--checkpoint_path"):
+    """12 hex digits over names and contents of all that a checkpoint's answers depend on: weights,
+    configs and tokenizer.
+    """
     digest = hashlib.sha256()
-    for file in sorted(resolve_folder(path, "--checkpoint_path").iterdir()):
-        if file.name.endswith((".safetensors", ".bin")) or file.name in (
-            "config.json",
-            "adapter_config.json",
-        ):
+    for file in sorted(resolve_folder(path, flag).iterdir()):
+        if file.is_file() and (file.name.endswith((".safetensors", ".bin")) or file.name in HASHED):
             digest.update(file.name.encode())
             with open(file, "rb") as content:
                 digest.update(hashlib.file_digest(content, "sha256").digest())
@@ -79,15 +98,23 @@ def read_tensors(folder, name="model.safetensors"):
 
     index = folder / f"{name}.index.json"
     if index.exists():
-        weight_map = read_json(index)["weight_map"]
+        content = read_json(index)
+        weight_map = content.get("weight_map") if isinstance(content, dict) else None
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise InputError(f"{index} has no weight_map of tensor names to files")
         files = {}
         for tensor_name, file in weight_map.items():
+            # a bare name: what lies elsewhere is none of this checkpoint's
+            if not isinstance(file, str) or Path(file).name != file or file in ("", ".", ".."):
+                raise InputError(f"{index}: {file!r} is no file name within {folder}")
             files.setdefault(file, []).append(tensor_name)
     elif (folder / name).exists():
         files = {name: None}
     else:
         raise InputError(f"{folder} holds neither {name} nor {name}.index.json")
     for file, names in files.items():
+        if not (folder / file).is_file():
+            raise InputError(f"{folder / file} is not there, or no regular file")
         try:
             with safe_open(folder / file, framework="pt") as content:
                 for tensor_name in names or content.keys():
@@ -103,7 +130,7 @@ def load_into(model, tensors, dtype_of, device, source, expected=None):
     none copied twice.
 
     expected: names that must come (default: all of the model's). Raises InputError listing what is
-    missing, unexpected, misshapen.
+    missing, unexpected, misshapen, of another kind than floating-point, or not finite.
     """
     have = dict(model.named_parameters())
     expected = set(have if expected is None else expected)
@@ -113,18 +140,23 @@ def load_into(model, tensors, dtype_of, device, source, expected=None):
         {"weights": size},
         "what helps: --dtype bfloat16 where it is float32, or --device cpu",
     )
-    unexpected, misshapen, seen = [], [], set()
+    unexpected, misshapen, not_real, not_finite, seen = [], [], [], [], set()
     for name, tensor in tensors:
         if name not in expected or name in seen:
             unexpected.append(name)
         elif tensor.shape != have[name].shape:
             misshapen.append(f"{name} {tuple(tensor.shape)} instead of {tuple(have[name].shape)}")
             seen.add(name)
+        elif not tensor.is_floating_point():
+            not_real.append(f"{name} ({str(tensor.dtype).removeprefix('torch.')})")
+            seen.add(name)
         else:
             parent, _, leaf = name.rpartition(".")
             new = torch.nn.Parameter(
                 tensor.to(device, dtype_of(name)), requires_grad=have[name].requires_grad
             )
+            if not torch.isfinite(new).all():
+                not_finite.append(name)
             setattr(model.get_submodule(parent), leaf, new)
             seen.add(name)
     problems = [
@@ -133,6 +165,8 @@ def load_into(model, tensors, dtype_of, device, source, expected=None):
             ("missing", expected - seen),
             ("unexpected", unexpected),
             ("misshapen", misshapen),
+            ("no floating-point numbers", not_real),
+            ("not finite", not_finite),
         ]
         if names
     ]
@@ -232,8 +266,11 @@ def with_base_layer(names):
 
 
 def llada_config(folder):
+    """LLaDAConfig of a folder's config.json. Raises InputError."""
+    content, source = read_json(folder / "config.json"), str(folder / "config.json")
+    config_values.check_llada(content, source)
     try:
-        return LLaDAConfig.from_json(read_json(folder / "config.json"), str(folder / "config.json"))
+        return LLaDAConfig.from_json(content, source)
     except ValueError as error:
         raise InputError(str(error)) from None
 
@@ -254,13 +291,18 @@ def load_llada(path_or_hub_id, base=None, dtype=torch.float32, device="cpu", mer
         return model.eval()
     from peft import LoraConfig
 
+    content, source = read_json(folder / "adapter_config.json"), folder / "adapter_config.json"
+    config_values.check_lora(content, source)
+    if content.get("peft_type") != "LORA":
+        raise InputError(f"{source}: peft_type is {content.get('peft_type')!r}, not 'LORA'")
     try:
         adapter = LoraConfig.from_pretrained(str(folder))
     except Exception as error:
         raise InputError(
             f"{folder / 'adapter_config.json'} is no LoRA configuration: {error}"
         ) from None
-    model = load_llada(base or adapter.base_model_name_or_path, dtype=dtype, device=device)
+    base = base_of_checkpoint(folder, base, content.get("base_model_name_or_path"))
+    model = load_llada(base, dtype=dtype, device=device)
     adapter.inference_mode = False  # else peft freezes the adapter as well
     add_lora(model, adapter)
     names = {
@@ -276,8 +318,30 @@ def load_llada(path_or_hub_id, base=None, dtype=torch.float32, device="cpu", mer
     return (merge_lora(model) if merge else model).eval()
 
 
+def base_of_checkpoint(folder, base, named):
+    """The folder of the base that a checkpoint rests on: what --base_model says, else what the
+    checkpoint names. Raises InputError that says which of both.
+    """
+    if base is not None:
+        return resolve_folder(base, "--base_model")
+    if not isinstance(named, str) or not named:
+        raise InputError(f"--base_model: {folder} names no base; give it by this flag")
+    return resolve_folder(
+        named, f"--base_model is not given, and the base that {folder} names cannot be had"
+    )
+
+
+def lasting_name(base):
+    """How a checkpoint names its base: a local folder by its whole path, because the reader may
+    stand in another folder; a hub id as it is.
+    """
+    return str(Path(base).resolve()) if base and Path(base).is_dir() else base
+
+
 def flexmdm_config(folder):
+    """FlexMDMConfig of a folder's config.json. Raises InputError."""
     content = read_json(folder / "config.json")
+    config_values.check_flexmdm(content, str(folder / "config.json"))
     known = set(FlexMDMConfig.__annotations__) | {"architectures", "model_type"}
     if content.get("model_type") != "flexmdm" or set(content) - known:
         raise InputError(
@@ -285,6 +349,9 @@ def flexmdm_config(folder):
             f" ({', '.join(set(content) - known) or 'model_type'})"
         )
     try:
+        for name in ("insertion_schedule", "unmask_schedule"):
+            if content.get(name) is not None:
+                schedule_from_config(content[name])
         return FlexMDMConfig(
             **{
                 key: value
@@ -292,7 +359,7 @@ def flexmdm_config(folder):
                 if key not in ("architectures", "model_type")
             }
         )
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise InputError(f"{folder / 'config.json'}: {error}") from None
 
 
@@ -319,7 +386,7 @@ def new_flexmdm(base, dtype=torch.float32, device="cpu", **settings):
     backbone = llada_config(folder)
     config = FlexMDMConfig(
         backbone=backbone.to_json(),
-        base_model_name_or_path=str(base),
+        base_model_name_or_path=lasting_name(str(base)),
         mask_token_id=backbone.mask_token_id,
         pad_token_id=backbone.pad_token_id,
         holds="trainable" if settings.get("lora") else "everything",
@@ -364,7 +431,7 @@ def load_flexmdm(
         if config.holds == "everything":
             load_into(model, read_tensors(folder), dtype_of, device, folder)
         else:
-            base_folder = resolve_folder(base or config.base_model_name_or_path, "--base_model")
+            base_folder = base_of_checkpoint(folder, base, config.base_model_name_or_path)
             if llada_config(base_folder).to_json() != config.backbone:
                 raise InputError(
                     f"--base_model: {base_folder} has another config.json than the base of {folder}"
@@ -419,7 +486,7 @@ def load_paper_checkpoint(folder, base, lora_alpha, dtype_of, device):
         )
     config = FlexMDMConfig(
         backbone=backbone.to_json(),
-        base_model_name_or_path=str(base),
+        base_model_name_or_path=lasting_name(str(base)),
         time_scale=1.0,
         length_head="softplus",
         attend_to_padding=True,
@@ -487,7 +554,7 @@ def write_checkpoint(model, folder, tokenizer, state=None, card=""):
         from safetensors.torch import save_file
 
         adapter = model.peft_config["default"]
-        adapter.base_model_name_or_path = model.name_or_path
+        adapter.base_model_name_or_path = lasting_name(model.name_or_path)
         adapter.save_pretrained(str(folder))
         save_file(
             {
@@ -511,6 +578,7 @@ def export_merged(checkpoint, output_dir, base=None, lora_alpha=None, dtype=torc
     """Merge LoRA and write a folder that needs neither peft nor the base. Either kind of
     checkpoint.
     """
+    require_replaceable(output_dir, "exported model")
     if checkpoint_kind(checkpoint) == "flexmdm":
         model = load_flexmdm(checkpoint, base, lora_alpha, dtype)
         model.config = FlexMDMConfig(
@@ -521,7 +589,7 @@ def export_merged(checkpoint, output_dir, base=None, lora_alpha=None, dtype=torc
         vars(model).pop("peft_config", None)
     folder = resolve_folder(checkpoint)
     tokenizer = load_tokenizer(folder if (folder / "tokenizer.json").exists() else base)
-    with complete_folder(output_dir) as staging:
+    with complete_folder(output_dir, "exported model") as staging:
         write_checkpoint(
             model,
             staging,
@@ -594,14 +662,12 @@ def end_process_group():
 
 
 def make_parser():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__)
     export = parser.add_subparsers(dest="command", required=True).add_parser("export")
     export.add_argument("--checkpoint_path", required=True)
     export.add_argument("--base_model", help="overrides the base the checkpoint names")
     export.add_argument(
-        "--lora_alpha", type=float, help="of the paper code's pytorch_model.bin (default r)"
+        "--lora_alpha", type=finite_number, help="of the paper code's pytorch_model.bin (default r)"
     )
     export.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
     export.add_argument("--output_dir", required=True)

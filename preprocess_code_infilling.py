@@ -20,9 +20,7 @@ rows without output, are left out, counted in info.json and on the screen. A fin
 with the same settings is kept; with other settings the script refuses unless --overwrite.
 """
 
-import argparse
-
-from common.command_line import require_positive
+from common.command_line import ArgumentParser, require_positive
 from common.errors import run
 from data.infills import code_row, infill_boundary_ids, llada_infill_layout
 
@@ -30,9 +28,7 @@ HUB_DATA = "OpenCoder-LLM/opc-sft-stage2"
 
 
 def make_parser():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--tokenizer", default="GSAI-ML/LLaDA-8B-Base", help="folder or hub id")
     parser.add_argument(
         "--data_path",

@@ -16,9 +16,7 @@ in info.json and on the screen. A finished output made with the same settings is
 other settings the script refuses unless --overwrite.
 """
 
-import argparse
-
-from common.command_line import require_positive
+from common.command_line import ArgumentParser, require_positive
 from common.errors import InputError, run
 from data.instruction_rows import read_training_rows, write_instruction_rows
 from data.math_prompts import math_row
@@ -27,9 +25,7 @@ HUB_DATA = "openai/gsm8k"
 
 
 def make_parser():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--tokenizer", default="GSAI-ML/LLaDA-8B-Base", help="folder or hub id")
     parser.add_argument(
         "--data_path",

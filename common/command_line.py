@@ -3,6 +3,7 @@ torch.
 """
 
 import argparse
+import math
 import os
 import sys
 
@@ -14,6 +15,14 @@ def process_rank():
     one.
     """
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def finite_number(text):
+    """argparse type of a number that may be neither nan nor inf."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
+    return value
 
 
 def require_positive(args, *names):

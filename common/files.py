@@ -7,6 +7,7 @@ Nothing here imports torch, so `--help` stays fast.
 import codecs
 import gzip
 import hashlib
+import io
 import json
 import os
 import re
@@ -16,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from common.errors import InputError
+
+MARKER = ".written-by-flexmdm.json"  # in every folder that complete_folder wrote
 
 
 def lock_for_writing(path):
@@ -39,14 +42,27 @@ def lock_for_writing(path):
     return handle
 
 
+def open_bytes(path):
+    """A file for reading, .gz and .zst decompressed. Reading raises OSError, EOFError or zlib.error
+    where a compressed file is damaged or was cut short.
+    """
+    if str(path).endswith(".gz"):
+        return gzip.open(path, "rb")
+    if str(path).endswith(".zst"):
+        import pyarrow
+
+        # zstandard's own reader ends without a word where a file was cut short
+        return pyarrow.input_stream(path, compression="zstd")
+    return open(path, "rb")
+
+
 def open_text(path):
-    """A text file, gzipped or not, for reading: UTF-8, with or without a byte order mark, any line
+    """A text file for reading, as open_bytes: UTF-8, with or without a byte order mark, any line
     ends.
 
     Raises ValueError for another encoding that names itself by its byte order mark.
     """
-    opened = gzip.open if str(path).endswith(".gz") else open
-    with opened(path, "rb") as file:
+    with open_bytes(path) as file:
         head = file.read(4)
     for mark, name in (
         (codecs.BOM_UTF32_LE, "UTF-32"),
@@ -56,7 +72,7 @@ def open_text(path):
     ):
         if head.startswith(mark):
             raise ValueError(f"it is {name}; save it as UTF-8")
-    return opened(path, "rt", encoding="utf-8-sig")
+    return io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig")
 
 
 def parse_json(text):
@@ -158,17 +174,19 @@ def is_finished(output_dir, settings, overwrite):
         raise InputError(f"--output_dir: cannot write {folder}: {error.strerror}") from None
     if not occupied:
         return False
-    if not (folder / "info.json").is_file():
+    if overwrite:
+        require_replaceable(folder, "data set")
+        return False
+    info = read_json(folder / "info.json") if (folder / "info.json").is_file() else None
+    earlier = info.get("settings") if isinstance(info, dict) else None
+    if not isinstance(earlier, dict):
         raise InputError(
             f"--output_dir: {folder} exists and is no output of a preprocessing script; name"
             " another"
         )
-    earlier = json.loads((folder / "info.json").read_text(encoding="utf-8")).get("settings", {})
     different = sorted(
         key for key in earlier.keys() | settings.keys() if earlier.get(key) != settings.get(key)
     )
-    if overwrite:
-        return False
     if different:
         raise InputError(
             f"--output_dir: {folder} was made with other settings ({', '.join(different)}); "
@@ -203,31 +221,85 @@ def resolve_folder(name, flag="--model_name_or_path"):
         ) from None
 
 
+def require_replaceable(folder, kind):
+    """Refuse, before work that would be lost, a folder that complete_folder must not replace: only
+    an empty one, or one that it wrote as this kind and in which nothing else lies. Raises
+    InputError.
+    """
+    folder = Path(folder).resolve()
+    try:
+        if not folder.exists():
+            return
+        if not folder.is_dir():
+            raise InputError(f"--output_dir: {folder} is a file; name a folder")
+        inside = {
+            str(path.relative_to(folder)) for path in folder.rglob("*") if not is_folder(path)
+        }
+        mark = read_json(folder / MARKER) if MARKER in inside else {}
+    except OSError as error:
+        raise InputError(f"--output_dir: cannot read {folder}: {error.strerror}") from None
+    if not any(folder.iterdir()):
+        if Path.cwd().is_relative_to(folder):
+            raise InputError(f"--output_dir: {folder} is the current folder; name another")
+        return
+    if not isinstance(mark, dict) or not isinstance(mark.get("files"), list):
+        mark = {}
+    if mark.get("kind") != kind:
+        raise InputError(f"--output_dir: {folder} exists and is no {kind} of ours; name another")
+    foreign = sorted(inside - {MARKER, *map(str, mark["files"])})
+    if foreign:
+        raise InputError(
+            f"--output_dir: {folder} holds {foreign[0]}, which would be lost; move it, or name"
+            " another"
+        )
+
+
+def is_folder(path):
+    return path.is_dir() and not path.is_symlink()
+
+
 @contextmanager
-def complete_folder(folder):
+def complete_folder(folder, kind):
     """Write a folder under a temporary name beside it; it takes its place, whole, when the block
     ends without an error.
+
+    kind: what it is called, as "data set". MARKER in it says so and lists its files: what
+    require_replaceable lets a later run of the same kind replace. Raises InputError for a folder
+    that cannot be written or is not ours.
     """
-    folder = Path(folder)
+    require_replaceable(folder, kind)
+    folder = Path(folder).resolve()
     staging = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
     try:
+        staging.mkdir(parents=True)
         yield staging
+        files = sorted(
+            str(path.relative_to(staging)) for path in staging.rglob("*") if path.is_file()
+        )
+        write_json(staging / MARKER, {"kind": kind, "files": files})
+        require_replaceable(folder, kind)  # also of what came in the meantime
         if folder.exists():
-            old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
             folder.rename(old)
-            staging.rename(folder)
-            shutil.rmtree(old)
-        else:
-            staging.rename(folder)
+        staging.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise InputError(
+            f"--output_dir: cannot write {folder}: {error.strerror or error}"
+        ) from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
 def read_json(path):
+    """The content of a JSON file. Raises InputError, also for what is no regular file (a pipe would
+    wait for ever).
+    """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        if Path(path).exists() and not Path(path).is_file():
+            raise InputError(f"cannot read {path}: it is no regular file")
+        return parse_json(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path}: {error}") from None
 

@@ -1,8 +1,8 @@
 """Rows on disk, and how a script says no. Nothing here imports torch, so `--help` stays fast.
 
-Reading: `read_rows` takes a data set's local copy (JSONL, JSON, parquet, gzipped or not, one file
-or a folder); `open_text` is the one way text files are opened, `parse_json` the one way JSON is
-read.
+Reading: `read_rows` takes a data set's local copy (JSONL, JSON, parquet, compressed or not, one
+file or a folder); `open_text` is the one way text files are opened, `parse_json` the one way JSON
+is read.
 Writing: `write_rows` / `write_json` write whole files, under a temporary name that is renamed when
 complete; `RowWriter` appends finished rows one by one, so that a run stopped at any moment can go
 on (`read_finished`); `is_finished` tells whether an output folder with an info.json was made with
@@ -18,11 +18,11 @@ from pathlib import Path
 from common.errors import InputError
 from common.files import open_text, parse_json, write_text
 
-DATA_SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet")
+DATA_SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".parquet")
 
 
 def stream_jsonl(path, flag):
-    """Rows of one JSONL file, gzipped or not, one at a time. Raises InputError naming the line that
+    """Rows of one JSONL file (also .gz, .zst), one at a time. Raises InputError naming the line that
     is not JSON.
     """
     try:
@@ -70,10 +70,10 @@ def read_object(path, flag):
 def read_rows(path, *, fields, flag):
     """Rows of a data set's local copy: one file, or every data file of a folder in name order.
 
-    path: .jsonl, .json (a list, or one object), .parquet, and .gz of the first two; fields: names
-    every row must have;
+    path: .jsonl, .json (a list, or one object), .parquet, and .gz of the first two, .zst of the
+    first; fields: names every row must have;
     flag: the command line flag to name when something is wrong. Raises InputError: not there,
-    empty, unreadable, a field missing.
+    a file without rows, unreadable, a field missing.
     """
     path = Path(path)
     if path.is_dir():
@@ -84,16 +84,19 @@ def read_rows(path, *, fields, flag):
         files = [path]
     else:
         raise InputError(f"{flag}: {path} does not exist")
-    rows = [row for file in files for row in read_file(file, flag)]
-    if not rows:
-        raise InputError(f"{flag}: {path} is empty")
-    for number, row in enumerate(rows, 1):
-        missing = [field for field in fields if not isinstance(row, dict) or field not in row]
-        if missing:
-            raise InputError(
-                f"{flag}: row {number} of {path} has no field {missing[0]!r} (every row needs"
-                f" {', '.join(fields)})"
-            )
+    rows = []
+    for file in files:
+        found = read_file(file, flag)
+        if not found:
+            raise InputError(f"{flag}: {file} is empty")
+        for number, row in enumerate(found, 1):
+            missing = [field for field in fields if not isinstance(row, dict) or field not in row]
+            if missing:
+                raise InputError(
+                    f"{flag}: row {number} of {file} has no field {missing[0]!r} (every row needs"
+                    f" {', '.join(fields)})"
+                )
+        rows += found
     return rows
 
 

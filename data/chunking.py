@@ -7,6 +7,7 @@ from pathlib import Path
 
 from common.errors import InputError
 from data.corpora import documents
+from data.tokenizer import reserved_ids
 
 DOCUMENTS_A_PART = 100_000
 # what tokenised parts depend on
@@ -63,7 +64,7 @@ def tokenise_and_cut(batch, numbers, tokenizer, max_length, first):
     """
     import numpy as np
 
-    forbidden = {tokenizer.mask_token_id, tokenizer.pad_token_id}
+    forbidden = set(reserved_ids(tokenizer).values())
     encoded = tokenizer(
         batch["text"], add_special_tokens=False, return_offsets_mapping=True, verbose=False
     )

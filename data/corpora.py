@@ -1,15 +1,12 @@
-"""Documents of text corpora: local files (plain text, JSONL, parquet, zstd) and data sets of the
-hub.
-"""
+"""Documents of text corpora: local files (plain text, JSONL, parquet) and data sets of the hub."""
 
 import fnmatch
-import io
-import json
 import re
 from itertools import chain, islice
 from pathlib import Path
 
 from common.errors import InputError
+from common.files import open_text
 from common.rows import DATA_SUFFIXES, read_file, stream_jsonl
 
 TEXT_SUFFIXES = (".txt", ".raw")
@@ -42,9 +39,9 @@ def wiki_articles(lines):
 
 
 def text_documents(path):
-    """Documents of a plain text file, all line ends as newlines."""
+    """Documents of a plain text file, all line ends as newlines; none of an empty file."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with open_text(path) as file:
             head = []
             for line in file:
                 head.append(line)
@@ -53,42 +50,24 @@ def text_documents(path):
             lines = chain(head, file)
             if head and WIKI_HEADING.fullmatch(head[-1]):
                 yield from wiki_articles(lines)
-            else:
+            elif head:
                 yield "".join(lines)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--data_path: cannot read {path}: {error}") from None
-
-
-def zst_rows(path):
-    """Rows of a .jsonl.zst file."""
-    try:
-        import zstandard
-    except ImportError:
-        raise InputError(
-            f"{path} is compressed by zstd; to read it: pip install zstandard"
-        ) from None
-    try:
-        with (
-            open(path, "rb") as file,
-            zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as content,
-        ):
-            for line in io.TextIOWrapper(content, encoding="utf-8"):
-                yield json.loads(line)
-    except (OSError, ValueError, zstandard.ZstdError) as error:
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8
         raise InputError(f"--data_path: cannot read {path}: {error}") from None
 
 
 def parquet_rows(path, fields):
     """Rows of a parquet file with those of `fields` that it has, a thousand in memory at a time."""
+    import pyarrow
     import pyarrow.parquet as parquet
 
     try:
         file = parquet.ParquetFile(path)
-    except (OSError, ValueError) as error:
+        columns = [field for field in fields if field in file.schema_arrow.names]
+        for batch in file.iter_batches(1000, columns=columns):
+            yield from batch.to_pylist()
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise InputError(f"--data_path: cannot read {path}: {error}") from None
-    columns = [field for field in fields if field in file.schema_arrow.names]
-    for batch in file.iter_batches(1000, columns=columns):
-        yield from batch.to_pylist()
 
 
 def file_documents(path, text_field, prompt_field=None):
@@ -101,14 +80,10 @@ def file_documents(path, text_field, prompt_field=None):
         return
     if name.endswith(".parquet"):
         rows = parquet_rows(path, [text_field, prompt_field])
-    elif name.endswith(".zst"):
-        rows = zst_rows(path)
+    elif name.endswith((".json", ".json.gz")):
+        rows = read_file(path, "--data_path")
     else:
-        rows = (
-            stream_jsonl(path, "--data_path")
-            if ".jsonl" in name
-            else read_file(path, "--data_path")
-        )
+        rows = stream_jsonl(path, "--data_path")
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or not isinstance(row.get(text_field), str):
             raise InputError(
@@ -128,13 +103,18 @@ def documents(files, text_field, prompt_field, max_documents):
     a time.
 
     files: each a local path, or (hub id, revision, file name), which is fetched when its turn
-    comes.
+    comes. Raises InputError for a local file that cannot be read to its end or holds no document.
     """
 
     def found():
         for file in files:
             if isinstance(file, str):
-                yield from file_documents(file, text_field, prompt_field)
+                empty = True
+                for document in file_documents(file, text_field, prompt_field):
+                    empty = False
+                    yield document
+                if empty:
+                    raise InputError(f"--data_path: {file} holds no documents")
                 continue
             from huggingface_hub import hf_hub_download
 
@@ -160,7 +140,7 @@ def local_files(path):
     """The files of one --data_path as strings. Raises InputError: not there, of no known kind,
     empty.
     """
-    suffixes = (*DATA_SUFFIXES, ".jsonl.zst", *TEXT_SUFFIXES)
+    suffixes = (*DATA_SUFFIXES, *TEXT_SUFFIXES)
     folder = Path(path)
     if not folder.exists():
         raise InputError(f"--data_path: {path} does not exist")
@@ -171,8 +151,9 @@ def local_files(path):
     )
     if not files or not files[0].name.endswith(suffixes):
         raise InputError(f"--data_path: {path} is or holds none of {', '.join(suffixes)}")
-    if not any(file.stat().st_size for file in files):
-        raise InputError(f"--data_path: {path} is empty")
+    for file in files:
+        if not file.stat().st_size:
+            raise InputError(f"--data_path: {file} is empty")
     return [str(file) for file in files]
 
 

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.tokenizer import inner_ids, text_ids
+
 INFILL_BOUNDARY = "<infill-boundary>"
 REQUEST = (
     "Write the code that is missing between the prefix and the suffix below. Give the missing code"
@@ -26,11 +28,6 @@ class LLaDALayout(NamedTuple):
     before_prefix: list
     between: list
     after_suffix: list
-
-
-def text_ids(tokenizer, text):
-    """Ids of a text, nothing added to it."""
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def infill_boundary_ids(tokenizer):
@@ -98,7 +95,10 @@ def flexmdm_infill_ids(tokenizer, prefix, suffix):
     generate_flexmdm_infilling.
     """
     ids, start, end = format_flexmdm_infill(
-        text_ids(tokenizer, prefix), [], text_ids(tokenizer, suffix), infill_boundary_ids(tokenizer)
+        text_ids(tokenizer, prefix),
+        [],
+        inner_ids(tokenizer, suffix),
+        infill_boundary_ids(tokenizer),
     )
     return ids[:start].tolist(), ids[end:].tolist()
 
@@ -106,7 +106,10 @@ def flexmdm_infill_ids(tokenizer, prefix, suffix):
 def llada_infill_prompt(tokenizer, prefix, suffix):
     """Ids, a list, of the baseline's prompt for an infill; the generated tokens are the middle."""
     ids, _ = format_llada_infill(
-        text_ids(tokenizer, prefix), [], text_ids(tokenizer, suffix), llada_infill_layout(tokenizer)
+        text_ids(tokenizer, prefix),
+        [],
+        inner_ids(tokenizer, suffix),
+        llada_infill_layout(tokenizer),
     )
     return ids.tolist()
 

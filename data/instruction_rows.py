@@ -76,7 +76,7 @@ def write_instruction_rows(args, rows, make_row, options, tokenizer, settings, r
     import datasets
 
     from data.token_rows import write_dataset
-    from data.tokenizer import tokenizer_hash
+    from data.tokenizer import reserved_ids, tokenizer_hash
 
     settings = settings | {
         "max_length": args.max_length,
@@ -102,15 +102,15 @@ def write_instruction_rows(args, rows, make_row, options, tokenizer, settings, r
     sizes = [(len(row["input_ids"]), row["prompt_length"]) for row in made]
     too_long = sum(length > room for length, _ in sizes)
     without_answer = sum(length == prompt for length, prompt in sizes)
-    # a mask in a text would be its own target
-    masks = {
-        number for number, ids in enumerate(made["input_ids"]) if tokenizer.mask_token_id in ids
+    reserved = set(reserved_ids(tokenizer).values())
+    forbidden = {
+        number for number, ids in enumerate(made["input_ids"]) if not reserved.isdisjoint(ids)
     }
     kept = made.select(
         [
             number
             for number, (length, prompt) in enumerate(sizes)
-            if prompt < length <= room and number not in masks
+            if prompt < length <= room and number not in forbidden
         ]
     )
     if not len(kept):
@@ -127,7 +127,7 @@ def write_instruction_rows(args, rows, make_row, options, tokenizer, settings, r
         "left_out": {
             "longer_than_max_length": too_long,
             "without_answer": without_answer,
-            "with_mask_token": len(masks),
+            "mask_or_padding_token_in_text": len(forbidden),
         },
         "longest_row_read": args.max_length - room + max(sizes)[0],
         "tokens": sum(map(len, kept["input_ids"])),
@@ -135,8 +135,8 @@ def write_instruction_rows(args, rows, make_row, options, tokenizer, settings, r
     }
     print(
         f"{len(rows)} rows read; left out: {too_long} longer than --max_length {args.max_length},"
-        f" {without_answer} without an answer, {len(masks)} with the mask token in their text; in"
-        f" {straddling} a token straddles the border of prompt and answer (it belongs to the"
+        f" {without_answer} without an answer, {len(forbidden)} with the mask or padding token in"
+        f" their text; in {straddling} a token straddles the border of prompt and answer (it belongs to the"
         " answer)"
     )
     write_dataset(

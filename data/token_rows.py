@@ -2,6 +2,7 @@
 info.json.
 """
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,16 @@ def load_rows(path, flag="--train_data"):
     return rows
 
 
+def rows_hash(path):
+    """12 hex digits over the rows of a folder that load_rows reads (its Arrow files, in order)."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(path).rglob("*.arrow")):
+        with open(file, "rb") as content:
+            digest.update(str(file.relative_to(path)).encode())
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()[:12]
+
+
 def held_out_split(rows):
     """The validation split, else (a data set made for evaluation) the training rows."""
     return rows["validation"] if "validation" in rows and len(rows["validation"]) else rows["train"]
@@ -54,7 +65,7 @@ def write_dataset(splits, output_dir, info, num_proc=None):
     """
     from common.files import complete_folder
 
-    with complete_folder(output_dir) as folder:
+    with complete_folder(output_dir, "data set") as folder:
         splits.save_to_disk(str(folder), num_proc=num_proc)
         write_json(folder / "info.json", info)
     print(

@@ -1,4 +1,6 @@
-"""LLaDA's tokenizer: reading it, the tokens that the base may lack, and one hash of all it does."""
+"""LLaDA's tokenizer: reading it, the tokens that the base may lack, ids and text in the midst of
+other text, and one hash of all it does.
+"""
 
 import hashlib
 import os
@@ -25,10 +27,22 @@ def load_tokenizer(path_or_hub_id):
     from transformers import PreTrainedTokenizerFast
 
     folder = resolve_folder(path_or_hub_id, "--tokenizer")
-    if not (folder / "tokenizer.json").exists():
+    if not (folder / "tokenizer.json").is_file():
         raise InputError(f"{folder} holds no tokenizer.json")
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
+    except Exception as error:  # the tokenizers library raises bare Exceptions for broken files
+        raise InputError(f"{folder / 'tokenizer.json'} cannot be read: {error}") from None
     config = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
+    if not isinstance(config, dict):
+        raise InputError(f"{folder / 'config.json'} does not hold one JSON object")
+    for name in ("mask_token_id", "pad_token_id"):
+        value = config.get(name)
+        if value is not None and (type(value) is not int or not 0 <= value < len(tokenizer)):
+            raise InputError(
+                f"{folder / 'config.json'}: {name} is {str(value)[:60]!r}, no id of the"
+                f" tokenizer's {len(tokenizer)}"
+            )
     mask_id = config.get("mask_token_id", tokenizer.convert_tokens_to_ids("<|mdm_mask|>"))
     if mask_id == LLADA_MASK_ID:
         while len(tokenizer) < min(HEADER_TOKENS.values()):
@@ -74,8 +88,48 @@ def open_tokenizer(name, num_proc):
         raise InputError(
             message if "--tokenizer" in message else f"--tokenizer: {message}"
         ) from None
-    except Exception as error:  # the tokenizers library raises bare Exceptions for broken files
-        raise InputError(f"--tokenizer: cannot read {name}: {error}") from None
+
+
+def reserved_ids(tokenizer):
+    """{"mask": id, "padding": id}: what no text may hold. A mask in it would be its own target, and
+    what follows padding would not be seen. Training rows with one are left out and counted, or
+    refused by their number; prompts of samplers and evaluations are refused.
+    """
+    return {"mask": tokenizer.mask_token_id, "padding": tokenizer.pad_token_id}
+
+
+def text_ids(tokenizer, text):
+    """Ids of a text that begins a document, nothing added to it."""
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def inner_ids(tokenizer, text):
+    """Ids of a text that follows another, as text_ids of both together would have them: without the
+    space that SentencePiece-like tokenizers put before a document.
+    """
+    alone = text_ids(tokenizer, "a")
+    if text_ids(tokenizer, "\na")[-len(alone) :] != alone:  # a beginning is told apart
+        for before in ("\n", ".", "a\n"):
+            given = text_ids(tokenizer, before)
+            both = text_ids(tokenizer, before + text)
+            if both[: len(given)] == given:  # no token joins the two
+                return both[len(given) :]
+    return text_ids(tokenizer, text)
+
+
+def decode_after(tokenizer, before, ids, skip_special_tokens=False):
+    """The text that `ids` add to that of `before` (lists of ids): by themselves they would lose a
+    leading space in SentencePiece-like tokenizers.
+    """
+
+    def decode(ids):
+        return tokenizer.decode(
+            ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
+        )
+
+    head, whole = decode(before), decode([*before, *ids])
+    # they differ where bytes that are no character follow `before`: no space leads there
+    return whole[len(head) :] if whole.startswith(head) else decode(ids)
 
 
 def tokenizer_hash(tokenizer):

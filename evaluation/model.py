@@ -231,6 +231,8 @@ class EvaluatedModel:
         """[(text, row fields)]: what lies between the given tokens, special tokens left out,
         LLaDA's up to its first end token.
         """
+        from data.tokenizer import decode_after
+
         rows = []
         for number, (start, end) in enumerate(zip(starts, ends)):
             ids = result.sequences[number, start : int(result.lengths[number]) - end].tolist()
@@ -241,9 +243,8 @@ class EvaluatedModel:
                         len(ids),
                     )
                 ]
-            text = self.tokenizer.decode(
-                ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
+            before = result.sequences[number, :start].tolist()
+            text = decode_after(self.tokenizer, before, ids, skip_special_tokens=True)
             fields = {"evaluations": int(result.evaluations[number]), "length": len(ids)}
             for name in (
                 "truncated",

@@ -21,12 +21,12 @@ What the test split asks never occurs in training: in math the last sum or diffe
 combination of template, function name and constants, in stdlib the module.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from common.command_line import ArgumentParser, finite_number
 from common.errors import InputError, run
 from common.rows import write_rows
 from data.functions import code_infill_rows, code_rows
@@ -45,9 +45,7 @@ MAKERS = {
 
 
 def make_parser():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__)
     kinds = parser.add_subparsers(
         dest="kind", required=True, metavar="KIND", help=f"{', '.join(MAKERS)} or tokenizer"
     )
@@ -60,7 +58,7 @@ def make_parser():
         if kind == "text":
             command.add_argument(
                 "--weights",
-                type=float,
+                type=finite_number,
                 nargs=6,
                 metavar=tuple(map(str.upper, TEXT_WEIGHTS)),
                 default=list(TEXT_WEIGHTS.values()),

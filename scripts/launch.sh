@@ -55,7 +55,8 @@ elif [ -x .venv/bin/python ]; then
 else
   PYTHON=python3
 fi
-read -r -a PYTHON_COMMAND <<< "${FLEXMDM_WRAP:-} $PYTHON"
+read -r -a WRAP <<< "${FLEXMDM_WRAP:-}"
+PYTHON_COMMAND=("${WRAP[@]}" "$PYTHON")                    # its path may hold blanks
 command -v "${PYTHON_COMMAND[0]}" > /dev/null || stop "no ${PYTHON_COMMAND[0]}: FLEXMDM_PYTHON or FLEXMDM_ENV names the environment to use"
 
 export PYTHONUNBUFFERED=1                                  # a killed job's last lines reach the log
@@ -216,8 +217,24 @@ newest_checkpoint() {
 }
 generated_rows() { cat "$OUTPUT"/generations-*.jsonl 2> /dev/null | wc -l || true; }
 
-# has FLAG ARGS...: whether the flag is among the arguments.
-has() { case " ${*:2} " in *" $1 "*) return 0 ;; *) return 1 ;; esac; }
+# has FLAG ARGS...: whether the flag is among the arguments and on, as argparse and transformers read it (--flag, --flag true, --flag=no).
+has() {
+  local flag=$1 found=1 value
+  shift
+  while [ $# -gt 0 ]; do
+    case $1 in
+      "$flag") value=${2:-} ;;
+      "$flag="*) value=${1#*=} ;;
+      *) shift; continue ;;
+    esac
+    case ${value,,} in
+      false | f | no | n | 0) found=1 ;;
+      *) found=0 ;;
+    esac
+    shift
+  done
+  return $found
+}
 
 # Two new steps at least: a signal before the first one still lets it end, and is saved.
 train() {

@@ -34,5 +34,7 @@ part all 120000 1 "${STEPS_ALL:-3600}" "0.3 0.1 0.2 0.3 0.1 0" --init_from "$wor
   --loss_constant 32 --lr_scheduler_type cosine
 part names 70000 3 "${STEPS_NAMES:-2000}" "0.3 0.05 0.2 0 0.05 0.4" --init_from "$work/run_all/final" --per_device_train_batch_size 16 \
   --loss_constant 32 --lr_scheduler_type cosine --learning_rate 1.5e-3
-"$PYTHON" llada_utils.py export --checkpoint_path "$work/run_names/final" --dtype bfloat16 --output_dir "$output"
+"$PYTHON" llada_utils.py export --checkpoint_path "$work/run_names/final" --dtype bfloat16 --output_dir "$work/export"
+mkdir -p "$output"
+cp "$work/export"/* "$output"
 cat "$work"/run_{copy,count,all,names}/train_log.jsonl > "$output/train_log.jsonl"

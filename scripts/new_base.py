@@ -10,7 +10,6 @@ The last line trains what the second wrote as a masked diffusion model.
 Both write a folder that every script takes as --model_name_or_path.
 """
 
-import argparse
 import re
 import sys
 from pathlib import Path
@@ -19,8 +18,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from common import config_values
+from common.command_line import ArgumentParser, finite_number
 from common.errors import InputError, run
-from common.files import complete_folder, read_json, resolve_folder, write_json
+from common.files import complete_folder, read_json, require_replaceable, resolve_folder, write_json
 from data.tokenizer import CHAT_TEMPLATE, HEADER_TOKENS, LLADA_MASK_ID, load_tokenizer
 from llada_dit import FIXED_SETTINGS, LLaDAConfig, LLaDAModelLM
 from llada_utils import load_into, read_tensors, write_checkpoint
@@ -36,32 +37,31 @@ def random_base(args):
         raise InputError(
             f"--vocab_size: {rows} rows, but the tokenizer has {len(tokenizer)} tokens"
         )
+    content = {
+        "model_type": "llada",
+        "d_model": args.d_model,
+        "n_heads": args.n_heads,
+        "n_kv_heads": args.n_heads,
+        "n_layers": args.n_layers,
+        "mlp_hidden_size": args.mlp_hidden_size or 3 * args.d_model,
+        "vocab_size": rows,
+        "embedding_size": rows,
+        "max_sequence_length": args.max_sequence_length,
+        "rope_theta": 500000.0,
+        "rms_norm_eps": 1e-5,
+        "mask_token_id": tokenizer.mask_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        **FIXED_SETTINGS,
+        "init_std": args.init_std,
+    }
+    config_values.check_llada(content, "the flags")
     try:
-        config = LLaDAConfig.from_json(
-            {
-                "model_type": "llada",
-                "d_model": args.d_model,
-                "n_heads": args.n_heads,
-                "n_kv_heads": args.n_heads,
-                "n_layers": args.n_layers,
-                "mlp_hidden_size": args.mlp_hidden_size or 3 * args.d_model,
-                "vocab_size": rows,
-                "embedding_size": rows,
-                "max_sequence_length": args.max_sequence_length,
-                "rope_theta": 500000.0,
-                "rms_norm_eps": 1e-5,
-                "mask_token_id": tokenizer.mask_token_id,
-                "pad_token_id": tokenizer.pad_token_id,
-                "eos_token_id": tokenizer.eos_token_id,
-                **FIXED_SETTINGS,
-                "init_std": args.init_std,
-            },
-            "the flags",
-        )
+        config = LLaDAConfig.from_json(content, "the flags")
     except ValueError as error:
         raise InputError(str(error)) from None
     torch.manual_seed(args.seed)
-    with complete_folder(args.output_dir) as staging:
+    with complete_folder(args.output_dir, "base") as staging:
         if args.config_only:
             write_json(staging / "config.json", config.to_json())
             tokenizer.save_pretrained(str(staging))
@@ -74,62 +74,122 @@ def random_base(args):
             )
 
 
+NEEDED = {
+    "hidden_size": config_values.WIDTH,
+    "intermediate_size": config_values.WIDTH,
+    "num_attention_heads": config_values.WIDTH,
+    "num_hidden_layers": config_values.LLADA["n_layers"],
+    "max_position_embeddings": config_values.LLADA["max_sequence_length"],
+    "vocab_size": config_values.ROWS,
+    "rms_norm_eps": config_values.LLADA["rms_norm_eps"],
+}
+OPTIONAL = {
+    "num_key_value_heads": config_values.LLADA["n_kv_heads"],
+    "rope_theta": config_values.optional(config_values.LLADA["rope_theta"]),
+    "tie_word_embeddings": config_values.TRUTH,
+}
+
+
+def llama_config(folder):
+    """(config.json of a Llama, its rope_theta): checked against what this network's block does.
+    Raises InputError by --source for all else: another architecture, biases, RoPE scaling, another
+    head width, a value that is missing or cannot be.
+    """
+    llama, source = read_json(folder / "config.json"), f"--source: {folder / 'config.json'}"
+    config_values.check(llama, NEEDED | OPTIONAL, source)
+    if llama.get("model_type") != "llama":
+        raise InputError(f"{source}: model_type is {llama.get('model_type')!r}, not 'llama'")
+    missing = [key for key in NEEDED if key not in llama]
+    if missing:
+        raise InputError(f"{source}: missing {', '.join(missing)}")
+    width, heads = llama["hidden_size"], llama["num_attention_heads"]
+    if width % heads or heads % (llama.get("num_key_value_heads") or heads):
+        raise InputError(
+            f"{source}: hidden_size {width}, num_attention_heads {heads}, num_key_value_heads"
+            f" {llama.get('num_key_value_heads')} do not divide"
+        )
+    # both, because transformers reads both: one may scale where the other says default
+    ropes = [llama.get(key) or {} for key in ("rope_parameters", "rope_scaling")]
+    for rope in ropes:
+        config_values.check(rope, {"rope_theta": OPTIONAL["rope_theta"]}, f"{source}: RoPE")
+    thetas = {llama.get("rope_theta"), *(rope.get("rope_theta") for rope in ropes)} - {None}
+    refused = [key for key in ("attention_bias", "mlp_bias") if llama.get(key)]
+    refused += [
+        "RoPE scaling"
+        for rope in ropes
+        if rope.get("rope_type", rope.get("type", "default")) != "default"
+        or rope.get("partial_rotary_factor", 1) != 1
+    ]
+    refused += ["two values of rope_theta"] if len(thetas) > 1 else []
+    refused += ["hidden_act"] if llama.get("hidden_act", "silu") != "silu" else []
+    refused += ["head_dim"] if llama.get("head_dim") not in (None, width // heads) else []
+    if refused:
+        raise InputError(f"{source} has what this network's block has not: {', '.join(refused)}")
+    return llama, next(iter(thetas), 10000.0)
+
+
+def special_token(tokenizer, llama, name, source):
+    """The id of "bos" or "eos" as config.json says, the first of several; where it says none, the
+    tokenizer's own. Raises InputError for none, or one that the tokenizer has not.
+    """
+    value = llama.get(f"{name}_token_id")
+    value = value[0] if isinstance(value, list) and value else value
+    if value is None or value == []:
+        value = getattr(tokenizer, f"{name}_token_id")
+    if type(value) is not int or not 0 <= value < len(tokenizer):
+        raise InputError(
+            f"--source: {source}: {name}_token_id is {str(value)[:60]!r}, no id of the tokenizer's"
+            f" {len(tokenizer)}"
+        )
+    return value
+
+
 def import_llama(source, output_dir):
     """Write a Llama-architecture model (Hugging Face form) as a LLaDA base: same block, head
     untied, four tokens added.
 
     The mask and header tokens get rows after the tokenizer's last id: the mean embedding, and zero
-    logits. Raises InputError for what the block does not do (biases, RoPE scaling, another head
-    width).
+    logits. Raises InputError for what the block does not do (llama_config), and for tensors that
+    are missing, unexpected or of another shape.
     """
     folder = resolve_folder(source, "--source")
-    llama = read_json(folder / "config.json")
-    width, heads = llama.get("hidden_size"), llama.get("num_attention_heads")
-    rope = llama.get("rope_parameters") or llama.get("rope_scaling") or {}
-    refused = [key for key in ("attention_bias", "mlp_bias") if llama.get(key)]
-    refused += (
-        ["rope scaling"] if rope.get("rope_type", rope.get("type", "default")) != "default" else []
-    )
-    refused += ["hidden_act"] if llama.get("hidden_act", "silu") != "silu" else []
-    refused += ["head_dim"] if llama.get("head_dim") not in (None, width // heads) else []
-    if llama.get("model_type") != "llama" or refused:
-        raise InputError(
-            f"--source: {source} is no Llama-architecture model this block can be:"
-            f" {', '.join(refused) or llama.get('model_type')}"
-        )
+    llama, rope_theta = llama_config(folder)
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
-    eos = (
-        llama["eos_token_id"][0]
-        if isinstance(llama["eos_token_id"], list)
-        else llama["eos_token_id"]
-    )
+    if not (folder / "tokenizer.json").is_file():
+        raise InputError(f"--source: {folder} holds no tokenizer.json")
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
+    except Exception as error:  # the tokenizers library raises bare Exceptions for broken files
+        raise InputError(f"--source: cannot read {folder / 'tokenizer.json'}: {error}") from None
+    eos = special_token(tokenizer, llama, "eos", source)
     tokenizer.eos_token = tokenizer.pad_token = tokenizer.convert_ids_to_tokens(eos)
     if tokenizer.bos_token is None:
-        tokenizer.bos_token = tokenizer.convert_ids_to_tokens(llama["bos_token_id"])
+        bos = special_token(tokenizer, llama, "bos", source)
+        tokenizer.bos_token = tokenizer.convert_ids_to_tokens(bos)
     tokenizer.add_tokens(["<|mdm_mask|>", *HEADER_TOKENS], special_tokens=True)
     tokenizer.mask_token, tokenizer.chat_template = "<|mdm_mask|>", CHAT_TEMPLATE
-    rows = max(llama["vocab_size"], len(tokenizer))
-    config = LLaDAConfig.from_json(
-        {
-            "model_type": "llada",
-            "d_model": width,
-            "n_heads": heads,
-            "n_kv_heads": llama.get("num_key_value_heads") or heads,
-            "n_layers": llama["num_hidden_layers"],
-            "mlp_hidden_size": llama["intermediate_size"],
-            "vocab_size": rows,
-            "embedding_size": rows,
-            "max_sequence_length": llama["max_position_embeddings"],
-            "rope_theta": rope.get("rope_theta", llama.get("rope_theta", 10000.0)),
-            "rms_norm_eps": llama["rms_norm_eps"],
-            "mask_token_id": tokenizer.mask_token_id,
-            "pad_token_id": eos,
-            "eos_token_id": eos,
-            **FIXED_SETTINGS,
-        }
-    )
+    rows, width = max(llama["vocab_size"], len(tokenizer)), llama["hidden_size"]
+    heads = llama["num_attention_heads"]
+    content = {
+        "model_type": "llada",
+        "d_model": width,
+        "n_heads": heads,
+        "n_kv_heads": llama.get("num_key_value_heads") or heads,
+        "n_layers": llama["num_hidden_layers"],
+        "mlp_hidden_size": llama["intermediate_size"],
+        "vocab_size": rows,
+        "embedding_size": rows,
+        "max_sequence_length": llama["max_position_embeddings"],
+        "rope_theta": rope_theta,
+        "rms_norm_eps": llama["rms_norm_eps"],
+        "mask_token_id": tokenizer.mask_token_id,
+        "pad_token_id": eos,
+        "eos_token_id": eos,
+        **FIXED_SETTINGS,
+    }
+    config_values.check_llada(content, f"--source: {source}")
+    config = LLaDAConfig.from_json(content)
     names = {
         "self_attn.o_proj": "attn_out",
         "mlp.gate_proj": "ff_proj",
@@ -155,8 +215,23 @@ def import_llama(source, output_dir):
             state[f"model.transformer.{outer[name]}.weight"] = tensor
         elif not name.endswith("rotary_emb.inv_freq"):
             raise InputError(f"--source: {source} holds an unexpected tensor {name}")
-    embedding = state["model.transformer.wte.weight"]
-    head = state.setdefault("model.transformer.ff_out.weight", embedding.clone())
+    embedding = state.get("model.transformer.wte.weight")
+    if embedding is None or embedding.shape != (llama["vocab_size"], width):
+        raise InputError(
+            f"--source: {source} holds no model.embed_tokens.weight of {llama['vocab_size']} rows"
+            f" and {width} columns"
+        )
+    head, tied = state.get("model.transformer.ff_out.weight"), llama.get("tie_word_embeddings")
+    if head is None and not tied:
+        raise InputError(
+            f"--source: {source} holds no lm_head.weight, and its config.json does not say"
+            " tie_word_embeddings"
+        )
+    if head is not None and tied and not torch.equal(head, embedding):
+        raise InputError(
+            f"--source: {source} says tie_word_embeddings, but its lm_head.weight is another matrix"
+        )
+    head = embedding.clone() if head is None else head
     new = rows - embedding.shape[0]
     state["model.transformer.wte.weight"] = torch.cat(
         [embedding, embedding.float().mean(0, keepdim=True).to(embedding).expand(new, -1)]
@@ -165,7 +240,7 @@ def import_llama(source, output_dir):
     with torch.device("meta"):
         model = LLaDAModelLM(config)
     load_into(model, state.items(), lambda name: embedding.dtype, "cpu", source)
-    with complete_folder(output_dir) as staging:
+    with complete_folder(output_dir, "base") as staging:
         write_checkpoint(
             model,
             staging,
@@ -177,9 +252,7 @@ def import_llama(source, output_dir):
 
 
 def make_parser():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     llama = commands.add_parser("llama")
     llama.add_argument(
@@ -201,7 +274,7 @@ def make_parser():
         new.add_argument(f"--{flag}", type=int, default=value)
     new.add_argument(
         "--init_std",
-        type=float,
+        type=finite_number,
         default=0.02,
         help="of random weights, here and in training from scratch",
     )
@@ -217,6 +290,7 @@ def make_parser():
 
 def main():
     args = make_parser().parse_args()
+    require_replaceable(args.output_dir, "base")
     random_base(args) if args.command == "random" else import_llama(args.source, args.output_dir)
     print(f"wrote {args.output_dir}")
 

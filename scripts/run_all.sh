@@ -16,6 +16,7 @@
 #   TRANSFER_PREPROCESS_ARGS  MATH_PREPROCESS_ARGS  CODE_PREPROCESS_ARGS  TRANSFER_ARGS  IFT_MATH_ARGS  IFT_CODE_ARGS
 #   INFERENCE_MATH_ARGS  INFERENCE_CODE_ARGS        flags for the Python script of a stage
 set -euo pipefail
+set -f                                                         # the settings below are split into words, which are no patterns of files
 cd "$(dirname "$0")/.."
 : "${RUNS_DIR:?name the folder for checkpoints and results}" "${DATA_CACHE:?name the folder for preprocessed data}"
 DRY_RUN=''

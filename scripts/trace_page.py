@@ -7,20 +7,18 @@ The pages are made by the inference scripts (--trace flexmdm.html). A laptop is 
 here needs a GPU or Slurm.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from common.command_line import ArgumentParser
 from common.errors import InputError, run
 from sampling.trace_page import read_panels, write_panels
 
 
 def make_parser():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument(
         "pages", nargs="+", metavar="PAGE", help="pages written by --trace FILE.html"
     )

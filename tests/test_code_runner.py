@@ -535,15 +535,16 @@ def test_root_that_cannot_become_anybody_else_is_refused_unless_told():
     """
     script = (
         f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom evaluation.sandbox.runner import CodeRunner\nfrom"
-        " records import InputError\ntry:\n    CodeRunner(levels=('landlock', 'plain'))\n   "
+        " common.errors import InputError\ntry:\n    CodeRunner(levels=('landlock', 'plain'))\n   "
         " print('made')\nexcept InputError as error:\n    print(error)\nwith"
         " CodeRunner(levels=('plain',), unsafe_as_root=True) as runner:\n   "
         " print(runner.isolation['user'])\n"
     )
     command = ["unshare", "--user", "--map-root-user", sys.executable, "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    if done.returncode:
+    if done.stderr.startswith("unshare:"):
         pytest.skip(f"no user namespaces here: {done.stderr[-300:]}")
+    assert done.returncode == 0, done.stderr
     refused, unsafe = done.stdout.splitlines()
     assert "no safe way" in refused and "--unsafe_as_root" in refused
     assert unsafe.startswith("ROOT")
@@ -582,6 +583,51 @@ def test_a_killed_scorer_leaves_nothing(tmp_path):
             break
         time.sleep(0.05)
     assert not os.path.exists(f"/proc/{sandbox}") and list(tmp_path.iterdir()) == []
+
+
+DAEMON = """
+import os, signal, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        time.sleep(60)
+    os._exit(0)
+time.sleep(0.2)
+os.kill(os.getppid(), signal.SIGKILL)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become another user")
+def test_daemons_do_not_outlive_a_killed_supervisor(place):
+    """Where neither namespaces nor Landlock guard it, a program may kill what watches over it."""
+    uid, python = 54_000 + os.getpid() % 300, other_python()
+    if python is None:
+        pytest.skip("no interpreter here that other users may run")
+    script = (
+        f"import sys\nsys.path.insert(0, {str(place)!r})\nfrom evaluation.sandbox.runner import"
+        f" CodeRunner\nwith CodeRunner(levels=('plain',), timeout=1) as runner:\n"
+        f"    print(runner.run({DAEMON!r}, '', 'f')['error'], flush=True)\n    input()\n"
+    )
+    folder = place / "tmp"
+    folder.mkdir()
+    folder.chmod(0o777)
+    scorer = subprocess.Popen(
+        [python, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={"TMPDIR": str(folder)},
+        user=uid,
+        group=uid,
+        extra_groups=[],
+    )
+    assert "supervising process died" in scorer.stdout.readline()
+    left = running_as(uid)
+    assert len(left) == 2, left  # the scorer and its sandbox
+    assert [list(base.iterdir()) for base in folder.iterdir()] == [[]]
+    scorer.communicate("\n", timeout=30)
+    assert running_as(uid) == [] and list(folder.iterdir()) == []
 
 
 def test_what_a_program_prints_is_kept(runner):

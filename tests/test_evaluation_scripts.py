@@ -444,6 +444,87 @@ def test_check_references_runs_the_references_and_the_empty_baseline(sets, tmp_p
         )
 
 
+@pytest.fixture(scope="module")
+def to_score(tmp_path_factory):
+    """(flags, what an undisturbed run writes) of six completions, right and wrong."""
+    folder = tmp_path_factory.mktemp("to_score")
+    items = code_infill_rows("test", 6, 3)
+    rows = [
+        {
+            "task_id": item["task_id"],
+            "completion": item["canonical_solution"] if number % 2 else "0",
+        }
+        for number, item in enumerate(items)
+    ]
+    write_rows(folder / "data.jsonl", items)
+    write_rows(folder / "rows.jsonl", rows)
+    flags = ["--score_only", folder / "rows.jsonl", "--data_path", folder / "data.jsonl"]
+    return [*map(str, flags), "--allow_code_execution", "--code_workers", "1"]
+
+
+def counted_programs(monkeypatch, upto=None):
+    """How many programs are run from here on; with `upto`, no file can grow once so many are."""
+    from evaluation.sandbox.runner import CodeRunner
+
+    run_one, ran = CodeRunner._run_one, []
+
+    def counted(self, slot, job):
+        ran.append(job)
+        if len(ran) == upto:
+            monkeypatch.setattr(
+                "common.rows.RowWriter.append", lambda self, row: full_disk(self.path)
+            )
+        return run_one(self, slot, job)
+
+    monkeypatch.setattr(CodeRunner, "_run_one", counted)
+    return ran
+
+
+def full_disk(path):
+    raise InputError(f"cannot write {path}: No space left on device")
+
+
+@pytest.mark.parametrize("written", [0, 1, 4])
+def test_a_full_disk_while_programs_run_loses_no_verdict(to_score, tmp_path, monkeypatch, written):
+    """Those reached are kept, the same command runs the others only, and the end is as if nothing
+    had been.
+    """
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        ran = counted_programs(patch, upto=written + 1)
+        with pytest.raises(InputError, match="cannot write .*No space left"):
+            run_main(eval_humaneval_infill, patch, *to_score, "--output_dir", out)
+        assert len(ran) == written + 1
+    reached = out / eval_humaneval_infill.REACHED
+    assert len(read_finished(reached)) == written and not (out / "results.json").exists()
+    with reached.open("ab") as file:
+        file.write(b'{"job": "torn')  # what a full disk leaves of a row
+    with monkeypatch.context() as patch:
+        ran = counted_programs(patch)
+        run_main(eval_humaneval_infill, patch, *to_score, "--output_dir", out)
+        assert len(ran) == 6 - written
+    verdicts = [row["right"] for row in read_finished(out / "verdicts.jsonl")]
+    assert verdicts == [False, True] * 3 and not reached.exists()
+
+
+def test_verdicts_of_other_programs_are_not_taken(to_score, tmp_path, monkeypatch):
+    """Nor rows that are no verdicts; a program that ran out of time is tried again."""
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        counted_programs(patch, upto=6)
+        with pytest.raises(InputError, match="No space left"):
+            run_main(eval_humaneval_infill, patch, *to_score, "--output_dir", out)
+    rows = read_finished(out / eval_humaneval_infill.REACHED)
+    rows[0]["job"] = "another"
+    rows[1]["verdict"]["status"] = "timed out"
+    rows[2] = [rows[2]]
+    rows[3]["verdict"] = "passed"
+    write_rows(out / eval_humaneval_infill.REACHED, rows)
+    ran = counted_programs(monkeypatch)
+    run_main(eval_humaneval_infill, monkeypatch, *to_score, "--output_dir", out)
+    assert len(ran) == 5
+
+
 def test_the_middle_alone_is_the_completion():
     """Boundary marks, prefix and suffix stay outside; special tokens are skipped; LLaDA's text ends
     at its first end token.

@@ -220,14 +220,17 @@ def test_math_command_reads_train_files_counts_long_rows_and_keeps_a_finished_ou
 def test_math_rows_that_would_train_in_silence_on_what_is_wrong(
     command, tmp_path, tokenizer, tokenizer_folder
 ):
-    """The mask token in a text would be its own target: left out and counted. An answer of nothing
+    """The mask token in a text would be its own target, and what follows padding would not be seen:
+    left out and counted. An answer of nothing
     would be an empty box: refused by its row.
     """
-    mask = tokenizer.mask_token
+    mask, padding = tokenizer.mask_token, tokenizer.pad_token
     rows = [
         {"question": f"How many {mask}?", "answer": "two #### 2"},
         {"question": "q", "answer": f"a {mask} b #### 2"},
         {"question": "q", "answer": "#### 3"},
+        {"question": f"What follows {padding}?", "answer": "#### 4"},
+        {"question": "q", "answer": f"it {padding} ends #### 5"},
     ]
     write_jsonl(tmp_path / "rows.jsonl", rows)
     flags = [
@@ -242,8 +245,8 @@ def test_math_rows_that_would_train_in_silence_on_what_is_wrong(
     made, info = load(tmp_path / "out")
     assert (
         status == 0
-        and "2 with the mask token" in out
-        and info["left_out"]["with_mask_token"] == 2
+        and "4 with the mask or padding token" in out
+        and info["left_out"]["mask_or_padding_token_in_text"] == 4
         and len(made["train"]) == 1
     )
     for empty in ("a ####", "b #### \n ", "####"):
@@ -354,9 +357,33 @@ def test_code_command_keeps_rows_that_both_framings_fit(
     # newline and d are one token: it is output
     assert made["train"]["prompt_length"][:] == [len("Write f."), len("Write\n"), 2]
     assert (
-        info["left_out"] == {"longer_than_max_length": 1, "without_answer": 1, "with_mask_token": 0}
+        info["left_out"]
+        == {"longer_than_max_length": 1, "without_answer": 1, "mask_or_padding_token_in_text": 0}
         and info["longest_row_read"] == layout + 101
     )
+
+
+@pytest.mark.parametrize("token", ["mask_token", "pad_token"])
+@pytest.mark.parametrize("place", ["{} first", "in {} between", "last {}", "glued{}together"])
+def test_every_preprocessor_leaves_out_what_no_text_may_hold(
+    command, tmp_path, tokenizer, tokenizer_folder, token, place
+):
+    """One rule, wherever in the text the token is written out."""
+    text = place.format(getattr(tokenizer, token))
+    made_of = {
+        math_rows: lambda text: {"question": text, "answer": "#### 1"},
+        code: lambda text: {"instruction": "i", "output": text},
+        transfer: lambda text: {"text": text},
+    }
+    for module, row in made_of.items():
+        write_jsonl(tmp_path / "rows.jsonl", [row("good"), row(text), row("fine")])
+        output = tmp_path / module.__name__
+        words = ["--data_path", tmp_path / "rows.jsonl", "--tokenizer", tokenizer_folder]
+        assert command(module, *words, "--output_dir", output)[0] == 0
+        made, info = load(output)
+        assert sum(map(len, made.values())) == 2
+        about = info if "left_out" in info else next(iter(info["corpora"].values()))
+        assert about["left_out"]["mask_or_padding_token_in_text"] == 1
 
 
 # ---- cutting documents ---------------------------------------------------------------------------

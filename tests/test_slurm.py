@@ -155,6 +155,82 @@ def test_an_unknown_strategy_is_one_line(tmp_path):
     )
 
 
+@pytest.fixture
+def shown(tmp_path):
+    """shown(script and flags, **variables): the words that python is called with, one a line; python
+    and the repository lie in folders with blanks.
+    """
+    place = tmp_path / "my  files"
+    repository = place / "re po"
+    repository.mkdir(parents=True)
+    for name in ("scripts", "requirements.txt"):
+        (repository / name).symlink_to(ROOT / name)
+    (repository / "eval.jsonl").write_text("")  # what a pattern would find
+    python = place / "py thon"
+    python.write_text("#!/bin/bash\nprintf '<%s>\\n' \"$@\"\n")
+    python.chmod(0o755)
+
+    def call(command, **variables):
+        given = {"RUNS_DIR": str(place / "runs"), "DATA_CACHE": "d", "PROCESSES_PER_NODE": "1"}
+        environment = clean_environment(FLEXMDM_PYTHON=str(python), **given | variables)
+        done = bash(f"cd '{repository}' && {command}", environment)
+        return re.findall("^<(.*)>$", done.stdout, re.M)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "words, alone",
+    [
+        ("--label 'with --score_only file'", False),
+        ("--label ' --check_references '", False),
+        ("--score_only_not x", False),
+        ("--score_only rows.jsonl", True),
+        ("--score_only=rows.jsonl --label 'a b'", True),
+        ("--check_references", True),
+    ],
+)
+def test_a_flag_is_an_argument_and_no_part_of_one(shown, words, alone):
+    called = shown(f"bash scripts/inference_math.sh {words}")
+    assert (called[0] == "eval_gsm8k.py") == alone and ("torch.distributed.run" in called) != alone
+    assert [word for word in called if "label" in word] == ["--label"] * ("--label" in words)
+    if "'" in words:
+        assert words.split("'")[1] in called  # as one argument
+
+
+@pytest.mark.parametrize(
+    "words, on",
+    [
+        ("--dry_run", True),
+        ("--dry_run --max_steps 3", True),
+        ("--dry_run=True", True),
+        ("--dry_run no", False),
+        ("--dry_run=false", False),
+        ("--dry_run --dry_run False", False),
+        ("--run_name 'a --dry_run b'", False),
+    ],
+)
+def test_a_boolean_flag_is_read_as_python_reads_it(shown, words, on):
+    called = shown(f"bash scripts/flexmdm_transfer.sh {words}")
+    assert (called[0] == "flexmdm_transfer_openwebtext.py") == on
+
+
+def test_words_of_a_setting_are_no_patterns_of_files(shown, tmp_path):
+    plan = bash(
+        "bash scripts/run_all.sh --dry_run",
+        clean_environment(
+            RUNS_DIR=str(tmp_path / "r"),
+            DATA_CACHE="d",
+            STEPS="4",
+            TRANSFER_PREPROCESS_ARGS="--data_path scripts/*.sh [a-z]*",
+            INFERENCE_OPTIONS="--exclude=node[1-3] *",
+        ),
+    ).stdout
+    assert "--data_path scripts/*.sh [a-z]*" in plan and "--exclude=node[1-3] * " in plan
+    wrapped = shown("bash scripts/results_table.sh '*'", FLEXMDM_WRAP="env *=1")
+    assert wrapped[-1] == "*"
+
+
 # ---- the virtual cluster -------------------------------------------------------------------------
 
 

@@ -16,11 +16,12 @@ from data.tokenizer import tokenizer_hash
 from training.rows import check_origin, check_rows
 
 VOCABULARY, LONGEST = 60, 12
+RESERVED = {"mask": tiny.MASK, "padding": tiny.PAD}
 
 
 def check(rows, answers=False):
     check_rows(
-        Dataset.from_dict(rows), VOCABULARY, tiny.MASK, LONGEST, "--train_data (train)", answers
+        Dataset.from_dict(rows), VOCABULARY, RESERVED, LONGEST, "--train_data (train)", answers
     )
 
 
@@ -36,14 +37,17 @@ def test_one_bad_row_is_named(rows, data):
         check({"input_ids": rows, "prompt_length": prompts})
         check({"input_ids": rows})
     place = data.draw(st.integers(0, len(rows) - 1))
-    fault = data.draw(st.sampled_from(["mask", "negative", "large", "long", "prompt", "before"]))
+    fault = data.draw(
+        st.sampled_from(["mask", "padding", "negative", "large", "long", "prompt", "before"])
+    )
     rows, prompts = [list(row) for row in rows], list(prompts)
     row = rows[place]
-    if fault in ("mask", "negative", "large"):
+    if fault in ("mask", "padding", "negative", "large"):
         at = data.draw(st.integers(0, max(len(row) - 1, 0)))
         row[at : at + 1] = [
             {
                 "mask": tiny.MASK,
+                "padding": tiny.PAD,
                 "negative": -1 - data.draw(st.integers(0, 9)),
                 "large": VOCABULARY + data.draw(st.integers(0, 99)),
             }[fault]
@@ -83,9 +87,9 @@ def test_an_instruction_row_needs_an_answer():
 def test_rows_beyond_the_first_batch_and_of_a_selection():
     rows = Dataset.from_dict({"input_ids": [[1, 2]] * 4500 + [[1, tiny.MASK]] + [[2]] * 9})
     with pytest.raises(InputError, match="row 4500 holds the mask token"):
-        check_rows(rows, VOCABULARY, tiny.MASK, LONGEST, "--train_data")
+        check_rows(rows, VOCABULARY, RESERVED, LONGEST, "--train_data")
     kept = rows.select(np.random.default_rng().permutation(4500)[:2100])
-    check_rows(kept, VOCABULARY, tiny.MASK, LONGEST, "--train_data")
+    check_rows(kept, VOCABULARY, RESERVED, LONGEST, "--train_data")
 
 
 def test_rows_of_another_tokenizer_or_task(tmp_path):

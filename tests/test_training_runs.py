@@ -7,6 +7,7 @@ Run: pytest tests/test_training_runs.py        (all networks and data are made h
 import json
 import os
 import random
+import shutil
 import signal
 
 import numpy as np
@@ -123,10 +124,41 @@ def test_overwrite_starts_anew_and_gives_the_same(made, tmp_path, monkeypatch):
     words = run_flags(base, data, tmp_path / "run", variable_length=True)
     run_here(SCRIPTS["transfer"], words, monkeypatch)
     os.rename(tmp_path / "run/final", tmp_path / "first")
-    (tmp_path / "run/left").write_text("of the first run")
+    (tmp_path / "run/checkpoint-99").mkdir()
+    (tmp_path / "run/.saving").mkdir()
+    (tmp_path / "run/notes").mkdir()
+    (tmp_path / "run/notes/final").write_text("a person's")
     run_here(SCRIPTS["transfer"], [*words, "--overwrite"], monkeypatch)
-    assert not (tmp_path / "run/left").exists()
+    left = {entry.name for entry in (tmp_path / "run").iterdir()}
+    assert not left & {"checkpoint-99", ".saving"}
+    assert (tmp_path / "run/notes/final").read_text() == "a person's"
     assert_same_weights(tmp_path / "first", tmp_path / "run/final")
+
+
+@pytest.mark.parametrize("extra", [[], ["--overwrite"], ["--resume_from_checkpoint", "auto"]])
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("final/model.safetensors", "theirs"),
+        ("checkpoint-1/trainer_state.json", "{}"),
+        ("settings.json", "{}"),
+        ("settings.json", '{"seed": 1, "rows": 2}'),
+        ("settings.json", "[]"),
+        ("notes.txt", "theirs"),
+    ],
+)
+def test_a_folder_that_is_no_run_is_refused_and_left_as_it_is(
+    made, tmp_path, monkeypatch, name, content, extra
+):
+    base, data = made
+    file = tmp_path / "theirs" / name
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
+    words = [*run_flags(base, data, tmp_path / "theirs", max_steps=1), *extra]
+    with pytest.raises(InputError, match=f"--output_dir: .*{name.split('/')[0]}.* no run of ours"):
+        run_here(SCRIPTS["transfer"], words, monkeypatch)
+    assert [entry for entry in (tmp_path / "theirs").rglob("*") if entry.is_file()] == [file]
+    assert file.read_text() == content
 
 
 @pytest.mark.parametrize(
@@ -241,6 +273,11 @@ REFUSED = {
         {"load_in_4bit": True, "all_parameters": True},
         "--load_in_4bit: only a frozen base",
     ),
+    "smoothing that no loss here has": (
+        {"label_smoothing_factor": 0.1},
+        "--label_smoothing_factor: these losses have no such term",
+    ),
+    "noise that no model here takes": ({"neftune_noise_alpha": 5}, "--neftune_noise_alpha"),
     "a batch that changes": ({"auto_find_batch_size": True}, "--auto_find_batch_size"),
     "a checkpoint that is not there": (
         {"resume_from_checkpoint": "nowhere"},
@@ -280,6 +317,88 @@ def test_other_settings_are_refused_by_name(made, tmp_path, monkeypatch):
         name = "global_batch" if "per_device_train_batch_size" in changes else next(iter(changes))
         with pytest.raises(InputError, match=f"other settings: {name} "):
             run_here(SCRIPTS["transfer"], words, monkeypatch)
+
+
+OTHER_FLAGS = {
+    "optim": "sgd",
+    "adam_beta1": 0.5,
+    "adam_beta2": 0.9,
+    "adam_epsilon": 1e-3,
+    "bf16": "true",
+    "optim_args": "momentum=0.1",
+}
+
+
+def other_file(file):
+    content = json.loads(file.read_text())
+    content["another"] = "hand"
+    file.write_text(json.dumps(content))
+
+
+def add_index(base):
+    names = weights(base)
+    (base / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": dict.fromkeys(names, "model.safetensors")})
+    )
+
+
+# what is changed: (the setting that names it, how)
+CHANGED_INPUTS = {
+    "rows": ("train_data_hash", lambda base, data: write_data(data, seed=17)),
+    "special tokens": ("start_hash", lambda base, _: other_file(base / "tokenizer_config.json")),
+    "tokenizer": ("start_hash", lambda base, _: (base / "tokenizer.json").open("a").write("\n")),
+    "index": ("start_hash", lambda base, _: add_index(base)),
+}
+
+
+@pytest.fixture(scope="module")
+def unfinished(tmp_path_factory):
+    """A folder with base, data and a run that was stopped: what is on disk may be changed in a
+    copy.
+    """
+    work = tmp_path_factory.mktemp("unfinished")
+    tiny.write_llada(work / "base")
+    write_data(work / "data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(work)
+        words = run_flags("base", "data", "run", max_steps=1)
+        run_here(SCRIPTS["transfer"], words, patch)
+    shutil.rmtree(work / "run" / "final")
+    return work
+
+
+@pytest.mark.parametrize("change", [*OTHER_FLAGS, *CHANGED_INPUTS])
+def test_changed_inputs_and_flags_are_refused_by_name_on_resume(
+    unfinished, tmp_path, monkeypatch, change
+):
+    work = shutil.copytree(unfinished, tmp_path / "work")
+    monkeypatch.chdir(work)
+    flags = {change: OTHER_FLAGS[change]} if change in OTHER_FLAGS else {}
+    name, edit = CHANGED_INPUTS.get(change, (change, lambda base, data: None))
+    if change == "rows":
+        shutil.rmtree(work / "data")
+    edit(work / "base", work / "data")
+    before = {file: file.read_bytes() for file in work.rglob("run/**/*") if file.is_file()}
+    words = run_flags(
+        "base", "data", "run", **{"max_steps": 1, "resume_from_checkpoint": "auto", **flags}
+    )
+    with pytest.raises(InputError, match=f"other settings: {name} "):
+        run_here(SCRIPTS["transfer"], words, monkeypatch)
+    assert {file: file.read_bytes() for file in work.rglob("run/**/*") if file.is_file()} == before
+
+
+def test_a_run_of_unchanged_inputs_goes_on(unfinished, tmp_path, monkeypatch):
+    """Also one that an older version began, whose settings.json says less."""
+    work = shutil.copytree(unfinished, tmp_path / "work")
+    monkeypatch.chdir(work)
+    said = json.loads((work / "run/settings.json").read_text())
+    for left_out in ((), ("optim", "start_hash", "base_hash")):
+        kept = {key: value for key, value in said.items() if key not in left_out}
+        (work / "run/settings.json").write_text(json.dumps(kept))
+        words = run_flags("base", "data", "run", max_steps=1, resume_from_checkpoint="auto")
+        run_here(SCRIPTS["transfer"], words, monkeypatch)
+        assert (work / "run/final").is_dir()
+        shutil.rmtree(work / "run/final")
 
 
 # ---- accounting
@@ -504,7 +623,8 @@ def test_one_training_at_a_time(made, tmp_path, monkeypatch):
     base, data = made
     output = tmp_path / "run"
     output.mkdir()
-    (output / "settings.json").write_text("{}")
+    settings = '{"global_batch": 4, "rows": 40}'
+    (output / "settings.json").write_text(settings)
     first = lock_for_writing(output / "lock")
     for extra in (["--overwrite"], ["--resume_from_checkpoint", "auto"], []):
         with pytest.raises(InputError, match="another process is writing"):
@@ -513,7 +633,9 @@ def test_one_training_at_a_time(made, tmp_path, monkeypatch):
                 run_flags(base, data, output, max_steps=2) + extra,
                 monkeypatch,
             )
-        assert (output / "settings.json").read_text() == "{}" and len(list(output.iterdir())) == 2
+        assert (output / "settings.json").read_text() == settings and len(
+            list(output.iterdir())
+        ) == 2
     first.close()
     run_here(
         SCRIPTS["transfer"].removesuffix(".py"),

@@ -5,8 +5,9 @@ What cannot work is refused here, by the flag's name, before anything is read or
 """
 
 import importlib.util
+import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
@@ -15,6 +16,64 @@ from transformers.hf_argparser import string_to_bool
 
 from common.errors import InputError
 from flexmdm_interpolant import parse_schedule
+
+# (what a value must be, the same in words, flags); None is no value
+RANGES = (
+    (
+        lambda value: value > 0,
+        "above 0",
+        (
+            "num_train_epochs",
+            "adam_epsilon",
+            "lora_alpha",
+            "time_scale",
+            "loss_constant",
+            "logging_steps",
+            "save_steps",
+            "eval_steps",
+            "mfu",
+            "gpu_tflops",
+            "dry_run_tokens",
+        ),
+    ),
+    (
+        lambda value: value >= 0,
+        "at least 0",
+        (
+            "learning_rate",
+            "lora_lr",
+            "weight_decay",
+            "lora_weight_decay",
+            "warmup_steps",
+            "max_grad_norm",
+            "eval_delay",
+            "seed",
+            "max_nonfinite_steps",
+        ),
+    ),
+    (
+        lambda value: value >= 1,
+        "at least 1",
+        (
+            "lora_r",
+            "adaln_group_size",
+            "sft_max_length",
+            "per_device_train_batch_size",
+            "per_device_eval_batch_size",
+            "gradient_accumulation_steps",
+            "eval_draws",
+            "dry_run_gpus",
+        ),
+    ),
+    (
+        lambda value: 0 <= value < 1,
+        "between 0 and 1, without 1",
+        ("adam_beta1", "adam_beta2", "lora_dropout", "start_share"),
+    ),
+    (lambda value: 0 <= value < 2**20, "from 0 to 1048575", ("length_distribution",)),
+    (lambda value: 0 < value < 0.5, "between 0 and 0.5", ("time_epsilon",)),
+    (lambda value: 0 < value < 1, "between 0 and 1", ("mask_ratio_epsilon",)),
+)
 
 
 @dataclass
@@ -229,6 +288,7 @@ class RunArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        self.check_numbers()
         accelerator = torch.cuda.is_available() or torch.backends.mps.is_available()
         # else torchrun on CPUs trains the same rows in every process
         self.use_cpu = self.use_cpu or not accelerator
@@ -268,6 +328,18 @@ class RunArguments(TrainingArguments):
         self.compile_blocks, self.torch_compile = self.torch_compile, False
         super().__post_init__()
 
+    def check_numbers(self):
+        """Refuse a number that is not finite or not in its flag's range."""
+        for name in (one.name for one in fields(self)):
+            value = getattr(self, name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(f"--{name}: {value} is not a finite number")
+        for fits, words, names in RANGES:
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and not fits(value):
+                    raise InputError(f"--{name}: {value} is not {words}")
+
     def check(self):
         """Refuse what cannot work, by the flag's name, before anything is read or written."""
         if not self.train_data and not self.dry_run and not (self.evaluate_only and self.eval_data):
@@ -284,33 +356,14 @@ class RunArguments(TrainingArguments):
             )
         if self.length_head not in ("log_rate", "softplus"):
             raise InputError(f"--length_head: {self.length_head} is neither log_rate nor softplus")
-        if not 0 <= self.length_distribution < 2**20:
-            raise InputError(
-                f"--length_distribution: {self.length_distribution} is no number of tokens"
-            )
         if self.length_distribution and not self.variable_length:
-            raise InputError(
-                "--length_distribution: for a FlexMDM (--variable_length); for a LLaDA"
-                " scripts/fit_length_distribution.py fits one"
-            )
-        if not 0 <= self.start_share < 1:
-            raise InputError(f"--start_share: {self.start_share} is not in 0 ... 1")
-        if not 0 < self.time_epsilon < 0.5:
-            raise InputError(f"--time_epsilon: {self.time_epsilon} is not between 0 and 0.5")
-        if not 0 < self.mask_ratio_epsilon < 1:
-            raise InputError(
-                f"--mask_ratio_epsilon: {self.mask_ratio_epsilon} is not between 0 and 1"
-            )
-        for flag in (
-            "eval_draws",
-            "dry_run_gpus",
-            "mfu",
-            "gpu_tflops",
-            "dry_run_tokens",
-            "loss_constant",
-        ):
-            if getattr(self, flag) <= 0:
-                raise InputError(f"--{flag}: {getattr(self, flag)} is not above 0")
+            raise InputError("--length_distribution: only a FlexMDM has one (--variable_length)")
+        for name, value in (self.lr_scheduler_kwargs or {}).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(f"--lr_scheduler_kwargs: {name} {value} is not a finite number")
+        for flag in ("label_smoothing_factor", "neftune_noise_alpha"):
+            if getattr(self, flag):
+                raise InputError(f"--{flag}: these losses have no such term; leave it out")
         if self.load_best_model_at_end or self.save_strategy == "best":
             raise InputError(
                 "--load_best_model_at_end, --save_strategy best: not supported; checkpoints are"

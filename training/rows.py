@@ -11,12 +11,12 @@ ROWS_AT_ONCE = 2000
 SCRIPT_OF_TASK = {"math": "preprocess_math.py", "code": "preprocess_code_infilling.py"}
 
 
-def check_rows(rows, vocabulary, mask_id, longest, flag, answers=False):
+def check_rows(rows, vocabulary, reserved, longest, flag, answers=False):
     """Refuse, by its number, the first row (0 based) that cannot be trained on. Raises InputError.
 
     rows: datasets.Dataset with input_ids, and prompt_length where it has one; vocabulary: ids are
-    below it; mask_id: in no row, for a mask in the text would be its own target; longest: tokens a
-    row may have; flag: names the data; answers: every row needs tokens behind its prompt.
+    below it; reserved: data.tokenizer.reserved_ids, which are in no row; longest: tokens a row may
+    have; flag: names the data; answers: every row needs tokens behind its prompt.
     """
     import numpy as np
     import pyarrow as pa
@@ -53,7 +53,7 @@ def check_rows(rows, vocabulary, mask_id, longest, flag, answers=False):
             or (prompt != np.floor(prompt)).any()
         ):
             raise InputError(f"{flag}: prompt_length is no column of whole numbers")
-        wrong_id, masks = ((ids < 0) | (ids >= vocabulary)), ids == mask_id
+        wrong_id = (ids < 0) | (ids >= vocabulary)
         for what, bad in (
             (
                 (
@@ -62,7 +62,10 @@ def check_rows(rows, vocabulary, mask_id, longest, flag, answers=False):
                 ),
                 _rows_with(wrong_id, starts, lengths),
             ),
-            (f"holds the mask token {mask_id}", _rows_with(masks, starts, lengths)),
+            *(
+                (f"holds the {name} token {token}", _rows_with(ids == token, starts, lengths))
+                for name, token in reserved.items()
+            ),
             (f"has {{}} tokens, --sft_max_length is {longest}", lengths > longest),
             (
                 "has a prompt_length that is not within its tokens",

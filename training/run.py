@@ -7,6 +7,7 @@ let the step end, save and stop; --resume_from_checkpoint auto goes on.
 """
 
 import math
+import re
 import shutil
 import signal
 import sys
@@ -21,9 +22,10 @@ from common.files import lock_for_writing, read_json, write_json
 from common.gpu_memory import out_of_memory_advice
 from common.rows import RowWriter, read_finished, write_rows
 from data.noise_stream import NoiseStream
-from data.token_rows import held_out_split, load_rows, row_lengths
+from data.token_rows import held_out_split, load_rows, row_lengths, rows_hash
+from data.tokenizer import reserved_ids
 from llada_dit import LLaDADiT
-from llada_utils import checkpoint_kind, compile_network, end_process_group
+from llada_utils import checkpoint_hash, checkpoint_kind, compile_network, end_process_group
 from training.checkpoints import check_checkpoint, newest_complete
 from training.likelihood_bound import report
 from training.memory import HELD_OUT, training_advice
@@ -32,6 +34,15 @@ from training.sharding import shard_by_fsdp2, shard_by_zero3
 from training.trainer import named_failure
 
 LOCK = "lock"  # in a run's folder: who holds it is training there
+# settings.json of every run has these, and says by them that the folder is ours
+OF_A_RUN = {"global_batch", "rows"}
+# what a run writes into its folder: before settings.json is there, and at all
+HALF_WRITTEN = r"\.(settings\.json|train_log\.jsonl)\.\d+\.tmp"
+STARTED = re.compile(rf"{LOCK}|{HALF_WRITTEN}")
+WRITTEN = re.compile(
+    rf"{HALF_WRITTEN}|settings\.json|train_log\.jsonl|\.?final|\.saving"
+    r"|(damaged-|\.old-)?checkpoint-\d+"
+)
 
 
 class JsonlLog(TrainerCallback):
@@ -100,7 +111,15 @@ SETTINGS = (
     "lr_scheduler_type",
     "warmup_steps",
     "mask_ratio_epsilon",
+    "optim",
+    "optim_args",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
     "max_grad_norm",
+    "bf16",
+    "fp16",
+    "load_in_4bit",
     "seed",
     "max_steps",
     "task",
@@ -132,6 +151,27 @@ def run_settings(args, model, rows):
     return settings
 
 
+def input_hashes(args, model):
+    """What lies on disk and must not change either: training rows, and the weights and tokenizer
+    that the run starts from (with the base beneath them).
+    """
+    start, flag = (
+        (args.init_from, "--init_from")
+        if args.init_from
+        else (args.model_name_or_path, "--model_name_or_path")
+    )
+    if isinstance(model, LLaDADiT):
+        config = model.config
+        base = config.base_model_name_or_path if config.holds == "trainable" else None
+    else:
+        base = getattr(model, "name_or_path", None)  # set beneath an adapter
+    hashes = {
+        "train_data_hash": rows_hash(args.train_data),
+        "start_hash": checkpoint_hash(start, flag),
+    }
+    return hashes | {"base_hash": checkpoint_hash(base) if base and base != start else None}
+
+
 def decide_on_rank_zero(args, decide):
     """decide() in the first process; every process gets what it returned, or ends as it did: one
     line from the first process, exit code 2.
@@ -156,7 +196,7 @@ def prepare_output(args, settings):
     in one folder.
     """
     output_dir = Path(args.output_dir)
-    new = not output_dir.exists()
+    new, unlocked = not output_dir.exists(), not (output_dir / LOCK).exists()
     with named_failure(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)
     # before anything is touched; `train` lets go of it
@@ -166,36 +206,44 @@ def prepare_output(args, settings):
     except InputError:
         if new:
             shutil.rmtree(output_dir)  # a refusal leaves nothing behind
+        elif unlocked:
+            (output_dir / LOCK).unlink(missing_ok=True)
         raise
 
 
 def prepare_locked(args, settings):
     """prepare_output, in a folder that nobody else writes."""
     output_dir = Path(args.output_dir)
-    if (
-        args.overwrite
-        and not args.resume_from_checkpoint
-        and (output_dir / "settings.json").exists()
-    ):
+    before = output_dir / "settings.json"
+    old = read_json(before) if before.exists() else None
+    if not (isinstance(old, dict) and OF_A_RUN <= old.keys()):
+        foreign = sorted(
+            entry.name for entry in output_dir.iterdir() if not STARTED.fullmatch(entry.name)
+        )
+        if foreign:
+            raise InputError(
+                f"--output_dir: {output_dir} holds {foreign[0]} and is no run of ours; name another"
+            )
+        old = None
+    elif args.overwrite and not args.resume_from_checkpoint:
         for entry in output_dir.iterdir():
-            if entry.name != LOCK:
+            if WRITTEN.fullmatch(entry.name):  # the lock stays, and what is not ours
                 (
                     shutil.rmtree(entry)
                     if entry.is_dir() and not entry.is_symlink()
                     else entry.unlink()
                 )
-    before = output_dir / "settings.json"
-    if before.exists():
+        old = None
+    if old is not None:
         if not args.resume_from_checkpoint:
             raise InputError(
                 f"--output_dir: {output_dir} already holds a run; --resume_from_checkpoint auto"
                 " goes on with it, --overwrite deletes it"
             )
-        old = read_json(before)
         changed = [
             f"{key} (was {old.get(key)!r}, is {settings[key]!r})"
             for key in settings
-            if old.get(key) != settings[key]
+            if key in old and old[key] != settings[key]  # older runs say less
         ]
         if changed:
             raise InputError(
@@ -218,8 +266,9 @@ def prepare_locked(args, settings):
         step = read_json(checkpoint / "trainer_state.json")["global_step"] if checkpoint else 0
         write_rows(log, [row for row in read_finished(log) if row["step"] <= step])
     # of a process that was killed
-    for left in (*output_dir.glob(".*.tmp"), output_dir / ".saving", output_dir / ".final"):
-        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    for left in output_dir.iterdir():
+        if re.fullmatch(rf"{HALF_WRITTEN}|\.saving|\.final", left.name):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
     with named_failure(before):
         write_json(before, settings)
     return (str(checkpoint) if checkpoint else None), False
@@ -290,7 +339,7 @@ def check_data(args, model, tokenizer, rows):
         check_rows(
             part,
             backbone.config.embedding_size,
-            tokenizer.mask_token_id,
+            reserved_ids(tokenizer),
             args.sft_max_length,
             f"--train_data ({split})",
             task is not None,
@@ -333,7 +382,9 @@ def train_alone(args, trainer_cls, model, tokenizer, rows, collator, card):
     if args.max_steps <= 0:
         args.max_steps = math.ceil(args.num_train_epochs * len(train_rows) / args.global_batch)
     settings = run_settings(args, model, len(train_rows))
-    checkpoint, finished = decide_on_rank_zero(args, lambda: prepare_output(args, settings))
+    checkpoint, finished = decide_on_rank_zero(
+        args, lambda: prepare_output(args, settings | input_hashes(args, model))
+    )
     if finished:
         if args.process_index == 0:
             print(f"{args.output_dir}/final exists: this run is finished")
@@ -411,7 +462,7 @@ def evaluate_only(args, trainer_cls, model, tokenizer, rows, collator):
     check_rows(
         rows,
         getattr(model, "backbone", model).config.embedding_size,
-        tokenizer.mask_token_id,
+        reserved_ids(tokenizer),
         args.sft_max_length,
         "--eval_data" if args.eval_data else "--train_data",
         hasattr(args, "task"),

@@ -268,8 +268,8 @@ class CodeRunner:
         return self._run_one(0, (program, test, entry_point))
 
     def run_all(self, jobs, progress=None):
-        """Results of many (program, test, entry_point), in order. progress: called with each result
-        as it comes.
+        """Results of many (program, test, entry_point), in order. progress: called with each job's
+        number and result as it comes, by one thread at a time; what it raises ends the run.
 
         A program that ran out of time without having had the processor (a crowded machine) is run
         once more with nothing beside it.
@@ -279,7 +279,7 @@ class CodeRunner:
             waiting.put(number)
         while len(self.sandboxes) < min(self.workers, len(jobs)):
             self.sandboxes.append(None)  # started by its own thread
-        errors = []
+        errors, one_at_a_time = [], threading.Lock()
 
         def work(slot):
             try:
@@ -287,7 +287,8 @@ class CodeRunner:
                     number = waiting.get_nowait()
                     results[number] = self._run_one(slot, jobs[number])
                     if progress is not None:
-                        progress(results[number])
+                        with one_at_a_time:
+                            progress(number, results[number])
             except queue.Empty:
                 pass
             except BaseException as error:

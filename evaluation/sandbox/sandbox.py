@@ -17,8 +17,10 @@ plain        Neither (old kernels, macOS): the user's own rights are the only bo
              unprivileged uid. Run it in a container then.
 
 At every level: a fresh interpreter, an own session and process group, an empty temporary folder, a
-minimal environment, no standard input, capped output, limits on CPU time, memory, file size,
-processes and open files, and a wall-clock limit that kills everything.
+minimal environment, no standard input, capped output, limits on CPU time, memory of a process, file size,
+size of the folder (outside of namespaces it is looked at ten times a second), processes and open
+files, and a wall-clock limit that kills everything. System V IPC and memory files, which the limits
+do not count, are refused by seccomp (x86-64 and ARM64).
 """
 
 import ctypes
@@ -44,13 +46,14 @@ MS_REMOUNT = 32
 MS_BIND = 4096
 MS_REC = 16384
 MS_PRIVATE = 1 << 18
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 36, 38  # linux/prctl.h
+# linux/prctl.h
+PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 22, 36, 38
 MNT_DETACH = 2
 MEGABYTE = 1 << 20
 # limits of one program
 MEMORY = 512 * MEGABYTE
 FILE_SIZE = 4 * MEGABYTE
-FOLDER_SIZE = 16 * MEGABYTE
+FOLDER_SIZE, FOLDER_ENTRIES = 16 * MEGABYTE, 1000
 PROCESSES = 16
 FILES = 64
 OUTPUT_KEPT = 4000  # bytes of what it prints
@@ -216,23 +219,61 @@ def landlock(folders, writable):
     os.close(ruleset)
 
 
+# (what linux/audit.h calls the machine, its numbers of msgget, semget, shmget and memfd_create)
+UNCOUNTED_MEMORY = {
+    "x86_64": (0xC000003E, (68, 64, 29, 319)),
+    "aarch64": (0xC00000B7, (186, 190, 194, 279)),
+}
+
+
+def forbid_uncounted_memory():
+    """Refuse (EPERM) this process and its children the calls of UNCOUNTED_MEMORY, by seccomp: such
+    memory is in no process's limit, and System V's outlives them all.
+    """
+    if os.uname().machine not in UNCOUNTED_MEMORY:
+        raise OSError(f"no list of system calls for {os.uname().machine}")
+    architecture, numbers = UNCOUNTED_MEMORY[os.uname().machine]
+    load, equal, at_least, end = 0x20, 0x15, 0x35, 0x06  # linux/bpf_common.h
+    steps = len(numbers)
+    filters = [
+        (load, 0, 0, 4),  # the architecture of the call
+        (equal, 0, steps + 3, architecture),  # another one (i386) has other numbers
+        (load, 0, 0, 0),  # its number
+        (at_least, steps + 1, 0, 0x40000000),  # x32 has these
+        *((equal, steps - place, 0, number) for place, number in enumerate(numbers)),
+        (end, 0, 0, 0x7FFF0000),  # allow
+        (end, 0, 0, 0x00050001),  # EPERM
+    ]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in filters))
+    program = struct.pack("@HP", len(filters), ctypes.addressof(code))
+    call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    call("prctl", PR_SET_SECCOMP, 2, program, 0, 0)
+
+
+def succeeds(function, *arguments):
+    """Whether function(*arguments) raises nothing, tried in a child."""
+    pid = os.fork()
+    if not pid:
+        try:
+            function(*arguments)
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(pid, 0)[1] == 0
+
+
 def unprivileged_uid():
     """An uid that nobody uses and that root may change to here, or None. Process limits count by
     uid, so each sandbox has its own.
     """
-    for uid in (1_000_000_000 + os.getpid(), 60_000 + os.getpid() % 5000, 65534):
-        pid = os.fork()
-        if not pid:
-            try:
-                os.setgroups([])
-                os.setresgid(uid, uid, uid)
-                os.setresuid(uid, uid, uid)
-            except BaseException:
-                os._exit(1)
-            os._exit(0)
-        if os.waitpid(pid, 0)[1] == 0:
-            return uid
-    return None
+
+    def become(uid):
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+
+    uids = (1_000_000_000 + os.getpid(), 60_000 + os.getpid() % 5000, 65534)
+    return next((uid for uid in uids if succeeds(become, uid)), None)
 
 
 class Sandbox:
@@ -271,6 +312,7 @@ class Sandbox:
         if root and unsafe_as_root:
             user = "ROOT, by --unsafe_as_root: process limits do not bind"
         version = landlock_version()
+        self.counts_memory = sys.platform == "linux" and succeeds(forbid_uncounted_memory)
         self.isolation = {
             "level": level,
             "user": user,
@@ -299,8 +341,9 @@ class Sandbox:
                 )
             ),
             "limits": (
-                f"{MEMORY // MEGABYTE} MiB memory, {FILE_SIZE // MEGABYTE} MiB a file, {PROCESSES}"
-                f" processes, {FILES} open files"
+                f"{MEMORY // MEGABYTE} MiB memory a process, {FILE_SIZE // MEGABYTE} MiB a file,"
+                f" {FOLDER_SIZE // MEGABYTE} MiB of files, {PROCESSES} processes, {FILES} open files;"
+                f" System V shared memory {'forbidden' if self.counts_memory else 'NOT limited'}"
             ),
         }
 
@@ -330,6 +373,8 @@ class Sandbox:
         if sys.platform == "linux":
             call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        if self.counts_memory:
+            forbid_uncounted_memory()
         if self.level == "landlock":
             landlock(self.folders, folder)
         cpu = int(timeout) + 2
@@ -390,7 +435,12 @@ class Sandbox:
         open_ends = [verdict_read, output_read]
         status = None
         usage = None
+        full, looked = False, started
         while status is None and time.monotonic() < deadline:
+            if self.level != "namespaces" and time.monotonic() > looked + 0.1:
+                full, looked = is_too_full(folder), time.monotonic()
+                if full:
+                    break
             ready = (
                 select.select(open_ends, [], [], 0.01)[0] if open_ends else time.sleep(0.01) or []
             )
@@ -434,6 +484,10 @@ class Sandbox:
                 result["error"] = "its verdict is torn"
         elif verdict:
             result.update(error="it wrote into the verdict's pipe", suspicious="forged verdict")
+        elif full:
+            result["error"] = (
+                f"killed: more than {FOLDER_SIZE // MEGABYTE} MiB or {FOLDER_ENTRIES} files"
+            )
         elif late:
             result.update(status="timed out", error=f"killed after {timeout + STARTUP:g} s")
         elif os.WIFSIGNALED(status):
@@ -459,15 +513,23 @@ class Sandbox:
         if self.level == "namespaces":
             return  # the kernel did when the namespace's first process ended
         self.kill(group)
-        for _ in range(2000):  # a fork bomb under its process limit dies out in a few rounds
-            for pid in children():
-                self.kill(pid)
+        end_children()
+
+
+def end_children():
+    """Kill every child of this process, and what it becomes the parent of by that."""
+    for _ in range(2000):  # a fork bomb under its process limit dies out in a few rounds
+        for pid in children():
             try:
-                while os.waitpid(-1, os.WNOHANG)[0]:
-                    pass
-            except ChildProcessError:
-                return
-            time.sleep(0.002)
+                os.kill(pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                pass
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+        time.sleep(0.002)
 
 
 def children():
@@ -483,6 +545,28 @@ def children():
             except (OSError, IndexError, ValueError):
                 pass
     return found
+
+
+def is_too_full(folder):
+    """Whether a folder holds more than FOLDER_SIZE bytes or FOLDER_ENTRIES names, or cannot be
+    read. Looks at no more names than that.
+    """
+    size, entries, waiting = 0, 0, [folder]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as inside:
+                for entry in inside:
+                    size += entry.stat(follow_symlinks=False).st_blocks * 512
+                    entries += 1
+                    if size > FOLDER_SIZE or entries > FOLDER_ENTRIES:
+                        return True
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+        except FileNotFoundError:  # removed meanwhile
+            pass
+        except OSError:  # without rights, or too deep: files could hide there
+            return True
+    return False
 
 
 def remove_folder(folder):
@@ -547,6 +631,8 @@ def main():
         send(results, {"refused": str(error)})
         return
     send(results, sandbox.isolation)
+    if level != "namespaces" and sys.platform == "linux":
+        call("prctl", PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     while (job := receive(jobs)) is not None:
         supervisor = os.fork()  # a PID namespace needs a fresh one each time
         if not supervisor:
@@ -556,6 +642,10 @@ def main():
                 send(results, sandbox_error(repr(error)))
             os._exit(0)
         if os.waitpid(supervisor, 0)[1]:
+            if level != "namespaces":  # what the program started is ours now
+                end_children()
+                for name in os.listdir(base):
+                    remove_folder(os.path.join(base, name))
             send(results, sandbox_error("the supervising process died"))
     if level != "namespaces":  # there runner.py removes it, because we no longer see it
         remove_folder(base)

@@ -1,0 +1,111 @@
+"""What the values of a checkpoint's config.json may be: types and ranges, each said once.
+
+A config comes from anywhere: a size as text is a traceback deep in the network, one of 10^9 layers
+never ends, an epsilon of -1 or a time_epsilon of 5 gives numbers that are wrong.
+"""
+
+from common.errors import InputError
+
+
+def whole(least, most):
+    """Whole numbers of a range; a bool is none."""
+    return (
+        lambda value: type(value) is int and least <= value <= most,
+        f"a whole number from {least} to {most}",
+    )
+
+
+def real(fits, words):
+    """Finite numbers for which fits(value) is true."""
+    return (
+        # 1e300: below what is infinite, and an int of any length can be compared
+        lambda value: type(value) in (int, float) and abs(value) < 1e300 and fits(value),
+        f"a number {words}",
+    )
+
+
+def either(*values):
+    return lambda value: value in values, f"one of {', '.join(map(repr, values))}"
+
+
+def optional(rule):
+    return lambda value: value is None or rule[0](value), f"{rule[1]}, or null"
+
+
+TRUTH = (lambda value: type(value) is bool, "true or false")
+TEXT = (lambda value: type(value) is str and value != "", "text")
+# far above every model there is, and still a network that can be laid out in seconds
+WIDTH, ROWS = whole(1, 10**6), whole(1, 10**8)
+LLADA = {
+    "d_model": WIDTH,
+    "n_heads": WIDTH,
+    "n_kv_heads": optional(WIDTH),
+    "n_layers": whole(1, 1000),
+    "mlp_hidden_size": WIDTH,
+    "vocab_size": ROWS,
+    "embedding_size": optional(ROWS),
+    "max_sequence_length": whole(1, 10**9),
+    "rope_theta": real(lambda value: value > 0, "above 0"),
+    "rms_norm_eps": real(lambda value: 0 < value < 1, "between 0 and 1"),
+    "init_std": real(lambda value: value >= 0, "of at least 0"),
+    "length_distribution": whole(0, 2**20 - 1),
+}
+SPECIAL_IDS = ("mask_token_id", "pad_token_id", "eos_token_id")
+LORA = {
+    "r": whole(1, 10**5),
+    "lora_alpha": real(lambda value: value > 0, "above 0"),
+    "lora_dropout": real(lambda value: 0 <= value < 1, "from 0 to 1, without 1"),
+}
+FLEXMDM = {
+    "base_model_name_or_path": optional(TEXT),
+    "time_epsilon": real(lambda value: 0 < value < 0.5, "between 0 and 0.5"),
+    "time_scale": real(lambda value: value > 0, "above 0"),
+    "length_distribution": whole(0, 2**20 - 1),
+    "length_head": either("log_rate", "softplus"),
+    "attend_to_padding": TRUTH,
+    "adaln_group_size": whole(1, 1000),
+    "max_length": whole(1, 10**9),
+    "holds": either("trainable", "everything"),
+}
+
+
+def check(content, rules, source):
+    """Raises InputError for the first of the rules' keys that `content` has with a wrong value."""
+    if not isinstance(content, dict):
+        raise InputError(f"{source} does not hold one JSON object")
+    for key, (fits, words) in rules.items():
+        if key in content and not fits(content[key]):
+            raise InputError(f"{source}: {key} is {str(content[key])[:60]!r}, not {words}")
+
+
+def check_llada(content, source):
+    """A LLaDA's config.json; what is missing or unsupported is said by LLaDAConfig.from_json."""
+    check(content, LLADA, source)
+    rows = content.get("embedding_size") or content.get("vocab_size")
+    if rows is not None:
+        check(content, dict.fromkeys(SPECIAL_IDS, whole(0, rows - 1)), source)
+    width, heads = content.get("d_model"), content.get("n_heads")
+    if width and heads and width // heads % 2:
+        raise InputError(f"{source}: d_model / n_heads is odd; rotary embeddings need pairs")
+
+
+def check_flexmdm(content, source):
+    """A FlexMDM's config.json, and the base's within it."""
+    check(content, FLEXMDM, source)
+    backbone = content.get("backbone")
+    check_llada(backbone, f"{source}: backbone")
+    rows = backbone.get("embedding_size") or backbone.get("vocab_size")
+    if rows is not None:
+        check(content, dict.fromkeys(("mask_token_id", "pad_token_id"), whole(0, rows - 1)), source)
+    if content.get("lora") is not None:
+        check_lora(content["lora"], f"{source}: lora")
+    if content.get("holds") == "trainable" and not content.get("base_model_name_or_path"):
+        raise InputError(f"{source}: holds is 'trainable', but no base_model_name_or_path is there")
+
+
+def check_lora(content, source):
+    """The fields r, lora_alpha and lora_dropout, all of which must be there."""
+    check(content, LORA, source)
+    missing = [key for key in LORA if key not in content]
+    if missing:
+        raise InputError(f"{source}: missing {', '.join(missing)}")
