@@ -1,0 +1,109 @@
+"""Count first samples the law itself, where length distribution and posterior are exact; and the
+histogram of the head is a law over 0 ... N.
+"""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from exact_posterior import ExactPosterior, random_infills, random_lengths, random_prompts
+from test_sampler_exactness import ORDERS, is_exact
+
+from common.errors import InputError
+from flexmdm_interpolant import LinearSchedule, PowerSchedule
+from llada_dit import LengthDistribution, count_bins
+from sampling.flexmdm import generate_flexmdm
+from sampling.options import SamplerOptions
+
+LONGEST = 7
+LAWS = {
+    "lengths 0..6": random_lengths,
+    "mixed prompts": random_prompts,
+    "every split": random_infills,
+}
+
+
+class WithCount(ExactPosterior):
+    """The exact posterior, and the exact law of a row's missing tokens at t = 0."""
+
+    def __init__(self, contexts, schedule):
+        super().__init__(contexts, schedule)
+        self.config = SimpleNamespace(
+            length_distribution=LONGEST,
+            insertion_schedule=schedule.to_config(),
+            unmask_schedule=LinearSchedule().to_config(),
+        )
+        self.counts, self.counted = {}, 0
+        for context in contexts:
+            law = np.zeros(LONGEST + 1)
+            for middle, p in context.middles.items():
+                law[len(middle)] += p
+            with np.errstate(divide="ignore"):
+                self.counts[context.prefix + context.suffix] = len(context.prefix), np.log(law)
+
+    def forward(self, ids, t, attention_mask=None, missing_at=None, **options):
+        output = super().forward(ids, t, attention_mask, **options)
+        if missing_at is not None:
+            rows, gaps = missing_at // (ids.shape[1] + 1), missing_at % (ids.shape[1] + 1)
+            lengths, laws = attention_mask.sum(1), []
+            for row, gap in zip(rows.tolist(), gaps.tolist()):
+                prefix, law = self.counts[tuple(ids[row, : lengths[row]].tolist())]
+                assert gap == prefix and float(t[row]) == 0
+                laws.append(law)
+            self.counted += len(laws)
+            output["missing_log_probs"] = torch.from_numpy(np.array(laws))
+        return output
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(int(torch.randint(2**31, ())))
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("order", ORDERS)
+def test_count_first_samples_the_law_itself(law, order, rng):
+    contexts, schedule = LAWS[law](rng), PowerSchedule(1.7)
+    model = WithCount(contexts, schedule)
+    settings = dict(
+        sampler="count_first", query_time=1.0, insertion_schedule=schedule, **ORDERS[order]
+    )
+    assert is_exact(contexts, model, rng, **settings)
+    assert model.counted >= 20_000 and model.unknown == 0
+
+
+@pytest.mark.parametrize("wrong", [{"length_choice": "likeliest"}, {"events_per_evaluation": 3}])
+def test_the_approximations_are_not_the_law(wrong, rng):
+    contexts, schedule = random_lengths(rng), LinearSchedule()
+    settings = dict(sampler="count_first", query_time=1.0, insertion_schedule=schedule, **wrong)
+    assert not is_exact(contexts, WithCount(contexts, schedule), rng, **settings)
+
+
+@pytest.mark.parametrize("most", [1, 5, 63, 64, 130, 1024])
+def test_the_head_is_a_law_over_all_numbers(most):
+    starts, widths = count_bins(most, torch.device("cpu"))
+    assert starts[0] == 0 and int(widths.sum()) == most + 1
+    assert torch.equal(starts.diff(), widths[:-1])
+    head, hidden = LengthDistribution(12, most).double(), torch.randn(4, 3, 12).double()
+    log_probs = head.log_probs(hidden)  # (4, 3, most + 1)
+    torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(4, 3))
+    n = torch.randint(0, most + 1, (4, 3))
+    torch.testing.assert_close(head(hidden, n), log_probs.gather(-1, n[..., None])[..., 0])
+
+
+def test_without_a_head_or_in_the_wrong_company_it_is_refused():
+    with pytest.raises(ValueError, match="length distribution"):
+        generate_flexmdm(
+            ExactPosterior(random_lengths(np.random.default_rng(0)), LinearSchedule()),
+            batch_size=1,
+            mask_id=6,
+            pad_id=8,
+            max_length=9,
+            sampler="count_first",
+        )
+    for wrong in ({"bound_inflation": 2.0}, {"events_per_evaluation": 0}, {"query_time": 1.5}):
+        with pytest.raises((ValueError, InputError)):
+            SamplerOptions(sampler="count_first", **wrong)
+    with pytest.raises(ValueError, match="query_time"):
+        SamplerOptions(query_time=0.5)
