@@ -171,7 +171,8 @@ def flexmdm_losses(model, batch, interpolant):
     xt, t = batch["input_ids"], batch["timesteps"]
     attention_mask = torch.arange(xt.shape[1], device=xt.device) < batch["xt_length"][:, None]
     places = places_of_masks(batch)  # (M,)
-    with_count = bool(getattr(unwrapped(model).config, "length_distribution", 0))
+    config = getattr(unwrapped(model), "config", None)
+    with_count = bool(getattr(config, "length_distribution", 0))
     output, costs = masked_token_costs(
         model,
         batch,
