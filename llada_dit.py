@@ -19,7 +19,8 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MaskedLMOutput
 
-from common.packed_rows import PackedRows, PaddedRows, Places, select
+from common.config_values import LENGTH_DISTRIBUTION
+from common.packed_rows import PackedRows, PaddedRows, Places, at_places, select
 from flexmdm_interpolant import length_without_trailing
 
 # What the original class could be told and this network does not do: any other value is refused by
@@ -62,10 +63,11 @@ SIZES = (
 )
 
 
-def check_length_distribution(most):
+def check_length_distribution(most, source):
     """Raises ValueError where a config's length_distribution is no number of tokens."""
-    if isinstance(most, bool) or not isinstance(most, int) or not 0 <= most < 2**20:
-        raise ValueError(f"length_distribution is {most!r}: not a number of tokens, 0 for no head")
+    fits, words = LENGTH_DISTRIBUTION
+    if not fits(most):
+        raise ValueError(f"{source}: length_distribution is {most!r}, not {words}")
 
 
 class LLaDAConfig(PreTrainedConfig):
@@ -119,10 +121,7 @@ class LLaDAConfig(PreTrainedConfig):
                 f" {sizes['n_kv_heads']} do not divide"
             )
         most = content.get("length_distribution", 0)
-        try:
-            check_length_distribution(most)
-        except ValueError as error:
-            raise ValueError(f"{source}: {error}") from None
+        check_length_distribution(most, source)
         return cls(**sizes, init_std=content.get("init_std", 0.02), length_distribution=most)
 
     def to_json(self):
@@ -516,7 +515,7 @@ class FlexMDMConfig(PreTrainedConfig):
         self.unmask_schedule = self.unmask_schedule or {"name": "linear"}
         if self.length_head not in ("log_rate", "softplus"):
             raise ValueError(f"length_head is {self.length_head!r}: log_rate or softplus")
-        check_length_distribution(self.length_distribution)
+        check_length_distribution(self.length_distribution, "FlexMDMConfig")
 
 
 def timestep_embedding(t, width):
@@ -568,8 +567,7 @@ def count_bins(most, device):
     """
     starts, width = list(range(64)), 4
     while starts[-1] + width <= most:
-        octave = 64 * width // 4
-        starts += range(octave, 2 * octave, width)
+        starts += range(16 * width, 32 * width, width)
         width *= 2
     starts = [start for start in starts if start <= most]
     starts = torch.tensor([*starts, most + 1], device=device)
@@ -610,7 +608,8 @@ class LengthDistribution(nn.Module):
     def log_probs(self, hidden):
         """log p(n) of every n: hidden (..., d) -> (..., most + 1), in fp32."""
         _, widths = count_bins(self.most, hidden.device)
-        return (self.bins(hidden) - widths.log()).repeat_interleave(widths, -1)
+        log_probs = self.bins(hidden) - widths.log()
+        return log_probs.repeat_interleave(widths, -1, output_size=self.most + 1)
 
 
 def length_distribution(width, config):
@@ -729,7 +728,7 @@ class LLaDADiT(NetworkBase):
         wanted = select(hidden, rows, places, end_slots=1)
         output = {"length": log_length.exp(), "log_length": log_length}
         if missing is not None or missing_at is not None:
-            output |= self.missing_tokens(hidden, rows, missing, missing_at)
+            output |= self.missing_tokens(hidden, rows, places, missing, missing_at)
         if targets is not None:
             output["token_loss"] = self.backbone.token_loss(wanted, targets)
         else:
@@ -738,7 +737,7 @@ class LLaDADiT(NetworkBase):
             output["hidden_states"] = tuple(collect)
         return output
 
-    def missing_tokens(self, hidden, rows, missing, missing_at):
+    def missing_tokens(self, hidden, rows, places, missing, missing_at):
         """forward's "missing_loss" and "missing_log_probs"; hidden: of all tokens."""
         packed, output = isinstance(rows, PackedRows), {}
         if missing is not None:
@@ -746,7 +745,6 @@ class LLaDADiT(NetworkBase):
             loss = -self.length_distribution(hidden, rows.pack(n) if packed else n)
             output["missing_loss"] = rows.pad(loss) if packed else loss
         if missing_at is not None:
-            whole = rows.pad(hidden) if packed else hidden
-            chosen = whole.flatten(0, 1).index_select(0, missing_at)
+            chosen = at_places(hidden, rows, places, missing_at)
             output["missing_log_probs"] = self.length_distribution.log_probs(chosen)
         return output

@@ -134,7 +134,6 @@ def main():
     if args.trace:
         require_writable(Path(args.trace).parent, "--trace")
     gen_length = settings.pop("gen_length") or args.middle_length
-    del settings["max_length"]  # what the sampler is given is checked against it below
 
     import torch
 

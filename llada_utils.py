@@ -12,7 +12,6 @@ Missing, unexpected or misshapen tensors are errors that list them. No hub code 
 (other bases than LLaDA's: scripts/new_base.py)
 """
 
-import hashlib
 import os
 import re
 import shutil
@@ -28,6 +27,7 @@ from common.command_line import ArgumentParser, finite_number
 from common.errors import InputError, run
 from common.files import (
     complete_folder,
+    files_hash,
     read_json,
     require_replaceable,
     resolve_folder,
@@ -78,13 +78,12 @@ def checkpoint_hash(path, flag="--checkpoint_path"):
     """12 hex digits over names and contents of all that a checkpoint's answers depend on: weights,
     configs and tokenizer.
     """
-    digest = hashlib.sha256()
-    for file in sorted(resolve_folder(path, flag).iterdir()):
-        if file.is_file() and (file.name.endswith((".safetensors", ".bin")) or file.name in HASHED):
-            digest.update(file.name.encode())
-            with open(file, "rb") as content:
-                digest.update(hashlib.file_digest(content, "sha256").digest())
-    return digest.hexdigest()[:12]
+    folder = resolve_folder(path, flag)
+    files = (file for file in sorted(folder.iterdir()) if file.is_file())
+    weights = (".safetensors", ".bin")
+    return files_hash(
+        folder, (file for file in files if file.name.endswith(weights) or file.name in HASHED)
+    )
 
 
 # ---- tensors -------------------------------------------------------------------------------------

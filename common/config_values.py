@@ -36,6 +36,7 @@ TRUTH = (lambda value: type(value) is bool, "true or false")
 TEXT = (lambda value: type(value) is str and value != "", "text")
 # far above every model there is, and still a network that can be laid out in seconds
 WIDTH, ROWS = whole(1, 10**6), whole(1, 10**8)
+LENGTH_DISTRIBUTION = whole(0, 2**20 - 1)
 LLADA = {
     "d_model": WIDTH,
     "n_heads": WIDTH,
@@ -48,7 +49,7 @@ LLADA = {
     "rope_theta": real(lambda value: value > 0, "above 0"),
     "rms_norm_eps": real(lambda value: 0 < value < 1, "between 0 and 1"),
     "init_std": real(lambda value: value >= 0, "of at least 0"),
-    "length_distribution": whole(0, 2**20 - 1),
+    "length_distribution": LENGTH_DISTRIBUTION,
 }
 SPECIAL_IDS = ("mask_token_id", "pad_token_id", "eos_token_id")
 LORA = {
@@ -60,7 +61,7 @@ FLEXMDM = {
     "base_model_name_or_path": optional(TEXT),
     "time_epsilon": real(lambda value: 0 < value < 0.5, "between 0 and 0.5"),
     "time_scale": real(lambda value: value > 0, "above 0"),
-    "length_distribution": whole(0, 2**20 - 1),
+    "length_distribution": LENGTH_DISTRIBUTION,
     "length_head": either("log_rate", "softplus"),
     "attend_to_padding": TRUTH,
     "adaln_group_size": whole(1, 1000),

@@ -221,6 +221,16 @@ def resolve_folder(name, flag="--model_name_or_path"):
         ) from None
 
 
+def files_hash(folder, files):
+    """12 hex digits over names and contents of files below a folder, in the order given."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(str(file.relative_to(folder)).encode())
+        with open(file, "rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()[:12]
+
+
 def require_replaceable(folder, kind):
     """Refuse, before work that would be lost, a folder that complete_folder must not replace: only
     an empty one, or one that it wrote as this kind and in which nothing else lies. Raises

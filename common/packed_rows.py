@@ -190,17 +190,21 @@ def select(hidden, rows, places, end_slots=0):
     """Hidden states (M, d) at places.logits, or (B, L, d) of all text. hidden: (B, L + end_slots,
     d) or packed (N, d).
     """
-    packed = isinstance(rows, PackedRows)
     if places.logits is None:
-        whole = rows.pad(hidden) if packed else hidden
+        whole = rows.pad(hidden) if isinstance(rows, PackedRows) else hidden
         return whole[:, : whole.shape[1] - end_slots]
     length = rows.length - end_slots
     place = places.logits + places.logits // length * end_slots  # among B * (L + end_slots)
-    return (
-        hidden.index_select(0, torch.searchsorted(places.tokens, place))
-        if packed
-        else hidden.flatten(0, 1).index_select(0, place)
-    )
+    return at_places(hidden, rows, places, place)
+
+
+def at_places(hidden, rows, places, at):
+    """Hidden states (m, d) at flat places `at`, long (m,), of the padded batch, its end slots
+    included. hidden: (B, T, d) or packed (N, d).
+    """
+    if isinstance(rows, PackedRows):
+        return hidden.index_select(0, torch.searchsorted(places.tokens, at))
+    return hidden.flatten(0, 1).index_select(0, at)
 
 
 def pad_rows(rows, value, width=None):

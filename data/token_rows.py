@@ -2,13 +2,12 @@
 info.json.
 """
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 
 from common.errors import InputError
-from common.files import write_json
+from common.files import files_hash, write_json
 
 
 def load_rows(path, flag="--train_data"):
@@ -35,12 +34,7 @@ def load_rows(path, flag="--train_data"):
 
 def rows_hash(path):
     """12 hex digits over the rows of a folder that load_rows reads (its Arrow files, in order)."""
-    digest = hashlib.sha256()
-    for file in sorted(Path(path).rglob("*.arrow")):
-        with open(file, "rb") as content:
-            digest.update(str(file.relative_to(path)).encode())
-            digest.update(hashlib.file_digest(content, "sha256").digest())
-    return digest.hexdigest()[:12]
+    return files_hash(path, sorted(Path(path).rglob("*.arrow")))
 
 
 def held_out_split(rows):

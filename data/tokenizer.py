@@ -17,6 +17,18 @@ CHAT_TEMPLATE = (
 )
 
 
+def read_tokenizer(folder):
+    """The tokenizer of a folder as it lies there. Raises InputError."""
+    from transformers import PreTrainedTokenizerFast
+
+    if not (folder / "tokenizer.json").is_file():
+        raise InputError(f"{folder} holds no tokenizer.json")
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(str(folder))
+    except Exception as error:  # the tokenizers library raises bare Exceptions for broken files
+        raise InputError(f"{folder / 'tokenizer.json'} cannot be read: {error}") from None
+
+
 def load_tokenizer(path_or_hub_id):
     """The tokenizer beside a model, with mask_token_id and pad_token_id as the config there says.
 
@@ -24,15 +36,8 @@ def load_tokenizer(path_or_hub_id):
     the ids that LLaDA-8B-Instruct has them (the embedding has the rows), and checked. Raises
     InputError.
     """
-    from transformers import PreTrainedTokenizerFast
-
     folder = resolve_folder(path_or_hub_id, "--tokenizer")
-    if not (folder / "tokenizer.json").is_file():
-        raise InputError(f"{folder} holds no tokenizer.json")
-    try:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
-    except Exception as error:  # the tokenizers library raises bare Exceptions for broken files
-        raise InputError(f"{folder / 'tokenizer.json'} cannot be read: {error}") from None
+    tokenizer = read_tokenizer(folder)
     config = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
     if not isinstance(config, dict):
         raise InputError(f"{folder / 'config.json'} does not hold one JSON object")

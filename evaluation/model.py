@@ -96,8 +96,6 @@ class EvaluatedModel:
         self.max_length = args.max_length or min(own, 1024)
         if flexmdm:
             self.arguments["max_length"] = self.max_length
-        else:
-            del self.arguments["max_length"]
         base = args.base_model or base_of(resolve_folder(args.checkpoint_path))
         self.settings = {
             "kind": self.kind,
@@ -116,7 +114,9 @@ class EvaluatedModel:
         } - {None}
 
     def encode(self, text):
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        from data.tokenizer import text_ids
+
+        return text_ids(self.tokenizer, text)
 
     def _padded(self, rows):
         import torch

@@ -51,13 +51,12 @@ class CountFirst(Clock):
         super().__init__(insertion, unmasking, end, random, COUNTING)
         self.number, self.drawn = number, drawn
         self.fixed = query_time is not None
-        late = remaining_at(insertion, np.array([NOTHING_MISSING])) if query_time is None else 0.0
-        self.late = max(float(np.max(late)) if query_time is None else 1 - query_time, end)
+        if query_time is None:
+            late = float(remaining_at(insertion, np.array([NOTHING_MISSING]))[0])
+        else:
+            late = 1 - query_time
+        self.late = max(late, end)
         self.placed = np.ones(len(random.seeds), dtype=np.int64)
-
-    def counting(self, rows: Rows) -> Flags:
-        """Which rows ask for the number of their missing tokens now, (R,)."""
-        return self.stage[rows] == COUNTING
 
     def count(self, rows: Rows, log_probs: Floats, room: Rows) -> Rows:
         """The number of tokens of each row, (R,), from log p(n) (R, N + 1), given that it is at most
@@ -83,8 +82,10 @@ class CountFirst(Clock):
         counted = stage == COUNTING
         self.placed[rows[counted]] = np.maximum(masks[counted], 1)
         self.stage[rows[counted]] = np.where(masks[counted] > 0, FINAL_UNMASK, DONE)
+        if self.fixed:
+            self.time_remaining[rows] = self.late
+            return
         # the time at which in training this share of the masks stood, but not before nothing is
         # missing
         matched = remaining_at(self.unmasking, masks / self.placed[rows])
-        matched = np.clip(matched, self.end, self.late)
-        self.time_remaining[rows] = np.where(self.fixed, self.late, matched)
+        self.time_remaining[rows] = np.clip(matched, self.end, self.late)

@@ -203,9 +203,8 @@ class FlexMDMSampler:
                 chosen = self._largest(rows, sure, number)
                 rows, places, tokens = rows[chosen], places[chosen], tokens[chosen]
             sequences.ids[live[rows], places] = tokens
-        total = gaps.cumsum(1)[
-            :, -1
-        ]  # term by term: `sum` would round differently in a wider batch
+        # term by term: `sum` would round differently in a wider batch
+        total = gaps.cumsum(1)[:, -1]
         wanted = clock.to_insert(live, total)
         if log_count is not None:
             wanted = self._count(live, gaps, log_count.double().numpy())
@@ -293,7 +292,7 @@ class FlexMDMSampler:
         """How many masks count-first puts into each row, (R,): into the one gap there is, whatever
         rate `gaps` (R, W+1) gives it. log_count: log p(n), of the rows that count.
         """
-        counting = self.clock.counting(live)
+        counting = self.clock.stage[live] == COUNTING
         rows, number = live[counting], np.zeros(len(live), dtype=np.int64)
         gaps[counting] = 0.0
         gaps[counting, self.sequences.prefix_lengths[rows]] = 1.0

@@ -335,6 +335,10 @@ class LLaDAOptions(SharedOptions):
         at_most=1_000_000,
     )
 
+    def arguments(self) -> dict[str, Any]:
+        """What the sampler takes: it is told how many masks there are, not how long a row may be."""
+        return {name: value for name, value in super().arguments().items() if name != "max_length"}
+
     def check(self) -> None:
         if not self.gen_length or not self.block_length:
             return

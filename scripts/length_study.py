@@ -21,6 +21,7 @@ from common.files import write_json
 from common.gpu_memory import out_of_memory_advice
 from common.rows import write_rows
 from data.functions import PIECES, draw_code, infill_row
+from data.tokenizer import text_ids
 
 TRIES = 6000  # functions looked at for the items of one length
 # tokens behind "def name(" in the longest function, with the tiny base's tokenizer
@@ -55,7 +56,7 @@ def length_items(tokenizer, longest, each, seed=0):
     functions, rows = draw_code(rng, "test"), []
 
     def tokens(text):
-        return len(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else 0
+        return len(text_ids(tokenizer, text)) if text else 0
 
     for count in range(longest + 1):
         made, seen = 0, set()

@@ -22,7 +22,13 @@ from common import config_values
 from common.command_line import ArgumentParser, finite_number
 from common.errors import InputError, run
 from common.files import complete_folder, read_json, require_replaceable, resolve_folder, write_json
-from data.tokenizer import CHAT_TEMPLATE, HEADER_TOKENS, LLADA_MASK_ID, load_tokenizer
+from data.tokenizer import (
+    CHAT_TEMPLATE,
+    HEADER_TOKENS,
+    LLADA_MASK_ID,
+    load_tokenizer,
+    read_tokenizer,
+)
 from llada_dit import FIXED_SETTINGS, LLaDAConfig, LLaDAModelLM
 from llada_utils import load_into, read_tensors, write_checkpoint
 
@@ -154,14 +160,10 @@ def import_llama(source, output_dir):
     """
     folder = resolve_folder(source, "--source")
     llama, rope_theta = llama_config(folder)
-    from transformers import PreTrainedTokenizerFast
-
-    if not (folder / "tokenizer.json").is_file():
-        raise InputError(f"--source: {folder} holds no tokenizer.json")
     try:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
-    except Exception as error:  # the tokenizers library raises bare Exceptions for broken files
-        raise InputError(f"--source: cannot read {folder / 'tokenizer.json'}: {error}") from None
+        tokenizer = read_tokenizer(folder)
+    except InputError as error:
+        raise InputError(f"--source: {error}") from None
     eos = special_token(tokenizer, llama, "eos", source)
     tokenizer.eos_token = tokenizer.pad_token = tokenizer.convert_ids_to_tokens(eos)
     if tokenizer.bos_token is None:

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from exact_posterior import ExactPosterior, random_infills, random_lengths, random_prompts
-from test_sampler_exactness import ORDERS, is_exact
+from exact_posterior import ExactPosterior, random_lengths
+from test_sampler_exactness import LAWS, ORDERS, is_exact
 
 from common.errors import InputError
 from flexmdm_interpolant import LinearSchedule, PowerSchedule
@@ -17,11 +17,6 @@ from sampling.flexmdm import generate_flexmdm
 from sampling.options import SamplerOptions
 
 LONGEST = 7
-LAWS = {
-    "lengths 0..6": random_lengths,
-    "mixed prompts": random_prompts,
-    "every split": random_infills,
-}
 
 
 class WithCount(ExactPosterior):

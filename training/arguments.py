@@ -14,6 +14,7 @@ import torch
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
+from common.config_values import LENGTH_DISTRIBUTION
 from common.errors import InputError
 from flexmdm_interpolant import parse_schedule
 
@@ -70,7 +71,7 @@ RANGES = (
         "between 0 and 1, without 1",
         ("adam_beta1", "adam_beta2", "lora_dropout", "start_share"),
     ),
-    (lambda value: 0 <= value < 2**20, "from 0 to 1048575", ("length_distribution",)),
+    (LENGTH_DISTRIBUTION[0], "between 0 and 1048575", ("length_distribution",)),
     (lambda value: 0 < value < 0.5, "between 0 and 0.5", ("time_epsilon",)),
     (lambda value: 0 < value < 1, "between 0 and 1", ("mask_ratio_epsilon",)),
 )
