@@ -5,6 +5,7 @@ command.
 import sys
 
 from common.errors import InputError
+from evaluation.model import Given
 
 
 def cut_at(text, stops):
@@ -29,7 +30,7 @@ def make_lm(model):
                 # 256: the harness's own default
                 lengths = [request.args[1].get("max_gen_toks", 256) for request in requests]
             names = [f"{request.task_name}/{request.doc_id}" for request in requests]
-            model.check_fits(names, [[prompt] for prompt in prompts], "--tasks", lengths)
+            model.check_fits(names, Given(prompts, lengths=lengths), "--tasks")
             tasks, seen = [], {}
             for name in names:  # a request that is to be repeated is in the list several times
                 tasks.append({"item": name, "sample": seen.get(name, 0)})

@@ -1,12 +1,18 @@
 """A checkpoint ready to answer: network, tokenizer, sampler and its settings, for the evaluation
 scripts. Text in, text out.
 
-    model = EvaluatedModel(args, default_steps=256)            # args: sampler_flags' and generation_run's flags
-    model.answer([model.encode("...")], tasks)                 # [(text, {"evaluations", "length"})], one for each task {"item", "sample"}
-    model.infill(prefixes, suffixes, tasks)                    # the same for what lies between: the middle alone
+    model = EvaluatedModel(args, default_steps=256)    # args: the evaluation scripts' flags
+    model.answer([model.encode("...")], tasks)         # [(text, {"evaluations", "length"})]
+    model.infill(prefixes, suffixes, tasks)            # the same of the middle alone
 
-Nothing here imports torch before a model is made.
+A task is {"item", "sample"}: random numbers follow from the two and the seed. Nothing here imports
+torch before a model is made.
 """
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common.errors import InputError
 from sampling.options import (
@@ -17,12 +23,33 @@ from sampling.options import (
     refuse_trailing_padding,
 )
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sampling.results import GenerationResult
+
 # where rows end at different times, waiting ones take the free places; finished rows are written
 # after each call
-BATCHES_A_CALL = 4
+BATCHES_PER_CALL = 4
+Ids = list[int]
+Answer = tuple[str, dict[str, Any]]  # text; evaluations, length and what is rare and telling
 
 
-def base_of(folder):
+class Given(NamedTuple):
+    """What a model is given of each item: a prompt alone, or a prefix and a suffix; lengths:
+    LLaDA's masks of each item (None: --gen_length behind the prompt).
+    """
+
+    prefixes: list[Ids]
+    suffixes: list[Ids] | None = None
+    lengths: list[int] | None = None
+
+    def parts(self) -> list[list[Ids]]:
+        """[prompt] or [prefix, suffix] of each item."""
+        return [list(part) for part in zip(self.prefixes, *filter(None, [self.suffixes]))]
+
+
+def base_of(folder: Path) -> str | None:
     """The base model that a checkpoint folder names and needs, or None where it holds all weights
     itself.
     """
@@ -46,7 +73,7 @@ class EvaluatedModel:
     tau-leaping's, where --diffusion_steps does not say.
     """
 
-    def __init__(self, args, default_steps):
+    def __init__(self, args: argparse.Namespace, default_steps: int) -> None:
         from common.files import resolve_folder
         from data.tokenizer import load_tokenizer
         from llada_utils import (
@@ -68,7 +95,7 @@ class EvaluatedModel:
         options = options_from(args, SamplerOptions if flexmdm else LLaDAOptions, default_steps)
         self.arguments = options.arguments()
         uneven = flexmdm and (args.sampler == "event_driven" or args.bound_inflation is not None)
-        self.rows_per_call = args.batch_size * (BATCHES_A_CALL if uneven else 1)
+        self.rows_per_call = args.batch_size * (BATCHES_PER_CALL if uneven else 1)
         self.arguments["rows_at_once"] = args.rows_at_once or args.batch_size
         device = pick_device(args.device)
         dtype = pick_dtype(args.dtype, device)
@@ -113,12 +140,13 @@ class EvaluatedModel:
             self.tokenizer.get_vocab().get("<|eot_id|>"),
         } - {None}
 
-    def encode(self, text):
+    def encode(self, text: str) -> Ids:
+        """Ids of a text, without special tokens."""
         from data.tokenizer import text_ids
 
         return text_ids(self.tokenizer, text)
 
-    def _padded(self, rows):
+    def _padded(self, rows: Sequence[Ids]) -> "Tensor":
         import torch
 
         width = max(map(len, rows), default=0)
@@ -128,7 +156,7 @@ class EvaluatedModel:
             ids[number, : len(row)] = torch.tensor(row, dtype=torch.long, device="cpu")
         return ids.to(self.model.device)
 
-    def _seeds(self, tasks):
+    def _seeds(self, tasks: Sequence[dict[str, Any]]) -> "Tensor":
         import torch
 
         from sampling.row_random import item_seed
@@ -138,15 +166,14 @@ class EvaluatedModel:
             [item_seed(self.seed, task["item"], task["sample"]) for task in tasks], device="cpu"
         )
 
-    def check_fits(self, names, given, flag, answer_lengths=None):
+    def check_fits(self, names: Sequence[str], given: Given, flag: str) -> None:
         """Refuse, before anything is generated, a row that cannot be: no room for an answer, steps
         that fit no blocks, an end of text in the wrong place, a mask among what is given.
 
-        names: what to call each item; given: its prompt, or its prefix and suffix (a list of lists
-        of ids each); answer_lengths: LLaDA's masks where they are not --gen_length.
+        names: what to call each item. Raises InputError naming the flag and the item.
         """
-        gen_length = self.arguments.get("gen_length")
-        for number, (name, parts) in enumerate(zip(names, given)):
+        gen_length, answer_lengths = self.arguments.get("gen_length"), given.lengths
+        for number, (name, parts) in enumerate(zip(names, given.parts())):
             refuse_trailing_padding(parts, self.ids["pad_id"], f"{flag}: {name}")
             refuse_mask_tokens(parts, self.ids["mask_id"], f"{flag}: {name}")
             length = sum(map(len, parts))
@@ -171,7 +198,21 @@ class EvaluatedModel:
                         f"--diffusion_steps: {name}: {error}; a --gen_length makes all rows alike"
                     ) from None
 
-    def answer(self, prompts, tasks, lengths=None):
+    def respond(self, given: Given, tasks: Sequence[dict[str, Any]]) -> list[Answer]:
+        """What the tasks' items, numbers in `given`, are answered or filled with."""
+        items = [task["item"] for task in tasks]
+        taken = lambda rows: rows and [rows[item] for item in items]
+        prefixes, suffixes, lengths = map(taken, given)
+        if suffixes is None:
+            return self.answer(prefixes, tasks, lengths)
+        return self.infill(prefixes, suffixes, tasks, lengths)
+
+    def answer(
+        self,
+        prompts: Sequence[Ids],
+        tasks: Sequence[dict[str, Any]],
+        lengths: list[int] | None = None,
+    ) -> list[Answer]:
         """[(text, row fields)]: what follows each prompt (lists of ids). lengths: LLaDA's masks of
         each row (None: --gen_length).
         """
@@ -197,7 +238,13 @@ class EvaluatedModel:
             )
         return self._cut(result, [len(prompt) for prompt in prompts], [0] * len(prompts))
 
-    def infill(self, prefixes, suffixes, tasks, middle_lengths=None):
+    def infill(
+        self,
+        prefixes: Sequence[Ids],
+        suffixes: Sequence[Ids],
+        tasks: Sequence[dict[str, Any]],
+        middle_lengths: list[int] | None = None,
+    ) -> list[Answer]:
         """[(text, row fields)]: what lies between each prefix and suffix (lists of ids).
         middle_lengths: LLaDA's masks of each row.
         """
@@ -227,7 +274,9 @@ class EvaluatedModel:
             )
         return self._cut(result, [len(row) for row in prefixes], [len(row) for row in suffixes])
 
-    def _cut(self, result, starts, ends):
+    def _cut(
+        self, result: "GenerationResult", starts: Sequence[int], ends: Sequence[int]
+    ) -> list[Answer]:
         """[(text, row fields)]: what lies between the given tokens, special tokens left out,
         LLaDA's up to its first end token.
         """

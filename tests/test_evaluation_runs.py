@@ -21,9 +21,8 @@ from evaluation.generation_run import (
     GenerationRun,
     Stop,
     make_tasks,
-    merge_rows,
-    read_generations,
 )
+from evaluation.given_rows import merge_rows, read_generations
 from sampling.row_random import item_seed
 
 ROOT = Path(__file__).resolve().parent.parent

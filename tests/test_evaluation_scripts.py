@@ -26,6 +26,7 @@ from data.functions import code_infill_rows
 from data.library_code import stdlib_infill_rows
 from data.word_problems import math_rows
 from evaluation.generation_run import GENERATIONS
+from evaluation.infill_scores import REACHED, edit_similarity, parses
 
 
 @pytest.fixture(scope="module")
@@ -495,7 +496,7 @@ def test_a_full_disk_while_programs_run_loses_no_verdict(to_score, tmp_path, mon
         with pytest.raises(InputError, match="cannot write .*No space left"):
             run_main(eval_humaneval_infill, patch, *to_score, "--output_dir", out)
         assert len(ran) == written + 1
-    reached = out / eval_humaneval_infill.REACHED
+    reached = out / REACHED
     assert len(read_finished(reached)) == written and not (out / "results.json").exists()
     with reached.open("ab") as file:
         file.write(b'{"job": "torn')  # what a full disk leaves of a row
@@ -514,12 +515,12 @@ def test_verdicts_of_other_programs_are_not_taken(to_score, tmp_path, monkeypatc
         counted_programs(patch, upto=6)
         with pytest.raises(InputError, match="No space left"):
             run_main(eval_humaneval_infill, patch, *to_score, "--output_dir", out)
-    rows = read_finished(out / eval_humaneval_infill.REACHED)
+    rows = read_finished(out / REACHED)
     rows[0]["job"] = "another"
     rows[1]["verdict"]["status"] = "timed out"
     rows[2] = [rows[2]]
     rows[3]["verdict"] = "passed"
-    write_rows(out / eval_humaneval_infill.REACHED, rows)
+    write_rows(out / REACHED, rows)
     ran = counted_programs(monkeypatch)
     run_main(eval_humaneval_infill, monkeypatch, *to_score, "--output_dir", out)
     assert len(ran) == 5
@@ -581,14 +582,12 @@ def levenshtein(a, b):
 @given(st.text("ab\n", max_size=6), st.text("ab\n", max_size=6))
 def test_edit_similarity_is_levenshtein(a, b):
     expected = 1 - levenshtein(a, b) / max(len(a), len(b), 1)
-    assert math.isclose(eval_humaneval_infill.edit_similarity(a, b), expected)
+    assert math.isclose(edit_similarity(a, b), expected)
 
 
 def test_parses():
-    assert eval_humaneval_infill.parses(
-        "def f():\n    return '\\d'\n"
-    ) and eval_humaneval_infill.parses("")
-    assert not any(map(eval_humaneval_infill.parses, ("def f(:\n", "x = '''", "\0", "  x\n y\n")))
+    assert parses("def f():\n    return '\\d'\n") and parses("")
+    assert not any(map(parses, ("def f(:\n", "x = '''", "\0", "  x\n y\n")))
 
 
 # ---- refusals: one line, exit code 2, nothing written --------------------------------------------

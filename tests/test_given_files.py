@@ -21,6 +21,8 @@ from common.command_line import ArgumentParser
 from common.errors import InputError
 from common.files import open_text, parse_json, require_writable, write_json, write_text
 from common.rows import read_file, read_finished, read_rows, write_rows
+from evaluation.driver import score_only
+from evaluation.infill_scores import edit_similarity, parses
 from evaluation.results_table import (
     describe,
     item_scores,
@@ -177,7 +179,7 @@ def test_the_folder_is_tried_before_a_model_is_loaded_or_a_program_run(
     script, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(
-        f"{script.__name__}.EvaluatedModel", lambda *a, **k: pytest.fail("a model was loaded")
+        "evaluation.driver.EvaluatedModel", lambda *a, **k: pytest.fail("a model was loaded")
     )
     monkeypatch.setattr(
         "evaluation.sandbox.runner.CodeRunner.__init__",
@@ -353,7 +355,7 @@ def test_settings_that_are_no_object_are_refused(tmp_path, monkeypatch, capsys, 
 def test_rows_with_and_without_a_number_are_refused_in_every_order(
     tmp_path_factory, order, without, field
 ):
-    from evaluation.generation_run import read_generations
+    from evaluation.given_rows import read_generations
 
     rows = [math_row(number, 1, 1, item=number, sample=0) for number in range(4)]
     for row in rows[:without]:
@@ -443,7 +445,7 @@ def test_items_that_share_a_question_stay_two(
         )
         args.score_only = [str(folder / "rows.jsonl")]
         args.data_path = args.data_path and str(args.data_path)
-        eval_gsm8k.score_only(args)
+        score_only(eval_gsm8k.Gsm8k(args))
         metrics = json.loads((folder / rule / "results.json").read_text())["metrics"]
         assert metrics["pass@1"]["n"] == 5 and metrics["pass@1"]["right"] == pytest.approx(
             5 - 1 / samples
@@ -474,7 +476,7 @@ def test_a_set_in_which_only_some_items_have_a_test_is_refused_before_anything_r
     tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(
-        "eval_humaneval_infill.EvaluatedModel", lambda *a, **k: pytest.fail("a model was loaded")
+        "evaluation.driver.EvaluatedModel", lambda *a, **k: pytest.fail("a model was loaded")
     )
     monkeypatch.setattr(
         "evaluation.sandbox.runner.CodeRunner.__init__",
@@ -535,8 +537,8 @@ def test_scoring_text_is_bounded_work(tmp_path, monkeypatch, capsys):
     import time
 
     began = time.process_time()
-    assert eval_humaneval_infill.edit_similarity("ab" * 100_000, "ba" * 1000 + "c") < 0.011
-    assert not eval_humaneval_infill.parses("a" + ".a" * 200_000)
+    assert edit_similarity("ab" * 100_000, "ba" * 1000 + "c") < 0.011
+    assert not parses("a" + ".a" * 200_000)
     assert time.process_time() - began < 10
     write_rows(tmp_path / "items.jsonl", [code_item(0)])
     write_rows(tmp_path / "rows.jsonl", [{"task_id": "t/0", "completion": "x" * 200_001}])

@@ -1,0 +1,346 @@
+"""The one course of both evaluations: generate or take rows, score them, report.
+
+    class Gsm8k(Evaluation): ...              # a script says what its data set needs
+    run(lambda: evaluate(Gsm8k(args)))        # generate, or what --score_only, --check_references say
+
+Rows come from a checkpoint (generate: resumable, one process or many) or from files (score_only).
+Nothing here imports torch before a model is loaded.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from common.command_line import ArgumentParser, process_rank, require_positive
+from common.errors import InputError
+from common.files import content_hash, require_writable, write_json
+from common.gpu_memory import EVALUATION, out_of_memory_advice
+from common.rows import write_rows
+from evaluation.generation_run import GenerationRun, Row, Stop, make_tasks
+from evaluation.given_rows import merge_rows, read_generations
+from evaluation.model import EvaluatedModel, Given
+from evaluation.results_table import describe, make_result, pass_at_k, share_of
+from sampling.options import add_flexmdm_flags, add_llada_flags
+
+
+class Scores(NamedTuple):
+    """What scoring found: metrics (the first is the one to table), a row of verdicts.jsonl for
+    each generated row, and what results.json says besides.
+    """
+
+    metrics: dict[str, Any]
+    verdicts: list[Row]
+    details: dict[str, Any]
+
+
+class Evaluation:
+    """What an evaluation script knows that the other does not. `everything` are the items of its
+    data set, `items` the first --subsample of them; both are empty until load_items.
+    """
+
+    default_steps: int  # tau-leaping's, where --diffusion_steps does not say
+    name_field: str  # what names an item in a file of generations
+    needs_items = True  # whether rows of --score_only cannot be scored without the data set
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.everything: list[Row] = []
+        self.items: list[Row] = []
+
+    def load_items(self) -> list[Row]:
+        """Read the data set; the items to evaluate. Raises InputError naming flag and row."""
+        self.everything = self.read_items()
+        wanted = self.args.subsample
+        if wanted is not None and wanted > len(self.everything):
+            raise InputError(
+                f"--subsample {wanted}: the data set has only {len(self.everything)} items"
+            )
+        self.items = self.everything[:wanted]
+        self.check_items(self.items)
+        return self.items
+
+    def read_items(self) -> list[Row]:
+        """All items, from --data_path or the hub."""
+        raise NotImplementedError
+
+    def check_items(self, items: list[Row]) -> None:
+        """Refuse items that cannot be evaluated as the flags ask."""
+
+    def benchmark(self) -> str:
+        """The data set's name in results.json; items are loaded."""
+        raise NotImplementedError
+
+    def default_folder(self) -> Path:
+        """Where results go without --output_dir."""
+        raise NotImplementedError
+
+    def item_name(self, number: int) -> str:
+        """An item as messages name it."""
+        raise NotImplementedError
+
+    def encode(self, model: EvaluatedModel) -> Given:
+        """What the model is given of each item."""
+        raise NotImplementedError
+
+    def settings(self, model: EvaluatedModel) -> dict[str, Any]:
+        """What generated text depends on besides model and data."""
+        return {}
+
+    def row(self, number: int, text: str) -> Row:
+        """The fields of a generated row: item `number` answered by `text`."""
+        raise NotImplementedError
+
+    def is_right(self, row: Row) -> bool:
+        """A quick look at one row, for the progress bar."""
+        raise NotImplementedError
+
+    def check_given(self, row: Row, where: str) -> Row:
+        """A row of --score_only, checked, as scoring takes it. Raises InputError beginning with
+        `where`."""
+        raise NotImplementedError
+
+    def name_given(self, rows: list[Row]) -> tuple[list[Row], list[Hashable] | None]:
+        """(rows with `name`, names of all items in order); None: nobody knows the items."""
+        raise NotImplementedError
+
+    def score(self, rows: list[Row], folder: Path | None, stop: Stop | None) -> Scores:
+        """Score rows in order of (item, sample). folder: where results will be written."""
+        raise NotImplementedError
+
+    def describe(self, result: dict[str, Any]) -> str:
+        """A result for the screen."""
+        return describe(result)
+
+    def clean_up(self, folder: Path) -> None:
+        """Remove what scoring kept until results.json was written."""
+
+    def check_references(self) -> None:
+        """Score the data set's own solutions. Raises InputError where they are not all right."""
+        raise NotImplementedError
+
+
+def evaluate(evaluation: Evaluation) -> None:
+    """Do what the flags ask: --check_references, --score_only, else generate and score."""
+    args = evaluation.args
+    if args.check_references or args.score_only:
+        if args.output_dir:
+            require_writable(args.output_dir, "--output_dir")
+        evaluation.check_references() if args.check_references else score_only(evaluation)
+    else:
+        generate(evaluation)
+
+
+@out_of_memory_advice(EVALUATION)
+def generate(evaluation: Evaluation) -> None:
+    """Generate this process's missing rows; process 0 scores and reports once all are there."""
+    args, stop = evaluation.args, Stop()
+    items = evaluation.load_items()
+    folder = Path(args.output_dir or evaluation.default_folder())
+    require_writable(folder, "--output_dir")
+    model = EvaluatedModel(args, evaluation.default_steps)
+    note_unused_flags(model.kind, sys.argv[1:])
+    given = evaluation.encode(model)
+    model.check_fits(
+        [evaluation.item_name(number) for number in range(len(items))], given, "--data_path"
+    )
+    settings = {
+        "benchmark": evaluation.benchmark(),
+        "data_hash": content_hash(evaluation.everything),
+        **model.settings,
+        "prompts_hash": content_hash(given.prefixes[:1]),
+        **evaluation.settings(model),
+    }
+    tasks = make_tasks([sum(map(len, parts)) for parts in given.parts()], args.num_samples)
+    generation = GenerationRun(folder, settings, tasks, stop)
+    generation.generate(
+        model.rows_per_call,
+        lambda batch: [
+            {**evaluation.row(task["item"], text), **fields}
+            for task, (text, fields) in zip(batch, model.respond(given, batch))
+        ],
+        evaluation.is_right,
+    )
+    rows = generation.collect()
+    if rows is not None:
+        details = {
+            "configuration": generation.configuration,
+            "batch_size": args.batch_size,
+            "device": str(model.model.device),
+            "processes": process_rank()[1],
+            "num_samples": args.num_samples,
+            "checkpoint_path": args.checkpoint_path,
+            "base_model": args.base_model,
+        }
+        report(evaluation, rows, settings=settings, details=details, folder=folder, stop=stop)
+
+
+def score_only(evaluation: Evaluation) -> None:
+    """Score the rows of --score_only, from files of ours or of other programs."""
+    args = evaluation.args
+    if args.data_path or evaluation.needs_items:
+        evaluation.load_items()
+    rows, settings = read_generations(args.score_only, evaluation.name_field)
+    rows = [
+        evaluation.check_given(row, f"--score_only: row {number}")
+        for number, row in enumerate(rows, 1)
+    ]
+    rows, expected = evaluation.name_given(rows)
+    rows, counts = merge_rows(
+        rows, expected, args.num_samples, args.allow_duplicates, args.allow_missing
+    )
+    details = {"score_only": args.score_only, **counts}
+    report(evaluation, rows, settings=settings, details=details, folder=args.output_dir)
+
+
+def report(
+    evaluation: Evaluation,
+    rows: list[Row],
+    *,
+    settings: dict[str, Any],
+    details: dict[str, Any],
+    label: str | None = None,
+    folder: str | Path | None = None,
+    stop: Stop | None = None,
+) -> dict[str, Any]:
+    """Score, write verdicts.jsonl and results.json where there is a folder, print, and return the
+    result. label: the result's name (default: --label, or the model's kind).
+    """
+    folder = Path(folder) if folder else None
+    if folder:
+        # the verdicts of an hour of programs must have a place
+        require_writable(folder, "--output_dir")
+    scores = evaluation.score(rows, folder, stop)
+    result = make_result(
+        benchmark=evaluation.benchmark() if evaluation.items else settings["benchmark"],
+        label=label or evaluation.args.label or kind_label(settings),
+        metrics=scores.metrics,
+        rows=rows,
+        settings=settings,
+        details={"data_path": evaluation.args.data_path, **scores.details, **details},
+    )
+    if folder:
+        write_rows(folder / "verdicts.jsonl", scores.verdicts)
+        write_json(folder / "results.json", result)
+        evaluation.clean_up(folder)
+    print(evaluation.describe(result))
+    if folder:
+        print(f"  written: {folder / 'results.json'}")
+    return result
+
+
+def kind_label(settings: dict[str, Any]) -> str:
+    """FlexMDM or LLaDA; for rows of other programs the name of their model, or "given"."""
+    kinds = {"flexmdm": "FlexMDM", "llada": "LLaDA"}
+    return kinds.get(str(settings.get("kind")), Path(str(settings.get("model_path", "given"))).name)
+
+
+def pass_rates(keys: Iterable[Hashable], right: Iterable[bool]) -> dict[str, Any]:
+    """pass@k over items for k = 1, 5, 10, 100 and the number of samples, as far as every item has
+    so many. keys: the item of each sample; right: whether the sample is.
+    """
+    by_item: dict[Hashable, list[bool]] = {}
+    for key, value in zip(keys, right):
+        by_item.setdefault(key, []).append(value)
+    samples = min(map(len, by_item.values()))
+    return {
+        f"pass@{k}": share_of(
+            sum(pass_at_k(len(each), sum(each), k) for each in by_item.values()), len(by_item)
+        )
+        for k in sorted({1, *(k for k in (5, 10, 100) if k <= samples), samples})
+    }
+
+
+# ---- the data set --------------------------------------------------------------------------------
+
+
+def load_hub_set(name: str, load: Callable[[], Iterable[Row]]) -> Iterable[Row]:
+    """What load() gets from the hub. Raises InputError where it cannot."""
+    try:
+        return load()
+    except Exception as error:  # the hub's client raises a dozen kinds
+        raise InputError(
+            f"cannot get {name} from the hub ({type(error).__name__}); give a local copy by"
+            " --data_path"
+        ) from None
+
+
+# ---- flags ---------------------------------------------------------------------------------------
+
+
+def add_run_flags(parser: argparse.ArgumentParser, name_of_output: str) -> None:
+    """Flags that both evaluations have besides the samplers'."""
+    group = parser.add_argument_group("run")
+    group.add_argument(
+        "--data_path", help="local copy of the data set, file or folder (default: from the hub)"
+    )
+    group.add_argument(
+        "--subsample", type=int, metavar="N", help="only the first N items (default: all)"
+    )
+    group.add_argument(
+        "--num_samples", type=int, default=1, metavar="K", help="answers to each item (default: 1)"
+    )
+    group.add_argument(
+        "--batch_size", type=int, default=16, help="rows in the network's batch (default: 16)"
+    )
+    group.add_argument(
+        "--output_dir",
+        help=f"where rows and results.json go (default: runs/{name_of_output}/<checkpoint>)",
+    )
+    group.add_argument(
+        "--label",
+        help="name of this row in scripts/results_table.py's table (default: FlexMDM or LLaDA)",
+    )
+    group.add_argument(
+        "--variable_length",
+        action="store_true",
+        help="say that the checkpoint is a FlexMDM; refused where it is not",
+    )
+    group.add_argument(
+        "--score_only",
+        nargs="+",
+        metavar="FILE",
+        help="score earlier generations: ours, the older layout, or a folder",
+    )
+    group.add_argument(
+        "--allow_duplicates",
+        action="store_true",
+        help="--score_only: do not refuse an item that occurs twice",
+    )
+    group.add_argument(
+        "--allow_missing",
+        action="store_true",
+        help="--score_only: do not refuse when items are missing",
+    )
+    group.add_argument(
+        "--check_references",
+        action="store_true",
+        help="score the data set's own solutions instead of a model's, and stop",
+    )
+
+
+def check_run_flags(args: argparse.Namespace) -> None:
+    """Refuse counts below 1, and a command without anything to do."""
+    require_positive(args, "subsample", "num_samples", "batch_size")
+    if not (args.score_only or args.check_references or args.checkpoint_path):
+        raise InputError(
+            "--checkpoint_path: a checkpoint is needed (or --score_only, or --check_references)"
+        )
+
+
+def note_unused_flags(kind: str, argv: Sequence[str]) -> None:
+    """Say which of the given flags have no effect, because they are the other kind's."""
+    add_flags, name = (
+        (add_llada_flags, "LLaDA") if kind == "flexmdm" else (add_flexmdm_flags, "FlexMDM")
+    )
+    parser = ArgumentParser()
+    add_flags(parser)
+    names = set(vars(parser.parse_args([])))
+    flags = [word.split("=")[0] for word in argv if word.startswith("--")]
+    unused = sorted({flag for flag in flags if flag[2:].removeprefix("no-") in names})
+    if unused and process_rank()[0] == 0:
+        print(
+            f"note: {', '.join(unused)}: {name}'s, without effect on this checkpoint",
+            file=sys.stderr,
+        )
