@@ -1,21 +1,30 @@
 r"""GSM8K (or any set with its fields question and answer): generate, score, report.
 
-Laptop, local data, one process:    python eval_gsm8k.py --checkpoint_path runs/math/flexmdm --data_path test.jsonl --diffusion_steps 64
-One GPU, the paper's settings:      python eval_gsm8k.py --checkpoint_path CHECKPOINT --variable_length --batch_size 32
-Several GPUs:                       torchrun --nproc_per_node 4 eval_gsm8k.py ...              (the same rows as one process)
-Slurm:                              sbatch scripts/inference_math.sh --checkpoint_path CHECKPOINT
-The baseline as the paper ran it:   ... --gen_length 1024 --block_length 1024 --remasking random; a left-to-right prior: --block_length 32
-Score what exists already:          python eval_gsm8k.py --score_only runs/eval_gsm8k/flexmdm other_program.json --answer_rule strict
-Check data and rule:                python eval_gsm8k.py --check_references --data_path gsm8k/test.jsonl --answer_rule strict
+Laptop, local data, one process:
+    python eval_gsm8k.py --checkpoint_path runs/math/flexmdm --data_path test.jsonl \
+        --diffusion_steps 64
+One GPU, the paper's settings:
+    python eval_gsm8k.py --checkpoint_path CHECKPOINT --variable_length --batch_size 32
+Several GPUs (the same rows as one process):
+    torchrun --nproc_per_node 4 eval_gsm8k.py ...
+Slurm:
+    sbatch scripts/inference_math.sh --checkpoint_path CHECKPOINT
+The baseline as the paper ran it; a left-to-right prior has --block_length 32:
+    ... --gen_length 1024 --block_length 1024 --remasking random
+Score what exists already:
+    python eval_gsm8k.py --score_only runs/eval_gsm8k/flexmdm other.json --answer_rule strict
+Check data and rule:
+    python eval_gsm8k.py --check_references --data_path gsm8k/test.jsonl --answer_rule strict
 
 Writes to --output_dir: generations-NNN.jsonl (one file a process), settings.json, results.json,
-verdicts.jsonl. A run that was stopped goes on when the same command is given again. Answer rules:
-  paper   the paper's code to the letter: the first \boxed{...} that holds a number, as a float or its first number (commas are not
-          removed); else the first <answer>...</answer>, its last number. A null ground truth is
-          wrong. (The default.)
-  strict  the last answer given, read whole: sign, thousands commas, $, units, percent, LaTeX fractions. Two numbers, or anything that
-          may change one (roots, powers, ranges, dozens, unknowns), are no answer.
-          (evaluation/answer_rules.py)
+verdicts.jsonl. A run that was stopped goes on when the same command is given again. Answer rules
+(evaluation/answer_rules.py):
+  paper   the paper's code to the letter: the first \boxed{...} that holds a number, as a float or
+          its first number (commas are not removed); else the first <answer>...</answer>, its last
+          number. A null ground truth is wrong. (The default.)
+  strict  the last answer given, read whole: sign, thousands commas, $, units, percent, LaTeX
+          fractions. Two numbers, or anything that may change one (roots, powers, ranges, dozens,
+          unknowns), are no answer.
 Defaults are the paper's for GSM8K: tau_leaping, prob_diff, no window, 256 steps; LLaDA: one block,
 a step a token, random remasking.
 """

@@ -1,13 +1,25 @@
-"""HumanEval infilling (single-line, multi-line, random-span, random-span-light, or any set with its
-fields): generate, run, report.
+r"""HumanEval infilling: generate, run, report. The sets are single-line, multi-line, random-span,
+random-span-light, or any set with their fields.
 
-Laptop, local data, one process:   python eval_humaneval_infill.py --checkpoint_path runs/code/flexmdm --data_path humaneval
-One GPU, the paper's settings:     python eval_humaneval_infill.py --checkpoint_path CHECKPOINT --variable_length --allow_code_execution
-Several GPUs:                      torchrun --nproc_per_node 4 eval_humaneval_infill.py ...         (the same rows as one process)
-Slurm:                             sbatch scripts/inference_code.sh --checkpoint_path CHECKPOINT
-The baseline, three ways:          ... --llada_infill paper | oracle | fixed --gen_length 64
-Score what exists already:         python eval_humaneval_infill.py --score_only samples.jsonl --data_path humaneval --allow_code_execution
-Check data and sandbox:            python eval_humaneval_infill.py --check_references --data_path humaneval --allow_code_execution
+Laptop, local data, one process:
+    python eval_humaneval_infill.py --checkpoint_path runs/code/flexmdm --data_path humaneval
+One GPU, the paper's settings:
+    python eval_humaneval_infill.py --checkpoint_path CHECKPOINT --variable_length \
+        --allow_code_execution
+Several GPUs (the same rows as one process):
+    torchrun --nproc_per_node 4 eval_humaneval_infill.py ...
+Slurm:
+    sbatch scripts/inference_code.sh --checkpoint_path CHECKPOINT
+The baseline in the paper's layout, with as many masks in place as the reference has tokens, or
+with a fixed number:
+    ... --llada_infill paper
+    ... --llada_infill oracle
+    ... --llada_infill fixed --gen_length 64
+Score what exists already:
+    python eval_humaneval_infill.py --score_only samples.jsonl --data_path humaneval \
+        --allow_code_execution
+Check data and sandbox:
+    python eval_humaneval_infill.py --check_references --data_path humaneval --allow_code_execution
 
 Writes to --output_dir: generations-NNN.jsonl (one file a process), settings.json, results.json,
 verdicts.jsonl. A run that was stopped goes on when the same command is given again. Model-written

@@ -1,7 +1,7 @@
 """The one course of both evaluations: generate or take rows, score them, report.
 
     class Gsm8k(Evaluation): ...              # a script says what its data set needs
-    run(lambda: evaluate(Gsm8k(args)))        # generate, or what --score_only, --check_references say
+    run(lambda: evaluate(Gsm8k(args)))        # generate, --score_only or --check_references
 
 Rows come from a checkpoint (generate: resumable, one process or many) or from files (score_only).
 Nothing here imports torch before a model is loaded.
