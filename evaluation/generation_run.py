@@ -1,15 +1,15 @@
 """The loop of both evaluations: which rows are missing, generate them in batches, append each, and
 know when all are there.
 
-    tasks = make_tasks(costs, num_samples)                     # one a (item, sample)
-    run = GenerationRun(output_dir, settings, tasks)           # refuses a folder with rows of another configuration
-    run.generate(rows_per_call, generate_batch, is_right)      # this process's share; a truncated last line is cut off
-    rows = run.collect()                                       # process 0: all rows in order of (item, sample); None where rows are missing
+    tasks = make_tasks(costs, num_samples)                     # one per (item, sample)
+    run = GenerationRun(output_dir, settings, tasks)           # refuses rows of other settings
+    run.generate(rows_per_call, generate_batch, is_right)      # this process's share
+    rows = run.collect()                                       # process 0: all rows, or None
 
 A row is keyed by (item, sample) and carries the hash of the settings it was generated with. One
 file a process (`generations-000.jsonl`, ...), appended after every call of the sampler; every
-process reads all of them, so a run may be stopped at any moment and go on with another number of
-processes or another batch size. Random numbers follow from (seed, item, sample) alone. SIGTERM or
+process reads all of them, so a run may be stopped at any moment (a truncated last line is cut off) and go on
+with another number of processes or another batch size. Random numbers follow from (seed, item, sample) alone. SIGTERM or
 SIGUSR1 (a scheduler's warning) ends the run after the call in hand, with exit code 0 and a line
 that says what is missing.
 

@@ -1,7 +1,9 @@
 """Rows that --score_only gives: generations made earlier, or by another program.
 
-rows, settings = read_generations(paths, name_field)          # each row checked, with its file and number
-rows, counts = merge_rows(rows, expected, num_samples, ...)   # in order of (item, sample), each once
+    rows, settings = read_generations(paths, name_field)          # each row checked
+    rows, counts = merge_rows(rows, expected, num_samples, ...)   # in order, each once
+
+`name` is what the data set calls an item, `item` its place in it.
 """
 
 from collections.abc import Hashable, Sequence

@@ -155,8 +155,8 @@ def run_rows(
         bar.update()
         if stop is not None and stop.asked:
             raise InputError(
-                "stopped by SIGTERM while programs ran; all generations and the verdicts reached are"
-                " on disk, the same command scores the rest"
+                "stopped by SIGTERM while programs ran; all generations and the verdicts reached"
+                " are on disk, the same command scores the rest"
             )
 
     with (
@@ -204,7 +204,7 @@ def reached_verdicts(path: Path) -> dict[str, Row]:
 
 
 def pass_metrics(rows: list[Row], verdicts: list[Row]) -> dict[str, Any]:
-    """pass@k over items for 1, 5, 10, 100 and all samples, and pass@1 without what is suspicious."""
+    """pass@k over items (pass_rates), and pass@1 without what is suspicious."""
     names = [row["task_id"] for row in rows]
     passed = [verdict["status"] == "passed" for verdict in verdicts]
     honest = [one and not verdict["suspicious"] for one, verdict in zip(passed, verdicts)]
