@@ -8,10 +8,10 @@ know when all are there.
 
 A row is keyed by (item, sample) and carries the hash of the settings it was generated with. One
 file a process (`generations-000.jsonl`, ...), appended after every call of the sampler; every
-process reads all of them, so a run may be stopped at any moment (a truncated last line is cut off) and go on
-with another number of processes or another batch size. Random numbers follow from (seed, item, sample) alone. SIGTERM or
-SIGUSR1 (a scheduler's warning) ends the run after the call in hand, with exit code 0 and a line
-that says what is missing.
+process reads all of them, so a run may be stopped at any moment (a truncated last line is cut off)
+and go on with another number of processes or another batch size. Random numbers follow from (seed,
+item, sample) alone. SIGTERM or SIGUSR1 (a scheduler's warning) ends the run after the call in hand,
+with exit code 0 and a line that says what is missing.
 
 Nothing here imports torch at import.
 """
