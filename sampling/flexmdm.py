@@ -24,13 +24,21 @@ from flexmdm_interpolant import LinearSchedule, length_without_trailing, schedul
 from sampling.clock import COUNTING, DONE, GAP, ORDER, TOKEN, remaining_at, survival
 from sampling.count_first import CountFirst
 from sampling.event_driven import EventDriven
+from sampling.length_search import search_lengths
 from sampling.options import SamplerOptions
 from sampling.prefix_cache import PrefixCache
 from sampling.results import GenerationResult, TraceFrame
 from sampling.row_random import RowUniforms, draw_seeds
 from sampling.sequences import Sequences
 from sampling.tau_leaping import TauLeaping
-from sampling.token_choice import check_tokens, confidence, draw_tokens, excluded_tokens, to_cpu
+from sampling.token_choice import (
+    check_tokens,
+    confidence,
+    draw_tokens,
+    excluded_tokens,
+    log_probability,
+    to_cpu,
+)
 
 WIDTH_STEP = 16  # on a GPU rows are padded to a multiple of it: few shapes, so graphs are reused
 
@@ -38,8 +46,9 @@ WIDTH_STEP = 16  # on a GPU rows are padded to a multiple of it: few shapes, so 
 class FlexMDMSampler:
     """B rows and their clock. `run` steps until all are done.
 
-    sequences: the rows' prefixes and suffixes; seeds: int64 (B,); the other arguments are
-    generate_flexmdm's.
+    sequences: the rows' prefixes and suffixes; seeds: int64 (B,); counts: (B,), the numbers of
+    masks that count-first starts from, each row having had the evaluation that tells its law (None:
+    it counts them itself); the other arguments are generate_flexmdm's.
     """
 
     def __init__(
@@ -52,6 +61,7 @@ class FlexMDMSampler:
         num_tokens: int | None = None,
         return_trace: bool = False,
         on_frame: Callable[[int, TraceFrame], None] | None = None,
+        counts: NDArray[np.int64] | None = None,
     ):
         config = getattr(model, "config", None)
         self.model, self.device = model, torch.device(getattr(model, "device", "cpu"))
@@ -109,6 +119,9 @@ class FlexMDMSampler:
         self.dropped = np.zeros(batch, dtype=np.int64)
         self.truncated = np.zeros(batch, dtype=bool)
         self.trace = [[] for _ in range(batch)] if return_trace else None
+        self.counts = counts
+        # of the tokens written; it is worth a pass over the logits only where lengths compete
+        self.log_probs = None if counts is None else np.zeros(batch)
 
     def _last_query(self) -> float:
         """1 - t of the last time at which the network may be asked."""
@@ -131,6 +144,8 @@ class FlexMDMSampler:
     def run(self) -> GenerationResult:
         sequences, clock, batch = self.sequences, self.clock, len(self.sequences)
         self._record(np.arange(batch), np.zeros(batch))
+        if self.counts is not None:
+            self._place(self.counts)
         # neighbours in the queue are of like length
         waiting = np.argsort(sequences.lengths, kind="stable")
         waiting = waiting[clock.stage[waiting] != DONE]
@@ -157,7 +172,19 @@ class FlexMDMSampler:
             self.trace,
             torch.from_numpy(self.dropped),
             torch.from_numpy(violations),
+            None if self.log_probs is None else torch.from_numpy(self.log_probs),
         )
+
+    @torch.no_grad()
+    def log_counts(self) -> NDArray[np.float64]:
+        """log p(n | given) of each row, (B, N + 1): one evaluation for each."""
+        laws, everything = [], np.arange(len(self.sequences))
+        none = everything[:0]
+        at_once = self.options.rows_at_once or len(everything)
+        for start in range(0, len(everything), at_once):
+            log_count = self._ask(everything[start : start + at_once], none, none)[2]
+            laws.append(log_count.cpu().double().numpy())
+        return np.concatenate(laws)
 
     def _stop_at_cap(self, live):
         """The rows of live that go on; those that may take one more evaluation unmask all they have
@@ -181,15 +208,17 @@ class FlexMDMSampler:
             rows, places = rows[chosen], places[chosen]
         # (R, W+1), (n, V), (rows that count, N+1), on the device
         length, logits, log_count = self._ask(live, rows, places)
-        sure = tokens = None
+        sure = tokens = log_p = None
         if len(rows):
             excluded = self._excluded(logits)
             if self.order not in ("random", "position"):
                 sure = confidence(logits, excluded, self.order)  # (n,)
             u = torch.from_numpy(self.random.at(live[rows], TOKEN, places))
             tokens = draw_tokens(logits, excluded, self.options.temperature, u)
+            if self.log_probs is not None:
+                log_p = log_probability(logits, excluded, tokens)
         # the one place where the device is waited for
-        length, sure, tokens, log_count = to_cpu(length, sure, tokens, log_count)
+        length, sure, tokens, log_count, log_p = to_cpu(length, sure, tokens, log_count, log_p)
         gaps = self._gaps(live, length.double().numpy())
         if tokens is not None:
             check_tokens(tokens)
@@ -202,6 +231,9 @@ class FlexMDMSampler:
                     number = np.maximum(number, above)
                 chosen = self._largest(rows, sure, number)
                 rows, places, tokens = rows[chosen], places[chosen], tokens[chosen]
+                log_p = None if log_p is None else log_p[chosen]
+            if self.log_probs is not None:
+                np.add.at(self.log_probs, live[rows], log_p.double().numpy())
             sequences.ids[live[rows], places] = tokens
         # term by term: `sum` would round differently in a wider batch
         total = gaps.cumsum(1)[:, -1]
@@ -294,11 +326,24 @@ class FlexMDMSampler:
         """
         counting = self.clock.stage[live] == COUNTING
         rows, number = live[counting], np.zeros(len(live), dtype=np.int64)
-        gaps[counting] = 0.0
-        gaps[counting, self.sequences.prefix_lengths[rows]] = 1.0
+        gaps[counting] = self._only_gap(rows, gaps.shape[1])
         room = self.sequences.max_length - self.sequences.lengths[rows]
         number[counting] = self.clock.count(rows, log_count, room)
         return number
+
+    def _only_gap(self, rows, gaps):
+        """Rates (R, gaps) that put every mask behind the prefix: there is no other gap yet."""
+        return (np.arange(gaps) == self.sequences.prefix_lengths[rows, None]).astype(np.float64)
+
+    def _place(self, counts):
+        """Put a given number of masks (B,) into each row that has room, as after its counting."""
+        rows = np.flatnonzero(self.clock.stage != DONE)
+        gaps = self._only_gap(rows, self.sequences.width(rows) + 1)
+        inserted = self._insert(rows, gaps, counts[rows])
+        nothing = np.zeros(len(rows))
+        self.clock.advance(rows, nothing, inserted, inserted > 0, self.sequences.full(rows))
+        self.evaluations[rows] = 1
+        self._record(rows, nothing)
 
     def _excluded(self, logits):
         """Tokens that are never written, bool (V,), on the logits' device."""
@@ -398,7 +443,8 @@ def generate_flexmdm(
             suffix) have slots 0 ... P-1, every inserted mask the next number.
         on_frame: on_frame(row, frame) gets the frames as they are made.
         length_choice: count_first: "likeliest" or "drawn" number of tokens; query_time: the t at
-            which it asks for tokens (sampling/count_first.py).
+            which it asks for tokens (sampling/count_first.py); length_candidates: how many numbers
+            it tries (sampling/length_search.py).
         events_per_evaluation: approximation: count_first unmasks this many; event_driven proposes this many events at once,
             unmasks that many of the most confident, inserts what is accepted; never more than a
             quarter of what is left to do, so that rows which miss few tokens are sampled as without
@@ -470,7 +516,6 @@ def generate_flexmdm_infilling(
     options = SamplerOptions(**keywords) if options is None else replace(options, **keywords)
     if options.steps is None and options.sampler == "tau_leaping":
         raise ValueError("tau_leaping needs steps")
-    watching = {"num_tokens": num_tokens, "return_trace": return_trace, "on_frame": on_frame}
     if mask_id == pad_id:
         raise ValueError(f"mask_id and pad_id are both {mask_id}")
     max_length = options.max_length
@@ -493,15 +538,21 @@ def generate_flexmdm_infilling(
         raise ValueError(f"a row of {longest} given tokens is longer than max_length {max_length}")
     if bool((prefixes == mask_id).any()) or bool((suffixes == mask_id).any()):
         raise ValueError(f"the given tokens contain the mask token {mask_id}")
-    sequences = Sequences(
-        [row[:end] for row, end in zip(prefixes.tolist(), prefix_lengths.tolist())],
-        [row[:end] for row, end in zip(suffixes.tolist(), suffix_lengths.tolist())],
-        max_length,
-        mask_id,
-        pad_id,
-    )
-    row_seeds = draw_seeds(len(sequences), seeds, generator).numpy()
-    result = FlexMDMSampler(model, sequences, row_seeds, options, **watching).run()
+    before = [row[:end] for row, end in zip(prefixes.tolist(), prefix_lengths.tolist())]
+    after = [row[:end] for row, end in zip(suffixes.tolist(), suffix_lengths.tolist())]
+    row_seeds = draw_seeds(len(before), seeds, generator).numpy()
+
+    def sampler(rows, row_seeds, **more):
+        """Of some of the rows, which may be repeated."""
+        given = [before[row] for row in rows], [after[row] for row in rows]
+        sequences = Sequences(*given, max_length, mask_id, pad_id)
+        return FlexMDMSampler(model, sequences, row_seeds, options, num_tokens=num_tokens, **more)
+
+    watching = {"return_trace": return_trace, "on_frame": on_frame}
+    if options.length_candidates > 1:
+        result = search_lengths(sampler, row_seeds, options.length_candidates, **watching)
+    else:
+        result = sampler(range(len(before)), row_seeds, **watching).run()
     for name, value in vars(result).items():
         if isinstance(value, torch.Tensor):
             setattr(result, name, value.to(device))

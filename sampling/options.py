@@ -176,6 +176,10 @@ def _window_words(settings: dict[str, Any]) -> str:
     return f"window {settings.get('max_window')}" if windowed else "no window"
 
 
+def _candidates_words(candidates: int | None) -> str | None:
+    return f"{candidates} lengths tried" if candidates not in (None, 1) else None
+
+
 def _bound_words(settings: dict[str, Any]) -> str | None:
     event_driven = settings.get("sampler") == "event_driven"
     if settings.get("bound_inflation") in (None, 1):
@@ -227,6 +231,15 @@ class SamplerOptions(SharedOptions):
         "count_first: the likeliest number of tokens (default), or one drawn from its law",
         choices=("likeliest", "drawn"),
         flag_default="likeliest",
+    )
+    length_candidates: int = option(
+        1,
+        "count_first: fill in the K likeliest numbers of tokens and keep the most probable answer,"
+        " number and tokens together (default: 1)",
+        type=int,
+        metavar="K",
+        at_least=1,
+        words=lambda settings: _candidates_words(settings.get("length_candidates")),
     )
     query_time: float | None = option(
         None,
@@ -289,6 +302,10 @@ class SamplerOptions(SharedOptions):
         if self.bound_inflation is not None and self.sampler == "count_first":
             wanted = "used with a sampler that inserts masks by their rate"
             raise OptionError("bound_inflation", self.bound_inflation, wanted)
+        by_likeliest = self.sampler == "count_first" and self.length_choice == "likeliest"
+        if self.length_candidates > 1 and not by_likeliest:
+            wanted = "1, except with the sampler count_first and length_choice likeliest"
+            raise OptionError("length_candidates", self.length_candidates, wanted)
         if self.query_time is not None and self.sampler != "count_first":
             raise OptionError("query_time", self.query_time, "used with the sampler count_first")
         by_confidence = self.unmasking == "confidence" and self.confidence_method != "position"

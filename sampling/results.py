@@ -33,6 +33,7 @@ class GenerationResult:
     dropped_insertions: long (B,), FlexMDM only: masks for which a row had no room.
     rate_bound_violations: long (B,), FlexMDM only: events at which the insertion rate was above the
         bound from which they were proposed, so that their law is not exact.
+    log_probs: float (B,), where several lengths were tried: log p(n) and of each token written.
     """
 
     sequences: torch.Tensor
@@ -42,3 +43,4 @@ class GenerationResult:
     trace: list[list[TraceFrame]] | None = None
     dropped_insertions: torch.Tensor | None = None
     rate_bound_violations: torch.Tensor | None = None
+    log_probs: torch.Tensor | None = None

@@ -86,6 +86,24 @@ def _tokens(part, excluded, temperature, u):
     return torch.where(torch.isfinite(top), token, -1)
 
 
+def log_probability(
+    logits: torch.Tensor, excluded: torch.Tensor, tokens: torch.Tensor
+) -> torch.Tensor:
+    """log p of the tokens (n,) under logits (n, V) without the excluded (V,), at least fp32, (n,)."""
+    pieces = _pieces(logits)
+    there = tokens.split([len(piece) for piece in pieces])
+    return torch.cat([_log_probability(piece, excluded, at) for piece, at in zip(pieces, there)])
+
+
+def _log_probability(
+    part: torch.Tensor, excluded: torch.Tensor, tokens: torch.Tensor
+) -> torch.Tensor:
+    # (n', V)
+    part = part.to(torch.promote_types(part.dtype, torch.float32)).masked_fill(excluded, -torch.inf)
+    at = tokens.clamp(min=0)[:, None]
+    return part.gather(-1, at)[:, 0] - part.logsumexp(-1)
+
+
 def check_tokens(tokens):
     """Raises ValueError where draw_tokens had nothing to choose from. tokens: long (n,), on the
     CPU.

@@ -7,14 +7,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from exact_posterior import ExactPosterior, random_lengths
-from test_sampler_exactness import LAWS, ORDERS, is_exact
+from exact_posterior import MASK, NUM_TOKENS, PAD, ExactPosterior, law_inputs, random_lengths
+from test_sampler_exactness import COMMON, LAWS, ORDERS, is_exact
 
 from common.errors import InputError
 from flexmdm_interpolant import LinearSchedule, PowerSchedule
 from llada_dit import LengthDistribution, count_bins
-from sampling.flexmdm import generate_flexmdm
+from sampling.flexmdm import FlexMDMSampler, generate_flexmdm, generate_flexmdm_infilling
+from sampling.length_search import search_lengths
 from sampling.options import SamplerOptions
+from sampling.sequences import Sequences
 
 LONGEST = 7
 
@@ -75,6 +77,83 @@ def test_the_approximations_are_not_the_law(wrong, rng):
     assert not is_exact(contexts, WithCount(contexts, schedule), rng, **settings)
 
 
+def conditional(contexts, which, result):
+    """log p(middle | context) of each row, from the enumerated law."""
+    laws = [context.target() for context in contexts]
+    ids, lengths = result.sequences.tolist(), result.lengths.tolist()
+    with np.errstate(divide="ignore"):
+        return np.log(
+            [laws[c].get(tuple(row[:end]), 0.0) for c, row, end in zip(which, ids, lengths)]
+        )
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("order", ["random", "window", "top_prob"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_of_several_lengths_the_most_probable_answer_is_kept(law, order, temperature, rng):
+    contexts, schedule = LAWS[law](rng), PowerSchedule(1.7)
+    model = WithCount(contexts, schedule)
+    which, prefixes, suffixes = law_inputs(contexts, 100, rng)
+    settings = dict(
+        sampler="count_first", length_choice="likeliest", query_time=1.0, seeds=torch.arange(100)
+    )
+    settings |= COMMON | ORDERS[order] | {"temperature": temperature}
+    plain = generate_flexmdm_infilling(model, prefixes, suffixes, **settings)
+    before = conditional(contexts, which, plain)
+    for candidates in (2, LONGEST + 1):
+        result = generate_flexmdm_infilling(
+            model,
+            prefixes,
+            suffixes,
+            length_candidates=candidates,
+            rows_at_once=50,
+            return_trace=True,
+            **settings,
+        )
+        # the chain rule: number and tokens together are the law's own string
+        found = conditional(contexts, which, result)
+        np.testing.assert_allclose(result.log_probs.numpy(), found, atol=1e-9)
+        assert (found >= before - 1e-9).all()
+        before = found
+        for c, evaluations in zip(which, result.evaluations.tolist()):
+            context = contexts[c]
+            log_p = model.counts[context.prefix + context.suffix][1]
+            tried = np.argsort(-log_p, kind="stable")[:candidates]
+            assert evaluations == 1 + sum(n for n in tried.tolist() if np.isfinite(log_p[n]))
+        for row, trace in enumerate(result.trace):
+            assert trace[0]["evaluations"] == 0
+            assert trace[-1]["ids"] == result.sequences[row, : result.lengths[row]].tolist()
+    # of tokens that are drawn, some are improbable: another length then has a better answer
+    better = before > conditional(contexts, which, plain)
+    assert better.any() or not temperature or law != "lengths 0..6"
+
+
+def test_a_single_candidate_is_count_first_itself(rng):
+    """Also rows without room, and rows that cannot take the likeliest number."""
+    contexts = random_lengths(rng)
+    model = WithCount(contexts, PowerSchedule(1.7))
+    for longest in range(5):
+        settings = COMMON | dict(
+            max_length=longest, sampler="count_first", length_choice="likeliest", seeds=[3, 4, 5]
+        )
+        rows = torch.zeros((3, 0), dtype=torch.long)
+        plain = generate_flexmdm_infilling(model, rows, rows, **settings)
+        result = search_lengths(
+            lambda rows, seeds, **more: FlexMDMSampler(
+                model,
+                Sequences([[]] * len(rows), [[]] * len(rows), longest, MASK, PAD),
+                seeds,
+                SamplerOptions(sampler="count_first", length_choice="likeliest", temperature=1.0),
+                num_tokens=NUM_TOKENS,
+                **more,
+            ),
+            np.array([3, 4, 5]),
+            1,
+        )
+        assert torch.equal(result.sequences, plain.sequences)
+        assert torch.equal(result.evaluations, plain.evaluations)
+
+
 @pytest.mark.parametrize("most", [1, 5, 63, 64, 130, 1024])
 def test_the_head_is_a_law_over_all_numbers(most):
     starts, widths = count_bins(most, torch.device("cpu"))
@@ -97,7 +176,13 @@ def test_without_a_head_or_in_the_wrong_company_it_is_refused():
             max_length=9,
             sampler="count_first",
         )
-    for wrong in ({"bound_inflation": 2.0}, {"events_per_evaluation": 0}, {"query_time": 1.5}):
+    for wrong in (
+        {"bound_inflation": 2.0},
+        {"events_per_evaluation": 0},
+        {"query_time": 1.5},
+        {"length_candidates": 0},
+        {"length_candidates": 2},
+    ):
         with pytest.raises((ValueError, InputError)):
             SamplerOptions(sampler="count_first", **wrong)
     with pytest.raises(ValueError, match="query_time"):

@@ -1,0 +1,94 @@
+"""Count first with several lengths tried: the K likeliest numbers of missing tokens are filled in,
+and the answer with the largest log p(n) + sum of log p(token) is kept.
+
+The sum goes along the order in which the tokens were written, each given those before it: by the
+chain rule it is the log-probability of number and tokens together, where the network's posteriors
+are exact. What the law of n alone leaves open, the text decides: a number that is one off leaves
+tokens that the network finds improbable. Every candidate's evaluations count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sampling.results import GenerationResult, TraceFrame
+from sampling.row_random import item_seed
+
+if TYPE_CHECKING:
+    from sampling.flexmdm import FlexMDMSampler
+
+
+def likeliest_counts(
+    log_counts: NDArray[np.float64], room: NDArray[np.int64], candidates: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The K likeliest numbers of each row, at most room (B,), and their log p, both (B, K); log p is
+    -inf where there are fewer. log_counts: (B, N + 1).
+    """
+    n = np.arange(log_counts.shape[1])
+    possible = np.where(n <= room[:, None], log_counts, -np.inf)
+    counts = np.argsort(-possible, axis=1, kind="stable")[:, :candidates]
+    return counts, np.take_along_axis(possible, counts, 1)
+
+
+def search_lengths(
+    sampler: Callable[..., FlexMDMSampler],
+    seeds: NDArray[np.int64],
+    candidates: int,
+    *,
+    return_trace: bool = False,
+    on_frame: Callable[[int, TraceFrame], None] | None = None,
+) -> GenerationResult:
+    """The best of K lengths for each of B rows. sampler(rows, seeds, ...): of rows that may be
+    repeated. The trace, and the frames that on_frame gets at the end, are those of the answer kept.
+    """
+    batch = np.arange(len(seeds))
+    first = sampler(batch, seeds)
+    room = first.sequences.max_length - first.sequences.lengths
+    asked = room > 0  # a full row is its own answer
+    counts = np.zeros((len(batch), candidates), dtype=np.int64)
+    log_counts = np.full(counts.shape, -np.inf)
+    log_counts[:, 0] = 0.0
+    if asked.any():
+        laws = sampler(batch[asked], seeds[asked]).log_counts()
+        some, log_some = likeliest_counts(laws, room[asked], candidates)
+        counts[asked, : some.shape[1]], log_counts[asked, : some.shape[1]] = some, log_some
+    rows, rank = np.nonzero(np.isfinite(log_counts))
+    # further candidates draw numbers of their own
+    own = [
+        item_seed(int(seeds[row]), "length", int(r)) if r else seeds[row]
+        for row, r in zip(rows, rank)
+    ]
+    tracing = return_trace or on_frame is not None
+    result = sampler(
+        rows, np.array(own, dtype=np.int64), counts=counts[rows, rank], return_trace=tracing
+    ).run()
+    score = log_counts[rows, rank] + result.log_probs.numpy()
+    best = np.full(len(batch), -1)
+    for candidate in np.argsort(score, kind="stable"):  # the last one of a row is its best
+        best[rows[candidate]] = candidate
+    kept = torch.from_numpy(best)
+    evaluations = torch.zeros(len(batch), dtype=torch.long)
+    # the evaluation that told the law is in each candidate's number
+    evaluations.index_add_(0, torch.from_numpy(rows), (result.evaluations - 1).clamp(min=0))
+    evaluations += torch.from_numpy(asked)
+    width = int(result.lengths[kept].max()) if len(batch) else 0
+    trace = [result.trace[candidate] for candidate in best] if tracing else None
+    if on_frame is not None:
+        for row, frames in enumerate(trace):
+            for frame in frames:
+                on_frame(row, frame)
+    return GenerationResult(
+        result.sequences[kept, :width],
+        result.lengths[kept],
+        evaluations,
+        result.truncated[kept],
+        trace if return_trace else None,
+        result.dropped_insertions[kept],
+        result.rate_bound_violations[kept],
+        torch.from_numpy(score[best]),
+    )
