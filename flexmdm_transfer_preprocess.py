@@ -2,11 +2,19 @@ r"""Text corpora -> rows of at most --max_length tokens for transfer learning: a
 datasets.DatasetDict on disk, columns `input_ids` and `prompt_length` (0, but for documents with a
 --prompt_field: the beginning of their text that training keeps clean).
 
-Laptop, local files:   python flexmdm_transfer_preprocess.py --data_path wiki.test.raw tinyshakespeare.txt --tokenizer llada_tokenizer
-Small hub run:         python flexmdm_transfer_preprocess.py --corpus wikitext --max_documents 2000 --output_dir data_cache/small
-The paper's data:      python flexmdm_transfer_preprocess.py --corpus openwebtext proof-pile-2 --rows_per_corpus 6400000 --num_proc 32
-Slurm:                 sbatch scripts/flexmdm_transfer_preprocess.sh             (CPUs only; the same flags may follow)
-Then:                  python flexmdm_transfer_openwebtext.py --variable_length --train_data data_cache/transfer ...
+Laptop, local files:
+    python flexmdm_transfer_preprocess.py --data_path wiki.test.raw tinyshakespeare.txt \
+        --tokenizer llada_tokenizer
+Small hub run:
+    python flexmdm_transfer_preprocess.py --corpus wikitext --max_documents 2000 \
+        --output_dir data_cache/small
+The paper's data:
+    python flexmdm_transfer_preprocess.py --corpus openwebtext proof-pile-2 \
+        --rows_per_corpus 6400000 --num_proc 32
+Slurm (CPUs only; the same flags may follow):
+    sbatch scripts/flexmdm_transfer_preprocess.sh
+Then:
+    python flexmdm_transfer_openwebtext.py --variable_length --train_data data_cache/transfer ...
 
 --rows_per_corpus makes corpora equal: 200,000 steps of 64 rows, half from each, are 6.4 million
 rows a corpus. Every --corpus and every --data_path (a file, or a folder's files) is one corpus.
@@ -28,6 +36,7 @@ settings is kept; with others the script refuses unless --overwrite.
 """
 
 import json
+from typing import Any
 
 from common.command_line import ArgumentParser, require_positive
 from common.errors import InputError, run
@@ -46,7 +55,8 @@ from data.tokenizer import open_tokenizer, tokenizer_hash
 # ---- pieces --------------------------------------------------------------------------------------
 
 
-def make_parser():
+def make_parser() -> ArgumentParser:
+    """The flags."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument(
         "--corpus",
@@ -89,7 +99,8 @@ def make_parser():
     return parser
 
 
-def main():
+def main() -> None:
+    """Cut every corpus into rows, split them, write the data set."""
     args = make_parser().parse_args()
     require_positive(
         args, "max_length", "min_tokens", "max_documents", "rows_per_corpus", "num_proc"
@@ -125,6 +136,8 @@ def main():
     import datasets
 
     corpora = {f"hub {CORPORA[name][0]}": hub_files(name) for name in args.corpus} | local
+    chosen: dict[str, list[Any]]
+    info: dict[str, Any]
     chosen, info = {"train": [], "validation": [], "heldout": []}, {}
     for name, files in corpora.items():
         key = [sources[name] or name] + [settings[part] for part in CUTTING_SETTINGS]

@@ -1,17 +1,23 @@
-"""opc-sft-stage2 -> infilling rows for fine-tuning, and how an infill is written for each model, in
-training and inference alike.
+r"""opc-sft-stage2 -> infilling rows for fine-tuning, and how an infill is written for each model,
+in training and inference alike.
 
-Laptop, local copy (no network):     python preprocess_code_infilling.py --data_path mbpp_as_opc.jsonl --tokenizer llada_tokenizer
-From the hub (118,278 rows):         python preprocess_code_infilling.py --num_proc 4
-Slurm (no GPU needed):               sbatch --cpus-per-task=8 --mem=32GB --wrap "python preprocess_code_infilling.py --num_proc 8"
-Then:                                python instruction_finetuning.py --task code --train_data data_cache/opc_sft ...
+Laptop, local copy (no network):
+    python preprocess_code_infilling.py --data_path mbpp_as_opc.jsonl --tokenizer llada_tokenizer
+From the hub (118,278 rows):
+    python preprocess_code_infilling.py --num_proc 4
+Slurm (no GPU needed):
+    sbatch --cpus-per-task=8 --mem=32GB \
+        --wrap "python preprocess_code_infilling.py --num_proc 8"
+Then:
+    python instruction_finetuning.py --task code --train_data data_cache/opc_sft ...
 
 A row: `input_ids` = instruction + output tokenised as one text (a newline is put between them where
 the instruction ends in none), `prompt_length` = number of instruction tokens; a token that
 straddles the border belongs to the output. The trainer draws a fresh middle of the output every
 time a row is read (draw_middle) and frames the row:
-    FlexMDM   prefix <infill-boundary> MIDDLE <infill-boundary> suffix          everything but the middle stays clean
-    LLaDA     request <prefix>prefix</prefix><suffix>suffix</suffix>MIDDLE      the middle, then end-of-text, is the answer
+    FlexMDM   prefix <infill-boundary> MIDDLE <infill-boundary> suffix
+    LLaDA     request <prefix>prefix</prefix><suffix>suffix</suffix>MIDDLE
+FlexMDM keeps everything but the middle clean; LLaDA's answer is the middle, then end-of-text.
 Markers are ordinary text. They, prefix and suffix are tokenised apart from each other, so a prompt
 made from text (inference) is framed exactly like a training row whose prefix and suffix have these
 tokens.
@@ -27,7 +33,8 @@ from data.infills import code_row, infill_boundary_ids, llada_infill_layout
 HUB_DATA = "OpenCoder-LLM/opc-sft-stage2"
 
 
-def make_parser():
+def make_parser() -> ArgumentParser:
+    """The flags."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--tokenizer", default="GSAI-ML/LLaDA-8B-Base", help="folder or hub id")
     parser.add_argument(
@@ -49,7 +56,8 @@ def make_parser():
     return parser
 
 
-def main():
+def main() -> None:
+    """Tokenise the rows, leave out those whose framing is too long, write the data set."""
     args = make_parser().parse_args()
     from data.instruction_rows import read_training_rows, write_instruction_rows
     from data.tokenizer import open_tokenizer

@@ -1,14 +1,20 @@
 r"""GSM8K -> instruction rows for fine-tuning: `input_ids` (prompt + answer, tokenised as one text)
 and `prompt_length`.
 
-Laptop, local copy (7,473 rows; no network):   python preprocess_math.py --data_path gsm8k/train.jsonl --tokenizer llada_tokenizer
-From the hub, LLaDA's tokenizer:               python preprocess_math.py
-Slurm (no GPU needed):                         sbatch --cpus-per-task=8 --mem=16GB --wrap "python preprocess_math.py --num_proc 8"
-Then:                                          python instruction_finetuning.py --task math --train_data data_cache/gsm8k ...
+Laptop, local copy (7,473 rows; no network):
+    python preprocess_math.py --data_path gsm8k/train.jsonl --tokenizer llada_tokenizer
+From the hub, LLaDA's tokenizer:
+    python preprocess_math.py
+Slurm (no GPU needed):
+    sbatch --cpus-per-task=8 --mem=16GB --wrap "python preprocess_math.py --num_proc 8"
+Then:
+    python instruction_finetuning.py --task math --train_data data_cache/gsm8k ...
 
 A row, as text (layout: the paper's code; the wording of the system text is ours):
-    chat template of one user turn (system text, blank line, question) + assistant header + `<reasoning>`           prompt
-    rationale + `</reasoning>` newline `<answer>\boxed{A}</answer>`, A = what follows `####`, stripped              answer
+    prompt   chat template of one user turn (system text, blank line, question) + assistant header
+             + `<reasoning>`
+    answer   rationale + `</reasoning>` newline `<answer>\boxed{A}</answer>`, A = what follows
+             `####`, stripped
 Nothing follows the answer: the LLaDA trainer fills rows with end-of-text itself, FlexMDM learns the
 length from the row's end. `prompt_length` counts the tokens that end inside the prompt; a token
 that straddles the border belongs to the answer. Rows longer than --max_length are left out, counted
@@ -24,7 +30,8 @@ from data.math_prompts import math_row
 HUB_DATA = "openai/gsm8k"
 
 
-def make_parser():
+def make_parser() -> ArgumentParser:
+    """The flags."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--tokenizer", default="GSAI-ML/LLaDA-8B-Base", help="folder or hub id")
     parser.add_argument(
@@ -51,7 +58,8 @@ def make_parser():
     return parser
 
 
-def main():
+def main() -> None:
+    """Check every row's answer, tokenise the rows, write the data set."""
     args = make_parser().parse_args()
     from data.tokenizer import open_tokenizer
 

@@ -6,27 +6,29 @@ import argparse
 import math
 import os
 import sys
+from collections.abc import Iterable
+from typing import Any, NoReturn
 
 from common.errors import InputError
 
 
-def process_rank():
+def process_rank() -> tuple[int, int]:
     """(rank, world size) as torchrun and srun launchers set them in the environment; (0, 1) without
     one.
     """
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
-def finite_number(text):
-    """argparse type of a number that may be neither nan nor inf."""
+def finite_number(text: str) -> float:
+    """argparse type of a number that may be neither nan nor inf (ArgumentTypeError)."""
     value = float(text)
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
     return value
 
 
-def require_positive(args, *names):
-    """Refuse flags that are not at least 1."""
+def require_positive(args: argparse.Namespace, *names: str) -> None:
+    """Raises InputError for the first of the named flags that is given and not at least 1."""
     for name in names:
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise InputError(f"--{name}: {getattr(args, name)} is not at least 1")
@@ -37,16 +39,21 @@ class ArgumentParser(argparse.ArgumentParser):
     and the description keeps its lines.
     """
 
-    def __init__(self, **options):
+    def __init__(self, **options: Any) -> None:
+        """options: those of argparse.ArgumentParser."""
         super().__init__(
             formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options
         )
 
-    def parse_known_args(self, args=None, namespace=None):
+    def parse_known_args(
+        self, args: Iterable[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        """As argparse's. Raises InputError for a word that is not UTF-8."""
         for word in sys.argv[1:] if args is None else args:
             if any("\ud800" <= character <= "\udfff" for character in word):
                 raise InputError(f"the command line is not UTF-8: {ascii(word)}")
         return super().parse_known_args(args, namespace)
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
+        """Raises InputError where argparse would print the usage and exit."""
         raise InputError(message)

@@ -4,10 +4,16 @@ A config comes from anywhere: a size as text is a traceback deep in the network,
 never ends, an epsilon of -1 or a time_epsilon of 5 gives numbers that are wrong.
 """
 
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
 from common.errors import InputError
 
+# whether a value fits, and the words for what would
+Rule: TypeAlias = tuple[Callable[[Any], bool], str]
 
-def whole(least, most):
+
+def whole(least: int, most: int) -> Rule:
     """Whole numbers of a range; a bool is none."""
     return (
         lambda value: type(value) is int and least <= value <= most,
@@ -15,7 +21,7 @@ def whole(least, most):
     )
 
 
-def real(fits, words):
+def real(fits: Callable[[float], bool], words: str) -> Rule:
     """Finite numbers for which fits(value) is true."""
     return (
         # 1e300: below what is infinite, and an int of any length can be compared
@@ -24,16 +30,18 @@ def real(fits, words):
     )
 
 
-def either(*values):
+def either(*values: Any) -> Rule:
+    """One of these values."""
     return lambda value: value in values, f"one of {', '.join(map(repr, values))}"
 
 
-def optional(rule):
+def optional(rule: Rule) -> Rule:
+    """What the rule allows, or null."""
     return lambda value: value is None or rule[0](value), f"{rule[1]}, or null"
 
 
-TRUTH = (lambda value: type(value) is bool, "true or false")
-TEXT = (lambda value: type(value) is str and value != "", "text")
+TRUTH: Rule = (lambda value: type(value) is bool, "true or false")
+TEXT: Rule = (lambda value: type(value) is str and value != "", "text")
 # far above every model there is, and still a network that can be laid out in seconds
 WIDTH, ROWS = whole(1, 10**6), whole(1, 10**8)
 LENGTH_DISTRIBUTION = whole(0, 2**20 - 1)
@@ -70,8 +78,10 @@ FLEXMDM = {
 }
 
 
-def check(content, rules, source):
-    """Raises InputError for the first of the rules' keys that `content` has with a wrong value."""
+def check(content: Any, rules: dict[str, Rule], source: object) -> None:
+    """Raises InputError for the first of the rules' keys that `content` has with a wrong value, and
+    where it is no dict. source: the file or flag that the message begins with.
+    """
     if not isinstance(content, dict):
         raise InputError(f"{source} does not hold one JSON object")
     for key, (fits, words) in rules.items():
@@ -79,8 +89,10 @@ def check(content, rules, source):
             raise InputError(f"{source}: {key} is {str(content[key])[:60]!r}, not {words}")
 
 
-def check_llada(content, source):
-    """A LLaDA's config.json; what is missing or unsupported is said by LLaDAConfig.from_json."""
+def check_llada(content: Any, source: object) -> None:
+    """A LLaDA's config.json; what is missing or unsupported is said by LLaDAConfig.from_json.
+    Raises InputError.
+    """
     check(content, LLADA, source)
     rows = content.get("embedding_size") or content.get("vocab_size")
     if rows is not None:
@@ -90,8 +102,8 @@ def check_llada(content, source):
         raise InputError(f"{source}: d_model / n_heads is odd; rotary embeddings need pairs")
 
 
-def check_flexmdm(content, source):
-    """A FlexMDM's config.json, and the base's within it."""
+def check_flexmdm(content: Any, source: object) -> None:
+    """A FlexMDM's config.json, and the base's within it. Raises InputError."""
     check(content, FLEXMDM, source)
     backbone = content.get("backbone")
     check_llada(backbone, f"{source}: backbone")
@@ -104,8 +116,8 @@ def check_flexmdm(content, source):
         raise InputError(f"{source}: holds is 'trainable', but no base_model_name_or_path is there")
 
 
-def check_lora(content, source):
-    """The fields r, lora_alpha and lora_dropout, all of which must be there."""
+def check_lora(content: Any, source: object) -> None:
+    """The fields r, lora_alpha and lora_dropout, all of which must be there. Raises InputError."""
     check(content, LORA, source)
     missing = [key for key in LORA if key not in content]
     if missing:

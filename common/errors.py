@@ -4,7 +4,9 @@ turns it into that one line and exit code 2. Nothing here imports torch.
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 
 class InputError(Exception):
@@ -13,7 +15,7 @@ class InputError(Exception):
     """
 
 
-def run(main):
+def run(main: Callable[[], object]) -> NoReturn:
     """Call main() and exit: 0, 2 with one line for an InputError, 130 with one line for Ctrl-C, 1
     where nobody reads what is printed.
     """

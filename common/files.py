@@ -13,15 +13,17 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, AnyStr, BinaryIO
 
 from common.errors import InputError
 
 MARKER = ".written-by-flexmdm.json"  # in every folder that complete_folder wrote
 
 
-def lock_for_writing(path):
+def lock_for_writing(path: str | Path) -> BinaryIO:
     """An open file that no other process can lock until it is closed. Raises InputError where one
     has it, or the file cannot be made.
 
@@ -42,9 +44,9 @@ def lock_for_writing(path):
     return handle
 
 
-def open_bytes(path):
-    """A file for reading, .gz and .zst decompressed. Reading raises OSError, EOFError or zlib.error
-    where a compressed file is damaged or was cut short.
+def open_bytes(path: str | Path) -> io.BufferedReader | gzip.GzipFile:
+    """A binary file for reading, .gz and .zst decompressed. Reading raises OSError, EOFError or
+    zlib.error where a compressed file is damaged or was cut short.
     """
     if str(path).endswith(".gz"):
         return gzip.open(path, "rb")
@@ -56,7 +58,7 @@ def open_bytes(path):
     return open(path, "rb")
 
 
-def open_text(path):
+def open_text(path: str | Path) -> io.TextIOWrapper:
     """A text file for reading, as open_bytes: UTF-8, with or without a byte order mark, any line
     ends.
 
@@ -75,7 +77,7 @@ def open_text(path):
     return io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig")
 
 
-def parse_json(text):
+def parse_json(text: AnyStr) -> Any:
     """One JSON value. ValueError also for what Python's reader lets through or fails at: half a
     character, nesting without end.
     """
@@ -93,7 +95,7 @@ def parse_json(text):
     return value
 
 
-def require_writable(folder, flag):
+def require_writable(folder: str | Path, flag: str) -> None:
     """Try to write into a folder, before work that would be lost. Leaves nothing behind, not even
     the folder where it was not there.
 
@@ -118,7 +120,7 @@ def require_writable(folder, flag):
                 pass
 
 
-def write_text(path, text):
+def write_text(path: str | Path, text: str) -> None:
     """Write a whole file: under a temporary name beside it, renamed when complete. Raises
     InputError where that cannot be done.
     """
@@ -138,14 +140,14 @@ def write_text(path, text):
         raise InputError(f"cannot write {path}: {error.strerror}") from None
 
 
-def write_json(path, content):
-    """Write one JSON document, indented for reading."""
+def write_json(path: str | Path, content: Any) -> None:
+    """Write one JSON document, indented for reading, as write_text does."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def describe_files(files):
+def describe_files(files: Iterable[str | Path]) -> list[dict[str, str]]:
     """[{"file": name, "sha256": first 12 digits}] of local files: the same data elsewhere is the
-    same data.
+    same data. Raises InputError for one that cannot be read.
     """
     described = []
     for file in files:
@@ -162,7 +164,7 @@ def describe_files(files):
     return described
 
 
-def is_finished(output_dir, settings, overwrite):
+def is_finished(output_dir: str | Path, settings: dict[str, Any], overwrite: bool) -> bool:
     """Whether output_dir holds a finished output of these settings. Raises InputError for anything
     else that is there.
     """
@@ -196,7 +198,7 @@ def is_finished(output_dir, settings, overwrite):
     return True
 
 
-def resolve_folder(name, flag="--model_name_or_path"):
+def resolve_folder(name: str | Path, flag: str = "--model_name_or_path") -> Path:
     """The local folder of a path or hub id (fetched: weights, configs and tokenizer only). Raises
     InputError naming `flag`.
     """
@@ -221,7 +223,7 @@ def resolve_folder(name, flag="--model_name_or_path"):
         ) from None
 
 
-def files_hash(folder, files):
+def files_hash(folder: str | Path, files: Iterable[Path]) -> str:
     """12 hex digits over names and contents of files below a folder, in the order given."""
     digest = hashlib.sha256()
     for file in files:
@@ -231,7 +233,7 @@ def files_hash(folder, files):
     return digest.hexdigest()[:12]
 
 
-def require_replaceable(folder, kind):
+def require_replaceable(folder: str | Path, kind: str) -> None:
     """Refuse, before work that would be lost, a folder that complete_folder must not replace: only
     an empty one, or one that it wrote as this kind and in which nothing else lies. Raises
     InputError.
@@ -264,15 +266,17 @@ def require_replaceable(folder, kind):
         )
 
 
-def is_folder(path):
+def is_folder(path: Path) -> bool:
+    """Whether a path is a folder itself, no link to one."""
     return path.is_dir() and not path.is_symlink()
 
 
 @contextmanager
-def complete_folder(folder, kind):
+def complete_folder(folder: str | Path, kind: str) -> Iterator[Path]:
     """Write a folder under a temporary name beside it; it takes its place, whole, when the block
     ends without an error.
 
+    Gives the temporary folder to the block.
     kind: what it is called, as "data set". MARKER in it says so and lists its files: what
     require_replaceable lets a later run of the same kind replace. Raises InputError for a folder
     that cannot be written or is not ours.
@@ -302,7 +306,7 @@ def complete_folder(folder, kind):
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def read_json(path):
+def read_json(path: str | Path) -> Any:
     """The content of a JSON file. Raises InputError, also for what is no regular file (a pipe would
     wait for ever).
     """
@@ -314,7 +318,7 @@ def read_json(path):
         raise InputError(f"cannot read {path}: {error}") from None
 
 
-def content_hash(content):
+def content_hash(content: Any) -> str:
     """12 hex digits over anything JSON can hold."""
     return hashlib.sha256(
         json.dumps(content, sort_keys=True, ensure_ascii=False, default=str).encode()

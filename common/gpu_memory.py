@@ -7,10 +7,22 @@ What a run needs is estimated as --dry_run does (training/estimate.py); refused 
 what cannot fit whatever the batch. Nothing here imports torch at import.
 """
 
+from __future__ import annotations
+
 import functools
 import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar
 
 from common.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+P = ParamSpec("P")
+R = TypeVar("R")
+# name: bytes
+Parts: TypeAlias = Mapping[str, float]
 
 GIB = 2**30
 ONE_PROMPT = (
@@ -28,7 +40,7 @@ EVALUATION = (
 WORDS = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "MPS backend out of memory")
 
 
-def device_memory(device):
+def device_memory(device: str | torch.device) -> int | None:
     """All the memory of a CUDA device in bytes; None for any other device."""
     import torch
 
@@ -38,13 +50,15 @@ def device_memory(device):
     return torch.cuda.get_device_properties(device).total_memory
 
 
-def gib(parts):
+def gib(parts: Mapping[str, float]) -> str:
     """{"weights": bytes, ...} as "weights 15.7 + optimizer 3.0 = 18.7 GiB"."""
     shown = " + ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items())
     return shown + (f" = {sum(parts.values()) / GIB:.1f}" if len(parts) > 1 else "") + " GiB"
 
 
-def require_room(device, parts, advice):
+def require_room(
+    device: str | torch.device, parts: Parts | Callable[[], Parts], advice: str | Callable[[], str]
+) -> None:
     """Raise InputError where what a device holds all the time is more than all its memory.
 
     parts: {name: bytes}, or a function that returns it and is called for a GPU only;
@@ -61,7 +75,7 @@ def require_room(device, parts, advice):
         )
 
 
-def is_out_of_memory(error):
+def is_out_of_memory(error: BaseException | None) -> bool:
     """Whether torch ran out of a GPU's memory: the error itself, or one that it was made of."""
     torch = sys.modules.get("torch")
     while torch and error is not None:
@@ -73,15 +87,17 @@ def is_out_of_memory(error):
     return False
 
 
-def out_of_memory_advice(advice):
+def out_of_memory_advice(
+    advice: str | Callable[..., str],
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorator: a function that runs out of GPU memory raises an InputError that says what helps.
 
     advice: text, or a function of the same arguments that returns it.
     """
 
-    def decorate(function):
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
-        def wrapped(*args, **kwargs):
+        def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
             try:
                 return function(*args, **kwargs)
             except Exception as error:

@@ -13,17 +13,21 @@ code 2.
 
 import json
 import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, Self, TypeAlias
 
 from common.errors import InputError
 from common.files import open_text, parse_json, write_text
 
+# one JSON object
+Row: TypeAlias = dict[str, Any]
 DATA_SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".parquet")
 
 
-def stream_jsonl(path, flag):
-    """Rows of one JSONL file (also .gz, .zst), one at a time. Raises InputError naming the line that
-    is not JSON.
+def stream_jsonl(path: str | Path, flag: str) -> Iterator[Any]:
+    """Values of one JSONL file (also .gz, .zst), one at a time. Raises InputError naming the line
+    that is not JSON.
     """
     try:
         with open_text(path) as file:
@@ -41,8 +45,8 @@ def stream_jsonl(path, flag):
         raise InputError(f"{flag}: cannot read {path}: {error}") from None
 
 
-def read_file(path, flag):
-    """All rows of one file, in order."""
+def read_file(path: str | Path, flag: str) -> list[Any]:
+    """All rows of one file, in order. Raises InputError naming the flag for what cannot be read."""
     name = str(path)
     try:
         if name.endswith(".parquet"):
@@ -59,7 +63,7 @@ def read_file(path, flag):
     return list(stream_jsonl(path, flag))
 
 
-def read_object(path, flag):
+def read_object(path: str | Path, flag: str) -> Row:
     """The one JSON object that a file holds. Raises InputError for anything else."""
     content = read_file(path, flag)
     if len(content) != 1 or not isinstance(content[0], dict):
@@ -67,7 +71,7 @@ def read_object(path, flag):
     return content[0]
 
 
-def read_rows(path, *, fields, flag):
+def read_rows(path: str | Path, *, fields: Sequence[str], flag: str) -> list[Row]:
     """Rows of a data set's local copy: one file, or every data file of a folder in name order.
 
     path: .jsonl, .json (a list, or one object), .parquet, and .gz of the first two, .zst of the
@@ -100,14 +104,14 @@ def read_rows(path, *, fields, flag):
     return rows
 
 
-def write_rows(path, rows):
-    """Write a whole JSONL file."""
+def write_rows(path: str | Path, rows: Iterable[Row]) -> None:
+    """Write a whole JSONL file, as write_text does."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def read_finished(path):
+def read_finished(path: str | Path) -> list[Any]:
     """Rows of a JSONL file that a RowWriter made; a torn last line (a killed process) does not
-    count. [] without a file.
+    count. [] without a file. Raises InputError for another line that is not JSON.
     """
     if not Path(path).exists():
         return []
@@ -127,10 +131,10 @@ def read_finished(path):
 
 class RowWriter:
     """Append rows to a JSONL file, each whole and flushed before `append` returns. A torn last line
-    is cut off on opening.
+    is cut off on opening. Raises InputError where the file cannot be written.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -143,21 +147,23 @@ class RowWriter:
         except OSError as error:
             raise InputError(f"cannot write {self.path}: {error.strerror}") from None
 
-    def append(self, row):
+    def append(self, row: Row) -> None:
+        """Write one row. Raises InputError where it cannot be written whole."""
         try:
             self.file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
             self.file.flush()
         except OSError as error:  # the rows before it are on disk
             raise InputError(f"cannot write {self.path}: {error.strerror}") from None
 
-    def close(self):
+    def close(self) -> None:
+        """Close the file; `with` does."""
         try:
             self.file.close()
         except OSError:  # a full disk: `append` has said so
             pass
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()

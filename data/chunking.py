@@ -1,13 +1,25 @@
-"""Documents -> rows of at most max_length tokens: where a long one is cut, which rows are held out."""
+"""Documents -> rows of at most max_length tokens: where a long one is cut, which rows are held
+out.
+"""
 
+from __future__ import annotations
+
+import argparse
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError
-from data.corpora import documents
+from data.corpora import Source, documents
 from data.tokenizer import reserved_ids
+
+if TYPE_CHECKING:
+    import datasets
+    import numpy as np
+    from transformers import PreTrainedTokenizerFast
 
 DOCUMENTS_A_PART = 100_000
 # what tokenised parts depend on
@@ -18,7 +30,7 @@ WHOLE, BLANK_LINE, NEWLINE, MIDDLE = range(4)
 BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")
 
 
-def cut_document(text, starts, max_length):
+def cut_document(text: str, starts: np.ndarray, max_length: int) -> list[tuple[int, int, int]]:
     """[(start, end, kind)] of a document's pieces in order, in tokens; kind says what a piece
     begins with.
 
@@ -58,9 +70,17 @@ def cut_document(text, starts, max_length):
     return pieces
 
 
-def tokenise_and_cut(batch, numbers, tokenizer, max_length, first):
+def tokenise_and_cut(
+    batch: dict[str, list[Any]],
+    numbers: Sequence[int],
+    tokenizer: PreTrainedTokenizerFast,
+    max_length: int,
+    first: int,
+) -> dict[str, list[Any]]:
     """datasets.map function: documents -> pieces with `prompt_length`, `document` (its number),
     `begins_with` and `forbidden`.
+
+    numbers: each document's place in this part; first: what the part counts from.
     """
     import numpy as np
 
@@ -68,7 +88,7 @@ def tokenise_and_cut(batch, numbers, tokenizer, max_length, first):
     encoded = tokenizer(
         batch["text"], add_special_tokens=False, return_offsets_mapping=True, verbose=False
     )
-    rows = {
+    rows: dict[str, list[Any]] = {
         "input_ids": [],
         "prompt_length": [],
         "document": [],
@@ -98,9 +118,9 @@ def tokenise_and_cut(batch, numbers, tokenizer, max_length, first):
     return rows
 
 
-def split_rows(document, seed=42):
+def split_rows(document: np.ndarray, seed: int = 42) -> tuple[np.ndarray, str]:
     """(labels, unit): "train", "validation" or "heldout" for each row, given each row's document
-    number (rows,).
+    number (rows,). labels: (rows,) array; unit: "documents" or "rows", what was dealt.
 
     2 % held out, then 0.1 % of the rest for validation, of documents where there are 50 or more, of
     rows otherwise; at least one unit each, none with fewer than 3.
@@ -121,16 +141,24 @@ def split_rows(document, seed=42):
     return labels[unit_of_row], unit
 
 
-def input_error_behind(error):
+def input_error_behind(error: BaseException | None) -> InputError | None:
     """The InputError that datasets wrapped, or None."""
     while error is not None and not isinstance(error, InputError):
         error = error.__cause__ or error.__context__
     return error
 
 
-def cut_corpus(name, files, key, tokenizer, args):
+def cut_corpus(
+    name: str,
+    files: Sequence[Source],
+    key: list[Any],
+    tokenizer: PreTrainedTokenizerFast,
+    args: argparse.Namespace,
+) -> tuple[datasets.Dataset, int]:
     """(all pieces of a corpus, number of its documents). Everything done is found again under
-    --cache_path by `key`.
+    --cache_path by `key`. Raises InputError for files that cannot be read or hold no text.
+
+    name: what messages call it; key: all that the pieces depend on; args: parsed flags.
     """
     import datasets
 
@@ -195,8 +223,12 @@ def cut_corpus(name, files, key, tokenizer, args):
     return datasets.concatenate_datasets(parts), len(texts)
 
 
-def choose_rows(pieces, args):
-    """({split: row numbers}, what info.json says) of one corpus's pieces."""
+def choose_rows(
+    pieces: datasets.Dataset, args: argparse.Namespace
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """({split: row numbers}, what info.json says) of one corpus's pieces. Raises InputError where
+    --min_tokens leaves none.
+    """
     import numpy as np
 
     from data.token_rows import row_lengths

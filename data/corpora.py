@@ -2,13 +2,18 @@
 
 import fnmatch
 import re
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from common.errors import InputError
 from common.files import open_text
-from common.rows import DATA_SUFFIXES, read_file, stream_jsonl
+from common.rows import DATA_SUFFIXES, Row, read_file, stream_jsonl
 
+# (hub id, revision, file name)
+HubFile: TypeAlias = tuple[str, str, str]
+Source: TypeAlias = str | HubFile
 TEXT_SUFFIXES = (".txt", ".raw")
 # name: hub id, revision, files. The first two sets' main revisions rest on loading scripts, so
 # their files are read
@@ -20,13 +25,14 @@ CORPORA = {
 WIKI_HEADING = re.compile(r" = (?!= )\S.*(?<! =) = ?\n?")
 
 
-def wiki_articles(lines):
+def wiki_articles(lines: Iterable[str]) -> Iterator[str]:
     """Articles of a WikiText file: each begins at a heading ` = Title = `, which follows a blank
     line where the file has any.
 
     (Body lines such as ` = 1 henry and capacitance C = ` look the same; copies without blank lines
     are cut there too.)
     """
+    article: list[str]
     article, after_blank, any_blank = [], True, False
     for line in lines:
         if article and WIKI_HEADING.fullmatch(line) and (after_blank or not any_blank):
@@ -38,8 +44,10 @@ def wiki_articles(lines):
     yield "".join(article)
 
 
-def text_documents(path):
-    """Documents of a plain text file, all line ends as newlines; none of an empty file."""
+def text_documents(path: str | Path) -> Iterator[str]:
+    """Documents of a plain text file, all line ends as newlines; none of an empty file. Raises
+    InputError for a file that cannot be read.
+    """
     try:
         with open_text(path) as file:
             head = []
@@ -56,8 +64,10 @@ def text_documents(path):
         raise InputError(f"--data_path: cannot read {path}: {error}") from None
 
 
-def parquet_rows(path, fields):
-    """Rows of a parquet file with those of `fields` that it has, a thousand in memory at a time."""
+def parquet_rows(path: str | Path, fields: Sequence[str | None]) -> Iterator[Row]:
+    """Rows of a parquet file with those of `fields` that it has, a thousand in memory at a time.
+    Raises InputError for a file that cannot be read.
+    """
     import pyarrow
     import pyarrow.parquet as parquet
 
@@ -70,7 +80,9 @@ def parquet_rows(path, fields):
         raise InputError(f"--data_path: cannot read {path}: {error}") from None
 
 
-def file_documents(path, text_field, prompt_field=None):
+def file_documents(
+    path: str | Path, text_field: str, prompt_field: str | None = None
+) -> Iterator[tuple[str, int]]:
     """(document, characters of its prompt) of one local file. Raises InputError naming the row that
     has no text or another beginning.
     """
@@ -79,7 +91,7 @@ def file_documents(path, text_field, prompt_field=None):
         yield from ((text, 0) for text in text_documents(path))
         return
     if name.endswith(".parquet"):
-        rows = parquet_rows(path, [text_field, prompt_field])
+        rows: Iterable[Any] = parquet_rows(path, [text_field, prompt_field])
     elif name.endswith((".json", ".json.gz")):
         rows = read_file(path, "--data_path")
     else:
@@ -89,7 +101,7 @@ def file_documents(path, text_field, prompt_field=None):
             raise InputError(
                 f"--text_field: row {number} of {path} has no text in a field {text_field!r}"
             )
-        prompt = row.get(prompt_field) or ""
+        prompt = row.get(prompt_field) or ""  # type: ignore[arg-type]  # None is no key
         if not isinstance(prompt, str) or not row[text_field].startswith(prompt):
             raise InputError(
                 f"--prompt_field: the text of row {number} of {path} does not begin with its"
@@ -98,7 +110,9 @@ def file_documents(path, text_field, prompt_field=None):
         yield row[text_field], len(prompt)
 
 
-def documents(files, text_field, prompt_field, max_documents):
+def documents(
+    files: Sequence[Source], text_field: str, prompt_field: str | None, max_documents: int | None
+) -> Iterator[Row]:
     """{"text": document, "prompt_characters": how many of its first stay clean in training}, one at
     a time.
 
@@ -136,7 +150,7 @@ def documents(files, text_field, prompt_field, max_documents):
         yield {"text": text, "prompt_characters": prompt}
 
 
-def local_files(path):
+def local_files(path: str | Path) -> list[str]:
     """The files of one --data_path as strings. Raises InputError: not there, of no known kind,
     empty.
     """
@@ -157,8 +171,10 @@ def local_files(path):
     return [str(file) for file in files]
 
 
-def hub_files(corpus):
-    """[(hub id, revision, file name)] of one of CORPORA."""
+def hub_files(corpus: str) -> list[HubFile]:
+    """[(hub id, revision, file name)] of one of CORPORA. Raises InputError where the hub cannot be
+    asked or has none.
+    """
     from huggingface_hub import HfApi
 
     repo, revision, pattern = CORPORA[corpus]

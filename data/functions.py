@@ -8,8 +8,11 @@ training: the combination of template, function name and constants.
 
 import random
 import re
+from collections.abc import Iterator
 from string import Template
+from typing import Any
 
+from common.rows import Row
 from data.splits import held_out, take_distinct
 
 CODE_TEST_SHARE = 0.15
@@ -50,7 +53,7 @@ VARIABLES = {
 
 # function names; choices of constants, a tuple filling the fields named by the key; kinds of the
 # arguments; instruction and code
-CODE_TEMPLATES = [
+CODE_TEMPLATES: list[tuple[str, dict[str, Any], str, str]] = [
     (
         "count_$way how_many_$way tally_$way",
         {"op phrase way": COMPARE, "c": DIGITS},
@@ -424,7 +427,7 @@ WORDS = [
 ]
 
 
-def sample_argument(rng, kind, constant):
+def sample_argument(rng: random.Random, kind: str, constant: Any) -> Any:
     """One argument of the kind "ints", "n", "text" or "words"; numbers at and beside the constant
     are always among `ints`.
     """
@@ -432,7 +435,9 @@ def sample_argument(rng, kind, constant):
         return rng.choice([rng.randint(1, 9), rng.randint(10, 99), rng.randint(100, 300)])
     if kind == "ints":
         near = int(constant) if str(constant).isdigit() else 5
-        values = [near - 1, near, near + 1] + [rng.randint(1, 20) for _ in range(rng.randint(2, 4))]
+        values: list[Any] = [near - 1, near, near + 1] + [
+            rng.randint(1, 20) for _ in range(rng.randint(2, 4))
+        ]
     else:
         values = [rng.choice(WORDS) for _ in range(6)] + [
             word for word in WORDS if word[0] == constant
@@ -441,14 +446,14 @@ def sample_argument(rng, kind, constant):
     return " ".join(values) if kind == "text" else values
 
 
-def draw_code(rng, split):
+def draw_code(rng: random.Random, split: str) -> Iterator[Row]:
     """Functions without end, repeats included: {"instruction", "code", "text" (both),
     "entry_point", "calls": [(argument, result)]}.
     """
     while True:
         number = rng.randrange(len(CODE_TEMPLATES))
         names, choices, kind, template = CODE_TEMPLATES[number]
-        constants = {}
+        constants: dict[str, Any] = {}
         for keys, options in choices.items():
             constants.update(zip(keys.split(), rng.choice(options)))
         name = Template(rng.choice(names.split())).substitute(constants)
@@ -464,7 +469,7 @@ def draw_code(rng, split):
         variables = {key: rng.choice(options) for key, options in VARIABLES.items()}
         text = Template(template).substitute({**variables, **constants, "f": name})
         instruction, code = text.split("\n", 1)
-        space = {}
+        space: dict[str, Any] = {}
         exec(code, space)  # our own template, nothing from outside
         calls = [
             (argument, space[name](argument))
@@ -479,7 +484,7 @@ def draw_code(rng, split):
         }
 
 
-def code_rows(split, n, seed):
+def code_rows(split: str, n: int, seed: int | str) -> list[Row]:
     """n training rows in opc-sft-stage2's fields; output is the code, and instruction (a comment) +
     output is a whole program.
     """
@@ -505,7 +510,7 @@ def code_rows(split, n, seed):
 PIECES = re.compile(r" ?[^\W\d_]+|\d| ?(?:[^\s\w]|_)+|\s+(?!\S)|\s+")
 
 
-def cut_hole(rng, body, max_pieces):
+def cut_hole(rng: random.Random, body: str, max_pieces: int) -> tuple[int, int]:
     """(start, end) of a random hole in body: 4 % are empty, the others 1 to max_pieces pieces long
     (uniform as far as body allows).
 
@@ -521,7 +526,7 @@ def cut_hole(rng, body, max_pieces):
             return edges[start], edges[start + length]
 
 
-def infill_row(item, task_id, prompt, middle, suffix):
+def infill_row(item: Row, task_id: str, prompt: str, middle: str, suffix: str) -> Row:
     """A row in HumanEval-infilling's fields: prompt + middle + suffix is the item's program,
     check(candidate) tests it.
     """
@@ -538,8 +543,10 @@ def infill_row(item, task_id, prompt, middle, suffix):
     }
 
 
-def code_infill_rows(split, n, seed, max_pieces=20):
-    """n infill items in HumanEval-infilling's fields, each with a random hole."""
+def code_infill_rows(split: str, n: int, seed: int | str, max_pieces: int = 20) -> list[Row]:
+    """n infill items in HumanEval-infilling's fields, each with a random hole of at most
+    max_pieces pieces.
+    """
     rng, rows = random.Random(f"code_infill {split} {seed}"), []
     items = take_distinct(draw_code(rng, split), n, "text")
     for number, item in enumerate(items):

@@ -9,12 +9,20 @@ made from text (inference) is framed exactly like a training row whose prefix an
 tokens.
 """
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
+from common.rows import Row
 from data.tokenizer import inner_ids, text_ids
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+Ids: TypeAlias = Sequence[int] | np.ndarray
 INFILL_BOUNDARY = "<infill-boundary>"
 REQUEST = (
     "Write the code that is missing between the prefix and the suffix below. Give the missing code"
@@ -25,17 +33,17 @@ REQUEST = (
 class LLaDALayout(NamedTuple):
     """Token ids around prefix and suffix in the baseline's infill prompt."""
 
-    before_prefix: list
-    between: list
-    after_suffix: list
+    before_prefix: list[int]
+    between: list[int]
+    after_suffix: list[int]
 
 
-def infill_boundary_ids(tokenizer):
+def infill_boundary_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
     """Ids of the boundary marker, the same on both sides of a middle."""
     return text_ids(tokenizer, INFILL_BOUNDARY)
 
 
-def llada_infill_layout(tokenizer):
+def llada_infill_layout(tokenizer: PreTrainedTokenizerFast) -> LLaDALayout:
     """The parts that format_llada_infill puts around prefix and suffix."""
     return LLaDALayout(
         *(
@@ -45,14 +53,14 @@ def llada_infill_layout(tokenizer):
     )
 
 
-def draw_middle(n, prompt_length, u1, u2):
+def draw_middle(n: int, prompt_length: int, u1: float, u2: float) -> tuple[int, int]:
     """(prefix_end, suffix_start) of a row of n tokens, the middle being
     ids[prefix_end:suffix_start], never empty.
 
     u1, u2: uniform in [0, 1). prefix_end is uniform in [prompt_length, n - 2), suffix_start in
     (prefix_end, n) (the paper's code).
     With an output of one or two tokens the first range is empty: the middle is then the output's
-    first token.
+    first token. Raises ValueError for a row without an output.
     """
     if not 0 <= prompt_length < n:
         raise ValueError(
@@ -63,7 +71,9 @@ def draw_middle(n, prompt_length, u1, u2):
     return prefix_end, prefix_end + 1 + int(u2 * (n - 1 - prefix_end))
 
 
-def format_flexmdm_infill(prefix_ids, middle_ids, suffix_ids, boundary_ids):
+def format_flexmdm_infill(
+    prefix_ids: Ids, middle_ids: Ids, suffix_ids: Ids, boundary_ids: Ids
+) -> tuple[np.ndarray, int, int]:
     """(ids, start, end): prefix, boundary, middle, boundary, suffix as one int64 array, the middle
     being ids[start:end].
     """
@@ -76,8 +86,12 @@ def format_flexmdm_infill(prefix_ids, middle_ids, suffix_ids, boundary_ids):
     return ids, start, start + len(middle_ids)
 
 
-def format_llada_infill(prefix_ids, middle_ids, suffix_ids, layout):
-    """(ids, prompt_length): the baseline's infill prompt and then the middle, as one int64 array."""
+def format_llada_infill(
+    prefix_ids: Ids, middle_ids: Ids, suffix_ids: Ids, layout: LLaDALayout
+) -> tuple[np.ndarray, int]:
+    """(ids, prompt_length): the baseline's infill prompt and then the middle, as one int64
+    array.
+    """
     parts = [
         layout.before_prefix,
         prefix_ids,
@@ -90,7 +104,9 @@ def format_llada_infill(prefix_ids, middle_ids, suffix_ids, layout):
     return ids, len(ids) - len(middle_ids)
 
 
-def flexmdm_infill_ids(tokenizer, prefix, suffix):
+def flexmdm_infill_ids(
+    tokenizer: PreTrainedTokenizerFast, prefix: str, suffix: str
+) -> tuple[list[int], list[int]]:
     """(prefix ids ending in the boundary, suffix ids beginning with it), lists, for
     generate_flexmdm_infilling.
     """
@@ -103,7 +119,7 @@ def flexmdm_infill_ids(tokenizer, prefix, suffix):
     return ids[:start].tolist(), ids[end:].tolist()
 
 
-def llada_infill_prompt(tokenizer, prefix, suffix):
+def llada_infill_prompt(tokenizer: PreTrainedTokenizerFast, prefix: str, suffix: str) -> list[int]:
     """Ids, a list, of the baseline's prompt for an infill; the generated tokens are the middle."""
     ids, _ = format_llada_infill(
         text_ids(tokenizer, prefix),
@@ -114,7 +130,7 @@ def llada_infill_prompt(tokenizer, prefix, suffix):
     return ids.tolist()
 
 
-def code_row(row, tokenizer):
+def code_row(row: Row, tokenizer: PreTrainedTokenizerFast) -> Row:
     """joint_row of one row with fields instruction and output."""
     from data.instruction_rows import joint_row
 

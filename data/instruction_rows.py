@@ -1,13 +1,22 @@
 """Instruction data -> rows of prompt and answer, tokenised as one text: what both tasks share."""
 
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError
 from common.files import describe_files, is_finished
-from common.rows import DATA_SUFFIXES, read_rows
+from common.rows import DATA_SUFFIXES, Row, read_rows
+
+if TYPE_CHECKING:
+    import datasets
+    from transformers import PreTrainedTokenizerFast
 
 
-def joint_row(tokenizer, prompt, target):
+def joint_row(tokenizer: PreTrainedTokenizerFast, prompt: str, target: str) -> Row:
     """Tokenise prompt + target as one text.
 
     Returns {"input_ids": list of n ids, "prompt_length": tokens that end inside the prompt,
@@ -27,7 +36,7 @@ def joint_row(tokenizer, prompt, target):
     }
 
 
-def training_files(data_path):
+def training_files(data_path: str | Path) -> list[Path]:
     """Files to read: the file itself, or of a folder those with "train" in their name (all of them
     where none has it).
     """
@@ -38,9 +47,11 @@ def training_files(data_path):
     return [file for file in files if "train" in file.name] or files or [path]
 
 
-def read_training_rows(data_path, hub_data, fields):
+def read_training_rows(
+    data_path: str | Path | None, hub_data: tuple[str, str], fields: list[str]
+) -> tuple[datasets.Dataset, list[Any]]:
     """(datasets.Dataset with exactly `fields`, what was read) from a local copy, or from the hub:
-    hub_data is (id, configuration).
+    hub_data is (id, configuration). Raises InputError for what cannot be read.
     """
     import datasets
 
@@ -66,12 +77,20 @@ def read_training_rows(data_path, hub_data, fields):
     return rows.select_columns(fields), [" ".join(hub_data)]
 
 
-def write_instruction_rows(args, rows, make_row, options, tokenizer, settings, room):
+def write_instruction_rows(
+    args: argparse.Namespace,
+    rows: datasets.Dataset,
+    make_row: Callable[..., Row],
+    options: dict[str, Any],
+    tokenizer: PreTrainedTokenizerFast,
+    settings: dict[str, Any],
+    room: int,
+) -> None:
     """Tokenise every row by make_row(row, tokenizer, **options), leave out what is longer than
     `room` tokens or has no answer, write.
 
     args: parsed flags (output_dir, max_length, num_proc, overwrite, tokenizer); settings: what
-    besides the tokenizer makes this output.
+    besides the tokenizer makes this output. Raises InputError where no row fits.
     """
     import datasets
 
@@ -136,8 +155,8 @@ def write_instruction_rows(args, rows, make_row, options, tokenizer, settings, r
     print(
         f"{len(rows)} rows read; left out: {too_long} longer than --max_length {args.max_length},"
         f" {without_answer} without an answer, {len(forbidden)} with the mask or padding token in"
-        f" their text; in {straddling} a token straddles the border of prompt and answer (it belongs to the"
-        " answer)"
+        f" their text; in {straddling} a token straddles the border of prompt and answer (it"
+        " belongs to the answer)"
     )
     write_dataset(
         datasets.DatasetDict({"train": kept.remove_columns("straddles")}), args.output_dir, info

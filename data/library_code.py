@@ -6,10 +6,14 @@ import sysconfig
 import textwrap
 from functools import cache
 from pathlib import Path
+from typing import TypeAlias
 
 from common.errors import InputError
+from common.rows import Row
 from data.splits import held_out
 
+# (module, name, code)
+Function: TypeAlias = tuple[str, str, str]
 STDLIB_TEST_SHARE = 0.1
 SKIPPED_FOLDERS = {
     "test",
@@ -29,7 +33,7 @@ SKIPPED_FOLDERS = {
 }
 
 
-def parses(code):
+def parses(code: str) -> bool:
     """Whether code is Python on its own (a method with text at the margin is not, once its
     indentation is taken away).
     """
@@ -41,7 +45,7 @@ def parses(code):
 
 
 @cache
-def stdlib_functions(max_lines=10, max_characters=400):
+def stdlib_functions(max_lines: int = 10, max_characters: int = 400) -> tuple[Function, ...]:
     """((module, name, code), ...) of the running Python's library: functions and methods of
     2..max_lines lines, by path and line.
     """
@@ -74,7 +78,7 @@ def stdlib_functions(max_lines=10, max_characters=400):
     return tuple(found)
 
 
-def split_functions(split):
+def split_functions(split: str) -> list[Function]:
     """The library functions of one split. Raises InputError where Python came without the sources
     of its library.
     """
@@ -91,8 +95,10 @@ def split_functions(split):
     return items
 
 
-def stdlib_items(split, n, seed, view):
-    """n different library functions of the split's modules, in an order drawn from the seed."""
+def stdlib_items(split: str, n: int, seed: int | str, view: str) -> list[Function]:
+    """n different library functions of the split's modules, in an order drawn from the seed and
+    `view`. Raises InputError where there are fewer.
+    """
     items = split_functions(split)
     if n > len(items):
         raise InputError(
@@ -103,7 +109,7 @@ def stdlib_items(split, n, seed, view):
     return items[:n]
 
 
-def stdlib_rows(split, n, seed):
+def stdlib_rows(split: str, n: int, seed: int | str) -> list[Row]:
     """n library functions in opc-sft-stage2's fields; the instruction names the module, testcase is
     empty.
     """
@@ -120,7 +126,7 @@ def stdlib_rows(split, n, seed):
     ]
 
 
-def stdlib_infill_rows(split, n, seed):
+def stdlib_infill_rows(split: str, n: int, seed: int | str) -> list[Row]:
     """n infill items with one whole line missing, never the first; the suffix begins with the
     line's end.
     """

@@ -1,8 +1,15 @@
 """How a math problem is written for a model: the prompt, and the text that answers it."""
 
-import re
+from __future__ import annotations
 
+import re
+from typing import TYPE_CHECKING, Any
+
+from common.rows import Row
 from data.instruction_rows import joint_row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 SYSTEM_PROMPT = (
     "You are a careful mathematician. Work the problem below out one step at a time. Put your"
@@ -11,18 +18,17 @@ SYSTEM_PROMPT = (
 )
 
 
-def math_prompt(tokenizer, question):
+def math_prompt(tokenizer: PreTrainedTokenizerFast, question: str) -> str:
     """The prompt as text; encode it with add_special_tokens=False, because the template has written
     the start token already.
     """
     turn = [{"role": "user", "content": f"{SYSTEM_PROMPT}\n\n{question}"}]
-    return (
-        tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-        + "<reasoning>"
-    )
+    # text, as tokenize is False
+    opening: Any = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    return opening + "<reasoning>"
 
 
-def math_target(answer):
+def math_target(answer: str) -> str:
     """The text that follows math_prompt, from a GSM8K answer "rationale #### A". Raises ValueError
     without `####`.
     """
@@ -32,7 +38,7 @@ def math_target(answer):
     return f"{rationale.strip()}</reasoning>\n<answer>\\boxed{{{final.strip()}}}</answer>"
 
 
-def math_row(row, tokenizer, strip_annotations):
+def math_row(row: Row, tokenizer: PreTrainedTokenizerFast, strip_annotations: bool) -> Row:
     """joint_row of one GSM8K row; strip_annotations removes the calculator's <<48/2=24>>."""
     answer = re.sub(r"<<[^<>]*>>", "", row["answer"]) if strip_annotations else row["answer"]
     return joint_row(tokenizer, math_prompt(tokenizer, row["question"]), math_target(answer))

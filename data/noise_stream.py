@@ -4,30 +4,41 @@ accumulation.
 Training reads positions p = step * global_batch + i of an endless stream. Position p fixes which
 row is read (a fresh permutation every epoch), its time (low-discrepancy: one draw in each of the
 step's global_batch strata, shuffled so that time does not follow the row) and every later uniform.
-Within a step the rows are dealt (`balance_micro_batches`) to micro-batches and processes by what they cost. However
-a step is dealt, and wherever a resumed run starts, the same step sees the same noised rows.
+Within a step the rows are dealt (`balance_micro_batches`) to micro-batches and processes by what
+they cost. However a step is dealt, and wherever a resumed run starts, the same step sees the same
+noised rows.
 """
 
+from __future__ import annotations
+
 import heapq
+from collections.abc import Callable
 from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch.utils.data import Dataset
 
+from common.rows import Row
 from data.token_rows import row_lengths
+
+if TYPE_CHECKING:
+    import datasets
 
 ORDER, STEP, ROW = 0, 1, 2  # purposes: independent random streams under one seed
 
 
-def random_stream(seed, purpose, number):
+def random_stream(seed: int, purpose: int, number: int) -> np.random.Generator:
     """numpy Generator of (seed, purpose, number), each a non-negative integer."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, purpose, number))))
 
 
-def balance_micro_batches(tokens, micro_batch, processes):
+def balance_micro_batches(
+    tokens: np.ndarray, micro_batch: int | None, processes: int
+) -> np.ndarray:
     """Order in which a step's rows are handed out: rows k * micro_batch ... of it are micro-batch
     k, which the Trainer gives to process k % processes. tokens: (global batch,), what every row
-    costs.
+    costs. Returns (global batch,); micro_batch may be None for one process.
 
     One process: by length, so that rows padded to each other are alike. Several: all micro-batches
     cost as nearly the same as can be (longest rows first, each to the cheapest micro-batch that has
@@ -36,8 +47,9 @@ def balance_micro_batches(tokens, micro_batch, processes):
     """
     if processes == 1:
         return np.argsort(tokens, kind="stable")
+    assert micro_batch is not None  # several processes take turns at them
     open_batches = [(0.0, number) for number in range(len(tokens) // micro_batch)]
-    dealt = {number: [] for _, number in open_batches}
+    dealt: dict[int, list[Any]] = {number: [] for _, number in open_batches}
     for row in np.argsort(-np.asarray(tokens, dtype=np.float64), kind="stable"):
         cost, number = heapq.heappop(open_batches)
         dealt[number].append(row)
@@ -69,19 +81,19 @@ class NoiseStream(Dataset):
 
     def __init__(
         self,
-        rows,
-        global_batch,
-        steps,
-        seed,
-        low_discrepancy=True,
-        shuffle=True,
-        expected_cost=None,
-        tokens=None,
-        micro_batch=None,
-        processes=1,
-        fixed_time=None,
-        start_share=0.0,
-    ):
+        rows: datasets.Dataset | list[Row],
+        global_batch: int,
+        steps: int,
+        seed: int,
+        low_discrepancy: bool = True,
+        shuffle: bool = True,
+        expected_cost: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+        tokens: Callable[[Row], float] | None = None,
+        micro_batch: int | None = None,
+        processes: int = 1,
+        fixed_time: float | None = None,
+        start_share: float = 0.0,
+    ) -> None:
         if not len(rows):
             raise ValueError("no rows to read")
         self.rows, self.global_batch, self.steps, self.seed = rows, global_batch, steps, seed
@@ -140,10 +152,12 @@ class NoiseStream(Dataset):
             "random": random_stream(self.seed, ROW, int(position)),
         }
 
-    def __len__(self):
+    def __len__(self) -> int:
+        """Rows of all steps, repeats included."""
         return self.steps * self.global_batch
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Row:
+        """The row at a place in dealt order, as the class says. Raises IndexError."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         step, place = divmod(index, self.global_batch)

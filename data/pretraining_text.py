@@ -1,14 +1,21 @@
 """Pretraining text of the tiny base (problems, equations, functions), and its tokenizer."""
 
+from __future__ import annotations
+
 import random
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.files import write_json, write_text
+from common.rows import Row
 from data.functions import draw_code
 from data.library_code import split_functions
 from data.math_prompts import SYSTEM_PROMPT, math_target
 from data.word_problems import draw_equations, draw_math
+
+if TYPE_CHECKING:
+    import tokenizers
 
 # share of documents
 TEXT_WEIGHTS = {
@@ -21,17 +28,20 @@ TEXT_WEIGHTS = {
 }
 
 
-def chat_text(row):
+def chat_text(row: Row) -> str:
     """A word problem exactly as preprocess_math.py shows it to instruction fine-tuning, special
     tokens written out.
     """
     return (
-        f"<|startoftext|><|start_header_id|>user<|end_header_id|>\n\n{SYSTEM_PROMPT}\n\n{row['question']}<|eot_id|>"
+        f"<|startoftext|><|start_header_id|>user<|end_header_id|>\n\n{SYSTEM_PROMPT}\n\n"
+        f"{row['question']}<|eot_id|>"
         f"<|start_header_id|>assistant<|end_header_id|>\n\n<reasoning>{math_target(row['answer'])}"
     )
 
 
-def text_rows(split, n, seed, weights=TEXT_WEIGHTS):
+def text_rows(
+    split: str, n: int, seed: int | str, weights: dict[str, float] = TEXT_WEIGHTS
+) -> list[Row]:
     """n documents [{"text", "prompt"}]: word problems (math: plain, chat: as in fine-tuning),
     equations, generated functions (code; functions: with their comment and head given) and library
     functions (stdlib).
@@ -94,7 +104,7 @@ CHAT_TEMPLATE = (
 TOKENIZER_WEIGHTS = {"math": 0.15, "chat": 0.10, "code": 0.65, "stdlib": 0.10}
 
 
-def train_tokenizer(vocab_size=1024, documents=20000):
+def train_tokenizer(vocab_size: int = 1024, documents: int = 20000) -> tokenizers.Tokenizer:
     """Byte-level BPE over the built-in text: a tokenizers.Tokenizer of vocab_size entries, LLaDA's
     special tokens last. Lossless.
     """
@@ -128,8 +138,10 @@ def train_tokenizer(vocab_size=1024, documents=20000):
     return tokenizer
 
 
-def write_tokenizer(output_dir):
-    """tokenizer.json and tokenizer_config.json, as transformers.AutoTokenizer reads them."""
+def write_tokenizer(output_dir: str | Path) -> tokenizers.Tokenizer:
+    """tokenizer.json and tokenizer_config.json, as transformers.AutoTokenizer reads them.
+    Returns the tokenizer.
+    """
     tokenizer, folder = train_tokenizer(), Path(output_dir)
     write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
     write_json(

@@ -1,20 +1,26 @@
 """Which generated rows belong to the test split: fixed shares of all keys, the same everywhere."""
 
 import hashlib
+from collections.abc import Iterator
+from typing import Any
 
 from common.errors import InputError
+from common.rows import Row
 
 
-def held_out(share, *key):
-    """True for a fixed `share` of all keys, the same on every machine and Python (hash() is not)."""
+def held_out(share: float, *key: Any) -> bool:
+    """True for a fixed `share` of all keys, the same on every machine and Python (hash() is
+    not).
+    """
     digest = hashlib.sha256(repr(key).encode()).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
-def take_distinct(rows, n, key):
+def take_distinct(rows: Iterator[Row], n: int, key: str) -> list[Row]:
     """The first n rows of an endless iterator that differ in row[key]. Raises InputError when
     hardly any new ones come.
     """
+    taken: dict[Any, Row]
     taken, misses = {}, 0
     while len(taken) < n:
         row = next(rows)

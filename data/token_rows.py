@@ -2,16 +2,28 @@
 info.json.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from common.errors import InputError
 from common.files import files_hash, write_json
+from common.rows import Row
+
+if TYPE_CHECKING:
+    import datasets
 
 
-def load_rows(path, flag="--train_data"):
-    """{"train": rows, "validation": rows or absent} of a preprocessing script's output."""
+Splits: TypeAlias = "dict[str, datasets.Dataset]"
+
+
+def load_rows(path: str | Path, flag: str = "--train_data") -> Splits:
+    """{"train": rows, "validation": rows or absent} of a preprocessing script's output. Raises
+    InputError for any other folder, naming the flag.
+    """
     from datasets import DatasetDict, load_from_disk
 
     if not Path(path).is_dir():
@@ -32,18 +44,18 @@ def load_rows(path, flag="--train_data"):
     return rows
 
 
-def rows_hash(path):
+def rows_hash(path: str | Path) -> str:
     """12 hex digits over the rows of a folder that load_rows reads (its Arrow files, in order)."""
     return files_hash(path, sorted(Path(path).rglob("*.arrow")))
 
 
-def held_out_split(rows):
+def held_out_split(rows: Splits) -> datasets.Dataset:
     """The validation split, else (a data set made for evaluation) the training rows."""
     return rows["validation"] if "validation" in rows and len(rows["validation"]) else rows["train"]
 
 
-def row_lengths(rows):
-    """Tokens of every row, without reading the tokens of a datasets.Dataset."""
+def row_lengths(rows: datasets.Dataset | list[Row]) -> np.ndarray:
+    """Tokens of every row, (rows,), without reading the tokens of a datasets.Dataset."""
     if isinstance(rows, list):
         return np.array([len(row["input_ids"]) for row in rows])
     import pyarrow.compute
@@ -53,7 +65,12 @@ def row_lengths(rows):
     ).to_numpy()
 
 
-def write_dataset(splits, output_dir, info, num_proc=None):
+def write_dataset(
+    splits: datasets.DatasetDict,
+    output_dir: str | Path,
+    info: dict[str, Any],
+    num_proc: int | None = None,
+) -> None:
     """A DatasetDict and its info.json as one folder, complete or not there. Prints what was
     written.
     """

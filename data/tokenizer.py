@@ -2,11 +2,19 @@
 other text, and one hash of all it does.
 """
 
+from __future__ import annotations
+
 import hashlib
 import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.errors import InputError
 from common.files import read_json, resolve_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 HEADER_TOKENS = {"<|start_header_id|>": 126346, "<|end_header_id|>": 126347, "<|eot_id|>": 126348}
 LLADA_MASK_ID = 126336
@@ -17,7 +25,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def read_tokenizer(folder):
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The tokenizer of a folder as it lies there. Raises InputError."""
     from transformers import PreTrainedTokenizerFast
 
@@ -29,7 +37,7 @@ def read_tokenizer(folder):
         raise InputError(f"{folder / 'tokenizer.json'} cannot be read: {error}") from None
 
 
-def load_tokenizer(path_or_hub_id):
+def load_tokenizer(path_or_hub_id: str | Path) -> PreTrainedTokenizerFast:
     """The tokenizer beside a model, with mask_token_id and pad_token_id as the config there says.
 
     LLaDA-8B-Base may lack the three header tokens and the chat template: they are added at exactly
@@ -80,9 +88,10 @@ def load_tokenizer(path_or_hub_id):
     return tokenizer
 
 
-def open_tokenizer(name, num_proc):
-    """load_tokenizer for num_proc processes; every failure is an InputError that names --tokenizer."""
-
+def open_tokenizer(name: str, num_proc: int) -> PreTrainedTokenizerFast:
+    """load_tokenizer for num_proc processes; every failure is an InputError that names
+    --tokenizer.
+    """
     if num_proc > 1:
         # the tokenizer's own threads do not survive a fork
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -95,7 +104,7 @@ def open_tokenizer(name, num_proc):
         ) from None
 
 
-def reserved_ids(tokenizer):
+def reserved_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
     """{"mask": id, "padding": id}: what no text may hold. A mask in it would be its own target, and
     what follows padding would not be seen. Training rows with one are left out and counted, or
     refused by their number; prompts of samplers and evaluations are refused.
@@ -103,12 +112,12 @@ def reserved_ids(tokenizer):
     return {"mask": tokenizer.mask_token_id, "padding": tokenizer.pad_token_id}
 
 
-def text_ids(tokenizer, text):
+def text_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     """Ids of a text that begins a document, nothing added to it."""
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def inner_ids(tokenizer, text):
+def inner_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     """Ids of a text that follows another, as text_ids of both together would have them: without the
     space that SentencePiece-like tokenizers put before a document.
     """
@@ -122,7 +131,12 @@ def inner_ids(tokenizer, text):
     return text_ids(tokenizer, text)
 
 
-def decode_after(tokenizer, before, ids, skip_special_tokens=False):
+def decode_after(
+    tokenizer: PreTrainedTokenizerFast,
+    before: Sequence[int],
+    ids: Sequence[int],
+    skip_special_tokens: bool = False,
+) -> str:
     """The text that `ids` add to that of `before` (lists of ids): by themselves they would lose a
     leading space in SentencePiece-like tokenizers.
     """
@@ -137,7 +151,7 @@ def decode_after(tokenizer, before, ids, skip_special_tokens=False):
     return whole[len(head) :] if whole.startswith(head) else decode(ids)
 
 
-def tokenizer_hash(tokenizer):
+def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
     """12 hex digits over vocabulary, merges, rules and chat template."""
     content = tokenizer.backend_tokenizer.to_str() + str(tokenizer.chat_template)
     return hashlib.sha256(content.encode()).hexdigest()[:12]

@@ -3,8 +3,11 @@
 import random
 import re
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from string import Template
+from typing import Any
 
+from common.rows import Row
 from data.splits import held_out, take_distinct
 
 MATH_TEST_SHARE = 0.2
@@ -131,7 +134,7 @@ SIGN = {"add": "+", "sub": "-", "mul": "*"}
 APPLY = {"add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b}
 
 
-def step_held_out(operation, a, b):
+def step_held_out(operation: str, a: int, b: int) -> bool:
     """Whether a sum or difference is kept for the test split; a + b and b + a are the same.
     Products belong to both splits.
     """
@@ -140,7 +143,9 @@ def step_held_out(operation, a, b):
     )
 
 
-def sample_numbers(rng, operations, split):
+def sample_numbers(
+    rng: random.Random, operations: Sequence[str], split: str
+) -> tuple[list[int], list[int]]:
     """Numbers of one problem, [a, b] or [a, b, c], and the results of its steps, all 1..99.
 
     Every sum and difference has a one-digit number, so that 2 M parameters can learn the rule
@@ -152,6 +157,7 @@ def sample_numbers(rng, operations, split):
     while True:
         low, high = (2, 6) if operations[0] == "mul" else (3, 99)
         numbers = [rng.randint(low, high), rng.randint(2, 6 if operations[0] == "mul" else 9)]
+        steps: list[tuple[Any, ...]]  # (operation, a, b)
         steps, results = [(operations[0], *numbers)], [APPLY[operations[0]](*numbers)]
         if len(operations) == 2:
             numbers.append(rng.randint(2, 9))
@@ -166,8 +172,8 @@ def sample_numbers(rng, operations, split):
             return numbers, results
 
 
-def draw_math(rng, split):
-    """Word problems without end; they may repeat."""
+def draw_math(rng: random.Random, split: str) -> Iterator[Row]:
+    """Word problems without end, as math_rows has them; they may repeat."""
     while True:
         operations, question, rationale = rng.choice(MATH_TEMPLATES)
         operations, _, swap = operations.partition("|")
@@ -191,8 +197,10 @@ def draw_math(rng, split):
         }
 
 
-def draw_equations(rng, split):
-    """Sums, differences and products without end: the arithmetic of the word problems, undiluted."""
+def draw_equations(rng: random.Random, split: str) -> Iterator[tuple[str, str]]:
+    """(question, answer) of sums, differences and products without end: the arithmetic of the word
+    problems, undiluted.
+    """
     while True:
         operation = rng.choice(["add", "add", "sub", "sub", "mul"])
         numbers, results = sample_numbers(
@@ -204,14 +212,14 @@ def draw_equations(rng, split):
         yield f"{a} {SIGN[operation]} {b} =", f" {results[0]}"
 
 
-def math_rows(split, n, seed):
+def math_rows(split: str, n: int, seed: int | str) -> list[Row]:
     """n different word problems: [{"question", "answer"}]; the answer is a rationale with its
     equations, then a line `#### N`.
     """
     return take_distinct(draw_math(random.Random(f"math {split} {seed}"), split), n, "question")
 
 
-def trivial_math_baselines(train, test):
+def trivial_math_baselines(train: Sequence[Row], test: Sequence[Row]) -> dict[str, float]:
     """Accuracy of two answers that need no arithmetic: {"commonest_answer", "nearest_question"}.
 
     train, test: rows with question and answer. Nearest: largest Jaccard overlap of word sets

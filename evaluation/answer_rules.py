@@ -1,9 +1,10 @@
 r"""How a number is read from an answer: the paper's rule, the strict rule, and gold answers.
 Nothing here is heavy to import.
 
-    is_right(generation, ground_truth, "paper")        # the paper's code to the letter (docs/evaluation.md)
-    is_right(generation, ground_truth, "strict")       # the last answer given, read whole
-    gold_answer("rationale #### 1,234")                # 1234.0
+    is_right(generation, ground_truth, "paper")     # the paper's code to the letter
+                                                    # (docs/evaluation.md)
+    is_right(generation, ground_truth, "strict")    # the last answer given, read whole
+    gold_answer("rationale #### 1,234")             # 1234.0
 
 The strict reader takes a text apart into numbers, signs, currencies, units and words, and reads it
 only where all of it is known: what it cannot read is no answer, never another number. It reads
@@ -17,7 +18,9 @@ number words are no answer. All rules take time in proportion to the text.
 import math
 import re
 import unicodedata
+from collections.abc import Iterator
 from fractions import Fraction
+from typing import Any
 
 NUMBER = r"-?\d+\.?\d*"
 LONGEST = 5000  # characters of one answer that the strict reader looks at
@@ -26,7 +29,7 @@ LONGEST = 5000  # characters of one answer that the strict reader looks at
 # ---- the paper's rule ----------------------------------------------------------------------------
 
 
-def finite_float(text):
+def finite_float(text: str) -> float | None:
     """float(text), or None where that is no number or not finite ("nan", "inf", 5,000 digits)."""
     try:
         value = float(text)
@@ -35,7 +38,7 @@ def finite_float(text):
     return value if math.isfinite(value) else None
 
 
-def float_or_number(text, which):
+def float_or_number(text: str, which: int) -> float | None:
     """float(text), else the float of the first (which=0) or last (-1) number in it, else None."""
     value = finite_float(text)
     if value is None:
@@ -44,7 +47,7 @@ def float_or_number(text, which):
     return value
 
 
-def flat_boxes(text):
+def flat_boxes(text: str) -> Iterator[str]:
     r"""The matches of \\boxed{(.*?)} in order. By hand, because the expression is quadratic in
     boxes that are never closed.
     """
@@ -55,7 +58,7 @@ def flat_boxes(text):
             start = line.find("\\boxed{", end)
 
 
-def paper_answer(text):
+def paper_answer(text: str) -> float | None:
     """The answer in a generation by the paper's rule (docs/evaluation.md), a float or None."""
     for content in flat_boxes(text):
         content = content.strip()
@@ -106,7 +109,7 @@ TOKEN = re.compile(
 SHAPE = re.compile(r"[w.]*(?P<sign>(?:[-+]c?|c[-+]?)?)(?P<number>nn/[-]?n|n/[-]?n|n)M?[%c]*[w.%c]*")
 
 
-def _plain_text(text):
+def _plain_text(text: str) -> str:
     """LaTeX and typography as plain text; what is left of LaTeX (a backslash) is what the reader
     does not know.
     """
@@ -148,14 +151,15 @@ def _plain_text(text):
     )
     text = re.sub(r"\{\s*(-?[\d.,]+)\s*\\over\s*(-?[\d.,]+)\s*\}", r" \1/\2 ", text)
     text = re.sub(
-        r"\s*(?:\\times|\\cdot|\u00d7|\*|(?<=\d)\s*x)\s*10\s*\^\s*(?:\{\s*(-?\d{1,3})\s*\}|(-?\d{1,3}))",
+        r"\s*(?:\\times|\\cdot|\u00d7|\*|(?<=\d)\s*x)\s*10\s*\^\s*"
+        r"(?:\{\s*(-?\d{1,3})\s*\}|(-?\d{1,3}))",
         lambda match: f"e{match.group(1) or match.group(2)} ",
         text,
     )
     return re.split(r"=|\\approx|\u2248", text)[-1]
 
 
-def _tokens(text):
+def _tokens(text: str) -> list[tuple[str, str]] | None:
     """[(kind, text)] with kinds n number, w word, M scale word, c currency, and - + / % . as they
     are; None where something is unknown.
     """
@@ -192,7 +196,7 @@ def _tokens(text):
     return tokens
 
 
-def _is_known(word, power, attached):
+def _is_known(word: str, power: str | None, attached: bool) -> bool:
     """Whether a word leaves the number beside it what it is: a unit, or an ordinary word that is
     not in CHANGING.
     """
@@ -209,7 +213,7 @@ def _is_known(word, power, attached):
     return bare in SMALL_WORDS or (len(bare) >= 2 and re.search("[aeiou]", lower) is not None)
 
 
-def read_number(text):
+def read_number(text: str) -> Fraction | None:
     """The one number that a text states, as a Fraction, or None where it states none, several, or
     something that is not understood.
     """
@@ -251,7 +255,7 @@ def _is_empty(content):
     return not content.strip(" .\n\t")
 
 
-def last_boxed(text):
+def last_boxed(text: str) -> str | None:
     r"""Content of the last \boxed{...} that is neither empty nor dots, its braces balanced; None
     without one, or where it is not closed.
     """
@@ -270,12 +274,12 @@ def last_boxed(text):
     return None
 
 
-def first_line(text):
-    """The first line that is not blank."""
+def first_line(text: str) -> str:
+    """The first line that is not blank; "" where all are."""
     return text.strip().partition("\n")[0]
 
 
-def strict_answer(text):
+def strict_answer(text: str) -> Fraction | None:
     """The last answer a generation commits itself to, as a Fraction or None: its last box, else its
     last <answer>, else after ####.
 
@@ -298,7 +302,7 @@ def strict_answer(text):
 # ---- gold answers --------------------------------------------------------------------------------
 
 
-def gold_number(content):
+def gold_number(content: Any) -> float | None:
     """A gold answer as a finite number, from a number or from text ("3", "1,000", "... #### 3").
     None where it cannot be read.
     """
@@ -313,14 +317,14 @@ def gold_number(content):
     return value if math.isfinite(value) else None
 
 
-def gold_answer(answer):
+def gold_answer(answer: str) -> float | None:
     """The number after #### of a GSM8K answer, a finite float; None where there is no #### or no
     number behind it.
     """
     return gold_number(answer) if "####" in answer else None
 
 
-def is_right(generation, ground_truth, rule):
+def is_right(generation: str, ground_truth: float | None, rule: str) -> bool:
     """Whether a generation's answer is the ground truth (a number or None, which is never right),
     by the rule "paper" or "strict".
     """
@@ -329,4 +333,7 @@ def is_right(generation, ground_truth, rule):
     if rule == "paper":
         return paper_answer(generation) == ground_truth
     answer, truth = strict_answer(generation), Fraction(ground_truth)
-    return answer is not None and abs(answer - truth) <= max(abs(answer), abs(truth), 1) / 10**9
+    if answer is None:
+        return False
+    largest: Any = max(abs(answer), abs(truth), 1)  # a Fraction, or 1
+    return abs(answer - truth) <= largest / 10**9

@@ -2,20 +2,29 @@
 command.
 """
 
+from __future__ import annotations
+
 import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from common.errors import InputError
 from evaluation.model import Given
 
+if TYPE_CHECKING:
+    from lm_eval.api.model import LM
 
-def cut_at(text, stops):
+    from evaluation.model import EvaluatedModel
+
+
+def cut_at(text: str, stops: Iterable[str]) -> str:
     """The text before the first of some stop strings."""
     return text[
         : min((text.find(stop) for stop in stops if stop and stop in text), default=len(text))
     ]
 
 
-def make_lm(model):
+def make_lm(model: EvaluatedModel) -> LM:
     """An lm_eval LM around an EvaluatedModel."""
     from lm_eval.api.model import LM
     from tqdm import tqdm

@@ -10,12 +10,18 @@ import importlib.metadata
 import math
 import platform
 import statistics
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from common.errors import InputError
-from common.rows import read_file, read_rows
+from common.rows import Row, read_file, read_rows
 from sampling.options import sampler_words
 
+# the content of a results.json
+Result: TypeAlias = dict[str, Any]
+# a question, or a question and its number where several items share one
+Item: TypeAlias = str | tuple[str, str]
 Z = 1.959963984540054  # 97.5 % quantile of the normal law
 VERSIONED = ("torch", "transformers", "peft", "datasets", "tokenizers", "safetensors", "numpy")
 PAPER_STEPS = (128, 256, 512, 1024, 4096)
@@ -31,7 +37,7 @@ PAPER = {  # pass@1 in %, at PAPER_STEPS
 # ---- one result ----------------------------------------------------------------------------------
 
 
-def wilson(right, n):
+def wilson(right: float, n: int) -> tuple[float, float]:
     """(low, high) of Wilson's 95 % interval for right of n; right may be fractional (a mean over
     samples of n items).
     """
@@ -45,13 +51,13 @@ def wilson(right, n):
     )
 
 
-def share_of(right, n):
+def share_of(right: float, n: int) -> dict[str, float]:
     """A metric that is a share of n items: {"value", "right", "n", "low", "high"}."""
     low, high = wilson(right, n)
     return {"value": right / n if n else 0.0, "right": right, "n": n, "low": low, "high": high}
 
 
-def pass_at_k(samples, right, k):
+def pass_at_k(samples: int, right: int, k: int) -> float:
     """Unbiased estimate of the chance that one of k samples is right, from `right` of `samples`
     (Chen et al. 2021, arXiv 2107.03374).
 
@@ -62,18 +68,18 @@ def pass_at_k(samples, right, k):
     return 1.0 - math.comb(samples - right, k) / math.comb(samples, k)
 
 
-def spread(values):
+def spread(values: Iterable[float | None]) -> dict[str, float] | None:
     """{"mean", "q1", "median", "q3"} of some numbers, None without any."""
-    values = [value for value in values if value is not None]
-    if not values:
+    found = [value for value in values if value is not None]
+    if not found:
         return None
     q1, median, q3 = (
-        statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+        statistics.quantiles(found, n=4, method="inclusive") if len(found) > 1 else found * 3
     )
-    return {"mean": statistics.fmean(values), "q1": q1, "median": median, "q3": q3}
+    return {"mean": statistics.fmean(found), "q1": q1, "median": median, "q3": q3}
 
 
-def versions():
+def versions() -> dict[str, str]:
     """Versions of the interpreter, the platform and what is installed of VERSIONED."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for name in VERSIONED:
@@ -84,7 +90,15 @@ def versions():
     return found
 
 
-def make_result(*, benchmark, label, metrics, rows, settings, details):
+def make_result(
+    *,
+    benchmark: str,
+    label: str,
+    metrics: dict[str, Any],
+    rows: Sequence[Row],
+    settings: dict[str, Any],
+    details: dict[str, Any],
+) -> Result:
     """The content of a results.json.
 
     metrics: name -> share_of(...) or a number, the first being the one to table; rows: generated
@@ -107,7 +121,7 @@ def make_result(*, benchmark, label, metrics, rows, settings, details):
     }
 
 
-def describe(result):
+def describe(result: Result) -> str:
     """A result in a few lines, for the screen."""
     lines = [f"{result['benchmark']}, {result['label']}:"]
     for name, metric in result["metrics"].items():
@@ -137,9 +151,11 @@ def describe(result):
 # ---- two results over the same items -------------------------------------------------------------
 
 
-def item_scores(folder):
-    """{item: share of its samples that are right} from a run's verdicts.jsonl."""
-    right = {}
+def item_scores(folder: str | Path) -> dict[Item, float]:
+    """{item: share of its samples that are right} from a run's verdicts.jsonl. Raises InputError
+    for a file that is not there or holds something else.
+    """
+    right: dict[Item, list[bool]] = {}
     rows = read_rows(
         Path(folder) / "verdicts.jsonl", fields=("name", "sample", "right"), flag="--pair"
     )
@@ -161,7 +177,7 @@ def item_scores(folder):
     return {name: statistics.fmean(values) for name, values in right.items()}
 
 
-def paired_difference(a, b):
+def paired_difference(a: dict[Item, float], b: dict[Item, float]) -> dict[str, float]:
     """Mean of a - b over items, {"difference", "low", "high" (95 %, normal), "n", "only_a",
     "only_b" (items better in one)}.
 
@@ -193,8 +209,10 @@ def paired_difference(a, b):
 # ---- many results --------------------------------------------------------------------------------
 
 
-def read_results(paths):
-    """[(path, result)] of results.json files, or of all below some folders. Raises InputError."""
+def read_results(paths: Iterable[str | Path]) -> list[tuple[str, Result]]:
+    """[(path, result)] of results.json files, or of all below some folders. Raises InputError
+    for what is no result, and where there is none.
+    """
     files = []
     for path in map(Path, paths):
         if path.is_dir():
@@ -228,7 +246,7 @@ def read_results(paths):
     return results
 
 
-def sampler_name(result, with_steps=True):
+def sampler_name(result: Result, with_steps: bool = True) -> str:
     """How the text was made, in a few words: what a fair comparison has to name (steps, order,
     window or blocks, remasking).
     """
@@ -239,7 +257,7 @@ def sampler_name(result, with_steps=True):
     return ", ".join(words)
 
 
-def measured(result, metric):
+def measured(result: Result, metric: str) -> str:
     """What a score is a share of, with the rule it was read by: two scores under other names or
     rules are not comparable.
     """
@@ -247,16 +265,17 @@ def measured(result, metric):
     return f"{metric}, {rule} rule" if isinstance(rule, str) else metric
 
 
-def table_rows(results, metric=None):
+def table_rows(results: Iterable[tuple[str, Result]], metric: str | None = None) -> list[Row]:
     """One dict for each result: benchmark, label, sampler, curve, metric, measured, value, low,
     high, n, evaluations (mean) and path; sorted.
 
     curve: the sampler without its steps; rows of one label, curve and measure are one line of the
-    plot.
+    plot. metric: which to table (default: each result's first). Raises InputError where a result
+    lacks it.
     """
     rows = []
     for path, result in results:
-        name = metric or next(iter(result["metrics"]), None)
+        name: Any = metric or next(iter(result["metrics"]), None)
         found = result["metrics"].get(name)
         if not isinstance(found, dict) or "low" not in found:
             raise InputError(
@@ -310,7 +329,7 @@ def _plot_text(text):
     return " " + text if text.startswith("_") else text
 
 
-def markdown(rows):
+def markdown(rows: Sequence[Row]) -> str:
     """The table of some rows; the paper's rows stand under each benchmark that the paper has."""
     lines = [
         (
@@ -339,7 +358,7 @@ def markdown(rows):
     return "\n".join(lines)
 
 
-def plot(rows, path):
+def plot(rows: Sequence[Row], path: str | Path) -> None:
     """Accuracy against evaluations a row, a panel for each benchmark; rows without evaluations are
     horizontal lines. Writes path.
     """

@@ -22,19 +22,21 @@ combination of template, function name and constants, in stdlib the module.
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common.command_line import ArgumentParser, finite_number
 from common.errors import InputError, run
-from common.rows import write_rows
+from common.rows import Row, write_rows
 from data.functions import code_infill_rows, code_rows
 from data.library_code import stdlib_infill_rows, stdlib_rows
 from data.pretraining_text import TEXT_WEIGHTS, text_rows, write_tokenizer
 from data.word_problems import math_rows
 
-MAKERS = {
+MAKERS: dict[str, Callable[..., list[Row]]] = {
     "math": math_rows,
     "code": code_rows,
     "code_infill": code_infill_rows,
@@ -44,7 +46,8 @@ MAKERS = {
 }
 
 
-def make_parser():
+def make_parser() -> ArgumentParser:
+    """The flags, a command for each kind."""
     parser = ArgumentParser(description=__doc__)
     kinds = parser.add_subparsers(
         dest="kind", required=True, metavar="KIND", help=f"{', '.join(MAKERS)} or tokenizer"
@@ -70,7 +73,8 @@ def make_parser():
     return parser
 
 
-def main():
+def main() -> None:
+    """Write the rows of a kind, or the tokenizer."""
     args = make_parser().parse_args()
     target, flag = (
         (args.output_dir, "--output_dir") if args.kind == "tokenizer" else (args.output, "--output")
@@ -83,7 +87,7 @@ def main():
             return
         if args.n < 1:
             raise InputError(f"--n: {args.n} rows were asked for; ask for at least 1")
-        options = {}
+        options: dict[str, Any] = {}
         if args.kind == "text":
             if min(args.weights) < 0 or sum(args.weights) <= 0:
                 raise InputError(f"--weights: {args.weights} must not be negative, nor all zero")

@@ -1,12 +1,16 @@
-"""Generation tasks of EleutherAI's lm-evaluation-harness with a FlexMDM or a LLaDA (pip install
+r"""Generation tasks of EleutherAI's lm-evaluation-harness with a FlexMDM or a LLaDA (pip install
 lm-eval==0.4.13; optional).
 
-Laptop:      python scripts/lm_evaluation.py --checkpoint_path runs/math/flexmdm --tasks gsm8k \
-                 --num_fewshot 0 --limit 20
-One GPU:     python scripts/lm_evaluation.py --checkpoint_path CHECKPOINT --tasks gsm8k,ifeval \
-                 --apply_chat_template --batch_size 32
-Own tasks:   ... --tasks my_task --include_path folder_with_yaml
-Slurm:       srun --gpus 1 python scripts/lm_evaluation.py --checkpoint_path CHECKPOINT --tasks gsm8k
+Laptop:
+    python scripts/lm_evaluation.py --checkpoint_path runs/math/flexmdm --tasks gsm8k \
+        --num_fewshot 0 --limit 20
+One GPU:
+    python scripts/lm_evaluation.py --checkpoint_path CHECKPOINT --tasks gsm8k,ifeval \
+        --apply_chat_template --batch_size 32
+Own tasks:
+    ... --tasks my_task --include_path folder_with_yaml
+Slurm:
+    srun --gpus 1 python scripts/lm_evaluation.py --checkpoint_path CHECKPOINT --tasks gsm8k
 
 Only tasks that ask for generated text: neither model gives the likelihood of a given continuation
 from one evaluation, so tasks that rank answers are refused. A request's `until` cuts the text;
@@ -15,7 +19,9 @@ Everything else (sampler, steps, seeds) comes from the flags that eval_gsm8k.py 
 process.
 """
 
+import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -31,7 +37,8 @@ from evaluation.lm_eval_adapter import make_lm
 from sampling.options import add_flexmdm_flags, add_llada_flags, add_model_flags
 
 
-def make_parser():
+def make_parser() -> ArgumentParser:
+    """The harness's flags and the samplers'."""
     parser = ArgumentParser(description=__doc__)
     group = parser.add_argument_group("lm-evaluation-harness")
     group.add_argument(
@@ -60,14 +67,16 @@ def make_parser():
     return parser
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The flags of a command line, this process's by default."""
     args = make_parser().parse_args(argv)
     args.variable_length = False  # the kind is read from the checkpoint
     return args
 
 
 @out_of_memory_advice(MANY_PROMPTS)
-def main():
+def main() -> None:
+    """Run the tasks, print the harness's table, write its results."""
     args = parse_args()
     try:
         import lm_eval

@@ -1,7 +1,7 @@
-"""Bases other than LLaDA's own: random weights of any size, or a Llama-architecture model as a
+r"""Bases other than LLaDA's own: random weights of any size, or a Llama-architecture model as a
 LLaDA.
 
-    python scripts/new_base.py random --tokenizer LLaDA-tiny-Base --d_model 64 --n_layers 2 \\
+    python scripts/new_base.py random --tokenizer LLaDA-tiny-Base --d_model 64 --n_layers 2 \
         --n_heads 4 --output_dir tiny
     python scripts/new_base.py llama --source SmolLM-135M --output_dir base
     python flexmdm_transfer_openwebtext.py --model_name_or_path base --all_parameters ...
@@ -10,9 +10,13 @@ The last line trains what the second wrote as a masked diffusion model.
 Both write a folder that every script takes as --model_name_or_path.
 """
 
+from __future__ import annotations
+
+import argparse
 import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -32,9 +36,14 @@ from data.tokenizer import (
 from llada_dit import FIXED_SETTINGS, LLaDAConfig, LLaDAModelLM
 from llada_utils import load_into, read_tensors, write_checkpoint
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
-def random_base(args):
-    """A LLaDA of the given sizes with random weights, or only its config and tokenizer."""
+
+def random_base(args: argparse.Namespace) -> None:
+    """A LLaDA of the given sizes with random weights, or only its config and tokenizer, as
+    --output_dir. Raises InputError for sizes that cannot be.
+    """
     tokenizer = load_tokenizer(args.tokenizer)
     rows = args.vocab_size or (
         126464 if tokenizer.mask_token_id == LLADA_MASK_ID else len(tokenizer)
@@ -96,7 +105,7 @@ OPTIONAL = {
 }
 
 
-def llama_config(folder):
+def llama_config(folder: Path) -> tuple[dict[str, Any], float]:
     """(config.json of a Llama, its rope_theta): checked against what this network's block does.
     Raises InputError by --source for all else: another architecture, biases, RoPE scaling, another
     head width, a value that is missing or cannot be.
@@ -134,7 +143,9 @@ def llama_config(folder):
     return llama, next(iter(thetas), 10000.0)
 
 
-def special_token(tokenizer, llama, name, source):
+def special_token(
+    tokenizer: PreTrainedTokenizerFast, llama: dict[str, Any], name: str, source: str
+) -> int:
     """The id of "bos" or "eos" as config.json says, the first of several; where it says none, the
     tokenizer's own. Raises InputError for none, or one that the tokenizer has not.
     """
@@ -150,7 +161,7 @@ def special_token(tokenizer, llama, name, source):
     return value
 
 
-def import_llama(source, output_dir):
+def import_llama(source: str, output_dir: str | Path) -> None:
     """Write a Llama-architecture model (Hugging Face form) as a LLaDA base: same block, head
     untied, four tokens added.
 
@@ -208,7 +219,7 @@ def import_llama(source, output_dir):
         "model.norm.weight": "ln_f",
         "lm_head.weight": "ff_out",
     }
-    state = {}
+    state: dict[str, torch.Tensor] = {}
     for name, tensor in read_tensors(folder):
         block = re.fullmatch(r"model\.layers\.(\d+)\.(.+)\.weight", name)
         if block and block[2] in names:
@@ -253,7 +264,8 @@ def import_llama(source, output_dir):
         )
 
 
-def make_parser():
+def make_parser() -> ArgumentParser:
+    """The flags, a command for each kind of base."""
     parser = ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     llama = commands.add_parser("llama")
@@ -290,7 +302,8 @@ def make_parser():
     return parser
 
 
-def main():
+def main() -> None:
+    """Write the base that the command asks for."""
     args = make_parser().parse_args()
     require_replaceable(args.output_dir, "base")
     random_base(args) if args.command == "random" else import_llama(args.source, args.output_dir)

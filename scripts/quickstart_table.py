@@ -6,6 +6,7 @@ python scripts/quickstart_table.py runs/quickstart          (writes table.md the
 
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common.errors import InputError, run
@@ -22,23 +23,25 @@ TASKS = [
 ]
 
 
-def cell(share):
+def cell(share: dict[str, Any]) -> str:
+    """A share and its interval in percent, as "62.0 % [55.1, 68.4]"."""
     return f"{100 * share['value']:.1f} % [{100 * share['low']:.1f}, {100 * share['high']:.1f}]"
 
 
-def result(folder, metric=None):
+def result(folder: Path, metric: str | None = None) -> tuple[dict[str, Any], float]:
     """(share of a metric, mean evaluations a row) of a results.json."""
     content = read_file(folder / "results.json", "WORK")[0]
     share = content["metrics"][metric or next(iter(content["metrics"]))]
     return share, (content["evaluations"] or {"mean": 0})["mean"]
 
 
-def plain(right, n):
+def plain(right: float, n: int) -> str:
+    """cell of right of n."""
     low, high = wilson(right, n)
     return cell({"value": right / n, "low": low, "high": high})
 
 
-def table(work):
+def table(work: Path) -> str:
     """Markdown: FlexMDM, LLaDA and what needs no model, with n, 95 % Wilson intervals and
     evaluations a row.
     """
@@ -48,9 +51,9 @@ def table(work):
     ]
     for task, name in TASKS:
         data, _, metric = task.partition(" ")
-        metric = metric or {"stdlib": "exact_match"}.get(data)
+        chosen = metric or {"stdlib": "exact_match"}.get(data)
         shares = [
-            result(work / "results" / f"{data}_{kind}", metric) for kind in ("flexmdm", "llada")
+            result(work / "results" / f"{data}_{kind}", chosen) for kind in ("flexmdm", "llada")
         ]
         n = shares[0][0]["n"]
         if task == "math":
@@ -72,8 +75,8 @@ def table(work):
     return "\n".join(lines)
 
 
-def examples(work, count=3):
-    """The first rows of every evaluation, to be read."""
+def examples(work: Path, count: int = 3) -> str:
+    """The first `count` rows of every evaluation, to be read."""
     lines = []
     for folder in sorted((work / "results").iterdir()):
         rows = [
@@ -95,7 +98,8 @@ def examples(work, count=3):
     return "\n".join(lines)
 
 
-def main():
+def main() -> None:
+    """Write and print the table of the folder on the command line."""
     if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         print(__doc__)
         return

@@ -8,7 +8,9 @@ second prints the paired difference over the same items. One core, a second; und
 sbatch scripts/results_table.sh
 """
 
+import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -30,7 +32,8 @@ from evaluation.results_table import (
 )
 
 
-def make_parser():
+def make_parser() -> ArgumentParser:
+    """The flags."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument(
         "results",
@@ -56,14 +59,18 @@ def make_parser():
     return parser
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The flags of a command line, this process's by default. Raises InputError for results with
+    --pair, and for neither.
+    """
     args = make_parser().parse_args(argv)
     if bool(args.results) == bool(args.pair):
         raise InputError("RESULTS: give results.json files or folders, or --pair A B")
     return args
 
 
-def main():
+def main() -> None:
+    """Print a paired difference, or write and print the table and the plot."""
     args = parse_args()
     if args.pair:
         pair = paired_difference(*map(item_scores, args.pair))

@@ -1,12 +1,14 @@
 """What runs inside the sandbox: one program, its test, and a verdict that the program cannot forge.
 Standard library only.
 
-sandbox.py starts a fresh interpreter on the text of this file for every program (`python -I -S -c TEXT`), with the job on
-standard input and the verdict's pipe as descriptor 3. That process forks before it has read
-anything, and the two never trade places:
+sandbox.py starts a fresh interpreter on the text of this file for every program (`python -I -S -c
+TEXT`), with the job on standard input and the verdict's pipe as descriptor 3. That process forks
+before it has read anything, and the two never trade places:
 
-the program's process   closes job and verdict, gets the program through a pipe, runs it, and calls its functions when asked to
-the judge               reads the job, runs the test, and asks the other for every call; arguments and results pass as plain data
+the program's process   closes job and verdict, gets the program through a pipe, runs it, and calls
+                        its functions when asked to
+the judge               reads the job, runs the test, and asks the other for every call; arguments
+                        and results pass as plain data
 
 So the test meets exact numbers, texts, lists, tuples, sets and dicts, made by the judge itself from
 a message: no lying class, patched builtin, changed module or replaced `check` is where the test
@@ -18,6 +20,13 @@ changed and the test looks at) is judged as the official scorer does, inside the
 and flagged as suspicious where it passes.
 """
 
+TYPE_CHECKING = False  # nothing is imported here for types' sake
+if TYPE_CHECKING:
+    # Quoted below. No `from __future__ import annotations`: compile() would hand it to the program.
+    from collections.abc import Callable
+    from types import CodeType
+    from typing import Any, NoReturn
+
 VERDICT = 3  # descriptor of the pipe that sandbox.py reads
 MOST_ITEMS, DEEPEST, LARGEST = 1_000_000, 200, 1 << 25  # of one message: values, nesting, bytes
 APART = "not judged apart from the program: "
@@ -27,7 +36,7 @@ class Unplain(Exception):
     """A value that is no plain data, or too much of it."""
 
 
-def official_program(program, test, entry_point):
+def official_program(program: str, test: str, entry_point: str) -> str:
     """The one text that the official scorer runs: program, newline, test, newline,
     check(entry_point).
     """
@@ -36,12 +45,12 @@ def official_program(program, test, entry_point):
 
 # ---- messages ------------------------------------------------------------------------------------
 
-TAGS = {list: "l", tuple: "t", set: "s", frozenset: "z"}
+TAGS: "dict[Any, str]" = {list: "l", tuple: "t", set: "s", frozenset: "z"}
 MADE = {tag: kind for kind, tag in TAGS.items()}
 
 
-def pack(value, count=None, depth=0):
-    """A value of exact plain types as JSON can hold it. Raises Unplain."""
+def pack(value: "Any", count: list[int] | None = None, depth: int = 0) -> "Any":
+    """A value of exact plain types as JSON can hold it. Raises Unplain. count: [values so far]."""
     count = count or [0]
     count[0] += 1
     kind = type(value)
@@ -70,7 +79,7 @@ def pack(value, count=None, depth=0):
     raise Unplain(f"a {kind.__name__}")
 
 
-def unpack(message):
+def unpack(message: "Any") -> "Any":
     """The value of a message, made of exact plain types whoever sent it. Raises ValueError,
     TypeError or the like for anything else.
     """
@@ -92,7 +101,7 @@ def unpack(message):
     raise ValueError("no message")
 
 
-def sender(descriptor):
+def sender(descriptor: int) -> "Callable[[Any], None]":
     """A function that sends one JSON value; everything it uses is bound now."""
     import json
     import os
@@ -108,7 +117,7 @@ def sender(descriptor):
     return send
 
 
-def receiver(descriptor, ready=None):
+def receiver(descriptor: int, ready: "Callable[[], None] | None" = None) -> "Callable[[], Any]":
     """A function that receives one JSON value, None at the end. ready(): called before each read,
     may raise.
     """
@@ -142,14 +151,15 @@ def receiver(descriptor, ready=None):
 # ---- the program's process -----------------------------------------------------------------------
 
 
-def shown(error):
+def shown(error: BaseException) -> str:
+    """An exception as one text of at most 500 characters, whatever its class does."""
     try:
         return f"{type(error).__name__}: {error}"[:500].encode("utf-8", "replace").decode()
     except BaseException:
         return "an exception that cannot be shown"
 
 
-def serve(requests, answers):
+def serve(requests: int, answers: int) -> "NoReturn":
     """Run the program, then answer the judge: ["names", names], ["call", name, arguments, named]
     and ["check"]. Never returns.
     """
@@ -179,7 +189,7 @@ def serve(requests, answers):
         send(value)
 
     program, test, entry_point = receive()
-    space = {}  # the official scorer's: empty globals
+    space: dict[str, Any] = {}  # the official scorer's: empty globals
     try:
         exec(compile(program, "<program>", "exec"), space)
     except BaseException as error:  # SystemExit and KeyboardInterrupt are failures like any other
@@ -191,7 +201,7 @@ def serve(requests, answers):
     answer(["loaded", "changed builtins" if odd else ""])
     while (request := receive()) is not None:
         if request[0] == "names":
-            found = {}
+            found: dict[str, list[Any]] = {}
             for name in request[1]:
                 value = space.get(name)
                 if type(value) is module:
@@ -238,14 +248,17 @@ def serve(requests, answers):
 
 
 class Left(BaseException):
-    """The program's process is gone, or sends nonsense. No test can catch it by `except Exception`."""
+    """The program's process is gone, or sends nonsense. No test can catch it by `except
+    Exception`.
+    """
 
 
 class Late(BaseException):
     """The time is over."""
 
 
-def used_names(code):
+def used_names(code: "CodeType") -> set[str]:
+    """Names that some code and the code within it look up globally or as attributes."""
     names = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, type(code)):
@@ -253,7 +266,9 @@ def used_names(code):
     return names
 
 
-def judge(ask, program, test, entry_point):
+def judge(
+    ask: "Callable[[Any], Any]", program: str, test: str, entry_point: str
+) -> tuple[str, str, str]:
     """(status, error, suspicious). ask(request) -> the answer of the program's process."""
     import builtins
     import importlib
@@ -270,7 +285,8 @@ def judge(ask, program, test, entry_point):
     if status == "failed":
         return "failed", str(odd), ""
     # why the test may have met something else than it would in the program's process
-    unclear, ended = [], []
+    unclear: list[str] = []
+    ended: list[BaseException] = []
 
     def ask_or_end(request):
         if ended:
@@ -295,9 +311,9 @@ def judge(ask, program, test, entry_point):
             if kind == "value":
                 return unpack(value)
             if kind == "raised":
-                error = vars(builtins).get(value)
-                if isinstance(error, type) and issubclass(error, BaseException):
-                    raise error(str(more[0]))
+                known = vars(builtins).get(value)
+                if isinstance(known, type) and issubclass(known, BaseException):
+                    raise known(str(more[0]))
                 unclear.append("it raises an exception of its own")
                 raise RuntimeError(str(more[0]))
             unclear.append(str(value)[:200])
@@ -321,22 +337,23 @@ def judge(ask, program, test, entry_point):
     try:
         exec(test_code, space)
         space["check"](space[entry_point])
-        error = ""
-    except BaseException as raised:
-        error = shown(raised)
+        wrong = ""
+    except BaseException as error:
+        wrong = shown(error)
     if ended:
         raise ended[0]
-    if not error and not unclear:
+    if not wrong and not unclear:
         return "passed", "", odd
-    if error and not unclear:
-        return "failed", error, ""
-    if not error and set(unclear) == {"it changes its argument"}:
+    if wrong and not unclear:
+        return "failed", wrong, ""
+    if not wrong and set(unclear) == {"it changes its argument"}:
         return "passed", "", odd  # the test does not look at it
-    status, error = ask_or_end(["check"])
-    return ("passed", "", APART + unclear[0]) if status == "passed" else ("failed", str(error), "")
+    status, wrong = ask_or_end(["check"])
+    return ("passed", "", APART + unclear[0]) if status == "passed" else ("failed", str(wrong), "")
 
 
-def main():
+def main() -> "NoReturn":
+    """Fork, then judge the job of standard input and write the verdict. Never returns."""
     import os
 
     requests, ask_end = os.pipe()

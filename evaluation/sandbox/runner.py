@@ -2,8 +2,9 @@
 without being asked to.
 
     with CodeRunner() as runner:
-        results = runner.run_all([(program, test, entry_point), ...])      # one dict each: status, error, suspicious, seconds, ...
-        runner.isolation                                                    # what separates the programs from this machine
+        # one dict each: status, error, suspicious, seconds, ...
+        results = runner.run_all([(program, test, entry_point), ...])
+        runner.isolation    # what separates the programs from this machine
 
 Each program is run as the official HumanEval scorer composes it (program, newline, test, newline,
 check(entry_point); 3 s), in a fresh interpreter inside the sandbox of sandbox.py, and its
@@ -28,11 +29,17 @@ import tempfile
 import threading
 import warnings
 from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any, Self, TypeAlias
 
 from common.errors import InputError
 from evaluation.sandbox.sandbox import receive, remove_folder, sandbox_error, send
 
+# (program, test, entry_point)
+Job: TypeAlias = tuple[str, str, str]
+# what CodeRunner.run returns
+Result: TypeAlias = dict[str, Any]
 LEVELS = ("namespaces", "landlock", "plain")
 TIMEOUT = 3.0  # seconds, the official scorer's
 SANDBOX = Path(__file__).resolve().with_name("sandbox.py")
@@ -44,13 +51,14 @@ SELF_TEST = (
 # what an honest middle of a function does not say; passing completions with such words are flagged
 # for a human to read
 SUSPICIOUS = re.compile(
-    r"__(eq|ne|lt|le|gt|ge|bool|hash|sub|rsub|abs|float|getattribute|getattr|class|subclasses|builtins|globals|code|"
-    r"dict|mro|import|instancecheck)__|\b(sys\.modules|builtins|_getframe|ctypes|inspect|gc|mock|globals\(\)|setattr|"
+    r"__(eq|ne|lt|le|gt|ge|bool|hash|sub|rsub|abs|float|getattribute|getattr|class|subclasses"
+    r"|builtins|globals|code|dict|mro|import|instancecheck)__"
+    r"|\b(sys\.modules|builtins|_getframe|ctypes|inspect|gc|mock|globals\(\)|setattr|"
     r"os\.fork|os\._exit|sys\.exit|exec\(|eval\(|check\b|assert\b|AssertionError)"
 )
 
 
-def suspicious_text(completion, reference=""):
+def suspicious_text(completion: str, reference: str = "") -> str:
     """The first word in a completion that hints at cheating and that the reference solution does
     not have; "" where there is none.
     """
@@ -60,11 +68,11 @@ def suspicious_text(completion, reference=""):
     return ""
 
 
-def bound_names(program):
+def bound_names(program: str) -> Counter[str]:
     """Counter of the names that a program binds at its top level, and of those that its functions
-    declare global.
+    declare global. Raises SyntaxError or the like for what is no program.
     """
-    names = Counter()
+    names: Counter[str] = Counter()
     tree = ast.parse(program)
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -77,13 +85,13 @@ def bound_names(program):
                 for part in ast.walk(node)
                 if isinstance(part, ast.Name) and isinstance(part.ctx, (ast.Store, ast.Del))
             )
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Global):
-            names.update(node.names)
+    for inner in ast.walk(tree):
+        if isinstance(inner, ast.Global):
+            names.update(inner.names)
     return names
 
 
-def rebound_name(program, reference_program):
+def rebound_name(program: str, reference_program: str) -> str:
     """A top-level name of the reference program that this one binds more often (a helper of its
     prompt, say); "" where there is none.
     """
@@ -96,7 +104,7 @@ def rebound_name(program, reference_program):
     return next((name for name in there if here[name] > there[name]), "")
 
 
-def test_with_helpers(reference_program, test, entry_point):
+def test_with_helpers(reference_program: str, test: str, entry_point: str) -> str:
     """The test, behind the helpers that it uses of the prompt: they are the prompt's own then,
     whatever the program made of them.
     """
@@ -110,7 +118,7 @@ def test_with_helpers(reference_program, test, entry_point):
         isinstance(node, functions) and node.name in used - {entry_point} for node in tree.body
     ):
         return test
-    kept = [
+    kept: list[ast.stmt] = [
         node
         for node in tree.body
         if isinstance(node, (*functions, ast.Import, ast.ImportFrom))
@@ -119,10 +127,11 @@ def test_with_helpers(reference_program, test, entry_point):
     return f"{ast.unparse(ast.Module(kept, []))}\n{test}"
 
 
-test_with_helpers.__test__ = False  # its name is no test's for pytest
+test_with_helpers.__test__ = False  # type: ignore[attr-defined]  # no test of pytest's
 
 
-def available_cores():
+def available_cores() -> int:
+    """Cores that this process may use, at least 1."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -131,7 +140,8 @@ class Sandbox:
     does not allow that level.
     """
 
-    def __init__(self, level, unsafe_as_root, python):
+    def __init__(self, level: str, unsafe_as_root: bool, python: str) -> None:
+        """level: one of LEVELS; unsafe_as_root, python: as CodeRunner's."""
         self.base = tempfile.mkdtemp(prefix="code_sandbox-")
         os.chmod(self.base, 0o711)
         environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
@@ -155,6 +165,7 @@ class Sandbox:
             env=environment,
             start_new_session=True,
         )
+        assert self.process.stdout is not None  # a pipe, like stdin
         try:
             self.isolation = receive(self.process.stdout) or {
                 "refused": "the sandbox process died at its start"
@@ -171,17 +182,20 @@ class Sandbox:
             self.close()
             raise
 
-    def run(self, program, test, entry_point, timeout):
+    def run(self, program: str, test: str, entry_point: str, timeout: float) -> Result:
         """The result of one program, a dict. Raises OSError when the sandbox process itself is
         gone.
         """
+        assert self.process.stdin is not None and self.process.stdout is not None
         send(self.process.stdin, (program, test, entry_point, timeout))
         result = receive(self.process.stdout)
         if result is None:
             raise OSError("the sandbox process died")
         return result
 
-    def close(self):
+    def close(self) -> None:
+        """End the process and remove its folder."""
+        assert self.process.stdin is not None and self.process.stdout is not None
         try:
             self.process.stdin.close()  # its sign to end
         except BrokenPipeError:  # it has ended already, with a job still in the pipe
@@ -207,15 +221,16 @@ class CodeRunner:
 
     def __init__(
         self,
-        workers=None,
-        timeout=TIMEOUT,
-        unsafe_as_root=False,
-        levels=LEVELS,
-        python=sys.executable,
-    ):
+        workers: int | None = None,
+        timeout: float = TIMEOUT,
+        unsafe_as_root: bool = False,
+        levels: Sequence[str] = LEVELS,
+        python: str = sys.executable,
+    ) -> None:
         self.timeout, self.unsafe_as_root, self.python = timeout, unsafe_as_root, python
         self.workers = workers or available_cores()
-        self.sandboxes, refusals = [], []
+        self.sandboxes: list[Any] = []  # each a Sandbox, or None: not started, or lost
+        refusals: list[str] = []
         for level in levels:
             try:
                 self.sandboxes.append(Sandbox(level, unsafe_as_root, python))
@@ -236,17 +251,18 @@ class CodeRunner:
         self.level = level
         self.isolation = dict(self.sandboxes[0].isolation, refused_levels=refusals)
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def close(self):
+    def close(self) -> None:
+        """End every sandbox."""
         while self.sandboxes:
             self.sandboxes.pop().close()
 
-    def _run_one(self, slot, job):
+    def _run_one(self, slot: int, job: Job) -> Result:
         for _ in range(2):
             try:
                 if self.sandboxes[slot] is None:
@@ -260,25 +276,30 @@ class CodeRunner:
                     self.sandboxes[slot] = None
         return sandbox_error(reason)
 
-    def run(self, program, test, entry_point):
+    def run(self, program: str, test: str, entry_point: str) -> Result:
         """Result of one program: {"status": "passed" | "failed" | "timed out" | "sandbox error",
         "error", "suspicious" (a reason or ""), "output" (first 4,000 bytes), "seconds",
         "cpu_seconds"}. Passed is the verdict; suspicious says that a human should look.
         """
         return self._run_one(0, (program, test, entry_point))
 
-    def run_all(self, jobs, progress=None):
+    def run_all(
+        self, jobs: Iterable[Job], progress: Callable[[int, Result], object] | None = None
+    ) -> list[Result]:
         """Results of many (program, test, entry_point), in order. progress: called with each job's
         number and result as it comes, by one thread at a time; what it raises ends the run.
 
         A program that ran out of time without having had the processor (a crowded machine) is run
         once more with nothing beside it.
         """
+        results: list[Any]
+        waiting: queue.SimpleQueue[int]
         jobs, results, waiting = list(jobs), [None] * len(jobs), queue.SimpleQueue()
         for number in range(len(jobs)):
             waiting.put(number)
         while len(self.sandboxes) < min(self.workers, len(jobs)):
             self.sandboxes.append(None)  # started by its own thread
+        errors: list[BaseException]
         errors, one_at_a_time = [], threading.Lock()
 
         def work(slot):

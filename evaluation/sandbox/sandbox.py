@@ -1,27 +1,31 @@
 """The sandbox: started once per worker by runner.py, it runs one untrusted program after
 another. Standard library only.
 
-    python -I -S sandbox.py LEVEL UNSAFE BASE        (jobs on standard input, results on standard output: receive, send)
+    python -I -S sandbox.py LEVEL UNSAFE BASE
+
+Jobs come on standard input, results go to standard output, as messages of receive and send.
 
 The levels, best first; runner.py takes the first that this machine allows:
 
-namespaces   Own user (root: an unprivileged uid; others: a user namespace), mount, PID, network and IPC namespaces. The program sees a
-             root made of the interpreter and the system's libraries, all read-only, and an empty
-             /tmp in memory that ends with it. It sees no other process, and when its first process
-             is killed the kernel kills the rest.
-landlock     No namespaces (a container, say): Landlock forbids every file outside the interpreter, the libraries and the temporary
-             folder, and, where the kernel knows how, TCP and signals to outsiders. Other sockets
-             stay open. Left-over processes are found as orphans of the supervising process and
-             killed.
-plain        Neither (old kernels, macOS): the user's own rights are the only bound on files and network. Root still drops to an
-             unprivileged uid. Run it in a container then.
+namespaces   Own user (root: an unprivileged uid; others: a user namespace), mount, PID, network
+             and IPC namespaces. The program sees a root made of the interpreter and the system's
+             libraries, all read-only, and an empty /tmp in memory that ends with it. It sees no
+             other process, and when its first process is killed the kernel kills the rest.
+landlock     No namespaces (a container, say): Landlock forbids every file outside the
+             interpreter, the libraries and the temporary folder, and, where the kernel knows how,
+             TCP and signals to outsiders. Other sockets stay open. Left-over processes are found
+             as orphans of the supervising process and killed.
+plain        Neither (old kernels, macOS): the user's own rights are the only bound on files and
+             network. Root still drops to an unprivileged uid. Run it in a container then.
 
 At every level: a fresh interpreter, an own session and process group, an empty temporary folder, a
-minimal environment, no standard input, capped output, limits on CPU time, memory of a process, file size,
-size of the folder (outside of namespaces it is looked at ten times a second), processes and open
-files, and a wall-clock limit that kills everything. System V IPC and memory files, which the limits
-do not count, are refused by seccomp (x86-64 and ARM64).
+minimal environment, no standard input, capped output, limits on CPU time, memory of a process, file
+size, size of the folder (outside of namespaces it is looked at ten times a second), processes and
+open files, and a wall-clock limit that kills everything. System V IPC and memory files, which the
+limits do not count, are refused by seccomp (x86-64 and ARM64).
 """
+
+from __future__ import annotations
 
 import ctypes
 import marshal
@@ -34,6 +38,11 @@ import struct
 import sys
 import tempfile
 import time
+
+TYPE_CHECKING = False  # typing's own would take the time to import it
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import IO, Any
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 # linux/sched.h
@@ -60,19 +69,20 @@ OUTPUT_KEPT = 4000  # bytes of what it prints
 STARTUP = 1.0  # seconds for the interpreter to start, beside the program's own limit
 
 
-def receive(file):
+def receive(file: IO[bytes]) -> Any:
     """The next message (marshal's types) from a binary file, or None at its end."""
     head = file.read(4)
     return marshal.loads(file.read(struct.unpack("<I", head)[0])) if len(head) == 4 else None
 
 
-def send(file, message):
+def send(file: IO[bytes], message: Any) -> None:
+    """Write a message that receive reads; flushed."""
     content = marshal.dumps(message, 4)
     file.write(struct.pack("<I", len(content)) + content)
     file.flush()
 
 
-def sandbox_error(reason):
+def sandbox_error(reason: str) -> dict[str, Any]:
     """The result of a program that could not be run."""
     return {
         "status": "sandbox error",
@@ -84,14 +94,15 @@ def sandbox_error(reason):
     }
 
 
-def call(name, *arguments):
+def call(name: str, *arguments: Any) -> None:
     """A C library function that returns -1 on failure; OSError then."""
     if getattr(LIBC, name)(*arguments) == -1:
         number = ctypes.get_errno()
         raise OSError(number, f"{name}: {os.strerror(number)}")
 
 
-def mount(source, target, kind, flags, options=""):
+def mount(source: str | None, target: str, kind: str | None, flags: int, options: str = "") -> None:
+    """mount(2). Raises OSError."""
     encode = lambda text: None if text is None else text.encode()
     call(
         "mount",
@@ -103,7 +114,7 @@ def mount(source, target, kind, flags, options=""):
     )
 
 
-def interpreter():
+def interpreter() -> tuple[str, list[str]]:
     """(path of the real interpreter, not a virtual environment's link; folders it and its libraries
     live in).
     """
@@ -134,8 +145,10 @@ def interpreter():
     return path, sorted(folders)  # parents before what lies in them
 
 
-def map_user(uid, gid):
-    """Inside the new user namespace we are 1000, so that exec drops the namespace's capabilities."""
+def map_user(uid: int, gid: int) -> None:
+    """Inside the new user namespace we are 1000, so that exec drops the namespace's
+    capabilities.
+    """
     for file, text in (
         ("setgroups", "deny"),
         ("uid_map", f"1000 {uid} 1"),
@@ -145,13 +158,13 @@ def map_user(uid, gid):
             handle.write(text)
 
 
-def enter_private_root(base, folders):
+def enter_private_root(base: str, folders: list[str]) -> None:
     """Make `base` the root: `folders` read-only, four devices, an empty /tmp. Needs a mount
     namespace of our own.
     """
     mount(None, "/", None, MS_REC | MS_PRIVATE)
     mount("tmpfs", base, "tmpfs", MS_NOSUID, "size=1m,mode=755")
-    done = []
+    done: list[str] = []
     for folder in folders:
         if any(folder.startswith(parent + "/") for parent in done):
             continue
@@ -183,13 +196,14 @@ def enter_private_root(base, folders):
     mount(None, "/", None, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID)
 
 
-def landlock_version():
+def landlock_version() -> int:
+    """Which Landlock the kernel has; below 1: none."""
     return LIBC.syscall(444, None, ctypes.c_size_t(0), 1) if sys.platform == "linux" else -1
 
 
-def landlock(folders, writable):
+def landlock(folders: list[str], writable: str) -> None:
     """Forbid this process every file but `folders` (read, execute) and `writable`; TCP and outside
-    signals where the kernel can.
+    signals where the kernel can. Raises OSError where it has no Landlock or refuses.
     """
     version = landlock_version()
     if version < 1:
@@ -226,7 +240,7 @@ UNCOUNTED_MEMORY = {
 }
 
 
-def forbid_uncounted_memory():
+def forbid_uncounted_memory() -> None:
     """Refuse (EPERM) this process and its children the calls of UNCOUNTED_MEMORY, by seccomp: such
     memory is in no process's limit, and System V's outlives them all.
     """
@@ -250,7 +264,7 @@ def forbid_uncounted_memory():
     call("prctl", PR_SET_SECCOMP, 2, program, 0, 0)
 
 
-def succeeds(function, *arguments):
+def succeeds(function: Callable[..., object], *arguments: Any) -> bool:
     """Whether function(*arguments) raises nothing, tried in a child."""
     pid = os.fork()
     if not pid:
@@ -262,7 +276,7 @@ def succeeds(function, *arguments):
     return os.waitpid(pid, 0)[1] == 0
 
 
-def unprivileged_uid():
+def unprivileged_uid() -> int | None:
     """An uid that nobody uses and that root may change to here, or None. Process limits count by
     uid, so each sandbox has its own.
     """
@@ -277,9 +291,14 @@ def unprivileged_uid():
 
 
 class Sandbox:
-    """What `prepare` found out about this machine, and how one job is run in it."""
+    """What was found out about this machine, and how one job is run in it. Raises OSError where the
+    machine does not allow the level.
+    """
 
-    def __init__(self, level, unsafe_as_root, base):
+    def __init__(self, level: str, unsafe_as_root: bool, base: str) -> None:
+        """level: one of the head's; unsafe_as_root: stay root where it could become nobody else;
+        base: an empty folder of ours.
+        """
         self.level, self.base, self.uid = level, base, None
         self.python, self.folders = interpreter()
         with open(
@@ -342,12 +361,15 @@ class Sandbox:
             ),
             "limits": (
                 f"{MEMORY // MEGABYTE} MiB memory a process, {FILE_SIZE // MEGABYTE} MiB a file,"
-                f" {FOLDER_SIZE // MEGABYTE} MiB of files, {PROCESSES} processes, {FILES} open files;"
+                f" {FOLDER_SIZE // MEGABYTE} MiB of files, {PROCESSES} processes, {FILES} open"
+                " files;"
                 f" System V shared memory {'forbidden' if self.counts_memory else 'NOT limited'}"
             ),
         }
 
-    def become_program(self, folder, job, verdict, output, timeout):
+    def become_program(
+        self, folder: str, job: int, verdict: int, output: int, timeout: float
+    ) -> None:
         """In the child: shut every door, then become a fresh interpreter that runs judge.py.
         Never returns.
         """
@@ -400,8 +422,12 @@ class Sandbox:
             environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
         os.execve(self.python, [self.python, "-I", "-S", "-B", "-c", self.check], environment)
 
-    def supervise(self, program, test, entry_point, timeout):
-        """Run one program to its verdict or its limit; when this returns, nothing of it is left."""
+    def supervise(
+        self, program: str, test: str, entry_point: str, timeout: float
+    ) -> dict[str, Any]:
+        """Run one program to its verdict or its limit; when this returns, nothing of it is left.
+        The result is runner.py's: status, error, suspicious, output, seconds, cpu_seconds.
+        """
         secret = os.urandom(16).hex().encode()
         with (
             os.fdopen(os.memfd_create("job"), "w+b")
@@ -441,9 +467,11 @@ class Sandbox:
                 full, looked = is_too_full(folder), time.monotonic()
                 if full:
                     break
-            ready = (
-                select.select(open_ends, [], [], 0.01)[0] if open_ends else time.sleep(0.01) or []
-            )
+            ready: list[int] = []
+            if open_ends:
+                ready = select.select(open_ends, [], [], 0.01)[0]
+            else:
+                time.sleep(0.01)
             for end in ready:
                 content = os.read(end, 65536)
                 if not content:
@@ -465,6 +493,7 @@ class Sandbox:
         self.kill_orphans(pid)
         if self.level != "namespaces":
             remove_folder(folder)
+        assert usage is not None  # wait4 gave it with the status
         result = {
             "status": "failed",
             "error": "",
@@ -498,15 +527,15 @@ class Sandbox:
             )
         return result
 
-    def kill(self, pid):
-        # the group, and the first process should it have left it
+    def kill(self, pid: int) -> None:
+        """Kill a group, and its first process should it have left it."""
         for send_signal in (os.killpg, os.kill):
             try:
                 send_signal(pid, signal.SIGKILL)
             except (ProcessLookupError, PermissionError):
                 pass
 
-    def kill_orphans(self, group):
+    def kill_orphans(self, group: int) -> None:
         """Kill what is left: members of the group, and (as their reaper) everything that they left
         behind.
         """
@@ -516,7 +545,7 @@ class Sandbox:
         end_children()
 
 
-def end_children():
+def end_children() -> None:
     """Kill every child of this process, and what it becomes the parent of by that."""
     for _ in range(2000):  # a fork bomb under its process limit dies out in a few rounds
         for pid in children():
@@ -532,7 +561,7 @@ def end_children():
         time.sleep(0.002)
 
 
-def children():
+def children() -> list[int]:
     """Process ids whose parent is this process (Linux)."""
     found = []
     for name in os.listdir("/proc") if os.path.isdir("/proc") else []:
@@ -547,7 +576,7 @@ def children():
     return found
 
 
-def is_too_full(folder):
+def is_too_full(folder: str) -> bool:
     """Whether a folder holds more than FOLDER_SIZE bytes or FOLDER_ENTRIES names, or cannot be
     read. Looks at no more names than that.
     """
@@ -569,7 +598,7 @@ def is_too_full(folder):
     return False
 
 
-def remove_folder(folder):
+def remove_folder(folder: str) -> None:
     """Remove a program's folder, however deep it is and whatever rights it lacks; what cannot be
     removed stays, and nothing is raised.
 
@@ -618,7 +647,8 @@ def remove_folder(folder):
         os.close(top)
 
 
-def main():
+def main() -> None:
+    """Run the jobs of standard input until it ends."""
     level, unsafe_as_root, base = sys.argv[1], sys.argv[2] == "1", sys.argv[3]
     jobs, results = sys.stdin.buffer, sys.stdout.buffer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the scorer's to handle
