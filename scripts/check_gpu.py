@@ -91,7 +91,7 @@ class Work:
             )
         return done.stdout
 
-    def script(self, name: object, *words: object) -> str:
+    def script(self, name: str, *words: object) -> str:
         """main() of a script in this process; what it prints."""
         printed = io.StringIO()
         before, sys.argv = sys.argv, [name, *map(str, words)]
@@ -156,7 +156,7 @@ class Work:
 
     def training(
         self, name: str, kind: str, model: str, *flags: object, steps: int = 3
-    ) -> list[object]:
+    ) -> list[Any]:
         """The script and flags of that training."""
         source: list[object] = [] if "--init_from" in flags else ["--model_name_or_path", BASE]
         task = (
@@ -191,7 +191,7 @@ class Work:
     def flexmdm(
         self, dtype: torch.dtype | None = None, device: str | torch.device | None = None
     ) -> Any:
-        """A FlexMDM that was trained a little, in fp32 on the run's device unless told otherwise."""
+        """A FlexMDM that was trained a little; fp32 and the run's device unless told otherwise."""
         import torch
 
         from llada_utils import load_flexmdm
