@@ -540,9 +540,10 @@ def test_root_that_cannot_become_anybody_else_is_refused_unless_told():
         f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
         "from evaluation.sandbox.runner import CodeRunner\n"
         "from common.errors import InputError\n"
-        "try:\n    CodeRunner(levels=('landlock', 'plain'))\n    print('made')\nexcept InputError as error:\n    print(error)\nwith"
-        " CodeRunner(levels=('plain',), unsafe_as_root=True) as runner:\n   "
-        " print(runner.isolation['user'])\n"
+        "try:\n    CodeRunner(levels=('landlock', 'plain'))\n    print('made')\n"
+        "except InputError as error:\n    print(error)\n"
+        "with CodeRunner(levels=('plain',), unsafe_as_root=True) as runner:\n"
+        "    print(runner.isolation['user'])\n"
     )
     command = ["unshare", "--user", "--map-root-user", sys.executable, "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
