@@ -7,9 +7,12 @@
 #SBATCH --output=slurm_logs/%x-%j.out
 #SBATCH --open-mode=append
 #SBATCH --requeue
-# Instruction data of one task for IFT_math.sh or IFT_code.sh. No GPU. Submit from the repository's folder:
-#   TASK=math DATA_CACHE=/scratch/me/data sbatch scripts/IFT_preprocess.sh [flags of preprocess_math.py]
-#   TASK=code DATA_CACHE=/scratch/me/data sbatch scripts/IFT_preprocess.sh [flags of preprocess_code_infilling.py]
+# Instruction data of one task for IFT_math.sh or IFT_code.sh. No GPU. Submit from the repository's
+# folder:
+#   TASK=math DATA_CACHE=/scratch/me/data \
+#     sbatch scripts/IFT_preprocess.sh [flags of preprocess_math.py]
+#   TASK=code DATA_CACHE=/scratch/me/data \
+#     sbatch scripts/IFT_preprocess.sh [flags of preprocess_code_infilling.py]
 # BASE_MODEL (its tokenizer), OUTPUT_DIR (default: DATA_CACHE/gsm8k or DATA_CACHE/code_infilling).
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
@@ -21,4 +24,5 @@ esac
 OUTPUT_DIR=${OUTPUT_DIR:-${DATA_CACHE:?name the folder for preprocessed data}/$NAME}
 . scripts/launch.sh
 
-alone $SCRIPT --tokenizer "${BASE_MODEL:-GSAI-ML/LLaDA-8B-Base}" --output_dir "$OUTPUT_DIR" --num_proc "$CORES" "$@"
+alone $SCRIPT --tokenizer "${BASE_MODEL:-GSAI-ML/LLaDA-8B-Base}" --output_dir "$OUTPUT_DIR" \
+  --num_proc "$CORES" "$@"

@@ -2,20 +2,26 @@
 """What one GPU makes of LLaDA-8B's shapes, with random weights: training steps and sampling, beside
 the card's limits and a peer.
 
-    python scripts/benchmark_gpu.py                          (one 80 GB GPU, at most five minutes; writes results/gpu/benchmark_CARD.json)
-    python scripts/benchmark_gpu.py --only limits,sampling
-    python scripts/benchmark_gpu.py --small --device cpu     (a tiny network, a minute: does everything run?)
+    One 80 GB GPU, at most five minutes; writes results/gpu/benchmark_CARD.json:
+        python scripts/benchmark_gpu.py
+        python scripts/benchmark_gpu.py --only limits,sampling
+    A tiny network, a minute: does everything run?
+        python scripts/benchmark_gpu.py --small --device cpu
 
-limits      copy bandwidth and the rate of an 8,192^3 bf16 product, measured: what the rest is to be compared with
-training    FlexMDM, LoRA r 128 on q, k, v and the head, bf16 base: loss and gradients of one micro-batch. Tokens are those that are not
-            padding; MFU counts 4 operations a frozen and 6 a trained weight and token
-            (training/estimate.py), nothing that is computed again
+limits      copy bandwidth and the rate of an 8,192^3 bf16 product, measured: what the rest is to be
+            compared with
+training    FlexMDM, LoRA r 128 on q, k, v and the head, bf16 base: loss and gradients of one
+            micro-batch. Tokens are those that are not padding; MFU counts 4 operations a frozen and
+            6 a trained weight and token (training/estimate.py), nothing that is computed again
 trainer     the same step in the training scripts' Trainer, its data, optimizer and log included
-sampling    merged LoRA, bf16: one forward; then the event-driven sampler, 4 events an evaluation, and LLaDA's, prompts of 100 tokens and
-            answers of 150. The insertion head's numbers are replaced by an oracle's, so that
-            answers have their length
-peer        transformers' Llama of the same shape: its forward, and its LoRA step through peft on as many tokens, as its own classes come
+sampling    merged LoRA, bf16: one forward; then the event-driven sampler, 4 events an evaluation,
+            and LLaDA's, prompts of 100 tokens and answers of 150. The insertion head's numbers are
+            replaced by an oracle's, so that answers have their length
+peer        transformers' Llama of the same shape: its forward, and its LoRA step through peft on as
+            many tokens, as its own classes come
 """
+
+from __future__ import annotations
 
 import argparse
 import gc
@@ -25,27 +31,35 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 from common.errors import InputError, run
 from common.files import write_json
 
-FULL = dict(d_model=4096, n_layers=32, n_heads=32, mlp_hidden_size=12288, vocab_size=126464)
-TINY = dict(d_model=64, n_layers=2, n_heads=4, mlp_hidden_size=128, vocab_size=1000)
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+FULL: dict[str, Any] = dict(
+    d_model=4096, n_layers=32, n_heads=32, mlp_hidden_size=12288, vocab_size=126464
+)
+TINY: dict[str, Any] = dict(d_model=64, n_layers=2, n_heads=4, mlp_hidden_size=128, vocab_size=1000)
 LORA = {"r": 128, "lora_alpha": 128, "lora_dropout": 0.0}
 PROMPT, ANSWER, CANVAS = 100, 150, 1024
 PARTS = ("limits", "training", "trainer", "sampling", "peer")
 
 
-def card(device):
+def card(device: torch.device) -> dict[str, Any]:
     """What the numbers depend on: the card, its driver, the versions."""
     import peft
     import torch
     import transformers
 
-    facts = {
+    facts: dict[str, Any] = {
         "card": platform.processor() or "CPU",
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -70,7 +84,7 @@ def card(device):
 class Bench:
     """Device, sizes and results of one run; every part writes what it found at once."""
 
-    def __init__(self, args):
+    def __init__(self, args: argparse.Namespace) -> None:
         import torch
 
         from llada_utils import pick_device
@@ -82,18 +96,21 @@ class Bench:
             mask_id=self.vocabulary - 1, pad_id=self.vocabulary - 2, num_tokens=self.vocabulary - 2
         )
         self.facts = card(self.device)
-        self.results, self.limits = [], {}
+        self.results: list[dict[str, Any]] = []
+        self.limits: dict[str, float] = {}
+        self.flops_forward = 0  # a token's, in the network that say_forward is given
         if self.output is None and self.device.type == "cuda" and not args.small:
             self.output = (
                 ROOT / "results/gpu" / f"benchmark_{self.facts['card'].replace(' ', '_')}.json"
             )
 
-    def sync(self):
+    def sync(self) -> None:
+        """Wait until the GPU has done what it was given."""
         if self.device.type == "cuda":
             self.torch.cuda.synchronize()
 
-    def seconds(self, function, repeat=5, warm=2):
-        """Median seconds of a call."""
+    def seconds(self, function: Callable[[], object], repeat: int = 5, warm: int = 2) -> float:
+        """Median seconds of a call, over `repeat` calls after `warm` that are not counted."""
         for _ in range(warm):
             function()
         times = []
@@ -105,20 +122,23 @@ class Bench:
             times.append(time.perf_counter() - started)
         return sorted(times)[len(times) // 2]
 
-    def forget(self):
+    def forget(self) -> None:
+        """Free what is no longer used, and let the peak of memory begin anew."""
         gc.collect()
         if self.device.type == "cuda":
             self.torch.cuda.empty_cache()
             self.torch.cuda.reset_peak_memory_stats()
 
-    def peak_gib(self):
+    def peak_gib(self) -> float:
+        """Largest GPU memory since forget(), in GiB; nan on a CPU."""
         return (
             self.torch.cuda.max_memory_allocated() / 2**30
             if self.device.type == "cuda"
             else float("nan")
         )
 
-    def say(self, part, name, **values):
+    def say(self, part: str, name: str, **values: Any) -> None:
+        """Print one measurement and write all so far; numbers to four digits, nan left out."""
         values = {
             key: float(f"{value:.4g}") if isinstance(value, float) else value
             for key, value in values.items()
@@ -135,7 +155,7 @@ class Bench:
 
     # ---- models and batches
 
-    def fill(self, model, base_dtype):
+    def fill(self, model: nn.Module, base_dtype: torch.dtype) -> nn.Module:
         """Random numbers for a model built on the meta device: base in base_dtype, everything that
         trains in fp32.
         """
@@ -158,7 +178,10 @@ class Bench:
                     )
         return model
 
-    def flexmdm(self, lora=None):
+    def flexmdm(self, lora: dict[str, Any] | None = None) -> Any:
+        """A FlexMDM with random weights, on the device; without lora everything but the new parts
+        is frozen.
+        """
         from llada_dit import FlexMDMConfig, LLaDAConfig
         from llada_utils import build_flexmdm
 
@@ -184,7 +207,7 @@ class Bench:
             model.backbone.requires_grad_(False)
         return self.fill(model, self.torch.bfloat16)
 
-    def batch(self, lengths):
+    def batch(self, lengths: Sequence[int]) -> dict[str, Tensor]:
         """Rows of CANVAS tokens of which noising left that many, as FlexMDMCollator gives them; the
         share of masks is the linear schedules'.
         """
@@ -213,8 +236,10 @@ class Bench:
         }
         return {name: value.to(self.device) for name, value in batch.items()}
 
-    def batches(self):
-        """{name: lengths}: the small micro-batch of earlier measurements, and one of 16,384 tokens."""
+    def batches(self) -> dict[str, tuple[int, ...]]:
+        """{name: lengths}: the small micro-batch of earlier measurements, and one of 16,384
+        tokens.
+        """
         if self.small:
             return {"2 rows": (3, 20), "4 rows": (5, 10, 15, 20)}
         return {
@@ -223,7 +248,8 @@ class Bench:
         }
 
 
-def measure_limits(bench):
+def measure_limits(bench: Bench) -> None:
+    """Copy bandwidth and rate of a matrix product."""
     torch = bench.torch
     size, side = (2**20, 256) if bench.small else (2**31, 8192)
     x = torch.empty(size, dtype=torch.uint8, device=bench.device)
@@ -235,7 +261,8 @@ def measure_limits(bench):
     bench.say("limits", "copy, matrix product", TB_per_s=copy / 1e12, TFLOP_per_s=rate / 1e12)
 
 
-def step_of(bench, model, batch):
+def step_of(bench: Bench, model: nn.Module, batch: dict[str, Tensor]) -> Callable[[], None]:
+    """A call that computes a batch's loss and gradients."""
     from flexmdm_trainer import flexmdm_losses, interpolant_of
 
     law, torch = interpolant_of(model.config), bench.torch
@@ -249,7 +276,16 @@ def step_of(bench, model, batch):
     return step
 
 
-def say_training(bench, part, name, step, tokens, flops, warm=2):
+def say_training(
+    bench: Bench,
+    part: str,
+    name: str,
+    step: Callable[[], None],
+    tokens: int,
+    flops: float,
+    warm: int = 2,
+) -> float | None:
+    """Measure a step of that many tokens, `flops` each. Its seconds; None where memory ran out."""
     from training.estimate import peak_flops
 
     bench.forget()
@@ -270,7 +306,7 @@ def say_training(bench, part, name, step, tokens, flops, warm=2):
     return seconds
 
 
-def checkpoint_every(model, layers):
+def checkpoint_every(model: Any, layers: int) -> None:
     """Gradient checkpointing of every so many blocks, 0: of none."""
     model.gradient_checkpointing_disable()
     if layers:
@@ -279,7 +315,8 @@ def checkpoint_every(model, layers):
             block.gradient_checkpointing = index % layers == 0
 
 
-def measure_training(bench):
+def measure_training(bench: Bench) -> None:
+    """Loss and gradients, eager and compiled, with and without gradient checkpointing."""
     from llada_utils import compile_network
     from training.estimate import flops_per_token
 
@@ -308,7 +345,7 @@ def measure_training(bench):
     model.zero_grad(set_to_none=True)
 
 
-def measure_trainer(bench):
+def measure_trainer(bench: Bench) -> None:
     """The training scripts' Trainer over random rows, and one of its micro-batches alone: what
     data, optimizer, log and skipping cost.
     """
@@ -365,7 +402,8 @@ def measure_trainer(bench):
         batch = {name: value.to(bench.device) for name, value in batch.items()}
         times.append(bench.seconds(step_of(bench, model, batch), 2, 1))
     alone = sum(times) / len(times)
-    optimizer = bench.seconds(lambda: trainer.optimizer.step(), 3, 1)
+    update: Any = trainer.optimizer
+    optimizer = bench.seconds(lambda: update.step(), 3, 1)
     values = {"mfu": fastest["mfu"]} if "mfu" in fastest else {}
     bench.say(
         "trainer",
@@ -387,15 +425,20 @@ class KnownLength:
 
     supports_logits_mask = supports_places = True
 
-    def __init__(self, bench, model, timed=False):
+    def __init__(self, bench: Bench, model: Any, timed: bool = False) -> None:
         self.bench, self.model, self.device, self.config = bench, model, model.device, model.config
         self.timed, self.calls, self.seconds, self.positions = timed, 0, 0.0, 0
 
-    def key_stores(self, size):
+    def key_stores(self, size: int) -> list[Tensor]:
+        """The network's own stores of keys and values."""
         return self.model.key_stores(size)
 
-    def __call__(self, ids, t, attention_mask=None, **options):
+    def __call__(
+        self, ids: Tensor, t: Tensor, attention_mask: Tensor | None = None, **options: Any
+    ) -> dict[str, Tensor]:
+        """The network's output for ids (B, L), with `length` (B, L+1) the oracle's."""
         torch = self.bench.torch
+        assert attention_mask is not None  # the sampler always gives one
         if self.timed:
             self.bench.sync()
             started = time.perf_counter()
@@ -416,7 +459,7 @@ class KnownLength:
         }
 
 
-def say_forward(bench, name, model, rows, length):
+def say_forward(bench: Bench, name: str, model: nn.Module, rows: int, length: int) -> None:
     """One network evaluation of rows of a length, in which 8 places of each row get logits."""
     from common.packed_rows import Places
 
@@ -440,7 +483,8 @@ def say_forward(bench, name, model, rows, length):
     )
 
 
-def say_sampler(bench, name, model, rows, **options):
+def say_sampler(bench: Bench, name: str, model: Any, rows: int, **options: Any) -> None:
+    """One generation by the event-driven sampler, and the share of it that is not the network's."""
     from sampling.flexmdm import generate_flexmdm
 
     torch = bench.torch
@@ -481,7 +525,8 @@ def say_sampler(bench, name, model, rows, **options):
     )
 
 
-def say_llada(bench, name, model, rows, **options):
+def say_llada(bench: Bench, name: str, model: Any, rows: int, **options: Any) -> None:
+    """One generation by LLaDA's sampler, 96 tokens behind each prompt."""
     from sampling.llada import generate_mdm
 
     torch = bench.torch
@@ -506,7 +551,8 @@ def say_llada(bench, name, model, rows, **options):
     )
 
 
-def measure_sampling(bench):
+def measure_sampling(bench: Bench) -> None:
+    """One forward at several sizes, then both samplers."""
     from sampling.network_graphs import speed_up_sampling
 
     model = bench.flexmdm().eval()
@@ -545,7 +591,7 @@ def measure_sampling(bench):
             )
 
 
-def measure_peer(bench):
+def measure_peer(bench: Bench) -> None:
     """transformers' Llama of the same shape: rows padded to their longest, logits of every
     position, as its own loss wants them.
     """
@@ -613,7 +659,8 @@ def measure_peer(bench):
         say_training(bench, "peer", f"Llama {name}, checkpointing", step, sum(lengths), flops)
 
 
-def make_parser():
+def make_parser() -> argparse.ArgumentParser:
+    """The command's flags."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -628,7 +675,8 @@ def make_parser():
     return parser
 
 
-def main():
+def main() -> None:
+    """Measure the chosen parts; exit code 1 if one failed."""
     args = make_parser().parse_args()
     unknown = set(args.only.split(",")) - set(PARTS)
     if unknown:

@@ -1,16 +1,21 @@
 #!/usr/bin/env python
 """What a sampler evaluation costs, and how many of them a token takes.
 
-    python scripts/benchmark_sampling.py                     (four minutes on one core, up to 8 GB of memory)
-    python scripts/benchmark_sampling.py --only evaluations  (the second table alone, two minutes)
-    python scripts/benchmark_sampling.py --device cuda       (one GPU, bfloat16; memory is then the GPU's)
+    Four minutes on one core, up to 8 GB of memory:
+        python scripts/benchmark_sampling.py
+    The second table alone, two minutes:
+        python scripts/benchmark_sampling.py --only evaluations
+    One GPU, bfloat16; memory is then the GPU's:
+        python scripts/benchmark_sampling.py --device cuda
 
 First table: a network of d 256, 8 layers, vocabulary 126,464 with random weights; 4 prompts of 100
 tokens; the insertion head is overridden by an oracle that knows of answers of 150 tokens. At 16
 states spread over one trajectory of the event-driven sampler:
     plain     canvas of 1,024, logits and probabilities of the whole vocabulary at every position
-    ours      the sampler's own step, everything included: canvas as long as the longest row, logits where masks compete
-    compiled  ours with --torch_compile (with --compiled; the first step at each canvas length then compiles, and is not counted)
+    ours      the sampler's own step, everything included: canvas as long as the longest row, logits
+              where masks compete
+    compiled  ours with --torch_compile (with --compiled; the first step at each canvas length then
+              compiles, and is not counted)
 Memory: the process's peak less what it held when the model stood ready. Each row of the table is a
 process of its own.
 
@@ -22,11 +27,15 @@ samples: there several events an evaluation do happen, while short strings have 
 allowed.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts"), str(ROOT / "tests")]
@@ -36,9 +45,15 @@ from common.command_line import ArgumentParser
 from common.errors import run
 from common.gpu_memory import out_of_memory_advice
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llada_dit import LLaDADiT
+    from sampling.results import GenerationResult
+
 ROWS, PROMPT, ANSWER, CANVAS, STATES = 4, 100, 150, 1024, 16
 VOCABULARY, MASK, PAD = 126464, 126336, 126081
-SAMPLER = dict(
+SAMPLER: dict[str, Any] = dict(
     mask_id=MASK,
     pad_id=PAD,
     num_tokens=126349,
@@ -48,7 +63,7 @@ SAMPLER = dict(
     confidence_method="prob_diff",
     use_sliding_window=True,
 )
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "exact": {},
     "bound_inflation 2": {"bound_inflation": 2.0},
     "bound_inflation 1.25": {"bound_inflation": 1.25},
@@ -57,7 +72,8 @@ SETTINGS = {
 }
 
 
-def network(device):
+def network(device: str) -> LLaDADiT:
+    """The first table's network, random weights; bfloat16 on a GPU, fp32 on a CPU."""
     import torch
 
     from llada_dit import FlexMDMConfig, LLaDAConfig, LLaDADiT
@@ -89,18 +105,27 @@ class Oracle:
 
     supports_logits_mask = True
 
-    def __init__(self, model, wanted=(), ask=True):
+    def __init__(self, model: LLaDADiT, wanted: Collection[int] = (), ask: bool = True) -> None:
         self.model = model
         self.device = model.device
         self.config = model.config
         self.wanted = set(wanted)
         self.ask = ask
         self.calls = 0
-        self.states = []
+        self.states: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def __call__(self, ids, t, attention_mask=None, logits_mask=None):
+    def __call__(
+        self,
+        ids: Tensor,
+        t: Tensor,
+        attention_mask: Tensor | None = None,
+        logits_mask: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """{"logits" (masks, V), "length" (B, L+1)} of ids (B, L)."""
         import torch
 
+        # the sampler always gives both
+        assert attention_mask is not None and logits_mask is not None
         wanted = self.calls in self.wanted
         self.calls += 1
         if wanted:
@@ -124,7 +149,8 @@ class Oracle:
         return output
 
 
-def generate(model):
+def generate(model: Any) -> GenerationResult:
+    """One run of the event-driven sampler over the first table's prompts."""
     import torch
 
     from sampling.flexmdm import generate_flexmdm
@@ -133,7 +159,7 @@ def generate(model):
     return generate_flexmdm(model, prompts, seeds=torch.arange(ROWS), **SAMPLER)
 
 
-def measure(way, device):
+def measure(way: str, device: str) -> dict[str, float]:
     """{"seconds" an evaluation, "mib", "positions" an evaluation} of one way, at the same 16
     states.
     """
@@ -178,9 +204,10 @@ def measure(way, device):
             if device == "cuda":
                 torch.cuda.synchronize()
             seconds.append(clock() - begun)
-        positions = ROWS * CANVAS
+        positions: float = ROWS * CANVAS
     else:
-        flexmdm_sampler.FlexMDMSampler._step = timed
+        # steps are timed from outside
+        flexmdm_sampler.FlexMDMSampler._step = timed  # type: ignore[method-assign]
         for _ in range(2 if way == "compiled" else 1):  # the first time compiles
             seconds.clear()
             oracle = Oracle(model, wanted)
@@ -195,7 +222,8 @@ def measure(way, device):
     }
 
 
-def evaluations_table():
+def evaluations_table() -> None:
+    """Print the second table."""
     import numpy as np
     import torch
     from exact_posterior import (
@@ -221,10 +249,12 @@ def evaluations_table():
     contexts = random_lengths(rng)
     which, prefixes, suffixes = law_inputs(contexts, 20_000, rng)
     print(
-        f"{'':<24}{'evaluations':>12}{'most':>7}{'mean':>8}{'distance':>10}{'noise':>8}{'10 or 40':>10}"
+        f"{'':<24}{'evaluations':>12}{'most':>7}{'mean':>8}{'distance':>10}{'noise':>8}"
+        f"{'10 or 40':>10}"
     )
     print(
-        f"{'':<24}{'a token':>12}{'a row':>7}{'length':>8}{'strings':>10}{'99.9 %':>8}{'tokens':>10}"
+        f"{'':<24}{'a token':>12}{'a row':>7}{'length':>8}{'strings':>10}{'99.9 %':>8}"
+        f"{'tokens':>10}"
     )
     for name, settings in SETTINGS.items():
         result, per_token = lengths_of(np.eye(ANSWER + 1)[ANSWER], 20, quiet=True, **settings)
@@ -246,13 +276,16 @@ def evaluations_table():
             TEN_OR_FORTY, 5_000, quiet=True, generator=torch.Generator().manual_seed(4), **settings
         )
         print(
-            f"{name:<24}{per_token:>12.2f}{int(result.evaluations.max()):>7}{float(result.lengths.double().mean()):>8.1f}"
-            f"{distance:>10.4f}{noise_quantile(judged, rng):>8.4f}{distance_of_lengths(lengths, TEN_OR_FORTY):>10.4f}",
+            f"{name:<24}{per_token:>12.2f}{int(result.evaluations.max()):>7}"
+            f"{float(result.lengths.double().mean()):>8.1f}"
+            f"{distance:>10.4f}{noise_quantile(judged, rng):>8.4f}"
+            f"{distance_of_lengths(lengths, TEN_OR_FORTY):>10.4f}",
             flush=True,
         )
 
 
-def make_parser():
+def make_parser() -> ArgumentParser:
+    """The command's flags."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU cores")
@@ -265,7 +298,8 @@ def make_parser():
 
 
 @out_of_memory_advice("the sizes are fixed: it takes a larger GPU, or --device cpu")
-def main():
+def main() -> None:
+    """Print the tables, or with --measure one row's numbers as JSON."""
     args = make_parser().parse_args()
     from llada_utils import pick_device
 
@@ -282,14 +316,16 @@ def main():
             f" {STATES} states of one trajectory, {args.device}"
         )
         print(
-            f"{'':<12}{'s an evaluation':>16}{'positions':>11}{'peak MiB':>10}{'faster':>8}{'memory':>8}"
+            f"{'':<12}{'s an evaluation':>16}{'positions':>11}{'peak MiB':>10}{'faster':>8}"
+            f"{'memory':>8}"
         )
         for way in ["plain", "ours"] + ["compiled"] * args.compiled:
             found = in_process(__file__, args, way)
             if way == "plain":
                 plain = found
             print(
-                f"{way:<12}{found['seconds']:>16.3f}{found['positions']:>11.0f}{found['mib']:>10.0f}{plain['seconds'] / found['seconds']:>7.1f}x"
+                f"{way:<12}{found['seconds']:>16.3f}{found['positions']:>11.0f}"
+                f"{found['mib']:>10.0f}{plain['seconds'] / found['seconds']:>7.1f}x"
                 f"{found['mib'] / plain['mib']:>8.3f}",
                 flush=True,
             )

@@ -2,14 +2,18 @@
 """What a training step costs: CPU time and peak memory of ours against every-position full logits,
 and tokens of x1 a second.
 
-    python scripts/benchmark_training.py                 (two minutes on one core, up to 12 GB of memory)
-    python scripts/benchmark_training.py --only table    (the throughput table alone)
-    python scripts/benchmark_training.py --device cuda   (one GPU; memory is then the GPU's)
+    Two minutes on one core, up to 12 GB of memory:
+        python scripts/benchmark_training.py
+    The throughput table alone:
+        python scripts/benchmark_training.py --only table
+    One GPU; memory is then the GPU's:
+        python scripts/benchmark_training.py --device cuda
 
 First, one step of d 256, 8 layers, vocabulary 126,464, LoRA r 128 on a batch of 4 x 1,024 of which
 noising left 10, 475, 901 and 1,005 tokens:
     plain     padded to 1,024, logits (B, L, V) everywhere, cross-entropy everywhere, then masked
-    ours      trimmed and packed (no padding in projections and MLPs), logits at masked positions only, chunk by chunk
+    ours      trimmed and packed (no padding in projections and MLPs), logits at masked positions
+              only, chunk by chunk
     ours, gradient checkpointing
 Then tokens of x1 a second at the quickstart's size (LLaDA-tiny-Base's config), steps of 32 rows in
 micro-batches of 16.
@@ -17,12 +21,15 @@ Each measurement is a process of its own. Memory: peak resident size minus that 
 ready.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -30,18 +37,25 @@ from common.command_line import ArgumentParser
 from common.errors import run
 from common.gpu_memory import out_of_memory_advice
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llada_dit import LLaDADiT
+
 LEFT = (10, 475, 901, 1005)
 LENGTH = 1024
 
 
-def status_mib(field):
+def status_mib(field: str) -> float:
+    """A field of this process's status, as VmRSS or VmHWM, in MiB; nan where it is not there."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field):
             return int(line.split()[1]) / 1024
     return float("nan")
 
 
-def build(width, layers, heads, mlp, vocabulary, device):
+def build(width: int, layers: int, heads: int, mlp: int, vocabulary: int, device: str) -> LLaDADiT:
+    """A FlexMDM with LoRA r 128 and random weights."""
     import torch
 
     from llada_dit import FlexMDMConfig, LLaDAConfig
@@ -77,7 +91,7 @@ def build(width, layers, heads, mlp, vocabulary, device):
     return model
 
 
-def large_batch(vocabulary, device):
+def large_batch(vocabulary: int, device: str) -> dict[str, Tensor]:
     """The batch that Shows 2 names: 4 rows of 1,024, of which that many tokens are left; the share
     of masks among them is the linear pair's.
     """
@@ -106,7 +120,7 @@ def large_batch(vocabulary, device):
     return {name: value.to(device) for name, value in batch.items()}
 
 
-def trimmed(batch):
+def trimmed(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """The same, cut to its longest row."""
     width = int(batch["xt_length"].max())
     return {
@@ -115,7 +129,7 @@ def trimmed(batch):
     }
 
 
-def plain_step(model, batch):
+def plain_step(model: LLaDADiT, batch: dict[str, Tensor]) -> Tensor:
     """Loss with logits at every position."""
     import torch
 
@@ -135,14 +149,18 @@ def plain_step(model, batch):
     ).sum()
 
 
-def our_step(model, batch):
+def our_step(model: LLaDADiT, batch: dict[str, Tensor]) -> Tensor:
+    """Loss as the training scripts compute it."""
     from flexmdm_trainer import flexmdm_losses, interpolant_of
 
     losses = flexmdm_losses(model, batch, interpolant_of(model.config))
     return (losses["unmask"] + losses["insertion"]).sum()
 
 
-def measure_step(way, device):
+def measure_step(way: str, device: str) -> dict[str, float]:
+    """Seconds, MiB, loss, norm of the gradients and number of masks of one step on the large batch.
+    way: plain, ours, or "ours, gradient checkpointing".
+    """
     import torch
 
     model = build(256, 8, 8, 768, 126464, device)
@@ -174,7 +192,7 @@ def measure_step(way, device):
     }
 
 
-def measure_table(way, device):
+def measure_table(way: str, device: str) -> dict[str, float]:
     """Tokens of x1 a CPU second over some steps of 32 rows of 40 to 160 tokens, at the tiny base's
     size.
     """
@@ -224,7 +242,7 @@ def measure_table(way, device):
     return {"tokens_per_second": tokens / (clock() - started)}
 
 
-def in_process(script, args, *what):
+def in_process(script: str, args: argparse.Namespace, *what: str) -> dict[str, Any]:
     """What a benchmark script prints for `--measure WHAT...`, in a process of its own."""
     words = [
         sys.executable,
@@ -242,7 +260,8 @@ def in_process(script, args, *what):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def make_parser():
+def make_parser() -> ArgumentParser:
+    """The command's flags."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU cores")
@@ -252,7 +271,8 @@ def make_parser():
 
 
 @out_of_memory_advice("the sizes are fixed: it takes a larger GPU, or --device cpu")
-def main():
+def main() -> None:
+    """Print the tables, or with --measure one process's numbers as JSON."""
     args = make_parser().parse_args()
     from llada_utils import pick_device
 
@@ -280,11 +300,13 @@ def main():
             f" {plain['masks']} masks, {args.device}"
         )
         print(
-            f"{'':<32}{'CPU seconds' if args.device == 'cpu' else 'seconds':>12}{'peak MiB':>10}{'faster':>8}{'memory':>8}{'loss':>12}{'|gradient|':>13}"
+            f"{'':<32}{'CPU seconds' if args.device == 'cpu' else 'seconds':>12}{'peak MiB':>10}"
+            f"{'faster':>8}{'memory':>8}{'loss':>12}{'|gradient|':>13}"
         )
         for way, each in found.items():
             print(
-                f"{way:<32}{each['seconds']:>12.2f}{each['mib']:>10.0f}{plain['seconds'] / each['seconds']:>7.1f}x{each['mib'] / plain['mib']:>8.2f}"
+                f"{way:<32}{each['seconds']:>12.2f}{each['mib']:>10.0f}"
+                f"{plain['seconds'] / each['seconds']:>7.1f}x{each['mib'] / plain['mib']:>8.2f}"
                 f"{each['loss']:>12.3f}{each['gradient_norm']:>13.5g}"
             )
     if args.only != "step":

@@ -1,17 +1,23 @@
 #!/usr/bin/env python
-"""LLaDA-8B for real, by hand: a random checkpoint with its exact config, tensor names, shapes and
+r"""LLaDA-8B for real, by hand: a random checkpoint with its exact config, tensor names, shapes and
 six shards, then what a run does with it.
 
-    python scripts/check_8b.py --scratch /big/disk --tokenizer llada_tokenizer        (16 GB of disk, 17 GiB of memory, CPU)
-    python scripts/check_8b.py --scratch scratch --tokenizer llada_tokenizer --n_layers 1 --d_model 64 --n_heads 2 --mlp_hidden_size 96    (seconds)
+    16 GB of disk, 17 GiB of memory, CPU:
+        python scripts/check_8b.py --scratch /big/disk --tokenizer llada_tokenizer
+    Seconds:
+        python scripts/check_8b.py --scratch scratch --tokenizer llada_tokenizer \
+            --n_layers 1 --d_model 64 --n_heads 2 --mlp_hidden_size 96
 
 Each stage is a process of its own, so that its peak memory is its own; every line says seconds and
 peak resident memory:
     write     six safetensors shards and their index, one shard in memory at a time
-    use       load in bf16, attach the FlexMDM parts (402,657,281 trained parameters at full size), four network evaluations, save the trained part
+    use       load in bf16, attach the FlexMDM parts (402,657,281 trained parameters at full size),
+              four network evaluations, save the trained part
     reload    load base and trained part again, compare every trained tensor, one evaluation
 What it wrote is deleted at the end, unless --keep.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
@@ -20,31 +26,42 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from benchmark_training import status_mib
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llada_dit import LLaDAConfig, LLaDADiT
+    from sampling.results import GenerationResult
+
 SHARDS, LIMIT_GIB = 6, 18.0
 SIZES = ("n_layers", "d_model", "n_heads", "mlp_hidden_size")
 
 
-def peak_gib():
+def peak_gib() -> float:
     """Peak resident memory of this process, mapped files included."""
     return status_mib("VmHWM") / 1024
 
 
 class Clock:
-    def __init__(self):
+    """Says after each step how long it took, and the peak memory so far."""
+
+    def __init__(self) -> None:
         self.started = time.perf_counter()
 
-    def say(self, text):
+    def say(self, text: str) -> None:
+        """Print the seconds since the last line, or since the beginning."""
         now = time.perf_counter()
         print(f"{text:<78}{now - self.started:8.1f} s   peak {peak_gib():5.2f} GiB", flush=True)
         self.started = now
 
 
-def config_of(args):
+def config_of(args: argparse.Namespace) -> LLaDAConfig:
+    """LLaDA-8B's config, with the sizes that were given."""
     from llada_dit import LLaDAConfig
 
     config = LLaDAConfig()  # LLaDA-8B's
@@ -55,7 +72,7 @@ def config_of(args):
     return config
 
 
-def write(args, base):
+def write(args: argparse.Namespace, base: Path) -> None:
     """Random bf16 weights of LLaDA's scale, in the order of its tensors, cut into six shards of
     about the same size.
     """
@@ -73,8 +90,8 @@ def write(args, base):
     total = sum(shape.numel() for shape in shapes.values())
     so_far = 0
     shard = 1
-    weight_map = {}
-    content = {}
+    weight_map: dict[str, str] = {}
+    content: dict[str, Tensor] = {}
     generator = torch.Generator().manual_seed(0)
     base.mkdir(parents=True)
 
@@ -105,7 +122,8 @@ def write(args, base):
     print(f"write: {len(shapes)} tensors, {total:,} parameters, {2 * total / 2**30:.2f} GiB")
 
 
-def evaluate(model, evaluations):
+def evaluate(model: LLaDADiT, evaluations: int) -> GenerationResult:
+    """Generate behind a prompt of 16 tokens with that many network evaluations."""
     import torch
 
     from sampling.flexmdm import generate_flexmdm
@@ -123,7 +141,8 @@ def evaluate(model, evaluations):
     )
 
 
-def use(args, base):
+def use(args: argparse.Namespace, base: Path) -> None:
+    """Make a FlexMDM of the base, evaluate it, and save its trained part beside the base."""
     import torch
 
     from data.tokenizer import load_tokenizer
@@ -152,7 +171,8 @@ def use(args, base):
     check_memory()
 
 
-def reload(args, base):
+def reload(args: argparse.Namespace, base: Path) -> None:
+    """Load what use() saved; every trained tensor must be the file's."""
     import torch
 
     from llada_utils import load_flexmdm, read_tensors
@@ -172,13 +192,15 @@ def reload(args, base):
     check_memory()
 
 
-def check_memory():
+def check_memory() -> None:
+    """End with exit code 1 where this process has needed more than LIMIT_GIB."""
     if peak_gib() > LIMIT_GIB:
         print(f"error: peak memory {peak_gib():.2f} GiB is above {LIMIT_GIB} GiB", file=sys.stderr)
         sys.exit(1)
 
 
-def make_parser():
+def make_parser() -> argparse.ArgumentParser:
+    """The command's flags."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -197,7 +219,8 @@ def make_parser():
     return parser
 
 
-def main():
+def main() -> None:
+    """Run the three stages, each as a process of its own, or with --stage one of them here."""
     parser = make_parser()
     args = parser.parse_args()
     folder = Path(args.scratch) / "check_8b"

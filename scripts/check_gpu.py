@@ -2,15 +2,21 @@
 """Does everything that touches a device work on this GPU? A line a check; all of them run, even if
 one fails; exit code 1 if any did.
 
-    python scripts/check_gpu.py                            (one GPU, at most four minutes; writes results/gpu/check_CARD.json)
-    python scripts/check_gpu.py --device cpu               (the same on a CPU)
-    python scripts/check_gpu.py --only golden,samplers     (--list names them)
-    FLEXMDM_GOLDEN=... python scripts/check_gpu.py         (numbers of the original LLaDA code, skipped without)
+    One GPU, at most four minutes; writes results/gpu/check_CARD.json:
+        python scripts/check_gpu.py
+    The same on a CPU:
+        python scripts/check_gpu.py --device cpu
+    Some of the checks (--list names them):
+        python scripts/check_gpu.py --only golden,samplers
+    With numbers of the original LLaDA code, skipped without:
+        FLEXMDM_GOLDEN=... python scripts/check_gpu.py
 
 Networks are small (LLaDA-tiny-Base, 1.3 M parameters) and their data built in: this is about
 correctness, scripts/benchmark_gpu.py about speed. What the CPU computes in fp32 is the measure for
 the GPU.
 """
+
+from __future__ import annotations
 
 import argparse
 import contextlib
@@ -24,22 +30,29 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 from common.errors import InputError, run
 from common.files import write_json
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
 BASE = ROOT / "LLaDA-tiny-Base"
-CHECKS = {}
+CHECKS: dict[str, Callable[[Work], str]] = {}
 
 
 class Skipped(Exception):
     """A check that cannot be made here; its text says why."""
 
 
-def check(function):
+def check(function: Callable[[Work], str]) -> Callable[[Work], str]:
+    """Make a function one of the checks, under its name."""
     CHECKS[function.__name__] = function
     return function
 
@@ -49,7 +62,7 @@ class Work:
     checks read.
     """
 
-    def __init__(self, device, folder, golden):
+    def __init__(self, device: torch.device, folder: str | Path, golden: Path | None) -> None:
         self.device, self.folder, self.golden = device, Path(folder), golden
         self.on_cpu = ["--use_cpu"] if device.type == "cpu" else []
         self.environment = {
@@ -59,8 +72,10 @@ class Work:
             **({"CUDA_VISIBLE_DEVICES": ""} if device.type == "cpu" else {}),
         }
 
-    def python(self, *words, timeout=200):
-        """A script in a process of its own. Raises with its last lines."""
+    def python(self, *words: object, timeout: float = 200) -> str:
+        """What a script prints, in a process of its own. Raises RuntimeError with its last lines,
+        TimeoutExpired after that many seconds.
+        """
         done = subprocess.run(
             [sys.executable, *map(str, words)],
             cwd=ROOT,
@@ -76,7 +91,7 @@ class Work:
             )
         return done.stdout
 
-    def script(self, name, *words):
+    def script(self, name: str, *words: object) -> str:
         """main() of a script in this process; what it prints."""
         printed = io.StringIO()
         before, sys.argv = sys.argv, [name, *map(str, words)]
@@ -87,7 +102,7 @@ class Work:
             sys.argv = before
         return printed.getvalue()
 
-    def data(self, kind):
+    def data(self, kind: str) -> Path:
         """Folder of training rows: text, math or code."""
         output = self.folder / kind
         if not output.exists():
@@ -123,8 +138,10 @@ class Work:
             )
         return output
 
-    def train(self, name, kind, model, *flags, steps=3):
-        """The final folder of a short training. kind: text, math or code; model: flexmdm or llada."""
+    def train(self, name: str, kind: str, model: str, *flags: object, steps: int = 3) -> Path:
+        """The final folder of a short training, which runs where it is not there yet. kind: text,
+        math or code; model: flexmdm or llada.
+        """
         output = self.folder / name
         if not (output / "final").exists():
             self.script(*self.training(name, kind, model, *flags, steps=steps))
@@ -137,8 +154,11 @@ class Work:
         ), f"losses {losses}"
         return output / "final"
 
-    def training(self, name, kind, model, *flags, steps=3):
-        source = [] if "--init_from" in flags else ["--model_name_or_path", BASE]
+    def training(
+        self, name: str, kind: str, model: str, *flags: object, steps: int = 3
+    ) -> list[Any]:
+        """The script and flags of that training."""
+        source: list[object] = [] if "--init_from" in flags else ["--model_name_or_path", BASE]
         task = (
             ["flexmdm_transfer_openwebtext.py"]
             if kind == "text"
@@ -168,7 +188,10 @@ class Work:
             *(["--variable_length"] if model == "flexmdm" else []),
         ]
 
-    def flexmdm(self, dtype=None, device=None):
+    def flexmdm(
+        self, dtype: torch.dtype | None = None, device: str | torch.device | None = None
+    ) -> Any:
+        """A FlexMDM that was trained a little; fp32 and the run's device unless told otherwise."""
         import torch
 
         from llada_utils import load_flexmdm
@@ -185,14 +208,18 @@ class Work:
         )
         return load_flexmdm(final, dtype=dtype or torch.float32, device=device or self.device)
 
-    def llada(self, dtype=None, device=None):
+    def llada(
+        self, dtype: torch.dtype | None = None, device: str | torch.device | None = None
+    ) -> Any:
+        """LLaDA-tiny-Base, in fp32 on the run's device unless told otherwise."""
         import torch
 
         from llada_utils import load_llada
 
         return load_llada(BASE, dtype=dtype or torch.float32, device=device or self.device)
 
-    def prompts(self, n=6):
+    def prompts(self, n: int = 6) -> Tensor:
+        """(n, 9) token ids; every other row ends in three of padding."""
         import torch
 
         generator = torch.Generator().manual_seed(4)
@@ -201,7 +228,8 @@ class Work:
         return ids
 
     @property
-    def ids(self):
+    def ids(self) -> dict[str, int]:
+        """The tokenizer's numbers that samplers ask for."""
         from data.tokenizer import load_tokenizer
 
         tokenizer = load_tokenizer(BASE)
@@ -212,12 +240,14 @@ class Work:
         )
 
 
-def relative(ours, reference):
+def relative(ours: Tensor, reference: Tensor) -> float:
+    """Norm of the difference over the norm of the reference."""
     return float((ours.float().cpu() - reference.float()).norm() / reference.float().norm())
 
 
 @check
-def golden(work):
+def golden(work: Work) -> str:
+    """LLaDA's logits against those of the original code."""
     import torch
     from safetensors.torch import load_file
 
@@ -242,7 +272,7 @@ def golden(work):
 
 
 @check
-def network(work):
+def network(work: Work) -> str:
     """FlexMDM against the CPU: padded and packed rows, places named or found, graphs and fused
     projections, bf16.
     """
@@ -294,8 +324,10 @@ def network(work):
 
 
 @check
-def training(work):
-    """Every script, both models, with and without LoRA; gradients on the device against the CPU's."""
+def training(work: Work) -> str:
+    """Every script, both models, with and without LoRA; gradients on the device against the
+    CPU's.
+    """
     for kind in ("text", "math", "code"):
         for model in ("flexmdm", "llada"):
             for how, flags in (("lora", ["--lora_r", 8]), ("all", ["--all_parameters"])):
@@ -304,7 +336,7 @@ def training(work):
 
 
 @check
-def gradients(work):
+def gradients(work: Work) -> str:
     """Loss and gradient of one batch, fp32: the device against the CPU."""
     import torch
 
@@ -332,7 +364,8 @@ def gradients(work):
 
 
 @check
-def checkpointing_and_compile(work):
+def checkpointing_and_compile(work: Work) -> str:
+    """Both models, with gradient checkpointing, alone and compiled."""
     for model in ("flexmdm", "llada"):
         work.train(
             f"checkpointed_{model}", "text", model, "--lora_r", 8, "--gradient_checkpointing"
@@ -350,7 +383,7 @@ def checkpointing_and_compile(work):
 
 
 @check
-def kill_and_resume(work):
+def kill_and_resume(work: Work) -> str:
     """SIGKILL in the middle; what comes out is what an undisturbed run gives (to rounding on a GPU,
     whose sums have no fixed order).
     """
@@ -404,7 +437,8 @@ def kill_and_resume(work):
 
 
 @check
-def evaluate_only(work):
+def evaluate_only(work: Work) -> str:
+    """--evaluate_only prints a bound for both models."""
     work.flexmdm()
     text = work.folder / "held_out.txt"
     text.write_text("Tom has 3 apples and 4 pears.\n" * 20)
@@ -422,7 +456,7 @@ def evaluate_only(work):
     return "both models"
 
 
-FLEXMDM_OPTIONS = {
+FLEXMDM_OPTIONS: dict[str, dict[str, Any]] = {
     "event-driven": dict(sampler="event_driven"),
     "event-driven, prob_diff, window": dict(
         sampler="event_driven",
@@ -461,7 +495,7 @@ FLEXMDM_OPTIONS = {
         confidence_method="prob_diff",
     ),
 }
-LLADA_OPTIONS = {
+LLADA_OPTIONS: dict[str, dict[str, Any]] = {
     "blocks": dict(block_length=8),
     "random": dict(remasking="random"),
     "guidance": dict(cfg_scale=0.5),
@@ -470,7 +504,13 @@ LLADA_OPTIONS = {
 }
 
 
-def compare_samplers(work, options, models, generate, infill):
+def compare_samplers(
+    work: Work,
+    options: dict[str, dict[str, Any]],
+    models: tuple[Any, Any, Any],
+    generate: Callable[..., Any],
+    infill: Callable[..., Any],
+) -> str:
     """Share of the CPU's answers that the device gives in fp32 at temperature 0; bf16 and
     temperature 1 must run.
     """
@@ -512,7 +552,8 @@ def compare_samplers(work, options, models, generate, infill):
 
 
 @check
-def flexmdm_samplers(work):
+def flexmdm_samplers(work: Work) -> str:
+    """FlexMDM's samplers with each of FLEXMDM_OPTIONS."""
     import torch
 
     from sampling.flexmdm import generate_flexmdm, generate_flexmdm_infilling
@@ -523,7 +564,8 @@ def flexmdm_samplers(work):
 
 
 @check
-def llada_samplers(work):
+def llada_samplers(work: Work) -> str:
+    """LLaDA's sampler with each of LLADA_OPTIONS."""
     import torch
 
     from sampling.llada import generate_mdm, generate_mdm_infilling
@@ -546,7 +588,7 @@ def llada_samplers(work):
 
 
 @check
-def compiled_sampling(work):
+def compiled_sampling(work: Work) -> str:
     """--torch_compile, through the command."""
     work.flexmdm()
     printed = work.script(
@@ -568,10 +610,11 @@ def compiled_sampling(work):
 
 
 @check
-def evaluations(work):
+def evaluations(work: Work) -> str:
+    """Both evaluation scripts, on built-in items."""
     work.flexmdm()
     where = ["--device", work.device, "--max_length", 128, "--batch_size", 4]
-    checkpoints = {
+    checkpoints: dict[str, list[object]] = {
         "flexmdm": [
             work.folder / "text_flexmdm/final",
             "--sampler",
@@ -618,7 +661,7 @@ def evaluations(work):
 
 
 @check
-def fsdp2(work):
+def fsdp2(work: Work) -> str:
     """FSDP2 over one process (NCCL on a GPU): a step equals the step of the model that is not
     sharded.
     """
@@ -653,7 +696,8 @@ def fsdp2(work):
 
 
 @check
-def zero(work):
+def zero(work: Work) -> str:
+    """A short training with each of DeepSpeed's stages 2 and 3, over one process."""
     if not importlib.util.find_spec("deepspeed"):
         raise Skipped("deepspeed is not installed (requirements-cluster.txt)")
     for stage in (2, 3):
@@ -672,7 +716,8 @@ def zero(work):
 
 
 @check
-def four_bits(work):
+def four_bits(work: Work) -> str:
+    """A short training over a base of 4 bits."""
     if work.device.type != "cuda" or not importlib.util.find_spec("bitsandbytes"):
         raise Skipped(
             "needs a CUDA GPU" if work.device.type != "cuda" else "bitsandbytes is not installed"
@@ -681,7 +726,8 @@ def four_bits(work):
     return "a short run with --load_in_4bit"
 
 
-def main():
+def main() -> None:
+    """Run the chosen checks; exit code 1 if one failed."""
     parser = make_parser()
     args = parser.parse_args()
     if args.list:
@@ -740,7 +786,8 @@ def main():
         sys.exit(1)
 
 
-def make_parser():
+def make_parser() -> argparse.ArgumentParser:
+    """The command's flags."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -8,9 +8,11 @@
 #SBATCH --open-mode=append
 #SBATCH --requeue
 # Text corpora -> tokenised chunks for the transfer. No GPU. Submit from the repository's folder:
-#   DATA_CACHE=/scratch/me/data sbatch scripts/flexmdm_transfer_preprocess.sh [flags of flexmdm_transfer_preprocess.py]
-# Without --corpus or --data_path: the paper's OpenWebText and Proof-Pile-2, from the hub. BASE_MODEL (its tokenizer), OUTPUT_DIR
-# (default: DATA_CACHE/transfer). A job that was stopped goes on from the parts that it has tokenised.
+#   DATA_CACHE=/scratch/me/data \
+#     sbatch scripts/flexmdm_transfer_preprocess.sh [flags of flexmdm_transfer_preprocess.py]
+# Without --corpus or --data_path: the paper's OpenWebText and Proof-Pile-2, from the hub.
+# BASE_MODEL (its tokenizer), OUTPUT_DIR (default: DATA_CACHE/transfer). A job that was stopped goes
+# on from the parts that it has tokenised.
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
 OUTPUT_DIR=${OUTPUT_DIR:-${DATA_CACHE:?name the folder for preprocessed data}/transfer}
@@ -18,5 +20,6 @@ OUTPUT_DIR=${OUTPUT_DIR:-${DATA_CACHE:?name the folder for preprocessed data}/tr
 CORPUS=(--corpus openwebtext proof-pile-2)
 [ -z "$(value_of --corpus "$@")$(value_of --data_path "$@")" ] || CORPUS=()
 
-alone flexmdm_transfer_preprocess.py "${CORPUS[@]}" --tokenizer "${BASE_MODEL:-GSAI-ML/LLaDA-8B-Base}" --output_dir "$OUTPUT_DIR" \
+alone flexmdm_transfer_preprocess.py "${CORPUS[@]}" \
+  --tokenizer "${BASE_MODEL:-GSAI-ML/LLaDA-8B-Base}" --output_dir "$OUTPUT_DIR" \
   --cache_path "${OUTPUT_DIR}_parts" --num_proc "$CORES" "$@"

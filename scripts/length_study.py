@@ -1,18 +1,26 @@
-"""Two questions about lengths that the evaluation scripts do not ask.
+r"""Two questions about lengths that the evaluation scripts do not ask.
 
-    python scripts/length_study.py items --tokenizer LLaDA-tiny-Base --longest 40 --each 12 --output items.jsonl
-        infills of generated test functions whose middle has exactly 0, 1, ... 40 tokens, in
-        HumanEval-infilling's fields (above 38 tokens the middle begins with the function's name:
-        nothing else is that long)
-    python scripts/length_study.py free --flexmdm CHECKPOINT --llada CHECKPOINT --text FOLDER --n 400 --output free.json
-        lengths of texts written from nothing, against those of the text the models were trained on
-        (rows without a prompt)
-Both run on one CPU core in a minute or two, or on a GPU; under Slurm: srun --gpus 1 python scripts/length_study.py ...
+    python scripts/length_study.py items --tokenizer LLaDA-tiny-Base --longest 40 --each 12 \
+        --output items.jsonl
+            infills of generated test functions whose middle has exactly 0, 1, ... 40 tokens, in
+            HumanEval-infilling's fields (above 38 tokens the middle begins with the function's
+            name: nothing else is that long)
+    python scripts/length_study.py free --flexmdm CHECKPOINT --llada CHECKPOINT --text FOLDER \
+        --n 400 --output free.json
+            lengths of texts written from nothing, against those of the text the models were trained
+            on (rows without a prompt)
+Both run on one CPU core in a minute or two, or on a GPU; under Slurm:
+    srun --gpus 1 python scripts/length_study.py ...
 """
 
+from __future__ import annotations
+
+import argparse
 import random
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common.command_line import ArgumentParser, require_positive
@@ -23,12 +31,15 @@ from common.rows import write_rows
 from data.functions import PIECES, draw_code, infill_row
 from data.tokenizer import text_ids
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 TRIES = 6000  # functions looked at for the items of one length
 # tokens behind "def name(" in the longest function, with the tiny base's tokenizer
 LONGEST_BODY = 38
 
 
-def holes(body, count, lengths):
+def holes(body: str, count: int, lengths: Sequence[int]) -> list[tuple[int, int]]:
     """[(start, end)] in characters: every run of whole pieces of body that has `count` tokens.
     lengths: tokens of each piece.
     """
@@ -48,18 +59,22 @@ def holes(body, count, lengths):
     return found
 
 
-def length_items(tokenizer, longest, each, seed=0):
+def length_items(
+    tokenizer: PreTrainedTokenizerBase, longest: int, each: int, seed: int = 0
+) -> list[dict[str, Any]]:
     """`each` items for every middle length 0 ... longest. Raises InputError where functions are too
     short for a length.
     """
     rng = random.Random(f"length items {seed}")
-    functions, rows = draw_code(rng, "test"), []
+    functions = draw_code(rng, "test")
+    rows: list[dict[str, Any]] = []
 
     def tokens(text):
         return len(text_ids(tokenizer, text)) if text else 0
 
     for count in range(longest + 1):
-        made, seen = 0, set()
+        made = 0
+        seen: set[tuple[str, int]] = set()
         for _ in range(TRIES):
             item = next(functions)
             # behind "def name(", and only where that is too short behind "def "
@@ -95,9 +110,9 @@ def length_items(tokenizer, longest, each, seed=0):
     return rows
 
 
-def free_lengths(args):
+def free_lengths(args: argparse.Namespace) -> dict[str, Any]:
     """{"text", "flexmdm", "llada": lengths in tokens} of rows without a prompt and of texts from
-    nothing, temperature 1.
+    nothing, temperature 1; "canvas": LLaDA's masks. Raises InputError where every row has a prompt.
     """
     import torch
 
@@ -153,7 +168,8 @@ def free_lengths(args):
     return {"canvas": canvas, **lengths}
 
 
-def make_parser():
+def make_parser() -> ArgumentParser:
+    """The commands and their flags."""
     parser = ArgumentParser(description=__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND", help="items or free")
     items, free = kinds.add_parser("items"), kinds.add_parser("free")
@@ -183,7 +199,8 @@ def make_parser():
 
 
 @out_of_memory_advice("what helps: a larger GPU, or the CPU (CUDA_VISIBLE_DEVICES= in front)")
-def main():
+def main() -> None:
+    """Write what the command asks for."""
     args = make_parser().parse_args()
     if args.kind == "items":
         require_positive(args, "longest", "each")

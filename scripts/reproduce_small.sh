@@ -1,41 +1,61 @@
 #!/usr/bin/env bash
-# The evidence of RESULTS.md, at a scale anyone can rerun: planned for 150 minutes on 2 cores (RESULTS.md: what it took), no GPU, no network.
-#   bash scripts/reproduce_small.sh                          every chain; stopped and started again it goes on
-#   bash scripts/reproduce_small.sh comparison_1             one chain alone; more seeds: comparison_4, ablations_4, ...
-#   bash scripts/reproduce_small.sh --scale 20 --jobs 1      20 times the steps and items, for a GPU; --scale 0.01: does everything run?
-#   FLEXMDM_DATA=/path bash scripts/reproduce_small.sh real_code gsm8k       with gsm8k/ and humaneval/ (tests/conftest.py); else left out
-# Chains are run --jobs at a time, each in one thread (networks this small gain nothing from a second):
-#   comparison_SEED   transfer against the matched baseline, LoRA and from scratch; tuning and evaluation on word problems and infilling
-#   ablations_SEED    head, time scale, padding, AdaLN groups, insertion schedule: loss by quarter of t
-#   real_code         the standard library's functions, held-out modules; HumanEval single-line infilling
-#   lengths           lengths of free samples, answers and infills; exact match by true length        (after comparison_1)
-#   gsm8k             the 7,473 problems; loss and accuracy                                           (after comparison_1)
-#   samplers          accuracy against evaluations                                                   (after scripts/quickstart.sh)
-# Each writes results/CHAIN.json when it is done; scripts/reproduction.py report fills the tables and plots of RESULTS.md from those.
-# --scale multiplies training steps and evaluated items. WORK names another folder for the work files, RESULTS another for the JSON.
+# The evidence of RESULTS.md, at a scale anyone can rerun: planned for 150 minutes on 2 cores
+# (RESULTS.md: what it took), no GPU, no network.
+#   Every chain; stopped and started again it goes on:
+#     bash scripts/reproduce_small.sh
+#   One chain alone; more seeds: comparison_4, ablations_4, ...:
+#     bash scripts/reproduce_small.sh comparison_1
+#   20 times the steps and items, for a GPU; --scale 0.01: does everything run?
+#     bash scripts/reproduce_small.sh --scale 20 --jobs 1
+#   With gsm8k/ and humaneval/ (tests/conftest.py); else left out:
+#     FLEXMDM_DATA=/path bash scripts/reproduce_small.sh real_code gsm8k
+# Chains are run --jobs at a time, each in one thread (networks this small gain nothing from a
+# second):
+#   comparison_SEED   transfer against the matched baseline, LoRA and from scratch; tuning and
+#                     evaluation on word problems and infilling
+#   ablations_SEED    head, time scale, padding, AdaLN groups, insertion schedule: loss by quarter
+#                     of t
+#   real_code         the standard library's functions, held-out modules; HumanEval single-line
+#                     infilling
+#   lengths           lengths of free samples, answers and infills; exact match by true length
+#                     (after comparison_1)
+#   gsm8k             the 7,473 problems; loss and accuracy (after comparison_1)
+#   samplers          accuracy against evaluations (after scripts/quickstart.sh)
+# Each writes results/CHAIN.json when it is done; scripts/reproduction.py report fills the tables
+# and plots of RESULTS.md from those. --scale multiplies training steps and evaluated items. WORK
+# names another folder for the work files, RESULTS another for the JSON.
 set -euo pipefail
 . "$(dirname "$0")/environment.sh"
 scale=1 jobs=2 chains=()
 while [ $# -gt 0 ]; do
   case $1 in
     --scale | --jobs)
-      [[ ${2:-} =~ ^[0-9]*\.?[0-9]+$ && ${2:-} =~ [1-9] ]] || { echo "reproduce_small.sh: $1 needs a number above 0" >&2; exit 2; }
+      [[ ${2:-} =~ ^[0-9]*\.?[0-9]+$ && ${2:-} =~ [1-9] ]] || {
+        echo "reproduce_small.sh: $1 needs a number above 0" >&2
+        exit 2
+      }
       printf -v "${1#--}" %s "$2"; shift 2 ;;
-    comparison_[1-9]* | ablations_[1-9]* | real_code | lengths | gsm8k | samplers) chains+=("$1"); shift ;;
+    comparison_[1-9]* | ablations_[1-9]* | real_code | lengths | gsm8k | samplers)
+      chains+=("$1"); shift ;;
     *) echo "reproduce_small.sh: $1 is no chain; its head lists them" >&2; exit 2 ;;
   esac
 done
-[ ${#chains[@]} -gt 0 ] || chains=(comparison_1 comparison_2 comparison_3 real_code ablations_1 ablations_2 ablations_3 lengths gsm8k samplers)
+[ ${#chains[@]} -gt 0 ] || chains=(comparison_1 comparison_2 comparison_3 real_code
+  ablations_1 ablations_2 ablations_3 lengths gsm8k samplers)
 work=${WORK:-runs/reproduce} results=${RESULTS:-results} base=LLaDA-tiny-Base data=${FLEXMDM_DATA:-}
 mkdir -p "$work" "$results"
 export OMP_NUM_THREADS=1
 
-scaled() { awk -v n="$1" -v s="$scale" -v least="${2:-4}" 'BEGIN { n = int(n * s + 0.5); print n < least ? least : n }'; }
+scaled() {
+  awk -v n="$1" -v s="$scale" -v least="${2:-4}" \
+    'BEGIN { n = int(n * s + 0.5); print n < least ? least : n }'
+}
 say() { printf '== %s %s\n' "$(date +%H:%M:%S)" "$*"; }
 
 make_data() {  # kind file split n flags...
   local kind=$1 file=$work/$2.jsonl split=$3 n=$4; shift 4
-  [ -f "$file" ] || "$PYTHON" scripts/builtin_data.py "$kind" --split "$split" --n "$n" --seed 7 --output "$file" "$@"
+  [ -f "$file" ] || "$PYTHON" scripts/builtin_data.py "$kind" --split "$split" --n "$n" --seed 7 \
+    --output "$file" "$@"
 }
 shared_data() {
   make_data text text train "$(scaled 60000 2000)" --weights 0.25 0.05 0.05 0.15 0.05 0.45
@@ -44,86 +64,121 @@ shared_data() {
   make_data code code_train train "$(scaled 20000 500)"
   make_data math math_test test "$(scaled 200 8)"
   make_data code_infill code_test test "$(scaled 200 8)"
-  "$PYTHON" flexmdm_transfer_preprocess.py --data_path "$work/text.jsonl" --prompt_field prompt --tokenizer $base --max_length 128 --output_dir "$work/text"
-  "$PYTHON" flexmdm_transfer_preprocess.py --data_path "$work/text_test.jsonl" --prompt_field prompt --tokenizer $base --max_length 128 --output_dir "$work/text_test"
-  "$PYTHON" preprocess_math.py --data_path "$work/math_train.jsonl" --tokenizer $base --max_length 128 --output_dir "$work/math"
-  "$PYTHON" preprocess_code_infilling.py --data_path "$work/code_train.jsonl" --tokenizer $base --max_length 136 --output_dir "$work/code"
-  [ -f "$work/random/config.json" ] || "$PYTHON" scripts/new_base.py random --tokenizer $base --output_dir "$work/random" --d_model 128 --n_layers 5 \
-    --n_heads 4 --mlp_hidden_size 352 --max_sequence_length 512 --init_std 0.06
+  "$PYTHON" flexmdm_transfer_preprocess.py --data_path "$work/text.jsonl" --prompt_field prompt \
+    --tokenizer $base --max_length 128 --output_dir "$work/text"
+  "$PYTHON" flexmdm_transfer_preprocess.py --data_path "$work/text_test.jsonl" \
+    --prompt_field prompt --tokenizer $base --max_length 128 --output_dir "$work/text_test"
+  "$PYTHON" preprocess_math.py --data_path "$work/math_train.jsonl" --tokenizer $base \
+    --max_length 128 --output_dir "$work/math"
+  "$PYTHON" preprocess_code_infilling.py --data_path "$work/code_train.jsonl" --tokenizer $base \
+    --max_length 136 --output_dir "$work/code"
+  [ -f "$work/random/config.json" ] || "$PYTHON" scripts/new_base.py random --tokenizer $base \
+    --output_dir "$work/random" --d_model 128 --n_layers 5 --n_heads 4 --mlp_hidden_size 352 \
+    --max_sequence_length 512 --init_std 0.06
 }
 
-# What every training run shares; a matched pair differs in --variable_length and what belongs to it.
-settings=(--learning_rate 2e-3 --adam_beta2 0.98 --loss_constant 32 --logging_steps 25 --save_steps 200 --save_total_limit 1
+# What every training run shares; a matched pair differs in --variable_length and what belongs
+# to it.
+settings=(--learning_rate 2e-3 --adam_beta2 0.98 --loss_constant 32 --logging_steps 25
+  --save_steps 200 --save_total_limit 1
   --resume_from_checkpoint auto --per_device_train_batch_size 32 --sft_max_length 136)
 flexmdm=(--variable_length --time_epsilon 0.02)
 llada=(--mask_ratio_epsilon 0.02)
 transfer() {  # folder steps flags...
   local folder=$1 steps=$2; shift 2
   say "$folder: text, $steps steps"
-  "$PYTHON" flexmdm_transfer_openwebtext.py --max_steps "$steps" --output_dir "$work/$folder" --lr_scheduler_type constant_with_warmup \
-    "${settings[@]}" "$@"
+  "$PYTHON" flexmdm_transfer_openwebtext.py --max_steps "$steps" --output_dir "$work/$folder" \
+    --lr_scheduler_type constant_with_warmup "${settings[@]}" "$@"
 }
 tune() {  # folder task steps flags...
   local folder=$1 task=$2 steps=$3; shift 3
   say "$folder: tuning on $task, $steps steps"
-  "$PYTHON" instruction_finetuning.py --task "$task" --max_steps "$steps" --output_dir "$work/$folder" "${settings[@]}" "$@"
+  "$PYTHON" instruction_finetuning.py --task "$task" --max_steps "$steps" \
+    --output_dir "$work/$folder" "${settings[@]}" "$@"
 }
-bound() {  # script run eval_data flags...: likelihood bound and held-out loss by quarter of time, RUN/bound.log
+# script run eval_data flags...: likelihood bound and held-out loss by quarter of time,
+# RUN/bound.log
+bound() {
   local script=$1 run=$2 rows=$3; shift 3
   [ ! -f "$run/bound.log" ] || return 0
-  "$PYTHON" "$script" --evaluate_only "${settings[@]}" --eval_data "$rows" --eval_draws 2 --per_device_eval_batch_size 64 "$@" \
-    --init_from "$run/final" > "$run/bound.tmp"
+  "$PYTHON" "$script" --evaluate_only "${settings[@]}" --eval_data "$rows" --eval_draws 2 \
+    --per_device_eval_batch_size 64 "$@" --init_from "$run/final" > "$run/bound.tmp"
   mv "$run/bound.tmp" "$run/bound.log"
 }
 math() {  # folder checkpoint problems flags...
   local folder=$1 checkpoint=$2 problems=$3; shift 3
   say "$folder: $problems"
-  "$PYTHON" eval_gsm8k.py --checkpoint_path "$work/$checkpoint/final" --data_path "$problems" --batch_size 50 --output_dir "$work/$folder" "$@"
+  "$PYTHON" eval_gsm8k.py --checkpoint_path "$work/$checkpoint/final" --data_path "$problems" \
+    --batch_size 50 --output_dir "$work/$folder" "$@"
 }
 infill() {  # folder checkpoint items flags...
   local folder=$1 checkpoint=$2 items=$3; shift 3
   say "$folder: infills of $items"
-  "$PYTHON" eval_humaneval_infill.py --checkpoint_path "$work/$checkpoint/final" --data_path "$items" --batch_size 50 --code_workers 1 \
-    --allow_code_execution --output_dir "$work/$folder" "$@"
+  "$PYTHON" eval_humaneval_infill.py --checkpoint_path "$work/$checkpoint/final" \
+    --data_path "$items" --batch_size 50 --code_workers 1 --allow_code_execution \
+    --output_dir "$work/$folder" "$@"
 }
 surest=(--unmasking confidence --confidence_method top_prob)
 event=(--sampler event_driven "${surest[@]}" --no-use_sliding_window)
 fast=("${event[@]}" --bound_inflation 1.25 --confidence_threshold 0.9)
 tau=(--sampler tau_leaping "${surest[@]}")
-window=(--use_sliding_window --alpha 15 --max_window 32)            # the paper's; wider than most holes here
-narrow=(--use_sliding_window --alpha 8 --max_window 8)               # the first 8 masks, as in LLaDA's blocks of 8
-unseen=$work/text_test/train                                         # made of what no training text holds (scripts/builtin_data.py --split test)
+# the paper's window, wider than most holes here; then the first 8 masks, as in LLaDA's blocks of 8
+window=(--use_sliding_window --alpha 15 --max_window 32)
+narrow=(--use_sliding_window --alpha 8 --max_window 8)
+# made of what no training text holds (scripts/builtin_data.py --split test)
+unseen=$work/text_test/train
 fixed=(--remasking low_confidence)
 
 comparison() {  # seed
   local s=seed$1 name text math code items problems=$work/math_test.jsonl
   settings+=(--seed "$1")
   text=$(scaled 800) math=$(scaled 300) code=$(scaled 500)
-  transfer "$s/transfer" "$text" "${flexmdm[@]}" --train_data "$work/text" --model_name_or_path $base --insertion_schedule power:5 --all_parameters
-  transfer "$s/continued" "$text" "${llada[@]}" --train_data "$work/text" --model_name_or_path $base --all_parameters
-  tune "$s/flexmdm_math" math "$math" --train_data "$work/math" --variable_length --init_from "$work/$s/transfer/final" --all_parameters
-  tune "$s/llada_math" math "$math" --train_data "$work/math" "${llada[@]}" --init_from "$work/$s/continued/final" --all_parameters
-  tune "$s/flexmdm_code" code "$code" --train_data "$work/code" --variable_length --init_from "$work/$s/transfer/final" --all_parameters
-  tune "$s/llada_code" code "$code" --train_data "$work/code" "${llada[@]}" --init_from "$work/$s/continued/final" --all_parameters
+  transfer "$s/transfer" "$text" "${flexmdm[@]}" --train_data "$work/text" \
+    --model_name_or_path $base --insertion_schedule power:5 --all_parameters
+  transfer "$s/continued" "$text" "${llada[@]}" --train_data "$work/text" \
+    --model_name_or_path $base --all_parameters
+  tune "$s/flexmdm_math" math "$math" --train_data "$work/math" --variable_length \
+    --init_from "$work/$s/transfer/final" --all_parameters
+  tune "$s/llada_math" math "$math" --train_data "$work/math" "${llada[@]}" \
+    --init_from "$work/$s/continued/final" --all_parameters
+  tune "$s/flexmdm_code" code "$code" --train_data "$work/code" --variable_length \
+    --init_from "$work/$s/transfer/final" --all_parameters
+  tune "$s/llada_code" code "$code" --train_data "$work/code" "${llada[@]}" \
+    --init_from "$work/$s/continued/final" --all_parameters
   math "$s/results/math_flexmdm_event" "$s/flexmdm_math" "$problems" --max_length 136 "${event[@]}"
   math "$s/results/math_flexmdm_fast" "$s/flexmdm_math" "$problems" --max_length 136 "${fast[@]}"
-  math "$s/results/math_flexmdm_tau40" "$s/flexmdm_math" "$problems" --max_length 136 "${tau[@]}" --diffusion_steps 40 --no-use_sliding_window
-  math "$s/results/math_flexmdm_tau40_window" "$s/flexmdm_math" "$problems" --max_length 136 "${tau[@]}" --diffusion_steps 40 "${window[@]}"
-  math "$s/results/math_flexmdm_tau40_narrow" "$s/flexmdm_math" "$problems" --max_length 136 "${tau[@]}" --diffusion_steps 40 "${narrow[@]}"
-  math "$s/results/math_llada_blocks" "$s/llada_math" "$problems" --max_length 136 "${fixed[@]}" --gen_length 40 --block_length 8
-  math "$s/results/math_llada_one_block" "$s/llada_math" "$problems" --max_length 136 "${fixed[@]}" --gen_length 40
+  math "$s/results/math_flexmdm_tau40" "$s/flexmdm_math" "$problems" --max_length 136 "${tau[@]}" \
+    --diffusion_steps 40 --no-use_sliding_window
+  math "$s/results/math_flexmdm_tau40_window" "$s/flexmdm_math" "$problems" --max_length 136 \
+    "${tau[@]}" --diffusion_steps 40 "${window[@]}"
+  math "$s/results/math_flexmdm_tau40_narrow" "$s/flexmdm_math" "$problems" --max_length 136 \
+    "${tau[@]}" --diffusion_steps 40 "${narrow[@]}"
+  math "$s/results/math_llada_blocks" "$s/llada_math" "$problems" --max_length 136 "${fixed[@]}" \
+    --gen_length 40 --block_length 8
+  math "$s/results/math_llada_one_block" "$s/llada_math" "$problems" --max_length 136 \
+    "${fixed[@]}" --gen_length 40
   items=$work/code_test.jsonl
   infill "$s/results/code_flexmdm_event" "$s/flexmdm_code" "$items" --max_length 256 "${event[@]}"
   infill "$s/results/code_flexmdm_fast" "$s/flexmdm_code" "$items" --max_length 256 "${fast[@]}"
-  infill "$s/results/code_flexmdm_tau32" "$s/flexmdm_code" "$items" --max_length 256 "${tau[@]}" --diffusion_steps 32 --no-use_sliding_window
-  infill "$s/results/code_flexmdm_tau32_window" "$s/flexmdm_code" "$items" --max_length 256 "${tau[@]}" --diffusion_steps 32 "${window[@]}"
-  infill "$s/results/code_flexmdm_tau32_narrow" "$s/flexmdm_code" "$items" --max_length 256 "${tau[@]}" --diffusion_steps 32 "${narrow[@]}"
-  infill "$s/results/code_llada_blocks" "$s/llada_code" "$items" --max_length 256 "${fixed[@]}" --gen_length 32 --block_length 8
-  infill "$s/results/code_llada_one_block" "$s/llada_code" "$items" --max_length 256 "${fixed[@]}" --gen_length 32
-  infill "$s/results/code_llada_in_place" "$s/continued" "$items" --max_length 256 "${fixed[@]}" --llada_infill oracle
-  transfer "$s/transfer_lora" "$text" "${flexmdm[@]}" --train_data "$work/text" --model_name_or_path $base --insertion_schedule power:5
-  transfer "$s/scratch" "$text" "${flexmdm[@]}" --train_data "$work/text" --model_name_or_path "$work/random" --insertion_schedule power:5 --all_parameters
-  for name in transfer transfer_lora scratch; do bound flexmdm_transfer_openwebtext.py "$work/$s/$name" "$unseen" --variable_length; done
+  infill "$s/results/code_flexmdm_tau32" "$s/flexmdm_code" "$items" --max_length 256 "${tau[@]}" \
+    --diffusion_steps 32 --no-use_sliding_window
+  infill "$s/results/code_flexmdm_tau32_window" "$s/flexmdm_code" "$items" --max_length 256 \
+    "${tau[@]}" --diffusion_steps 32 "${window[@]}"
+  infill "$s/results/code_flexmdm_tau32_narrow" "$s/flexmdm_code" "$items" --max_length 256 \
+    "${tau[@]}" --diffusion_steps 32 "${narrow[@]}"
+  infill "$s/results/code_llada_blocks" "$s/llada_code" "$items" --max_length 256 "${fixed[@]}" \
+    --gen_length 32 --block_length 8
+  infill "$s/results/code_llada_one_block" "$s/llada_code" "$items" --max_length 256 "${fixed[@]}" \
+    --gen_length 32
+  infill "$s/results/code_llada_in_place" "$s/continued" "$items" --max_length 256 "${fixed[@]}" \
+    --llada_infill oracle
+  transfer "$s/transfer_lora" "$text" "${flexmdm[@]}" --train_data "$work/text" \
+    --model_name_or_path $base --insertion_schedule power:5
+  transfer "$s/scratch" "$text" "${flexmdm[@]}" --train_data "$work/text" \
+    --model_name_or_path "$work/random" --insertion_schedule power:5 --all_parameters
+  for name in transfer transfer_lora scratch; do
+    bound flexmdm_transfer_openwebtext.py "$work/$s/$name" "$unseen" --variable_length
+  done
   bound flexmdm_transfer_openwebtext.py "$work/$s/continued" "$unseen" "${llada[@]}"
 }
 
@@ -133,7 +188,8 @@ ablations() {  # seed
   steps=$(scaled 250)
   while read -r name flags; do
     # shellcheck disable=SC2086  # flags are words
-    transfer "$s/$name" "$steps" --variable_length --all_parameters --train_data "$work/text" --model_name_or_path $base $flags < /dev/null
+    transfer "$s/$name" "$steps" --variable_length --all_parameters --train_data "$work/text" \
+      --model_name_or_path $base $flags < /dev/null
     bound flexmdm_transfer_openwebtext.py "$work/$s/$name" "$unseen" --variable_length < /dev/null
   done << 'END'
 default --insertion_schedule linear
@@ -153,14 +209,21 @@ real_code() {
   make_data text stdlib_text train "$(scaled 40000 1000)" --weights 0 0 0 0.1 0.9 0
   make_data stdlib stdlib_train train "$(scaled 6000 300)"
   make_data stdlib_infill stdlib_test test "$(scaled 300 8)"
-  "$PYTHON" flexmdm_transfer_preprocess.py --data_path "$work/stdlib_text.jsonl" --tokenizer $base --max_length 160 --output_dir "$work/stdlib_text"
-  "$PYTHON" preprocess_code_infilling.py --data_path "$work/stdlib_train.jsonl" --tokenizer $base --max_length 176 --output_dir "$work/stdlib_code"
+  "$PYTHON" flexmdm_transfer_preprocess.py --data_path "$work/stdlib_text.jsonl" --tokenizer $base \
+    --max_length 160 --output_dir "$work/stdlib_text"
+  "$PYTHON" preprocess_code_infilling.py --data_path "$work/stdlib_train.jsonl" --tokenizer $base \
+    --max_length 176 --output_dir "$work/stdlib_code"
   settings+=(--seed 1 --sft_max_length 176)
-  transfer $r/base "$steps" "${llada[@]}" --train_data "$work/stdlib_text" --model_name_or_path $base --all_parameters
-  transfer $r/transfer "$steps" "${flexmdm[@]}" --train_data "$work/stdlib_text" --model_name_or_path "$work/$r/base/final" --insertion_schedule power:5 --all_parameters
-  transfer $r/continued "$steps" "${llada[@]}" --train_data "$work/stdlib_text" --init_from "$work/$r/base/final" --all_parameters
-  tune $r/flexmdm_code code "$tuning" --train_data "$work/stdlib_code" --variable_length --init_from "$work/$r/transfer/final" --all_parameters
-  tune $r/llada_code code "$tuning" --train_data "$work/stdlib_code" "${llada[@]}" --init_from "$work/$r/continued/final" --all_parameters
+  transfer $r/base "$steps" "${llada[@]}" --train_data "$work/stdlib_text" \
+    --model_name_or_path $base --all_parameters
+  transfer $r/transfer "$steps" "${flexmdm[@]}" --train_data "$work/stdlib_text" \
+    --model_name_or_path "$work/$r/base/final" --insertion_schedule power:5 --all_parameters
+  transfer $r/continued "$steps" "${llada[@]}" --train_data "$work/stdlib_text" \
+    --init_from "$work/$r/base/final" --all_parameters
+  tune $r/flexmdm_code code "$tuning" --train_data "$work/stdlib_code" --variable_length \
+    --init_from "$work/$r/transfer/final" --all_parameters
+  tune $r/llada_code code "$tuning" --train_data "$work/stdlib_code" "${llada[@]}" \
+    --init_from "$work/$r/continued/final" --all_parameters
   local set items
   for set in stdlib humaneval; do
     items=$work/stdlib_test.jsonl
@@ -169,20 +232,28 @@ real_code() {
       [ -f "$items" ] || { say "FLEXMDM_DATA has no humaneval/: left out"; continue; }
     fi
     infill "$r/results/${set}_flexmdm" $r/flexmdm_code "$items" --max_length 1024 "${fast[@]}"
-    infill "$r/results/${set}_llada" $r/llada_code "$items" --max_length 1024 "${fixed[@]}" --gen_length 32 --block_length 8
-    infill "$r/results/${set}_llada_oracle" $r/continued "$items" --max_length 1024 "${fixed[@]}" --llada_infill oracle
-    infill "$r/results/${set}_llada_fixed" $r/continued "$items" --max_length 1024 "${fixed[@]}" --llada_infill fixed --gen_length 12
+    infill "$r/results/${set}_llada" $r/llada_code "$items" --max_length 1024 "${fixed[@]}" \
+      --gen_length 32 --block_length 8
+    infill "$r/results/${set}_llada_oracle" $r/continued "$items" --max_length 1024 "${fixed[@]}" \
+      --llada_infill oracle
+    infill "$r/results/${set}_llada_fixed" $r/continued "$items" --max_length 1024 "${fixed[@]}" \
+      --llada_infill fixed --gen_length 12
   done
 }
 
 lengths() {
   local r=lengths items=$work/length_items.jsonl
-  [ -f "$items" ] || "$PYTHON" scripts/length_study.py items --tokenizer $base --longest 40 --each "$(scaled 12 1)" --output "$items"
+  [ -f "$items" ] || "$PYTHON" scripts/length_study.py items --tokenizer $base --longest 40 \
+    --each "$(scaled 12 1)" --output "$items"
   infill $r/results/flexmdm seed1/flexmdm_code "$items" --max_length 256 "${event[@]}"
-  infill $r/results/llada_oracle seed1/continued "$items" --max_length 256 "${fixed[@]}" --llada_infill oracle
-  infill $r/results/llada_fixed_12 seed1/continued "$items" --max_length 256 "${fixed[@]}" --llada_infill fixed --gen_length 12
-  infill $r/results/llada_tuned seed1/llada_code "$items" --max_length 256 "${fixed[@]}" --gen_length 40 --block_length 8
-  [ -f "$work/$r/free.json" ] || "$PYTHON" scripts/length_study.py free --flexmdm "$work/seed1/transfer/final" --llada "$work/seed1/continued/final" \
+  infill $r/results/llada_oracle seed1/continued "$items" --max_length 256 "${fixed[@]}" \
+    --llada_infill oracle
+  infill $r/results/llada_fixed_12 seed1/continued "$items" --max_length 256 "${fixed[@]}" \
+    --llada_infill fixed --gen_length 12
+  infill $r/results/llada_tuned seed1/llada_code "$items" --max_length 256 "${fixed[@]}" \
+    --gen_length 40 --block_length 8
+  [ -f "$work/$r/free.json" ] || "$PYTHON" scripts/length_study.py free \
+    --flexmdm "$work/seed1/transfer/final" --llada "$work/seed1/continued/final" \
     --text "$work/text" --n "$(scaled 400 8)" --output "$work/$r/free.json"
 }
 
@@ -190,36 +261,54 @@ gsm8k() {
   local r=gsm8k steps kind
   steps=$(scaled 300)
   settings+=(--seed 1 --sft_max_length 448 --per_device_train_batch_size 16)
-  "$PYTHON" preprocess_math.py --data_path "$data/gsm8k/train.jsonl" --tokenizer $base --max_length 448 --output_dir "$work/gsm8k_train"
+  "$PYTHON" preprocess_math.py --data_path "$data/gsm8k/train.jsonl" --tokenizer $base \
+    --max_length 448 --output_dir "$work/gsm8k_train"
   head -n "$(scaled 300 16)" "$data/gsm8k/test.jsonl" > "$work/gsm8k_test.jsonl"
-  "$PYTHON" preprocess_math.py --data_path "$work/gsm8k_test.jsonl" --tokenizer $base --max_length 448 --output_dir "$work/gsm8k_test"
-  tune $r/flexmdm math "$steps" --train_data "$work/gsm8k_train" --variable_length --init_from "$work/seed1/transfer/final" --all_parameters
-  bound instruction_finetuning.py "$work/$r/flexmdm" "$work/gsm8k_test" --task math --variable_length
-  tune $r/llada math "$steps" --train_data "$work/gsm8k_train" "${llada[@]}" --init_from "$work/seed1/continued/final" --all_parameters
+  "$PYTHON" preprocess_math.py --data_path "$work/gsm8k_test.jsonl" --tokenizer $base \
+    --max_length 448 --output_dir "$work/gsm8k_test"
+  tune $r/flexmdm math "$steps" --train_data "$work/gsm8k_train" --variable_length \
+    --init_from "$work/seed1/transfer/final" --all_parameters
+  bound instruction_finetuning.py "$work/$r/flexmdm" "$work/gsm8k_test" --task math \
+    --variable_length
+  tune $r/llada math "$steps" --train_data "$work/gsm8k_train" "${llada[@]}" \
+    --init_from "$work/seed1/continued/final" --all_parameters
   bound instruction_finetuning.py "$work/$r/llada" "$work/gsm8k_test" --task math "${llada[@]}"
   for kind in flexmdm llada; do
     local flags=("${event[@]}" --bound_inflation 1.25 --events_per_evaluation 4)
-    [ $kind = flexmdm ] || flags=("${fixed[@]}" --gen_length 192 --block_length 32 --diffusion_steps 96)
-    math "$r/results/$kind" "$r/$kind" "$data/gsm8k/test.jsonl" --subsample "$(scaled 100 8)" --max_length 512 "${flags[@]}"
+    [ $kind = flexmdm ] \
+      || flags=("${fixed[@]}" --gen_length 192 --block_length 32 --diffusion_steps 96)
+    math "$r/results/$kind" "$r/$kind" "$data/gsm8k/test.jsonl" --subsample "$(scaled 100 8)" \
+      --max_length 512 "${flags[@]}"
   done
 }
 
-samplers() { env -u WORK -u OUTPUT bash scripts/sampler_curve.sh; }      # of the quickstart's own folder, not of this work folder
+# of the quickstart's own folder, not of this work folder
+samplers() { env -u WORK -u OUTPUT bash scripts/sampler_curve.sh; }
 
 chain() {
   local name=$1
   [ ! -f "$results/$name.json" ] || { say "$results/$name.json is there: $name is done"; return 0; }
-  local first=${name%%_[1-9]*} log=$work/$name.log
-  [ "$first" != gsm8k ] || [ -f "$data/gsm8k/train.jsonl" ] || { say "FLEXMDM_DATA has no gsm8k/: gsm8k is left out"; return 0; }
+  local first=${name%%_[1-9]*} log=$work/$name.log changes
+  [ "$first" != gsm8k ] || [ -f "$data/gsm8k/train.jsonl" ] || {
+    say "FLEXMDM_DATA has no gsm8k/: gsm8k is left out"
+    return 0
+  }
   if [ "$first" = lengths ] || [ "$first" = gsm8k ]; then
-    until [ -f "$results/comparison_1.json" ]; do [ -f "$work/comparison_1.failed" ] && return 1; sleep 5; done
+    until [ -f "$results/comparison_1.json" ]; do
+      [ -f "$work/comparison_1.failed" ] && return 1
+      sleep 5
+    done
   fi
   say "$name begins, log: $log"
   rm -f "$work/$name.failed"
-  [ -f "$work/$name.commit" ] || echo "$(git rev-parse --short HEAD)$(git diff --quiet HEAD -- '*.py' '*.sh' || echo +changes)" > "$work/$name.commit"
+  if [ ! -f "$work/$name.commit" ]; then
+    changes=$(git diff --quiet HEAD -- '*.py' '*.sh' || echo +changes)
+    echo "$(git rev-parse --short HEAD)$changes" > "$work/$name.commit"
+  fi
   ("$first" "${name##*_}") > "$log" 2>&1 &          # not inside `if`: there, set -e would not hold
   if wait $!; then
-    "$PYTHON" scripts/reproduction.py collect "$name" --work "$work" --results "$results" --scale "$scale"
+    "$PYTHON" scripts/reproduction.py collect "$name" --work "$work" --results "$results" \
+      --scale "$scale"
     say "$name is done"
   else
     touch "$work/$name.failed"
@@ -229,7 +318,8 @@ chain() {
   fi
 }
 
-trap 'trap - INT TERM; kill 0; exit 130' INT TERM     # jobs in the background do not hear Ctrl-C themselves
+# jobs in the background do not hear Ctrl-C themselves
+trap 'trap - INT TERM; kill 0; exit 130' INT TERM
 say "data"
 shared_data > "$work/data.log" 2>&1 || { tail -n 4 "$work/data.log" >&2; exit 1; }
 running=0 failed=0

@@ -1,20 +1,25 @@
 """results/*.json of scripts/reproduce_small.sh, and the tables and plots of RESULTS.md that are
 read from them.
 
-    python scripts/reproduction.py collect comparison_1 --work runs/reproduce          (reproduce_small.sh does this itself)
-    python scripts/reproduction.py report                                              fills RESULTS.md, draws results/*.png
+    reproduce_small.sh does this itself:
+        python scripts/reproduction.py collect comparison_1 --work runs/reproduce
+    Fill RESULTS.md, draw results/*.png:
+        python scripts/reproduction.py report
 Seconds on one CPU core; nothing is trained or sampled. A table stands in RESULTS.md between <!--
 NAME --> and <!-- /NAME -->. Intervals are 95 %: Wilson's of a share; Student's over seeds; over
 items (normal) where the models are taken as given.
 """
 
+import argparse
 import json
 import math
 import re
 import statistics
 import sys
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from pathlib import Path
+from typing import Any, TypeAlias
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -23,6 +28,10 @@ from common.errors import InputError, run
 from common.files import write_text
 from common.rows import read_file, read_finished
 from evaluation.results_table import item_scores, sampler_name, share_of, versions
+
+Chains: TypeAlias = dict[str, list[dict[str, Any]]]  # by kind, what collect wrote of each seed
+Interval: TypeAlias = tuple[float, float | None, float | None]  # mean, low, high
+Right: TypeAlias = Sequence[str | float]  # items that were right: "0110", or shares
 
 # 97.5 % by degrees of freedom
 STUDENT = {
@@ -42,7 +51,7 @@ NORMAL = 1.96
 # ---- collect
 
 
-def machine(begun):
+def machine(begun: Path) -> dict[str, Any]:
     """What the numbers were made on: processor, commit (of the chain's beginning, from the file
     begun), date, versions.
     """
@@ -66,7 +75,7 @@ def machine(begun):
     }
 
 
-def training(folder):
+def training(folder: Path) -> dict[str, Any]:
     """Steps, seconds, loss curve, and likelihood bound with held-out loss of a finished run."""
     log = read_finished(folder / "train_log.jsonl")
     lines = [row for row in log if "loss" in row]
@@ -93,9 +102,9 @@ def training(folder):
     return content
 
 
-def evaluation(folder, with_rows=False):
+def evaluation(folder: Path, with_rows: bool = False) -> dict[str, Any]:
     """Metrics, evaluations and which items were right (a 0/1 string in the items' order; a list of
-    shares with several samples).
+    shares with several samples). with_rows: lengths and success of each infill as well.
     """
     result = read_file(folder / "results.json", "--work")[0]
     right = item_scores(folder)
@@ -133,8 +142,8 @@ def evaluation(folder, with_rows=False):
     return content
 
 
-def collect(args):
-    """RESULTS/CHAIN.json from the work folder."""
+def collect(args: argparse.Namespace) -> None:
+    """RESULTS/CHAIN.json from the work folder. Raises InputError where the chain has not run."""
     chain, work = args.chain, Path(args.work)
     folder = (
         Path("runs/sampler_curve")
@@ -171,11 +180,12 @@ def collect(args):
 # ---- statistics
 
 
-def percent(share):
+def percent(share: dict[str, float]) -> str:
+    """ "61.5 [60.0, 62.5]", in percent."""
     return f"{100 * share['value']:.1f} [{100 * share['low']:.1f}, {100 * share['high']:.1f}]"
 
 
-def over_seeds(values):
+def over_seeds(values: Sequence[float]) -> Interval:
     """(mean, low, high) by Student's t; the ends are None with a single seed."""
     mean = statistics.fmean(values)
     if len(values) < 2:
@@ -184,7 +194,7 @@ def over_seeds(values):
     return mean, mean - half, mean + half
 
 
-def over_items(pairs):
+def over_items(pairs: Iterable[tuple[Right, Right]]) -> Interval:
     """(mean, low, high) of right_a - right_b, items being the sample: their differences are
     averaged over the models first.
     """
@@ -194,13 +204,18 @@ def over_items(pairs):
     return statistics.fmean(items), statistics.fmean(items) - half, statistics.fmean(items) + half
 
 
-def signed(values, factor=100, digits=1):
+def signed(values: Interval, factor: float = 100, digits: int = 1) -> str:
+    """ "+1.5 [-0.3, +3.2]", each times factor."""
     mean, low, high = values
-    ends = "" if low is None else f" [{factor * low:+.{digits}f}, {factor * high:+.{digits}f}]"
+    ends = (
+        ""
+        if low is None or high is None
+        else f" [{factor * low:+.{digits}f}, {factor * high:+.{digits}f}]"
+    )
     return f"{factor * mean:+.{digits}f}{ends}"
 
 
-def mean_and_seeds(values, factor=100, digits=1):
+def mean_and_seeds(values: Sequence[float], factor: float = 100, digits: int = 1) -> str:
     """ "61.5 (60.0, 62.5, 62.0)": the mean, and each seed's value."""
     return (
         f"{factor * statistics.fmean(values):.{digits}f}"
@@ -211,7 +226,8 @@ def mean_and_seeds(values, factor=100, digits=1):
 # ---- tables
 
 
-def score(evaluation):
+def score(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """The first of its metrics: the one that its benchmark is about."""
     return next(iter(evaluation["metrics"].values()))
 
 
@@ -230,7 +246,8 @@ PAIRS = [
 ]
 
 
-def table_headline(chains):
+def table_headline(chains: Chains) -> str:
+    """FlexMDM and LLaDA with matched settings, and their difference."""
     seeds = chains["comparison"]
     lines = [
         (
@@ -254,7 +271,8 @@ def table_headline(chains):
     return "\n".join(lines)
 
 
-def table_settings(chains):
+def table_settings(chains: Chains) -> str:
+    """Every evaluation of the comparison."""
     seeds = chains["comparison"]
     lines = [
         (
@@ -289,7 +307,8 @@ ARMS = {
 }
 
 
-def table_transfer(chains):
+def table_transfer(chains: Chains) -> str:
+    """Held-out losses of the arms of the transfer."""
     seeds = chains["comparison"]
     lines = [
         (
@@ -308,13 +327,14 @@ def table_transfer(chains):
             )
             for key in ("loss", "unmask_loss", "insertion_loss", "nats_per_token")
         ]
+        comparable = arm in ("transfer_lora", "scratch")
         differences = [
             bound["loss"] - seed["training"]["transfer"]["bound"]["loss"]
             for bound, seed in zip(bounds, seeds)
         ]
         lines.append(
             f"| {name} | {' | '.join(cells)} |"
-            f" {signed(over_seeds(differences), 1, 3) if arm in ('transfer_lora', 'scratch') else ''} |"
+            f" {signed(over_seeds(differences), 1, 3) if comparable else ''} |"
         )
     return "\n".join(lines)
 
@@ -334,7 +354,8 @@ CHOICES = {
 }
 
 
-def table_ablations(chains):
+def table_ablations(chains: Chains) -> str:
+    """Held-out losses with one choice changed at a time."""
     seeds = chains["ablations"]
     quarters = [f"loss_quarter_{quarter}" for quarter in range(1, 5)]
     lines = [
@@ -389,7 +410,8 @@ LAYOUTS = {
 }
 
 
-def table_real_code(chains):
+def table_real_code(chains: Chains) -> str:
+    """Infills of library code and of HumanEval."""
     metrics = ("pass@1", "exact_match", "parses")
     lines = [
         "| | n | pass@1 % | exact match % | parses % | tokens written a row | evaluations |",
@@ -409,7 +431,8 @@ def table_real_code(chains):
     return "\n".join(lines)
 
 
-def table_gsm8k(chains):
+def table_gsm8k(chains: Chains) -> str:
+    """GSM8K, and the bound on its answers."""
     chain = chains["gsm8k"][0]
     lines = [
         (
@@ -428,20 +451,21 @@ def table_gsm8k(chains):
     return "\n".join(lines)
 
 
-def histogram(values, width, most):
+def histogram(values: Sequence[int], width: int, most: int) -> list[float]:
+    """Shares of the values in bins of that width; what is above `most` counts as `most`."""
     counts = [0] * (most // width + 1)
     for value in values:
         counts[min(value, most) // width] += 1
     return [count / len(values) for count in counts]
 
 
-def total_variation(a, b, width=8):
+def total_variation(a: Sequence[int], b: Sequence[int], width: int = 8) -> float:
     """Total variation distance of two samples' lengths in bins of `width` tokens."""
     most = max(*a, *b)
     return sum(abs(x - y) for x, y in zip(histogram(a, width, most), histogram(b, width, most))) / 2
 
 
-def mean_error(values, digits=1):
+def mean_error(values: Sequence[float], digits: int = 1) -> str:
     """The mean and half its 95 % interval."""
     return (
         f"{statistics.fmean(values):.{digits}f} +-"
@@ -449,7 +473,8 @@ def mean_error(values, digits=1):
     )
 
 
-def table_lengths(chains):
+def table_lengths(chains: Chains) -> str:
+    """Lengths that the models write, against the true ones."""
     chain = chains["lengths"][0]
     free, text = chain["free"], chain["free"]["text"]
     n = len(free["flexmdm"])
@@ -493,7 +518,9 @@ LENGTH_KINDS = {
 LENGTH_BINS = [(0, 0), (1, 2), (3, 5), (6, 10), (11, 15), (16, 20), (21, 30), (31, 40)]
 
 
-def exact_by_length(rows):
+def exact_by_length(
+    rows: Sequence[Sequence[int]],
+) -> list[tuple[tuple[int, int], dict[str, float]]]:
     """[((low, high), share_of exact)] of a lengths evaluation's infills, for the bins that have
     any.
     """
@@ -503,7 +530,8 @@ def exact_by_length(rows):
     return [(ends, share_of(sum(exact), len(exact))) for ends, exact in bins if exact]
 
 
-def table_exact_by_length(chains):
+def table_exact_by_length(chains: Chains) -> str:
+    """Exact match by the true length of the middle."""
     chain = chains["lengths"][0]
     lines = [
         "| true length | n | "
@@ -522,7 +550,8 @@ def table_exact_by_length(chains):
     return "\n".join(lines)
 
 
-def table_samplers(chains):
+def table_samplers(chains: Chains) -> str:
+    """Each sampler's accuracy and cost, on the same items."""
     found = chains["samplers"][0]["evaluations"]
     exact = found["event_driven"]
     rows = sorted(
@@ -555,7 +584,8 @@ def table_samplers(chains):
     return "\n".join(lines)
 
 
-def table_cost(chains):
+def table_cost(chains: Chains) -> str:
+    """What each chain took, and on what machine."""
     lines = [
         "| chain | training, core minutes | evaluation, core minutes | date | commit | processor |",
         "|---|---|---|---|---|---|",
@@ -575,7 +605,7 @@ def table_cost(chains):
     return "\n".join([*lines, f"| all | {total[0]:.1f} | {total[1]:.1f} | | | |"])
 
 
-TABLES = {
+TABLES: dict[str, tuple[str | None, Callable[[Chains], str]]] = {
     "headline": ("comparison", table_headline),
     "settings": ("comparison", table_settings),
     "transfer": ("comparison", table_transfer),
@@ -592,7 +622,7 @@ TABLES = {
 # ---- plots
 
 
-def plot_curves(chains, path):
+def plot_curves(chains: Chains, path: Path) -> None:
     """Training loss of each arm, a line a seed."""
     import matplotlib
 
@@ -624,7 +654,7 @@ def plot_curves(chains, path):
     figure.savefig(path, dpi=130)
 
 
-def plot_exact_by_length(chains, path):
+def plot_exact_by_length(chains: Chains, path: Path) -> None:
     """Exact match by true length, running bins, Wilson bars."""
     import matplotlib
 
@@ -652,15 +682,17 @@ def plot_exact_by_length(chains, path):
     figure.savefig(path, dpi=130)
 
 
-PLOTS = {
+PLOTS: dict[str, tuple[str, Callable[[Chains, Path], None]]] = {
     "loss_curves.png": ("comparison", plot_curves),
     "exact_by_length.png": ("lengths", plot_exact_by_length),
 }
 
 
-def report(args):
-    """Fill the tables of RESULTS.md for which there are results; draw the plots."""
-    chains = {}
+def report(args: argparse.Namespace) -> None:
+    """Fill the tables of RESULTS.md for which there are results; draw the plots. Raises InputError
+    where there are no results, or no place for a table.
+    """
+    chains: Chains = {}
     for path in sorted(Path(args.results).glob("*.json")):
         chains.setdefault(re.sub(r"_\d+$", "", path.stem), []).append(
             read_file(path, "--results")[0]
@@ -692,7 +724,8 @@ def report(args):
     print(f"wrote {target}" + (f" and {', '.join(drawn)}" if drawn else ""))
 
 
-def make_parser():
+def make_parser() -> ArgumentParser:
+    """The commands and their flags."""
     parser = ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="COMMAND", help="collect or report"
@@ -713,7 +746,8 @@ def make_parser():
     return parser
 
 
-def main():
+def main() -> None:
+    """Run the command."""
     args = make_parser().parse_args()
     {"collect": collect, "report": report}[args.command](args)
 

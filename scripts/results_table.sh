@@ -6,7 +6,8 @@
 #SBATCH --time=00:15:00
 #SBATCH --output=slurm_logs/%x-%j.out
 #SBATCH --open-mode=append
-# Every results.json below RUNS_DIR as a table and a plot, in RUNS_DIR/tables. A login node does as well as a job:
+# Every results.json below RUNS_DIR as a table and a plot, in RUNS_DIR/tables. A login node does as
+# well as a job:
 #   RUNS_DIR=/scratch/me/runs bash scripts/results_table.sh [flags of scripts/results_table.py]
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"

@@ -1,7 +1,8 @@
 """Shared by all tests: where outside data is, which tests are slow, and fresh seeds that a failing
 run prints.
 
-FLEXMDM_GOLDEN   folder of numbers computed by the original LLaDA code (llada_tiny/, flexmdm_tiny/, ...)
+FLEXMDM_GOLDEN   folder of numbers computed by the original LLaDA code (llada_tiny/, flexmdm_tiny/,
+                 ...)
 FLEXMDM_DATA     folder of data sets (gsm8k/, humaneval/, llada_tokenizer/, text/, code/, ...)
 FLEXMDM_SEED     repeat a run's random inputs (printed at the head of every run)
 """

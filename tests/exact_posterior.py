@@ -47,7 +47,9 @@ class Context:
 
 
 def random_strings(rng, count, max_length, tokens=TOKENS):
-    """{string: weight}: random distinct strings, one of every length 0 ... max_length among them."""
+    """{string: weight}: random distinct strings, one of every length 0 ... max_length among
+    them.
+    """
     strings = {
         tuple(rng.integers(tokens, size=length).tolist()) for length in range(max_length + 1)
     }
@@ -204,7 +206,9 @@ def padded(rows):
 
 
 def law_inputs(contexts, samples, rng):
-    """(context number (B,), prefixes (B, P), suffixes (B, S)) of a batch that mixes the contexts."""
+    """(context number (B,), prefixes (B, P), suffixes (B, S)) of a batch that mixes the
+    contexts.
+    """
     which = torch.as_tensor(rng.integers(len(contexts), size=samples))
     return (
         which,
@@ -234,7 +238,9 @@ def total_variation(contexts, which, result, inserted=1.0):
 
 
 def noise_quantile(judged, rng, quantile=0.999, resamples=4000):
-    """The distance that multinomial samples of the target itself stay below with this probability."""
+    """The distance that multinomial samples of the target itself stay below with this
+    probability.
+    """
     samples = sum(number for number, _ in judged)
     distance = np.zeros(resamples)
     for number, p in judged:

@@ -1,7 +1,8 @@
 """Reads hostile_programs.txt, and runs all of it at one level of the sandbox as whoever started it:
 so tests can run it as another user.
 
-CODE=<the repository> python hostile_programs.py LEVEL CANARY PORT MARK PYTHON TIMEOUT          prints results as JSON
+Prints results as JSON:
+    CODE=<the repository> python hostile_programs.py LEVEL CANARY PORT MARK PYTHON TIMEOUT
 """
 
 import json

@@ -1,4 +1,7 @@
-"""A generation run without a model, for test_evaluation_runs.py: python stub_run.py FOLDER ITEMS SAMPLES BATCH PAUSE"""
+"""A generation run without a model, for test_evaluation_runs.py:
+
+python stub_run.py FOLDER ITEMS SAMPLES BATCH PAUSE
+"""
 
 import sys
 import time

@@ -1,7 +1,8 @@
 """evaluation/sandbox: right programs pass, wrong and hostile ones do not, and nothing of them is
 left.
 
-FLEXMDM_DATA=... pytest tests/test_code_runner.py             about a minute on 2 cores; --full runs all 8,652 reference solutions
+FLEXMDM_DATA=... pytest tests/test_code_runner.py             about a minute on 2 cores; --full runs
+                                                              all 8,652 reference solutions
 """
 
 import glob
@@ -122,7 +123,9 @@ def test_functions_whose_body_is_pass_fail(data_dir, runner):
 
 
 def other_python():
-    """An interpreter that every user may run, or None: the tests' own may live in a folder of root."""
+    """An interpreter that every user may run, or None: the tests' own may live in a folder of
+    root.
+    """
     for path in (os.path.realpath(sys.executable), "/usr/bin/python3", "/usr/local/bin/python3"):
         parents = [Path(path), *Path(path).parents]
         if all(
@@ -534,11 +537,13 @@ def test_root_that_cannot_become_anybody_else_is_refused_unless_told():
     it.
     """
     script = (
-        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom evaluation.sandbox.runner import CodeRunner\nfrom"
-        " common.errors import InputError\ntry:\n    CodeRunner(levels=('landlock', 'plain'))\n   "
-        " print('made')\nexcept InputError as error:\n    print(error)\nwith"
-        " CodeRunner(levels=('plain',), unsafe_as_root=True) as runner:\n   "
-        " print(runner.isolation['user'])\n"
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
+        "from evaluation.sandbox.runner import CodeRunner\n"
+        "from common.errors import InputError\n"
+        "try:\n    CodeRunner(levels=('landlock', 'plain'))\n    print('made')\n"
+        "except InputError as error:\n    print(error)\n"
+        "with CodeRunner(levels=('plain',), unsafe_as_root=True) as runner:\n"
+        "    print(runner.isolation['user'])\n"
     )
     command = ["unshare", "--user", "--map-root-user", sys.executable, "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -564,8 +569,9 @@ def test_a_killed_sandbox_is_replaced(runner):
 def test_a_killed_scorer_leaves_nothing(tmp_path):
     """The sandbox ends by itself when its scorer is gone, also in the middle of a program."""
     script = (
-        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom evaluation.sandbox.runner import CodeRunner\nrunner"
-        " = CodeRunner(timeout=1)\nprint(runner.isolation['user'],"
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
+        "from evaluation.sandbox.runner import CodeRunner\n"
+        "runner = CodeRunner(timeout=1)\nprint(runner.isolation['user'],"
         " runner.sandboxes[0].process.pid, flush=True)\nrunner.run('while True: pass', '', 'f')\n"
     )
     scorer = subprocess.Popen(

@@ -1,4 +1,5 @@
-"""Text corpora as other programs save them: all documents are found, or the file is refused by name.
+"""Text corpora as other programs save them: all documents are found, or the file is refused by
+name.
 
 pytest tests/test_corpus_files.py                             seconds
 """

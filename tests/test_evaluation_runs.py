@@ -30,7 +30,9 @@ STUB = ROOT / "tests" / "stub_run.py"
 
 
 def rows_of(folder):
-    """{(item, sample): row without what may differ between runs}, and that no row is there twice."""
+    """{(item, sample): row without what may differ between runs}, and that no row is there
+    twice.
+    """
     rows = [
         json.loads(line)
         for file in sorted(Path(folder).glob(GENERATIONS))

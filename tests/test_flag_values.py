@@ -1,4 +1,5 @@
-"""Numbers on the command line that cannot be: every number of the training scripts, and the others'.
+"""Numbers on the command line that cannot be: every number of the training scripts, and the
+others'.
 
 pytest tests/test_flag_values.py                              seconds
 """

@@ -20,7 +20,9 @@ from common.errors import InputError, run
 from llada_dit import LLaDADiT, LLaDAModelLM
 from llada_utils import add_lora, build_flexmdm, pick_device, write_checkpoint
 from training import memory as training_memory
-from training import run as training_run  # noqa: F401  before read_tensors is replaced, which it imports by name
+
+# before read_tensors is replaced, which it imports by name
+from training import run as training_run  # noqa: F401
 
 SAID = (
     "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 15.77 GiB "

@@ -4,6 +4,7 @@ Run: pytest tests/test_layout.py
 """
 
 import ast
+import re
 import subprocess
 
 import pytest
@@ -39,11 +40,19 @@ MAY_IMPORT = {
 }
 
 
-def tracked_python():
+COLUMNS = 100
+
+
+def tracked(*patterns):
+    """Names of the files that git knows and that are there."""
     listed = subprocess.run(
-        ["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.split()
-    return [name for name in listed if not name.startswith("tests/")]
+        ["git", "ls-files", *patterns], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    return [name for name in listed if (ROOT / name).is_file()]
+
+
+def tracked_python():
+    return [name for name in tracked("*.py") if not name.startswith("tests/")]
 
 
 def imported(name):
@@ -92,6 +101,98 @@ def test_imports_never_go_in_a_circle():
 
     for module in graph:
         visit(module)
+
+
+def prose(lines):
+    """(number, line) of Markdown without what may be wider: tables, fenced code, lines with an
+    address.
+    """
+    fenced = False
+    for number, line in enumerate(lines, 1):
+        if line.lstrip().startswith(("```", "~~~")):
+            fenced = not fenced
+        elif not fenced and not line.lstrip().startswith("|") and not re.search(r"https?://", line):
+            yield number, line
+
+
+def too_wide(name):
+    """FILE:LINE of every line over 100 columns."""
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    numbered = prose(lines) if name.endswith(".md") else enumerate(lines, 1)
+    return [f"{name}:{number}" for number, line in numbered if len(line) > COLUMNS]
+
+
+def test_no_line_is_wider_than_100_columns():
+    names = tracked("*.py", "*.sh", "*.md", ".ci/run")
+    wide = [place for name in names for place in too_wide(name)]
+    assert not wide, "\n".join(["over 100 columns:", *wide])
+
+
+def public_functions(body, inside_class=False):
+    """(function, whether its first argument is self or cls) of a module's or class's public names,
+    __init__ and __call__ among them; what is defined inside functions does not count.
+    """
+    for node in body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from public_functions(node.body, inside_class=True)
+        elif isinstance(node, (ast.If, ast.Try)):
+            yield from public_functions(node.body, inside_class)
+            yield from public_functions(node.orelse, inside_class)
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and (
+            not node.name.startswith("_") or node.name in ("__init__", "__call__")
+        ):
+            static = any(
+                isinstance(each, ast.Name) and each.id == "staticmethod"
+                for each in node.decorator_list
+            )
+            yield node, inside_class and not static
+
+
+def untyped(source):
+    """(line, name) of the public functions that lack a type of an argument or of what they
+    return.
+    """
+    found = []
+    for function, bound in public_functions(ast.parse(source).body):
+        given = function.args
+        arguments = [*given.posonlyargs, *given.args, *given.kwonlyargs][int(bound) :]
+        arguments += [each for each in (given.vararg, given.kwarg) if each]
+        returns = function.returns is not None or function.name == "__init__"
+        if not returns or any(each.annotation is None for each in arguments):
+            found.append((function.lineno, function.name))
+    return found
+
+
+def test_every_public_function_is_typed():
+    missing = [
+        f"{name}:{line} {function}"
+        for name in tracked_python()
+        for line, function in untyped((ROOT / name).read_text())
+    ]
+    assert not missing, "\n".join(["without full types:", *missing])
+
+
+def test_what_is_not_typed_is_noticed():
+    source = """
+def typed(a: int, *, b: str = "", **rest: object) -> None:
+    def nested(c): ...
+def no_return(a: int): ...
+def rest(*words) -> None: ...
+def _private(a): ...
+if True:
+    def within(a) -> int: ...
+class Public:
+    def __init__(self, a): ...
+    def __call__(self, a: int) -> int: ...
+    @staticmethod
+    def static(a) -> int: ...
+    @property
+    def value(self): ...
+class _Private:
+    def method(self, a): ...
+"""
+    names = [name for _, name in untyped(source)]
+    assert names == ["no_return", "rest", "within", "__init__", "static", "value"]
 
 
 def test_the_sandbox_stands_alone():

@@ -62,7 +62,9 @@ GOLDEN_LAW = AnyOrderMaskInsertionInterpolant(
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_golden_loss_and_gradients(golden, accumulation):
-    """Given logits and lengths; the sum is divided by rows x 1024, and by the accumulation steps."""
+    """Given logits and lengths; the sum is divided by rows x 1024, and by the accumulation
+    steps.
+    """
     batch = golden_batch(golden("flexmdm_tiny/interpolant.safetensors"))
     numbers = golden("flexmdm_tiny/loss_arithmetic.safetensors")
     logits, length = numbers["logits"].requires_grad_(), numbers["length"].requires_grad_()
@@ -110,7 +112,8 @@ def test_golden_end_to_end_gradients(golden, golden_dir, tmp_path):
             continue
         ours = name.replace(prefix, "backbone.model.transformer.")
         if ".temb_mod." in name:
-            ours = f"temb_mods.{int(name.split('.blocks.')[1].split('.')[0]) // 8}.{name.rsplit('.', 1)[1]}"
+            block = int(name.split(".blocks.")[1].split(".")[0])
+            ours = f"temb_mods.{block // 8}.{name.rsplit('.', 1)[1]}"
         scale = want.abs().max()
         torch.testing.assert_close(
             parameters[ours].grad,

@@ -48,7 +48,9 @@ def make(folder, tree, kind="data set"):
 @settings(max_examples=60, deadline=None)
 @given(old=TREES, new=TREES, ours=st.booleans(), added=TREES, kind=st.sampled_from("ab"))
 def test_only_what_we_wrote_is_replaced(tmp_path_factory, old, new, ours, added, kind):
-    """Ours: written by complete_folder as the same kind, with no file in it that it did not write."""
+    """Ours: written by complete_folder as the same kind, with no file in it that it did not
+    write.
+    """
     root = tmp_path_factory.mktemp("out")
     folder = root / "out"
     old, new = ({n: t for n, t in tree.items() if not n.startswith(MARKER)} for tree in (old, new))

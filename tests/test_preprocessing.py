@@ -87,7 +87,9 @@ def llada_tokenizer():
 
 @pytest.fixture
 def command(monkeypatch, capsys, tokenizer):
-    """command(module, *flags) -> (exit code, stdout, stderr) of a script's main, in this process."""
+    """command(module, *flags) -> (exit code, stdout, stderr) of a script's main, in this
+    process.
+    """
 
     def call(module, *flags):
         monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", *map(str, flags)])

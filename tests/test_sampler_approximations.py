@@ -1,7 +1,8 @@
 """The event-driven sampler's approximations: what each saves, and how far it then is from the
 truth. All are off by default.
 
-    pytest tests/test_sampler_approximations.py -s        prints the measurements; about half a minute on two cores
+    pytest tests/test_sampler_approximations.py -s
+        prints the measurements; about half a minute on two cores
 
 At real lengths a law over strings cannot be enumerated, but a law over lengths can be followed
 exactly: LengthLaw is the posterior of n given (number of tokens, t) when the tokens themselves say

@@ -1,8 +1,10 @@
 """The job scripts on a real Slurm: a controller and four virtual nodes on this machine
 (tests/cluster/up.sh), the scripts unmodified, a tiny model through environment and arguments.
 
-    bash scripts/test.sh tests/test_slurm.py              lint, refusals, and the whole chain through run_all.sh
-    bash scripts/test.sh --full tests/test_slurm.py       also preemption, dying nodes and processes, time limits
+    bash scripts/test.sh tests/test_slurm.py              lint, refusals, and the whole chain
+                                                          through run_all.sh
+    bash scripts/test.sh --full tests/test_slurm.py       also preemption, dying nodes and
+                                                          processes, time limits
 
 Needs root and slurmctld, slurmd, slurm-client, munge (apt); skipped without.
 """
@@ -157,8 +159,8 @@ def test_an_unknown_strategy_is_one_line(tmp_path):
 
 @pytest.fixture
 def shown(tmp_path):
-    """shown(script and flags, **variables): the words that python is called with, one a line; python
-    and the repository lie in folders with blanks.
+    """shown(script and flags, **variables): the words that python is called with, one a line;
+    python and the repository lie in folders with blanks.
     """
     place = tmp_path / "my  files"
     repository = place / "re po"
@@ -385,8 +387,8 @@ def inputs(cluster):
         f"scripts/builtin_data.py text --split train --n 200 --output {data}/text.jsonl",
         f"scripts/builtin_data.py tokenizer --output_dir {data}/tokenizer",
         (
-            f"scripts/new_base.py random --tokenizer {data}/tokenizer --d_model 32 --n_layers 2 --n_heads 4"
-            f" --output_dir {data}/base"
+            f"scripts/new_base.py random --tokenizer {data}/tokenizer --d_model 32 --n_layers 2"
+            f" --n_heads 4 --output_dir {data}/base"
         ),
     ]
     program = f"""

@@ -1,8 +1,9 @@
 """The page that plays a generation, in a real headless Chromium from file://; the curves as a
 picture; the text in a terminal.
 
-Run: python -m pytest tests/test_trace_page.py        (about 20 s; without a Chromium the page's own tests are skipped)
-On Debian: apt-get install chromium. FLEXMDM_CHROMIUM names another program.
+Run: python -m pytest tests/test_trace_page.py        (about 20 s)
+Without a Chromium the page's own tests are skipped. On Debian: apt-get install chromium.
+FLEXMDM_CHROMIUM names another program.
 """
 
 import io
@@ -243,11 +244,14 @@ def open_page(
 
 
 def visible(browser, number=0):
-    """A panel's text as the page shows it now: every mask as one sign, line-break signs left out."""
+    """A panel's text as the page shows it now: every mask as one sign, line-break signs left
+    out.
+    """
     return browser.run(
         f"""[...document.querySelectorAll('.text')[{number}].children].filter(span => !span.hidden)
         .map(span => span.className.startsWith('mask') ? '{MASK_SIGN}'
-                     : [...span.childNodes].filter(node => node.nodeName !== 'I').map(node => node.textContent).join('')).join('')"""
+                     : [...span.childNodes].filter(node => node.nodeName !== 'I')
+                       .map(node => node.textContent).join('')).join('')"""
     )
 
 
@@ -321,7 +325,9 @@ def test_every_frame_is_shown_as_it_was(browser, tmp_path):
 
 
 def test_real_samplers_can_be_played(browser, tmp_path, real):
-    """Traces of both samplers, an infill and LLaDA with guidance: four panels end in their results."""
+    """Traces of both samplers, an infill and LLaDA with guidance: four panels end in their
+    results.
+    """
     traces, tokenizer = real
     open_page(browser, tmp_path / "page.html", traces, mask_id=tiny.MASK, decoder=tokenizer.decode)
     browser.key("End")
@@ -353,7 +359,8 @@ def test_it_fits_wide_and_narrow_light_and_dark(browser, tmp_path, width, scheme
     browser.key("End")
     assert browser.run("document.documentElement.scrollWidth") <= width
     contrast = browser.run("""(() => {
-      const context = Object.assign(document.createElement('canvas'), {width: 1, height: 1}).getContext('2d', {willReadFrequently: true});
+      const context = Object.assign(document.createElement('canvas'), {width: 1, height: 1})
+        .getContext('2d', {willReadFrequently: true});
       const luminance = colours => {
         context.clearRect(0, 0, 1, 1);
         for (const colour of colours) { context.fillStyle = colour; context.fillRect(0, 0, 1, 1); }
@@ -362,11 +369,14 @@ def test_it_fits_wide_and_narrow_light_and_dark(browser, tmp_path, width, scheme
         return .2126 * r + .7152 * g + .0722 * b;
       };
       const page = getComputedStyle(document.querySelector('section')).backgroundColor;
-      const shown = '.text .given:not(.part, .quiet), .text .shown:not(.part, .quiet), h2, .numbers, #play, .hint, fieldset label';
-      return Math.min(...[...document.querySelectorAll(shown)].filter(node => node.offsetParent).map(node => {
+      const shown = '.text .given:not(.part, .quiet), .text .shown:not(.part, .quiet), h2, '
+        + '.numbers, #play, .hint, fieldset label';
+      const nodes = [...document.querySelectorAll(shown)].filter(node => node.offsetParent);
+      return Math.min(...nodes.map(node => {
         const style = getComputedStyle(node), own = [page, style.backgroundColor];
         const [a, b] = [luminance(own), luminance([...own, style.color])].sort((a, b) => b - a);
-        return node.tagName === 'LABEL' && !node.matches(':has(:checked)') ? 21 : (a + .05) / (b + .05);
+        const unchecked = node.tagName === 'LABEL' && !node.matches(':has(:checked)');
+        return unchecked ? 21 : (a + .05) / (b + .05);
       }));
     })()""")
     assert contrast >= 4.5

@@ -1,7 +1,8 @@
 """Sharded training on two CPU processes: ZeRO-1, 2, 3 through the Trainer, and FSDP2
 (--fully_shard). Each trains, saves, resumes, gives DDP's losses, and is really what it is called.
 
-Run: pytest tests/test_training_engines.py        (DeepSpeed's part needs requirements-cluster.txt; its first use compiles for half a minute. --full: ZeRO-1 and more)
+Run: pytest tests/test_training_engines.py        (--full: ZeRO-1 and more)
+DeepSpeed's part needs requirements-cluster.txt; its first use compiles for half a minute.
 """
 
 import importlib.util

@@ -177,7 +177,9 @@ def test_kills_change_nothing(kills, steps, forks, whole, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_signals_save_and_stop(number, forks, whole, tmp_path):
-    """The step ends, is saved under its own number, the process ends with 0 and says how to go on."""
+    """The step ends, is saved under its own number, the process ends with 0 and says how to go
+    on.
+    """
     folder, undisturbed = whole
 
     def disturb(pid):

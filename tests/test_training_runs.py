@@ -1,7 +1,8 @@
 """Training runs from start to end: every script and kind, resuming bit for bit, refusals, and the
 loss whatever the batch is dealt as.
 
-Run: pytest tests/test_training_runs.py        (all networks and data are made here; two processes for some)
+Run: pytest tests/test_training_runs.py
+All networks and data are made here; two processes for some.
 """
 
 import json
@@ -453,7 +454,9 @@ def matrix(made, tmp_path_factory):
 
 @pytest.mark.parametrize("kind", ["flexmdm", "llada"])
 def test_the_deal_changes_nothing(kind, matrix):
-    """Loss, gradient norm, every logged mean, and the weights after four steps, equal to rounding."""
+    """Loss, gradient norm, every logged mean, and the weights after four steps, equal to
+    rounding.
+    """
     whole = log_of(matrix[kind, "8x1x1"])
     for name, (_, _, processes) in DEALS.items():
         output = matrix[kind, name]
@@ -576,7 +579,9 @@ def test_a_checkpoint_s_tensors_are_the_trained_ones(change, message, tmp_path):
 
 @pytest.mark.parametrize("name", ["text.txt", "text.raw", "rows.jsonl", "rows.jsonl.gz", "folder"])
 def test_every_kind_of_eval_data(tmp_path, name):
-    """What --eval_data's help names is read as preprocessing reads it; nothing in it is one line."""
+    """What --eval_data's help names is read as preprocessing reads it; nothing in it is one
+    line.
+    """
     import gzip
     from types import SimpleNamespace
 

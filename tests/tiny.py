@@ -58,7 +58,9 @@ def flexmdm(backbone=None, **settings):
 
 
 def tokenizer(extra_words=()):
-    """A word-level tokenizer of 60 ids with LLaDA's special tokens; 58 is the mask, 59 end of text."""
+    """A word-level tokenizer of 60 ids with LLaDA's special tokens; 58 is the mask, 59 end of
+    text.
+    """
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Stands in for python in tests of scripts/launch.sh alone: no imports, short steps, and the manners of the training scripts.
+"""Stands in for python in tests of scripts/launch.sh alone: no imports, short steps, and the
+manners of the training scripts.
 
 Goes on from the newest checkpoint of --output_dir, saves and stops with exit code 0 at SIGUSR1,
 ends with `final` at step STEPS.

@@ -1,14 +1,17 @@
 #!/bin/bash
-# A real Slurm on this one machine: a controller and virtual nodes that accept the production scripts unmodified.
+# A real Slurm on this one machine: a controller and virtual nodes that accept the production
+# scripts unmodified.
 #   RUN=$PWD/virtual NNODES=4 bash tests/cluster/up.sh && . virtual/env.sh
 #   sbatch ...; squeue; sinfo
 #   RUN=$PWD/virtual bash tests/cluster/down.sh
 # Needs root, and: apt-get install -y --no-install-recommends slurmctld slurmd slurm-client munge
 #
-# Partitions: gpu (the default); gpu_requeue, whose jobs a job in gpu throws out at once; gpu_grace, the same with 60 s of warning.
+# Partitions: gpu (the default); gpu_requeue, whose jobs a job in gpu throws out at once; gpu_grace,
+# the same with 60 s of warning.
 #
 #   RUN           folder for all that it writes
-#   NNODES        virtual nodes, each with 64 declared cores, 1 TB of declared memory and 4 fake GPUs
+#   NNODES        virtual nodes, each with 64 declared cores, 1 TB of declared memory and 4 fake
+#                 GPUs
 #   BASE_PORT, PREFIX   differ between clusters that run at once
 #   OWNER         process id: the cluster goes down by itself when that process has gone
 set -euo pipefail
@@ -21,10 +24,15 @@ chmod 755 "$RUN" "$RUN/munge/socket"
 chmod 711 "$RUN/munge"
 nodes=$(seq -f "$PREFIX%g" 1 "$NNODES")
 
-# Authentication of its own: key, socket, daemon. --force: RUN may lie in a private folder, all here is root's.
-[ -s "$RUN/munge/key" ] || { dd if=/dev/urandom of="$RUN/munge/key" bs=128 count=1 status=none; chmod 600 "$RUN/munge/key"; }
-munged --force --key-file="$RUN/munge/key" --socket="$RUN/munge/socket/munge" --pid-file="$RUN/munge/pid" --log-file="$RUN/munge/log" \
-  --seed-file="$RUN/munge/seed" --num-threads=4
+# Authentication of its own: key, socket, daemon. --force: RUN may lie in a private folder, all here
+# is root's.
+[ -s "$RUN/munge/key" ] || {
+  dd if=/dev/urandom of="$RUN/munge/key" bs=128 count=1 status=none
+  chmod 600 "$RUN/munge/key"
+}
+munged --force --key-file="$RUN/munge/key" --socket="$RUN/munge/socket/munge" \
+  --pid-file="$RUN/munge/pid" --log-file="$RUN/munge/log" --seed-file="$RUN/munge/seed" \
+  --num-threads=4
 until [ -s "$RUN/munge/pid" ]; do sleep 0.1; done
 cat "$RUN/munge/pid" >> "$RUN/pids/list"
 
@@ -81,11 +89,15 @@ for node in $nodes; do
     "CPUs=64 RealMemory=1048576 TmpDisk=200000 Gres=gpu:$GPUS State=UNKNOWN"
 done
 echo "PartitionName=gpu Nodes=ALL MaxTime=7-00:00:00 PriorityTier=10 State=UP Default=YES"
-echo "PartitionName=gpu_requeue Nodes=ALL MaxTime=7-00:00:00 PriorityTier=1 PreemptMode=REQUEUE GraceTime=0 State=UP"
-echo "PartitionName=gpu_grace Nodes=ALL MaxTime=7-00:00:00 PriorityTier=1 PreemptMode=REQUEUE GraceTime=60 State=UP"
+echo "PartitionName=gpu_requeue Nodes=ALL MaxTime=7-00:00:00 PriorityTier=1" \
+  "PreemptMode=REQUEUE GraceTime=0 State=UP"
+echo "PartitionName=gpu_grace Nodes=ALL MaxTime=7-00:00:00 PriorityTier=1" \
+  "PreemptMode=REQUEUE GraceTime=60 State=UP"
 } > "$RUN/slurm.conf"
 # GPUs need device files: copies of /dev/null (or, where devices cannot be made, empty files).
-for gpu in $(seq 0 $((GPUS - 1))); do [ -e "$RUN/gpus/$gpu" ] || mknod "$RUN/gpus/$gpu" c 1 3 2> /dev/null || : > "$RUN/gpus/$gpu"; done
+for gpu in $(seq 0 $((GPUS - 1))); do
+  [ -e "$RUN/gpus/$gpu" ] || mknod "$RUN/gpus/$gpu" c 1 3 2> /dev/null || : > "$RUN/gpus/$gpu"
+done
 echo "NodeName=${PREFIX}[1-$NNODES] Name=gpu File=$RUN/gpus/[0-$((GPUS - 1))]" > "$RUN/gres.conf"
 : > "$RUN/plugstack.conf"
 
@@ -98,13 +110,15 @@ for node in $nodes; do
   mkdir -p "$RUN/spool/$node"
   # shellcheck disable=SC2016
   unshare --uts --mount --propagation private \
-    sh -c 'mount --bind "$1" /etc/hosts && hostname "$2" && exec slurmd -N "$2"' node "$RUN/hosts" "$node"
+    sh -c 'mount --bind "$1" /etc/hosts && hostname "$2" && exec slurmd -N "$2"' \
+    node "$RUN/hosts" "$node"
   until [ -s "$RUN/pids/slurmd.$node.pid" ]; do sleep 0.1; done
   cat "$RUN/pids/slurmd.$node.pid" >> "$RUN/pids/list"
 done
 if [ -n "${OWNER:-}" ]; then
   # shellcheck disable=SC2016
-  RUN=$RUN setsid bash -c 'while [ -d "/proc/$1" ] && [ -s "$RUN/pids/list" ]; do sleep 1; done; exec bash "$2"' \
+  RUN=$RUN setsid bash -c \
+    'while [ -d "/proc/$1" ] && [ -s "$RUN/pids/list" ]; do sleep 1; done; exec bash "$2"' \
     watch "$OWNER" "$HERE/down.sh" < /dev/null > /dev/null 2>&1 &
 fi
 for _ in $(seq 200); do
