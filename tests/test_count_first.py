@@ -7,7 +7,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from exact_posterior import MASK, NUM_TOKENS, PAD, ExactPosterior, law_inputs, random_lengths
+from exact_posterior import (
+    MASK,
+    NUM_TOKENS,
+    PAD,
+    ExactPosterior,
+    law_inputs,
+    random_lengths,
+    random_prompts,
+)
 from test_sampler_exactness import COMMON, LAWS, ORDERS, is_exact
 
 from common.errors import InputError
@@ -129,21 +137,19 @@ def test_of_several_lengths_the_most_probable_answer_is_kept(law, order, tempera
 
 
 def test_a_single_candidate_is_count_first_itself(rng):
-    """Also rows without room, and rows that cannot take the likeliest number."""
-    contexts = random_lengths(rng)
-    model = WithCount(contexts, PowerSchedule(1.7))
-    for longest in range(5):
-        settings = COMMON | dict(
-            max_length=longest, sampler="count_first", length_choice="likeliest", seeds=[3, 4, 5]
-        )
-        rows = torch.zeros((3, 0), dtype=torch.long)
-        plain = generate_flexmdm_infilling(model, rows, rows, **settings)
+    """Also in rows without room, and in rows that have none for the likeliest number."""
+    contexts = random_prompts(rng)
+    model, prompt = WithCount(contexts, PowerSchedule(1.7)), list(contexts[1].prefix)
+    own = dict(sampler="count_first", length_choice="likeliest", temperature=1.0)
+    for longest in range(len(prompt), len(prompt) + 5):
+        settings = COMMON | own | {"max_length": longest, "seeds": [3, 4, 5]}
+        plain = generate_flexmdm(model, torch.tensor([prompt] * 3), **settings)
         result = search_lengths(
-            lambda rows, seeds, **more: FlexMDMSampler(
+            lambda rows, seeds, longest=longest, **more: FlexMDMSampler(
                 model,
-                Sequences([[]] * len(rows), [[]] * len(rows), longest, MASK, PAD),
+                Sequences([prompt] * len(rows), [[]] * len(rows), longest, MASK, PAD),
                 seeds,
-                SamplerOptions(sampler="count_first", length_choice="likeliest", temperature=1.0),
+                SamplerOptions(**own),
                 num_tokens=NUM_TOKENS,
                 **more,
             ),
