@@ -151,7 +151,7 @@ def test_a_gzip_cut_short_is_refused(tmp_path, cut):
         read_rows(tmp_path / "x.jsonl.gz", fields=("a",), flag="--x")
 
 
-def test_open_text_reads_a_marked_file_as_an_unmarked_one(tmp_path):
+def test_open_text_ignores_a_byte_order_mark(tmp_path):
     (tmp_path / "a.txt").write_bytes(codecs.BOM_UTF8 + "= é =\r\nb".encode())
     with open_text(tmp_path / "a.txt") as file:
         assert file.read() == "= é =\nb"
@@ -160,7 +160,7 @@ def test_open_text_reads_a_marked_file_as_an_unmarked_one(tmp_path):
 # ---- output folders ------------------------------------------------------------------------------
 
 
-def test_a_folder_that_cannot_be_written_is_refused_and_one_that_can_is_left_as_it_was(tmp_path):
+def test_an_unwritable_folder_is_refused_and_a_writable_one_is_left_unchanged(tmp_path):
     (tmp_path / "file").write_text("x")
     for folder in (tmp_path / "file", tmp_path / "file" / "sub", tmp_path / ("n" * 300)):
         with pytest.raises(InputError, match="--output_dir: cannot write"):
@@ -173,7 +173,7 @@ def test_a_folder_that_cannot_be_written_is_refused_and_one_that_can_is_left_as_
 
 
 @pytest.mark.parametrize("script", [eval_gsm8k, eval_humaneval_infill])
-def test_the_folder_is_tried_before_a_model_is_loaded_or_a_program_run(
+def test_output_folder_is_checked_before_a_model_is_loaded_or_a_program_run(
     script, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(
@@ -220,7 +220,7 @@ def test_results_are_written_before_anything_is_printed(tmp_path, monkeypatch):
     )
 
 
-def test_a_closed_standard_output_is_no_traceback(tmp_path):
+def test_a_closed_standard_output_gives_no_traceback(tmp_path):
     import subprocess
 
     write_rows(tmp_path / "rows.jsonl", [math_row(number, 1, 1) for number in range(3)])
@@ -322,7 +322,7 @@ ODD_ROWS = [
 
 
 @pytest.mark.parametrize("field, value, words", ODD_ROWS)
-def test_odd_fields_are_refused_by_row(tmp_path, monkeypatch, capsys, field, value, words):
+def test_malformed_fields_are_refused_by_row(tmp_path, monkeypatch, capsys, field, value, words):
     rows = [math_row(number, 1, 1, item=number, sample=0) for number in range(3)]
     rows[1][field] = value
     write_rows(tmp_path / "rows.jsonl", rows)
@@ -341,7 +341,7 @@ def test_files_that_hold_no_rows_are_refused(tmp_path, monkeypatch, capsys, cont
 
 
 @pytest.mark.parametrize("content", ["3", "[]", "[1, 2]", "null"])
-def test_settings_that_are_no_object_are_refused(tmp_path, monkeypatch, capsys, content):
+def test_settings_that_are_not_a_json_object_are_refused(tmp_path, monkeypatch, capsys, content):
     write_rows(tmp_path / "generations-000.jsonl", [math_row(0, 1, 1)])
     (tmp_path / "settings.json").write_text(content)
     with pytest.raises(InputError, match="settings.json does not hold one JSON object"):
@@ -350,7 +350,7 @@ def test_settings_that_are_no_object_are_refused(tmp_path, monkeypatch, capsys, 
 
 @given(st.permutations([0, 1, 2, 3]), st.integers(1, 3), st.sampled_from(["sample", "item"]))
 @settings(max_examples=20, deadline=None)
-def test_rows_with_and_without_a_number_are_refused_in_every_order(
+def test_mixing_rows_with_and_without_an_index_is_refused_in_any_order(
     tmp_path_factory, order, without, field
 ):
     from evaluation.generation_run import read_generations
@@ -364,7 +364,7 @@ def test_rows_with_and_without_a_number_are_refused_in_every_order(
         read_generations([path], "question")
 
 
-def test_two_names_of_one_item_are_refused(tmp_path, monkeypatch, capsys):
+def test_one_item_with_two_names_is_refused(tmp_path, monkeypatch, capsys):
     write_rows(
         tmp_path / "rows.jsonl",
         [math_row(0, 1, 1, item=0, sample=0), math_row(1, 1, 1, item=0, sample=1)],
@@ -374,7 +374,9 @@ def test_two_names_of_one_item_are_refused(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("field", ["item", "sample"])
-def test_a_number_of_a_thousand_million_is_counted_not_listed(tmp_path, monkeypatch, capsys, field):
+def test_missing_rows_below_a_huge_index_are_counted_without_listing_them(
+    tmp_path, monkeypatch, capsys, field
+):
     write_rows(
         tmp_path / "rows.jsonl",
         [
@@ -405,7 +407,7 @@ SHARED = [("p", 1), ("same", 2), ("same", 3), ("r", 4), ("same", 3)]
 @pytest.mark.parametrize("with_data", [True, False])
 @given(order=st.permutations(range(5)), samples=st.integers(1, 2), wrong=st.integers(0, 4))
 @settings(max_examples=10, deadline=None)
-def test_items_that_share_a_question_stay_two(
+def test_items_with_the_same_question_stay_separate(
     tmp_path_factory, with_item, with_data, order, samples, wrong
 ):
     folder = tmp_path_factory.mktemp("shared")
@@ -453,7 +455,7 @@ def test_items_that_share_a_question_stay_two(
         assert len(scores) == 5 and sum(scores.values()) == pytest.approx(5 - 1 / samples)
 
 
-def test_given_rows_are_not_named_gsm8k(tmp_path, monkeypatch, capsys):
+def test_rows_of_a_user_file_are_not_labelled_gsm8k(tmp_path, monkeypatch, capsys):
     write_rows(tmp_path / "their_rows.jsonl", [math_row(0, 1, 1)])
     evaluate(
         eval_gsm8k,
@@ -531,7 +533,7 @@ def test_a_set_without_tests_says_that_its_score_is_exact_match(tmp_path, monkey
     assert "the score is exact match" in shown.err and "0 of 1" in shown.out
 
 
-def test_scoring_text_is_bounded_work(tmp_path, monkeypatch, capsys):
+def test_scoring_text_takes_bounded_time(tmp_path, monkeypatch, capsys):
     import time
 
     began = time.process_time()
@@ -577,7 +579,7 @@ def result(label, metric="pass@1", benchmark="their set", **details):
     )
 
 
-def test_two_measures_of_one_run_are_two_lines_that_say_so(tmp_path):
+def test_two_metrics_of_one_run_are_two_labelled_table_rows(tmp_path):
     results = [
         ("a", result("x")),
         ("b", result("x", "exact_match")),
@@ -597,7 +599,7 @@ def test_two_measures_of_one_run_are_two_lines_that_say_so(tmp_path):
     st.text(st.sampled_from("a|$_\n\r\\^{}%#&~`\u2028 é"), max_size=8),
     st.sampled_from(["label", "benchmark"]),
 )
-def test_any_label_is_one_cell_and_one_line_of_the_legend(tmp_path_factory, text, field):
+def test_any_label_fits_one_table_cell_and_one_legend_entry(tmp_path_factory, text, field):
     row = dict(result("x"), **{field: text})
     rows = table_rows([("a", row)])
     line = markdown(rows).splitlines()
@@ -633,7 +635,7 @@ def test_any_label_is_one_cell_and_one_line_of_the_legend(tmp_path_factory, text
         ("evaluations", 3),
     ],
 )
-def test_a_result_whose_fields_are_of_another_kind_is_refused(tmp_path, field, value):
+def test_a_result_with_fields_of_the_wrong_type_is_refused(tmp_path, field, value):
     write_json(tmp_path / "results.json", dict(result("x"), **{field: value}))
     with pytest.raises(InputError, match=f"RESULTS: {field!r} of .* is not"):
         read_results([tmp_path])
@@ -647,13 +649,13 @@ def test_a_result_whose_fields_are_of_another_kind_is_refused(tmp_path, field, v
         {"name": "a", "sample": 0, "right": None},
     ],
 )
-def test_odd_verdicts_are_refused(tmp_path, row):
+def test_malformed_verdicts_are_refused(tmp_path, row):
     write_rows(tmp_path / "verdicts.jsonl", [row])
     with pytest.raises(InputError, match="--pair: row 1"):
         item_scores(tmp_path)
 
 
-def test_a_description_needs_no_evaluations():
+def test_a_result_without_evaluation_counts_can_be_described():
     assert "their set" in describe(
         make_result(
             benchmark="their set",
@@ -692,7 +694,7 @@ def test_flexmdm_values_that_are_not_finite_are_refused_by_flag(words):
 
 
 @pytest.mark.parametrize("value", ["1e39", "nan", "inf", "-1"])
-def test_a_guidance_beyond_the_logits_range_is_refused(value):
+def test_guidance_that_is_not_finite_in_fp32_or_negative_is_refused(value):
     parser = ArgumentParser()
     add_model_flags(parser, checkpoint_required=False)
     add_llada_flags(parser)
@@ -705,7 +707,7 @@ def test_a_command_line_that_is_not_utf_8_is_refused():
         ArgumentParser().parse_args([b"--prompt=\xff".decode("utf-8", "surrogateescape")])
 
 
-def test_mask_tokens_among_what_is_given_are_refused():
+def test_mask_tokens_in_a_prompt_or_suffix_are_refused():
     refuse_mask_tokens(([1, 2], []), 7, "--prompt")
     with pytest.raises(InputError, match="--prompt: holds the mask token 7"):
         refuse_mask_tokens(([1], [2, 7]), 7, "--prompt")
@@ -747,7 +749,7 @@ PANEL = {
     ],
 )
 @pytest.mark.parametrize("ending", ["png", "html"])
-def test_a_page_with_a_damaged_panel_is_refused_and_nothing_is_written(
+def test_a_trace_page_with_a_damaged_panel_is_refused_and_nothing_is_written(
     tmp_path, monkeypatch, ending, field, value
 ):
     import trace_page as command
@@ -763,7 +765,7 @@ def test_a_page_with_a_damaged_panel_is_refused_and_nothing_is_written(
     assert not (tmp_path / f"out.{ending}").exists()
 
 
-def test_a_whole_panel_is_drawn_and_a_picture_that_cannot_be_written_is_one_line(tmp_path):
+def test_a_complete_panel_is_plotted_and_an_unwritable_plot_file_is_a_one_line_error(tmp_path):
     from sampling import trace_page
 
     trace_page.write_trace_page(tmp_path / "page.html", [PANEL])

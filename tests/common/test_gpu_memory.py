@@ -113,13 +113,13 @@ def fails_after(function, calls):
         "0",
     ],
 )
-def test_a_device_that_is_not_there_is_named(name, monkeypatch):
+def test_a_missing_device_is_named(name, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match=f"^--device: {name} "):
         pick_device(name)
 
 
-def test_the_devices_that_are_there(monkeypatch):
+def test_each_process_gets_an_available_device(monkeypatch):
     chosen = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -132,7 +132,7 @@ def test_the_devices_that_are_there(monkeypatch):
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:9", "gpu", "xpu"])
-def test_every_script_refuses_such_a_device(device, made, refused, monkeypatch, tmp_path):
+def test_every_script_refuses_a_missing_device(device, made, refused, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(llada_utils, "read_tensors", unread)
     questions = ("--data_path", made / "questions.jsonl", "--output_dir", tmp_path / "out")
@@ -184,7 +184,9 @@ def test_weights_that_cannot_fit_are_not_read(made, refused, monkeypatch, tmp_pa
         ({"init_from": "adapter"}, ("--fully_shard",)),
     ],
 )
-def test_a_run_that_cannot_fit(changes, helps, made, refused, monkeypatch, tmp_path):
+def test_a_run_whose_weights_and_optimizer_cannot_fit_is_refused(
+    changes, helps, made, refused, monkeypatch, tmp_path
+):
     """2 bytes a frozen weight, 4 + 8 a trained one; gradients and activations refuse nothing."""
     if "init_from" in changes:
         changes = {"init_from": made / changes["init_from"]}
@@ -219,7 +221,7 @@ def test_a_run_that_cannot_fit(changes, helps, made, refused, monkeypatch, tmp_p
 
 
 @pytest.mark.parametrize("content", ["{}", "[1]", '{"r": null, "base_model_name_or_path": "x"}'])
-def test_an_adapter_that_names_no_base(content, refused, tmp_path):
+def test_an_adapter_without_a_usable_base_is_refused(content, refused, tmp_path):
     (tmp_path / "adapter_config.json").write_text(content)
     line = refused(f"{SCRIPTS['transfer']}.py", "--dry_run", "--init_from", tmp_path)
     assert "adapter_config.json" in line
@@ -233,7 +235,9 @@ def test_a_cpu_has_no_gpu_memory():
 # ---- memory that runs out
 
 
-def test_training_that_runs_out_of_memory(made, refused, monkeypatch, tmp_path):
+def test_training_that_runs_out_of_memory_ends_in_one_line_and_can_resume(
+    made, refused, monkeypatch, tmp_path
+):
     """One line: the estimate, what helps. Its checkpoints are whole, and it goes on from them."""
     from flexmdm_trainer import FlexMDMTrainer
 
@@ -262,7 +266,7 @@ def test_training_that_runs_out_of_memory(made, refused, monkeypatch, tmp_path):
     assert (tmp_path / "run/final/model.safetensors").exists()
 
 
-def test_flags_that_are_in_use_are_not_advised(made, refused, monkeypatch, tmp_path):
+def test_memory_advice_leaves_out_flags_already_in_use(made, refused, monkeypatch, tmp_path):
     from llada_trainer import LLaDATrainer
 
     monkeypatch.setattr(LLaDATrainer, "row_terms", fails_after(None, 0))
@@ -281,7 +285,9 @@ def test_flags_that_are_in_use_are_not_advised(made, refused, monkeypatch, tmp_p
     assert not (tmp_path / "none").exists()
 
 
-def test_an_evaluation_that_runs_out_of_memory(made, refused, monkeypatch, tmp_path, capsys):
+def test_an_evaluation_that_runs_out_of_memory_keeps_finished_rows(
+    made, refused, monkeypatch, tmp_path, capsys
+):
     """Its finished rows stay, and the same command with another batch size goes on."""
     words = [
         "--checkpoint_path",
@@ -320,7 +326,9 @@ def test_an_evaluation_that_runs_out_of_memory(made, refused, monkeypatch, tmp_p
     "script, checkpoint, network",
     [("flexmdm_inference.py", "flexmdm", LLaDADiT), ("llada_inference.py", "base", LLaDAModelLM)],
 )
-def test_a_prompt_that_runs_out_of_memory(script, checkpoint, network, made, refused, monkeypatch):
+def test_inference_that_runs_out_of_memory_ends_in_one_line(
+    script, checkpoint, network, made, refused, monkeypatch
+):
     monkeypatch.setattr(network, "forward", fails_after(network.forward, 1))
     words = ("--checkpoint_path", made / checkpoint, "--prompt", "w7", "--max_length", 12)
     line = refused(script, *words)
@@ -329,7 +337,7 @@ def test_a_prompt_that_runs_out_of_memory(script, checkpoint, network, made, ref
     assert "--batch_size" not in line
 
 
-def test_only_memory_that_runs_out_is_told_so():
+def test_only_out_of_memory_errors_get_memory_advice():
     def raises(error, before=None):
         @gpu_memory.out_of_memory_advice(lambda: "what helps: a walk")
         def failing():

@@ -47,7 +47,7 @@ def make(folder, tree, kind="data set"):
 
 @settings(max_examples=60, deadline=None)
 @given(old=TREES, new=TREES, ours=st.booleans(), added=TREES, kind=st.sampled_from("ab"))
-def test_only_what_we_wrote_is_replaced(tmp_path_factory, old, new, ours, added, kind):
+def test_only_our_own_output_folders_are_replaced(tmp_path_factory, old, new, ours, added, kind):
     """Ours: written by complete_folder as the same kind, with no file in it that it did not write."""
     root = tmp_path_factory.mktemp("out")
     folder = root / "out"
@@ -77,14 +77,14 @@ def test_only_what_we_wrote_is_replaced(tmp_path_factory, old, new, ours, added,
 @pytest.mark.parametrize(
     "content", ["{}", "[]", "3", '{"kind": "data set"}', '{"kind": "data set", "files": "a"}', "{"]
 )
-def test_a_damaged_marker_marks_nothing(tmp_path, content):
+def test_a_folder_with_a_damaged_marker_is_not_replaced(tmp_path, content):
     write(tmp_path / "out", {"a": "1", MARKER: content})
     with pytest.raises(InputError, match=MARKER if content == "{" else "name another"):
         make(tmp_path / "out", {"b": "2"})
     assert read(tmp_path / "out") == {"a": "1", MARKER: content}
 
 
-def test_what_comes_while_a_folder_is_made_is_not_lost(tmp_path):
+def test_files_added_while_a_folder_is_being_written_are_not_lost(tmp_path):
     make(tmp_path / "out", {"a": "1"})
     with pytest.raises(InputError, match="holds notes, which would be lost"):
         with complete_folder(tmp_path / "out", "data set") as staging:
@@ -93,7 +93,7 @@ def test_what_comes_while_a_folder_is_made_is_not_lost(tmp_path):
     assert read(tmp_path / "out")["notes"] == "mine" and os.listdir(tmp_path) == ["out"]
 
 
-def test_places_that_are_no_folder_to_write(tmp_path, monkeypatch):
+def test_unsuitable_output_paths_are_refused_and_links_are_followed(tmp_path, monkeypatch):
     work = tmp_path / "work"
     work.mkdir()
     (tmp_path / "file").write_text("x")
@@ -108,7 +108,7 @@ def test_places_that_are_no_folder_to_write(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("info", ["{}", "[]", '{"settings": 3}', '{"settings": {}}', "null"])
-def test_an_info_json_alone_makes_no_data_set(tmp_path, info):
+def test_an_info_json_alone_does_not_make_a_data_set(tmp_path, info):
     write(tmp_path / "out", {"info.json": info, "thesis.tex": "x"})
     for overwrite in (False, True):
         with pytest.raises(InputError, match="--output_dir: .*name another"):

@@ -136,7 +136,7 @@ def test_every_product_is_trained_on_with_several_third_numbers(math):
     assert len(thirds) == 15 and min(map(len, thirds.values())) >= 5
 
 
-def test_templates_and_answers_are_spread(math):
+def test_templates_and_answers_are_varied(math):
     assert (
         len(word_problems.MATH_TEMPLATES) >= 12
         and sum(" " in template[0] for template in word_problems.MATH_TEMPLATES) >= 2
@@ -146,7 +146,7 @@ def test_templates_and_answers_are_spread(math):
         assert len(answers) >= 40 and answers.most_common(1)[0][1] < 0.08 * len(rows)
 
 
-def test_answers_without_arithmetic_score_next_to_nothing(math):
+def test_baselines_without_arithmetic_score_near_zero(math):
     scores = word_problems.trivial_math_baselines(math["train"][:3000], math["test"][:100])
     assert set(scores) == {"commonest_answer", "nearest_question"} and max(scores.values()) < 0.08
 
@@ -300,7 +300,7 @@ def test_no_held_out_function_is_trained_on(code):
     assert not {identity(row) for row in code["train"]} & {identity(row) for row in code["test"]}
 
 
-def test_holes_hold_the_canonical_middle_and_rarely_nothing(holes):
+def test_infills_pass_with_the_canonical_middle_and_rarely_when_empty(holes):
     programs = {
         middle: [
             row["prompt"]
@@ -355,7 +355,7 @@ def test_library_functions_parse_and_modules_are_held_out():
 # --------------------------------------------------------------------------------------------------
 
 
-def test_text_has_the_shares_asked_for():
+def test_pretraining_text_has_the_requested_mixture():
     rows = pretraining_text.text_rows("train", 2000, 0)
     chat = sum(row["text"].startswith("<|startoftext|>") for row in rows)
     math = sum("\n#### " in row["text"] for row in rows)
@@ -395,7 +395,7 @@ def test_text_has_the_shares_asked_for():
     )
 
 
-def test_chat_text_is_what_fine_tuning_shows(tokenizer, math):
+def test_chat_text_equals_the_fine_tuning_format(tokenizer, math):
     for row in math["test"][:20]:
         assert pretraining_text.chat_text(row) == math_prompt(
             tokenizer, row["question"]
@@ -414,11 +414,11 @@ def test_chat_text_is_what_fine_tuning_shows(tokenizer, math):
         "a <infill-boundary>  <infill-boundary>\n b",
     ],
 )
-def test_any_text_survives_the_tokenizer(tokenizer, text):
+def test_any_text_round_trips_through_the_tokenizer(tokenizer, text):
     assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
 
 
-def test_special_tokens_stand_last_and_numbers_are_single_digits(tokenizer):
+def test_special_tokens_come_last_and_numbers_are_split_into_digits(tokenizer):
     assert len(tokenizer) == 1024 and tokenizer.convert_tokens_to_ids(
         pretraining_text.SPECIAL_TOKENS
     ) == list(range(1018, 1024))
@@ -443,7 +443,7 @@ def test_special_tokens_stand_last_and_numbers_are_single_digits(tokenizer):
     )
 
 
-def test_rows_are_short_and_holes_are_cut_between_tokens(tokenizer, math, code, holes):
+def test_rows_are_short_and_infills_are_cut_between_tokens(tokenizer, math, code, holes):
     def lengths(texts):
         return sorted(len(tokenizer(text)["input_ids"]) for text in texts)
 
@@ -522,7 +522,7 @@ def test_more_rows_than_there_are_is_an_error():
         (("text", "--weights", 0, 0, 0, 0, 0, 0, "--output", "x"), "--weights"),
     ],
 )
-def test_bad_use_is_one_line_and_exit_code_2(tmp_path, monkeypatch, arguments, named):
+def test_bad_arguments_give_one_line_and_exit_code_2(tmp_path, monkeypatch, arguments, named):
     monkeypatch.chdir(tmp_path)
     answer = command(*arguments)
     assert (

@@ -150,7 +150,7 @@ def test_a_wikitext_file_is_the_same_articles_with_and_without_a_byte_order_mark
     assert len(found) == len(articles) + leading_blank
 
 
-def test_text_that_names_itself_as_utf_16_is_refused_so(tmp_path):
+def test_text_with_a_utf_16_byte_order_mark_is_refused_as_utf_16(tmp_path):
     (tmp_path / "x.txt").write_text("= a =", encoding="utf-16")
     with pytest.raises(InputError, match="x.txt: it is UTF-16; save it as UTF-8"):
         read(tmp_path)

@@ -217,7 +217,7 @@ def test_math_command_reads_train_files_counts_long_rows_and_keeps_a_finished_ou
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_math_rows_that_would_train_in_silence_on_what_is_wrong(
+def test_math_rows_with_special_tokens_are_left_out_and_empty_answers_refused(
     command, tmp_path, tokenizer, tokenizer_folder
 ):
     """The mask token in a text would be its own target, and what follows padding would not be seen:
@@ -287,7 +287,7 @@ def test_middle_of_short_outputs_is_their_first_token():
             infills.draw_middle(n, prompt_length, 0.5, 0.5)
 
 
-def test_framing_at_inference_is_framing_in_training(tokenizer):
+def test_infill_format_at_inference_equals_training(tokenizer):
     boundary, layout = (
         infills.infill_boundary_ids(tokenizer),
         infills.llada_infill_layout(tokenizer),
@@ -315,7 +315,7 @@ def test_framing_at_inference_is_framing_in_training(tokenizer):
         assert framed.tolist() == prompt + middle.tolist() and prompt_length == len(prompt)
 
 
-def test_framing_of_empty_parts(tokenizer):
+def test_infill_format_of_empty_parts(tokenizer):
     boundary = infills.infill_boundary_ids(tokenizer)
     assert tokenizer.decode(boundary) == infills.INFILL_BOUNDARY
     assert infills.flexmdm_infill_ids(tokenizer, "", "") == (boundary, boundary)
@@ -325,7 +325,7 @@ def test_framing_of_empty_parts(tokenizer):
     assert text == infills.REQUEST + "<prefix>x</prefix><suffix></suffix>"
 
 
-def test_code_command_keeps_rows_that_both_framings_fit(
+def test_code_preprocessing_keeps_rows_that_fit_in_both_infill_formats(
     command, tmp_path, tokenizer, tokenizer_folder
 ):
     layout = sum(map(len, infills.llada_infill_layout(tokenizer)))
@@ -365,7 +365,7 @@ def test_code_command_keeps_rows_that_both_framings_fit(
 
 @pytest.mark.parametrize("token", ["mask_token", "pad_token"])
 @pytest.mark.parametrize("place", ["{} first", "in {} between", "last {}", "glued{}together"])
-def test_every_preprocessor_leaves_out_what_no_text_may_hold(
+def test_every_preprocessor_leaves_out_rows_with_special_tokens(
     command, tmp_path, tokenizer, tokenizer_folder, token, place
 ):
     """One rule, wherever in the text the token is written out."""
@@ -422,7 +422,7 @@ def cut_slowly(text, starts, max_length, first=0, kind=chunking.WHOLE):
     )
 
 
-def test_cutting_equals_its_definition():
+def test_chunking_equals_its_definition():
     for _ in range(300):
         text = random_text(random.randint(1, 60), "ab \n\n\t.")
         starts = np.array(sorted(random.sample(range(len(text)), random.randint(1, len(text)))))
@@ -455,7 +455,7 @@ def test_cut_is_at_the_blank_line_nearest_the_middle():
 
 
 @pytest.mark.parametrize("paragraph", ["a\n\n", "a\n", "aaa"])
-def test_cutting_takes_linear_time(paragraph):
+def test_chunking_takes_linear_time(paragraph):
     text = paragraph * 60_000
     begun = time.process_time()
     pieces = chunking.cut_document(text, np.arange(len(text)), 50)
@@ -526,7 +526,7 @@ def all_ids(rows):
     return Counter(tuple(ids) for split in rows.values() for ids in split["input_ids"])
 
 
-def test_transfer_command_loses_nothing(command, tmp_path, tokenizer, tokenizer_folder):
+def test_transfer_preprocessing_loses_no_text(command, tmp_path, tokenizer, tokenizer_folder):
     texts = make_corpus(tmp_path / "corpus")
     flags = [
         "--data_path",
@@ -588,7 +588,9 @@ def test_transfer_command_loses_nothing(command, tmp_path, tokenizer, tokenizer_
     assert all(again[split]["input_ids"][:] == rows[split]["input_ids"][:] for split in rows)
 
 
-def test_transfer_goes_on_after_a_stop(command, monkeypatch, tmp_path, tokenizer_folder):
+def test_interrupted_transfer_preprocessing_resumes(
+    command, monkeypatch, tmp_path, tokenizer_folder
+):
     write_jsonl(tmp_path / "t.jsonl", [{"text": f"document {number}"} for number in range(50)])
     flags = [
         "--data_path",
@@ -628,7 +630,7 @@ def test_transfer_goes_on_after_a_stop(command, monkeypatch, tmp_path, tokenizer
     assert command(transfer, *flags, "--overwrite")[0] == 0 and done
 
 
-def test_what_is_left_out_is_counted(command, tmp_path, tokenizer, tokenizer_folder):
+def test_rows_that_are_left_out_are_counted(command, tmp_path, tokenizer, tokenizer_folder):
     rows = [{"text": "abcdef"}] * 10 + [
         {"text": "a"},
         {"text": "it says <|mdm_mask|>"},
@@ -822,7 +824,7 @@ def test_refusals_are_one_line_and_write_nothing(
     assert not (tmp_path / "out").exists()
 
 
-def test_other_refusals(command, tmp_path, tokenizer_folder):
+def test_missing_flags_and_unreadable_corpora_are_refused(command, tmp_path, tokenizer_folder):
     write_jsonl(tmp_path / "x.jsonl", [{"text": "words"}])
     flags = ["--tokenizer", tokenizer_folder, "--output_dir", tmp_path / "out"]
     assert "--corpus" in command(transfer, *flags)[2]

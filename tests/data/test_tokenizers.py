@@ -112,7 +112,7 @@ def whole_characters(tokenizer, ids):
 
 @settings(max_examples=60, deadline=None)
 @given(text=CODE, cuts=st.tuples(st.floats(0, 1), st.floats(0, 1)))
-def test_a_text_cut_between_tokens_is_spliced_to_itself(tokenizer, text, cuts):
+def test_splitting_a_text_between_tokens_and_joining_it_gives_it_back(tokenizer, text, cuts):
     ids = text_ids(tokenizer, text)
     first, second = sorted(round(cut * len(ids)) for cut in cuts)
     assume(whole_characters(tokenizer, ids[:first]) and whole_characters(tokenizer, ids[:second]))
@@ -127,7 +127,7 @@ def test_a_text_cut_between_tokens_is_spliced_to_itself(tokenizer, text, cuts):
 
 @settings(max_examples=60, deadline=None)
 @given(prefix=CODE, middle=CODE, suffix=CODE)
-def test_an_infill_is_framed_at_inference_as_in_training(tokenizer, prefix, middle, suffix):
+def test_an_infill_is_formatted_at_inference_as_in_training(tokenizer, prefix, middle, suffix):
     """Wherever the three parts' tokens are those of the whole text, cut there."""
     ids = text_ids(tokenizer, prefix + middle + suffix)
     start, end = (len(text_ids(tokenizer, text)) for text in (prefix, prefix + middle))
@@ -143,7 +143,7 @@ def test_an_infill_is_framed_at_inference_as_in_training(tokenizer, prefix, midd
     assert decode_after(tokenizer, ids[:start], ids[start:end]) == middle
 
 
-def test_bytes_that_are_no_character_are_decoded_all_the_same(tokenizer):
+def test_incomplete_utf_8_is_still_decoded(tokenizer):
     """A model may put half a character after any text."""
     half = text_ids(tokenizer, "日")[-1:]
     assert decode_after(tokenizer, text_ids(tokenizer, "x\n"), half) == "\ufffd"

@@ -198,7 +198,7 @@ NOT_PROMISED = {
         for how in LEVELS
     ],
 )
-def test_no_hostile_program_passes_harms_or_stays(how, place):
+def test_no_hostile_program_passes_does_harm_or_keeps_running(how, place):
     level, uid = LEVELS[how]
     assert len(HOSTILE) >= 25
     if os.getuid() != 0 and how.startswith("root"):
@@ -282,7 +282,7 @@ def test_no_hostile_program_passes_harms_or_stays(how, place):
         assert "NOT" in isolation["files"] and "NOT" in isolation["network"]
 
 
-def test_the_cheats_are_real():
+def test_cheating_programs_fool_a_judge_that_trusts_the_exit_code():
     """Negative control: a judge that trusts the exit code of the composed program is fooled by many
     of them.
     """
@@ -307,7 +307,7 @@ def test_the_cheats_are_real():
 
 
 @pytest.mark.parametrize("name", FOOLS)
-def test_results_that_equal_everything_are_flagged(name, runner):
+def test_return_values_that_equal_everything_are_flagged(name, runner):
     result = runner.run(*FOOLS[name], "f")
     assert result["status"] == "passed" and result["suspicious"]
 
@@ -361,7 +361,7 @@ class Liar(list):
         [0] * 1_000_001,
     ],
 )
-def test_what_is_no_plain_data_is_not_sent(value):
+def test_only_plain_data_is_serialised(value):
     with pytest.raises(Unplain):
         pack(value)
     endless = []
@@ -374,7 +374,7 @@ def test_what_is_no_plain_data_is_not_sent(value):
     "message",
     [3, {}, [], ["l"], ["l", 3], ["i", "x"], ["x", []], ["d", [[["l", []], None]]], ["i", 3]],
 )
-def test_nonsense_from_the_program_makes_no_value(message):
+def test_malformed_messages_from_the_program_are_rejected(message):
     with pytest.raises((ValueError, TypeError)):
         unpack(message)
 
@@ -473,7 +473,7 @@ def test_no_cheat_passes_unflagged(runner, name):
     assert result["status"] in ("failed", "timed out") or result["suspicious"], result
 
 
-def test_helpers_of_the_prompt_are_the_prompt_s_own():
+def test_tests_use_the_prompts_own_helper_functions():
     reference = "import math\ndef poly(x):\n    return math.floor(x)\ndef f(x):\n    return 1.5\n"
     test = "def check(candidate):\n    assert poly(candidate(0)) == 1\n"
     cheat = reference.replace("return 1.5", "return 9") + "def poly(x):\n    return 1\n"
@@ -504,7 +504,7 @@ def test_changed_builtins_are_flagged_even_where_the_program_is_right(runner):
     assert result["status"] == "passed" and "builtins" in result["suspicious"]
 
 
-def test_words_of_cheats_are_found_and_words_of_the_reference_are_not():
+def test_suspicious_text_is_found_unless_the_reference_contains_it():
     assert suspicious_text("return type('A', (), {'__eq__': 1})()") == "__eq__"
     assert suspicious_text("import sys; sys.exit(0)") == "sys.exit"
     assert suspicious_text("    return sum(x for x in numbers if abs(x) > 1)\n") == ""
@@ -514,7 +514,7 @@ def test_words_of_cheats_are_found_and_words_of_the_reference_are_not():
 # ---- refusing, reporting, lasting ----------------------------------------------------------------
 
 
-def test_isolation_is_said(runner):
+def test_isolation_level_is_reported(runner):
     assert runner.isolation["level"] in ("namespaces", "landlock", "plain")
     assert set(runner.isolation) >= {
         "user",
@@ -529,7 +529,7 @@ def test_isolation_is_said(runner):
 @pytest.mark.skipif(
     os.getuid() != 0 or not shutil.which("unshare"), reason="needs root and unshare"
 )
-def test_root_that_cannot_become_anybody_else_is_refused_unless_told():
+def test_root_that_cannot_drop_privileges_is_refused_unless_allowed():
     """A root that has only itself (one mapped uid, no more user namespaces): limits would not bind
     it.
     """
@@ -645,7 +645,7 @@ def test_what_a_program_prints_is_kept(runner):
     assert len(runner.run("def f(x):\n    print('x' * 10 ** 6)\n", test, "f")["output"]) == 4000
 
 
-def test_a_folder_of_any_depth_without_rights_is_removed(tmp_path):
+def test_deep_folders_without_permissions_are_removed(tmp_path):
     from evaluation.sandbox.sandbox import remove_folder
 
     (tmp_path / "kept").write_text("kept")
@@ -667,7 +667,7 @@ def test_a_folder_of_any_depth_without_rights_is_removed(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
-def test_programs_at_once_do_not_mix_their_results():
+def test_concurrent_programs_do_not_mix_their_results():
     with CodeRunner(workers=4) as several:
         jobs = [
             (
@@ -682,7 +682,7 @@ def test_programs_at_once_do_not_mix_their_results():
         ]
 
 
-def test_a_program_sees_no_more_than_it_should(runner):
+def test_a_program_sees_only_an_empty_folder_and_a_minimal_environment(runner):
     program = (
         "import os\nassert set(os.environ) <= {'PATH', 'LANG', 'LC_CTYPE', 'HOME', 'TMPDIR',"
         " 'LD_LIBRARY_PATH'}\nassert os.listdir('.') == []\nassert os.getuid() != 0\nassert"

@@ -113,7 +113,7 @@ def test_processes_share_the_rows_and_process_0_waits_for_all(tmp_path, whole, p
     assert len(list(tmp_path.glob(GENERATIONS))) == processes
 
 
-def test_another_number_of_processes_goes_on_where_one_stopped(tmp_path, whole):
+def test_another_number_of_processes_resumes_a_stopped_run(tmp_path, whole):
     process = stub(tmp_path, pause=0.05)
     wait_for_bytes(tmp_path, process, 0)
     process.kill()
@@ -235,7 +235,7 @@ def test_shards_merge_in_order(tmp_path):
     assert counts == {"missing": 0, "duplicates": 0}
 
 
-def test_duplicates_and_missing_rows_are_refused_unless_told(tmp_path):
+def test_duplicates_and_missing_rows_are_refused_unless_allowed(tmp_path):
     write_rows(tmp_path / "a.jsonl", ours() + ours()[:1])
     with pytest.raises(InputError, match="occurs twice"):
         merge([tmp_path / "a.jsonl"])
@@ -259,7 +259,7 @@ def test_several_configurations_are_refused(tmp_path):
         merge([tmp_path / "a.jsonl", tmp_path / "b.jsonl"])
 
 
-def test_rows_of_other_programs_are_samples_only_when_told(tmp_path):
+def test_repeated_rows_of_other_programs_count_as_samples_only_with_num_samples(tmp_path):
     rows = [{"question": "q", "generations": r"\boxed{1}", "ground_truth": 1.0}] * 3
     (tmp_path / "old.json").write_text(json.dumps({"generations": rows, "model_path": "/models/x"}))
     with pytest.raises(InputError, match="--num_samples"):

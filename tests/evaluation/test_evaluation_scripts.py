@@ -129,7 +129,7 @@ def test_one_process_or_two_batch_1_or_16_give_the_same_rows(
     "kind, more",
     [("flexmdm", ["--sampler", "event_driven", "--diffusion_steps", 100]), ("llada", [])],
 )
-def test_the_network_sees_no_more_rows_than_it_may_and_free_places_are_taken(
+def test_finished_rows_are_replaced_and_the_batch_size_is_never_exceeded(
     checkpoints, sets, tmp_path, monkeypatch, kind, more
 ):
     """Rows of the event-driven sampler end at different times: 16 rows in batches of 4 take fewer
@@ -187,7 +187,7 @@ def test_torchrun_shards_the_same_command(checkpoints, sets, tmp_path, monkeypat
     )
 
 
-def test_results_json_says_everything(checkpoints, sets, tmp_path, monkeypatch):
+def test_results_json_is_complete(checkpoints, sets, tmp_path, monkeypatch):
     run_main(
         eval_gsm8k,
         monkeypatch,
@@ -259,7 +259,7 @@ def test_other_data_or_weights_in_the_same_folder_are_refused(
         )
 
 
-def test_score_only_gives_the_run_s_own_result(checkpoints, sets, tmp_path, monkeypatch):
+def test_score_only_reproduces_the_runs_result(checkpoints, sets, tmp_path, monkeypatch):
     run_main(
         eval_humaneval_infill,
         monkeypatch,
@@ -288,7 +288,7 @@ def test_score_only_gives_the_run_s_own_result(checkpoints, sets, tmp_path, monk
 
 
 @pytest.mark.parametrize("layout", ["paper", "oracle", "fixed"])
-def test_llada_s_three_layouts(checkpoints, sets, tmp_path, monkeypatch, layout):
+def test_llada_supports_its_three_infill_layouts(checkpoints, sets, tmp_path, monkeypatch, layout):
     arguments = flags(checkpoints, sets, "llada", "code")
     run_main(
         eval_humaneval_infill,
@@ -307,7 +307,7 @@ def test_llada_s_three_layouts(checkpoints, sets, tmp_path, monkeypatch, layout)
         assert max(row["length"] for row in rows.values()) <= 20
 
 
-def test_pass_at_k_of_several_samples_and_suspicion(sets, tmp_path, monkeypatch):
+def test_pass_at_k_of_several_samples_and_suspicious_programs(sets, tmp_path, monkeypatch):
     """Completions of another program, two samples each: the reference and an empty one."""
     items = code_infill_rows("test", 8, 0)
     write_rows(tmp_path / "items.jsonl", items)
@@ -351,7 +351,7 @@ def test_pass_at_k_of_several_samples_and_suspicion(sets, tmp_path, monkeypatch)
     assert [verdict["status"] for verdict in verdicts] == ["passed", "failed"] * 8
 
 
-def test_the_items_test_counts_not_the_file_s(tmp_path, monkeypatch):
+def test_the_items_test_is_used_not_the_one_in_the_generations_file(tmp_path, monkeypatch):
     item = {
         "task_id": "x/0",
         "entry_point": "f",
@@ -486,7 +486,9 @@ def full_disk(path):
 
 
 @pytest.mark.parametrize("written", [0, 1, 4])
-def test_a_full_disk_while_programs_run_loses_no_verdict(to_score, tmp_path, monkeypatch, written):
+def test_a_full_disk_while_programs_run_loses_no_finished_verdict(
+    to_score, tmp_path, monkeypatch, written
+):
     """Those reached are kept, the same command runs the others only, and the end is as if nothing
     had been.
     """
@@ -508,7 +510,7 @@ def test_a_full_disk_while_programs_run_loses_no_verdict(to_score, tmp_path, mon
     assert verdicts == [False, True] * 3 and not reached.exists()
 
 
-def test_verdicts_of_other_programs_are_not_taken(to_score, tmp_path, monkeypatch):
+def test_verdicts_of_other_programs_are_not_reused(to_score, tmp_path, monkeypatch):
     """Nor rows that are no verdicts; a program that ran out of time is tried again."""
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
@@ -526,7 +528,7 @@ def test_verdicts_of_other_programs_are_not_taken(to_score, tmp_path, monkeypatc
     assert len(ran) == 5
 
 
-def test_the_middle_alone_is_the_completion():
+def test_completion_is_the_middle_alone():
     """Boundary marks, prefix and suffix stay outside; special tokens are skipped; LLaDA's text ends
     at its first end token.
     """
@@ -585,7 +587,7 @@ def test_edit_similarity_is_levenshtein(a, b):
     assert math.isclose(eval_humaneval_infill.edit_similarity(a, b), expected)
 
 
-def test_parses():
+def test_parses_accepts_exactly_valid_python():
     assert eval_humaneval_infill.parses(
         "def f():\n    return '\\d'\n"
     ) and eval_humaneval_infill.parses("")
@@ -694,7 +696,7 @@ def test_checkpoints_and_prompts_that_do_not_fit_are_refused_before_anything_is_
     assert not (tmp_path / "out").exists()
 
 
-def test_flags_of_the_other_kind_are_said_to_have_no_effect(
+def test_flags_of_the_other_model_kind_give_a_no_effect_warning(
     checkpoints, sets, tmp_path, monkeypatch, capsys
 ):
     arguments = flags(checkpoints, sets, "flexmdm", "math")
@@ -712,7 +714,7 @@ def test_flags_of_the_other_kind_are_said_to_have_no_effect(
     assert "--gen_length, --remasking: LLaDA's" in capsys.readouterr().err
 
 
-def test_the_official_files_are_told_by_their_names(data_dir, tmp_path):
+def test_official_files_are_recognised_by_name(data_dir, tmp_path):
     args = SimpleNamespace(data_path=str(data_dir / "humaneval"), benchmark="random-span-light")
     assert len(eval_humaneval_infill.read_items(args)) == 164
     assert eval_humaneval_infill.benchmark_name(args) == "humaneval-infill random-span-light"
@@ -728,7 +730,7 @@ def test_the_official_files_are_told_by_their_names(data_dir, tmp_path):
         eval_humaneval_infill.read_items(args)
 
 
-def test_the_real_gsm8k_is_told_by_its_content(data_dir, sets):
+def test_official_gsm8k_is_recognised_by_content(data_dir, sets):
     args = SimpleNamespace(data_path=str(data_dir / "gsm8k"))
     items = eval_gsm8k.read_items(args)
     assert len(items) == 1319 and eval_gsm8k.benchmark_name(args, items) == "gsm8k"

@@ -69,7 +69,7 @@ def test_wilson_against_published_values(right, n, low, high):
 
 
 @given(st.integers(1, 2000), st.data())
-def test_wilson_bounds_solve_their_equation_and_hold_the_share(n, data):
+def test_wilson_bounds_solve_their_equation_and_contain_the_proportion(n, data):
     right = data.draw(st.integers(0, n))
     low, high = wilson(right, n)
     assert 0 <= low <= right / n <= high <= 1
@@ -91,12 +91,12 @@ def test_pass_at_k_is_the_mean_over_all_choices(n, right):
         pass_at_k(n, right, n + 1)
 
 
-def test_spread():
+def test_spread_is_mean_and_quartiles():
     assert spread([1, 2, 3, 4, 5]) == {"mean": 3, "q1": 2, "median": 3, "q3": 4}
     assert spread([7]) == {"mean": 7, "q1": 7, "median": 7, "q3": 7} and spread([None]) is None
 
 
-def test_a_result_holds_totals_and_is_described():
+def test_a_result_holds_totals_and_its_description_the_interval():
     made = result()
     assert (
         made["tokens"] == 5000
@@ -107,7 +107,7 @@ def test_a_result_holds_totals_and_is_described():
     assert "60 of 100" in describe(made) and "[50.20%, 69.06%]" in describe(made)
 
 
-def test_the_sampler_s_name_says_what_a_fair_comparison_needs():
+def test_sampler_name_states_the_settings_that_a_comparison_needs():
     assert (
         sampler_name(result(use_sliding_window=True, max_window=32))
         == "tau-leaping 128, random order, window 32"
@@ -144,7 +144,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_table_has_every_result_and_the_paper_s_rows(folder):
+def test_table_has_every_result_and_the_papers_rows(folder):
     rows = table_rows(read_results([folder]))
     assert [(row["benchmark"], row["label"], row["evaluations"]) for row in rows] == [
         ("code", "empty completions", 0),
@@ -161,7 +161,7 @@ def test_table_has_every_result_and_the_paper_s_rows(folder):
     assert "| gsm8k | FlexMDM 8B, paper | 4096 steps | pass@1, paper rule | 67.1 % |" in text
 
 
-def test_the_paper_s_numbers_are_those_of_the_specification():
+def test_stored_paper_numbers_are_the_published_ones():
     assert PAPER["gsm8k"]["FlexMDM"][-1] == 67.1 and PAPER["humaneval-infill single-line"][
         "LLaDA"
     ] == (52.8, 52.9, 51.2, 53.3, 52.8)
@@ -185,7 +185,7 @@ def test_command_writes_table_and_plot(folder, tmp_path):
     assert (tmp_path / "out" / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_plot_says_axes_units_and_sizes(folder, tmp_path):
+def test_plot_labels_axes_units_and_sample_sizes(folder, tmp_path):
     plot(table_rows(read_results([folder])), tmp_path / "accuracy.svg")
     import matplotlib
 

@@ -65,7 +65,7 @@ def load(kind, folder):
 
 
 @pytest.mark.parametrize("kind", LOADERS)
-def test_whole_folders_load(made, tmp_path, kind):
+def test_intact_checkpoint_folders_load(made, tmp_path, kind):
     load(kind, copy(made, kind, tmp_path))
 
 
@@ -95,7 +95,7 @@ TAKEN = {  # what is odd elsewhere and fine here
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
-def test_a_value_that_cannot_be_is_refused_by_its_key(made, tmp_path_factory, data):
+def test_an_impossible_config_value_is_refused_by_its_key(made, tmp_path_factory, data):
     kind = data.draw(st.sampled_from(sorted(RULES)))
     key = data.draw(st.sampled_from(sorted(RULES[kind])))
     value = data.draw(ODD)
@@ -111,7 +111,7 @@ def test_a_value_that_cannot_be_is_refused_by_its_key(made, tmp_path_factory, da
 @pytest.mark.parametrize(
     "content", ["[]", "3", "null", "{}", '{"model_type": 3}', "{", "[" * 9**5, b"\xff"]
 )
-def test_a_config_that_is_no_config_is_refused(made, tmp_path, kind, content):
+def test_a_malformed_config_is_refused(made, tmp_path, kind, content):
     folder = copy(made, kind, tmp_path)
     content = content if isinstance(content, bytes) else content.encode()
     (folder / JSON[kind]).write_bytes(content)
@@ -120,7 +120,7 @@ def test_a_config_that_is_no_config_is_refused(made, tmp_path, kind, content):
 
 
 @pytest.mark.parametrize("schedule", [3, "linear", [], {"name": "power", "p": "2"}, {"name": 3}])
-def test_a_schedule_that_is_none_is_refused(made, tmp_path, schedule):
+def test_an_invalid_schedule_is_refused(made, tmp_path, schedule):
     folder = copy(made, "flexmdm", tmp_path)
     tiny.edit_json(folder / "config.json", insertion_schedule=schedule)
     if schedule == []:  # as if it were not there: linear
@@ -139,7 +139,7 @@ def test_another_kind_of_adapter_is_refused(made, tmp_path, peft_type):
 
 @pytest.mark.parametrize("value", [-1, 60, 10**9, "58", 5.0, True])
 @pytest.mark.parametrize("name", ["mask_token_id", "pad_token_id"])
-def test_a_special_id_that_the_tokenizer_has_not_is_refused(made, tmp_path, name, value):
+def test_a_special_id_outside_the_tokenizer_is_refused(made, tmp_path, name, value):
     folder = copy(made, "llada", tmp_path)
     tiny.edit_json(folder / "config.json", **{name: value})
     with pytest.raises(InputError, match=f"config.json: {name}"):
@@ -188,7 +188,7 @@ def test_an_index_without_a_map_is_refused(made, tmp_path, content):
 
 @pytest.mark.parametrize("kind", LOADERS)
 @pytest.mark.parametrize("what", ["config", "weights", "tokenizer"])
-def test_a_pipe_in_the_place_of_a_file_is_refused_at_once(made, tmp_path, kind, what):
+def test_a_named_pipe_instead_of_a_file_is_refused_at_once(made, tmp_path, kind, what):
     folder = copy(made, kind, tmp_path)
     weights = "adapter_model.safetensors" if kind == "adapter" else "model.safetensors"
     name = {"config": JSON[kind], "weights": weights, "tokenizer": "tokenizer.json"}[what]
@@ -248,7 +248,7 @@ def test_a_base_is_found_from_every_folder(made, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["flexmdm", "adapter"])
-def test_a_base_that_is_not_there_is_named_with_its_flag(made, tmp_path, kind):
+def test_a_missing_base_is_named_with_its_flag(made, tmp_path, kind):
     folder = copy(made, kind, tmp_path)
     tiny.edit_json(folder / JSON[kind], base_model_name_or_path=str(tmp_path / "gone"))
     with pytest.raises(InputError, match="--base_model is not given, .*gone"):

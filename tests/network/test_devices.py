@@ -158,7 +158,7 @@ def test_llada_sampler_and_prompt_cache(llada, meta, options):
     generate_mdm_infilling(llada, given, given, steps=None, middle_lengths=4, **IDS, **options)
 
 
-def test_places_say_what_the_masks_say(flexmdm, llada):
+def test_packing_by_positions_equals_packing_by_masks_and_padded_rows(flexmdm, llada):
     """Rows packed by the places that a batch names, by those found from its masks, and padded rows:
     the same numbers.
     """

@@ -104,7 +104,7 @@ def test_golden_interpolant(golden):
     assert not unmask_rate[~masked].any()
 
 
-def test_golden_edges(golden):
+def test_golden_interpolant_of_empty_full_and_partial_rows(golden):
     """Rows emptied, untouched and holed, from the golden st and masks: uniforms chosen so that just
     those are kept.
     """
@@ -188,7 +188,7 @@ def test_marginals(insertion, unmask):
 
 
 @pytest.mark.parametrize("insertion", SCHEDULES, ids=str)
-def test_every_draw_adds_up(insertion):
+def test_every_draw_has_consistent_lengths_gaps_and_masks(insertion):
     rows, length = 300, 23
     lengths = torch.randint(0, length + 1, (rows,))
     x1 = torch.randint(0, 298, (rows, length))

@@ -146,7 +146,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_the_block_is_not_is_refused(source, tmp_path, case):
+def test_unsupported_llama_variants_are_refused(source, tmp_path, case):
     refused(changed(source, tmp_path, **WRONG[case]), tmp_path / "base", "--source|fit the network")
 
 
@@ -160,7 +160,7 @@ def test_a_missing_size_is_named(source, tmp_path, key):
     st.sampled_from([*new_base.NEEDED, *new_base.OPTIONAL, "eos_token_id", "rope_parameters"]),
     st.sampled_from([-1, 1.5, "x", [], [None], {"a": 1}, True, 10**12, float("nan")]),
 )
-def test_no_value_is_a_traceback(source, tmp_path_factory, key, value):
+def test_an_odd_config_value_is_refused_in_one_line_or_loads(source, tmp_path_factory, key, value):
     """One line, or a base that loads."""
     work = tmp_path_factory.mktemp("odd")
     try:
@@ -173,13 +173,13 @@ def test_no_value_is_a_traceback(source, tmp_path_factory, key, value):
 
 
 @pytest.mark.parametrize("missing", [{"without": ["eos_token_id"]}, {"eos_token_id": None}])
-def test_without_an_eos_id_it_is_the_tokenizers(source, tmp_path, missing):
+def test_a_missing_eos_id_is_taken_from_the_tokenizer(source, tmp_path, missing):
     new_base.import_llama(str(changed(source, tmp_path, **missing)), tmp_path / "base")
     assert load_tokenizer(tmp_path / "base").eos_token_id == 2
 
 
 @pytest.mark.parametrize("without", ["model.embed_tokens.weight", "lm_head.weight"])
-def test_a_missing_matrix_is_refused_not_tied_in_silence(source, tmp_path, without):
+def test_a_missing_matrix_is_refused_not_silently_tied(source, tmp_path, without):
     folder = shutil.copytree(source, tmp_path / "source")
     state = load_file(folder / "model.safetensors")
     del state[without]
@@ -201,7 +201,7 @@ def test_a_folder_without_a_tokenizer_is_refused(source, tmp_path, content):
     [("n_layers", 0), ("n_layers", -1), ("d_model", 0), ("n_heads", 0), ("n_heads", 3)]
     + [("n_heads", 16), ("mlp_hidden_size", -4), ("max_sequence_length", 0), ("init_std", -0.1)],
 )
-def test_sizes_of_random_weights_that_cannot_be(tmp_path, monkeypatch, flag, value):
+def test_impossible_sizes_of_a_random_base_are_refused(tmp_path, monkeypatch, flag, value):
     words = ["random", "--tokenizer", ROOT / "LLaDA-tiny-Base", "--d_model", 16]
     words += [f"--{flag}={value}", "--output_dir", tmp_path / "base"]
     monkeypatch.setattr(sys, "argv", ["x", *map(str, words)])

@@ -34,7 +34,7 @@ def close(found, wanted, dtype, name=""):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("positions", [0, 1, 7, 50])
-def test_chunks_give_the_plain_loss_and_gradients(positions, dtype, monkeypatch):
+def test_chunked_loss_and_gradients_equal_the_unchunked_ones(positions, dtype, monkeypatch):
     """Seven positions a chunk, the last one short: loss, gradient of the hidden states, of LoRA,
     and of the head itself.
     """
@@ -116,7 +116,7 @@ class Largest(TorchDispatchMode):
         return result
 
 
-def test_all_logits_never_exist_at_once(monkeypatch):
+def test_full_logits_are_never_materialised(monkeypatch):
     """Forward and backward of 200 positions, 10 a chunk: nothing is larger than the head's weight
     or one chunk's logits.
     """
@@ -168,7 +168,7 @@ def losses_of(kind, model, config_of, batch):
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["", "gradient checkpointing"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "fp32"])
 @pytest.mark.parametrize("kind", ["flexmdm", "llada"])
-def test_a_training_step_is_the_plain_one(kind, dtype, checkpointing, monkeypatch):
+def test_a_packed_training_step_equals_the_unpacked_one(kind, dtype, checkpointing, monkeypatch):
     """Trimmed, packed and chunked, with and without gradient checkpointing: losses of every row and
     the gradient of every parameter.
     """
@@ -210,7 +210,7 @@ def test_a_training_step_is_the_plain_one(kind, dtype, checkpointing, monkeypatc
         close(found[0][name], found[1][name], dtype, name)
 
 
-def test_packed_rows_do_not_see_each_other():
+def test_packed_rows_do_not_attend_to_each_other():
     """In training mode a row alone gives what it gives in a batch, and padding gives zeros."""
     model = tiny.flexmdm().train()
     ids = torch.randint(0, 57, (3, 11))

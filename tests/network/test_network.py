@@ -300,7 +300,7 @@ def test_gradient_checkpointing_gives_equal_gradients():
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_length_head_kinds():
+def test_length_head_rates_are_bounded_or_nonnegative():
     hidden = torch.randn(5, 32) * 100
     head = tiny.stir(ScalarLengthHead(32, "log_rate"), 3.0)
     assert head(hidden).abs().max() <= 15
@@ -310,7 +310,7 @@ def test_length_head_kinds():
 # ---- configurations and formats
 
 
-def test_config_refuses_by_name():
+def test_unsupported_config_values_are_refused_by_name():
     good = tiny.llada_config().to_json()
     for key, value in [
         ("rope", False),
@@ -508,7 +508,7 @@ def test_import_of_a_llama(tmp_path, data_dir):
     assert tokenizer.mask_token_id == ours.config.mask_token_id >= 512 and tokenizer.chat_template
 
 
-def test_merge_leaves_no_adapter():
+def test_merging_lora_leaves_no_adapter_and_the_same_logits():
     model = add_lora(tiny.llada(), LORA)
     tiny.stir(model)
     ids = torch.randint(0, 58, (2, 5))

@@ -58,7 +58,7 @@ def rng():
 
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("order", ORDERS)
-def test_count_first_samples_the_law_itself(law, order, rng):
+def test_count_first_samples_the_exact_law(law, order, rng):
     contexts, schedule = LAWS[law](rng), PowerSchedule(1.7)
     model = WithCount(contexts, schedule)
     settings = dict(
@@ -69,14 +69,14 @@ def test_count_first_samples_the_law_itself(law, order, rng):
 
 
 @pytest.mark.parametrize("wrong", [{"length_choice": "likeliest"}, {"events_per_evaluation": 3}])
-def test_the_approximations_are_not_the_law(wrong, rng):
+def test_count_first_approximations_fail_the_exactness_check(wrong, rng):
     contexts, schedule = random_lengths(rng), LinearSchedule()
     settings = dict(sampler="count_first", query_time=1.0, insertion_schedule=schedule, **wrong)
     assert not is_exact(contexts, WithCount(contexts, schedule), rng, **settings)
 
 
 @pytest.mark.parametrize("most", [1, 5, 63, 64, 130, 1024])
-def test_the_head_is_a_law_over_all_numbers(most):
+def test_length_distribution_head_is_normalised_over_all_counts(most):
     starts, widths = count_bins(most, torch.device("cpu"))
     assert starts[0] == 0 and int(widths.sum()) == most + 1
     assert torch.equal(starts.diff(), widths[:-1])
@@ -87,7 +87,7 @@ def test_the_head_is_a_law_over_all_numbers(most):
     torch.testing.assert_close(head(hidden, n), log_probs.gather(-1, n[..., None])[..., 0])
 
 
-def test_without_a_head_or_in_the_wrong_company_it_is_refused():
+def test_count_first_without_a_length_distribution_or_with_conflicting_options_is_refused():
     with pytest.raises(ValueError, match="length distribution"):
         generate_flexmdm(
             ExactPosterior(random_lengths(np.random.default_rng(0)), LinearSchedule()),

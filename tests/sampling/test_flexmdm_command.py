@@ -134,7 +134,7 @@ def test_logits_at_chosen_positions_change_nothing():
         assert torch.equal(offered.sequences, plain.sequences)
 
 
-def test_padding_that_was_attended_to_in_training_is_there_when_sampling():
+def test_sampling_keeps_the_padding_that_training_attended_to():
     """In compatibility mode the canvas is as wide as in training, whatever --max_length says; the
     head says nearly nothing, so a prompt is all there ever is."""
     seen = []
@@ -213,7 +213,7 @@ def test_command_continues_a_prompt(checkpoint, command):
     )
 
 
-def test_command_fills_a_gap_and_shows_it(checkpoint, command, tmp_path):
+def test_command_infills_and_prints_the_result(checkpoint, command, tmp_path):
     done = command(
         "--checkpoint_path",
         checkpoint / "flexmdm",

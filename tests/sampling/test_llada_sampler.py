@@ -130,7 +130,7 @@ def reference(
 
 
 @pytest.mark.parametrize("masks, steps", [(10, 3), (3, 8), (8, 8), (0, 4), (1, 1)])
-def test_reveals_are_floor_and_remainder(masks, steps):
+def test_unmasking_counts_per_step_are_floor_and_remainder(masks, steps):
     reveals = unmaskings_of_block(masks, steps)
     assert len(reveals) == steps and sum(reveals) == masks
     assert reveals == sorted(reveals, reverse=True) and max(reveals) - min(reveals) <= 1
@@ -365,7 +365,7 @@ def test_confidence_is_the_drawn_tokens_probability():
     assert torch.allclose(log_probability(logits, tokens, excluded), expected, atol=1e-12)
 
 
-def test_the_likeliest_draws_are_kept():
+def test_the_most_confident_draws_are_kept():
     """Temperature 3 draws often miss the best token; what is kept are the places whose *drawn*
     token is likeliest.
     """
@@ -395,7 +395,7 @@ def test_the_likeliest_draws_are_kept():
         assert result.trace[b][1]["ids"] == [drawn[i] if i in kept else MASK for i in range(6)]
 
 
-def test_only_the_needed_logits_are_asked_for(network):
+def test_only_the_needed_logits_are_computed(network):
     """Low confidence: the current block's masks. Random remasking chooses first, so only what it
     reveals.
     """
@@ -423,7 +423,7 @@ def test_only_the_needed_logits_are_asked_for(network):
         assert spy.asked == expected
 
 
-def test_prompts_with_masks_or_inner_padding_are_left_alone(network):
+def test_prompts_with_masks_or_inner_padding_are_unchanged(network):
     prompt = [1, PAD, MASK, 2]
     result = generate_mdm(
         network,
@@ -514,7 +514,7 @@ def test_a_cache_refreshed_every_step_changes_nothing(network, cfg_scale):
 
 
 @torch.no_grad()
-def test_between_refreshes_only_the_past_is_old(network):
+def test_between_refreshes_only_cached_prompt_keys_and_values_are_stale(network):
     """The second evaluation, written out: the prompt's keys and values come from the first,
     everything from the block on is new.
     """

@@ -61,7 +61,7 @@ def test_a_cache_refreshed_every_time_changes_nothing(network, options):
 
 
 @torch.no_grad()
-def test_between_refreshes_only_the_prompt_is_old(network):
+def test_between_refreshes_only_the_prompt_is_stale(network):
     """The second evaluation, written out block by block: the prompt's keys and values, and its
     time, are the first evaluation's.
     """

@@ -24,7 +24,7 @@ from flexmdm_interpolant import GeometricSchedule, LinearSchedule
 from sampling.flexmdm import generate_flexmdm_infilling
 
 
-def test_a_known_length_is_met_whatever_is_saved():
+def test_a_known_length_is_reached_exactly_under_a_stale_rate_bound():
     """150 tokens: exact 4.01 evaluations a token; a carried bound at most 2.5, and at most 400 a
     row.
     """
@@ -40,7 +40,7 @@ def test_a_known_length_is_met_whatever_is_saved():
     assert int(carried.rate_bound_violations.sum()) == 0
 
 
-def test_lengths_keep_their_law_under_a_carried_bound():
+def test_lengths_keep_their_distribution_under_a_stale_rate_bound():
     p = np.zeros(201)
     p[100:] = 1 / 101
     result, per_token = lengths_of(p, 300, bound_inflation=1.25)
@@ -52,7 +52,7 @@ def test_lengths_keep_their_law_under_a_carried_bound():
     )
 
 
-def test_several_events_an_evaluation_cost_a_little_length():
+def test_several_events_per_evaluation_keep_the_mean_length_within_ten_percent():
     """k = 2 and 4 with a carried bound: 1.2 and 0.65 evaluations a token."""
     p = np.zeros(201)
     p[100:] = 1 / 101
@@ -61,7 +61,7 @@ def test_several_events_an_evaluation_cost_a_little_length():
         assert per_token <= most and abs(float(result.lengths.double().mean()) - 150) < 15
 
 
-def test_what_several_events_cost_where_the_length_is_in_doubt():
+def test_several_events_per_evaluation_bias_a_bimodal_length_distribution_little():
     """10 or 40 tokens, even chances, 3,000 rows (a standard deviation of the distance: 0.009):
     exact 0, several events up to 0.06.
     """
@@ -79,7 +79,7 @@ def test_what_several_events_cost_where_the_length_is_in_doubt():
 
 
 @pytest.mark.parametrize("inflation", [1.25, 2.0])
-def test_a_quiet_carried_bound_has_decided(inflation):
+def test_an_interval_without_proposals_is_not_drawn_again(inflation):
     """Where the insertion schedule ends below 1, rows often end with nothing proposed: a second
     draw would insert too much.
     """
@@ -114,7 +114,7 @@ def test_a_quiet_carried_bound_has_decided(inflation):
     ],
     ids=["bound_2", "bound_1.25", "threshold"],
 )
-def test_short_strings_stay_near_their_law(law, settings, slack):
+def test_short_strings_stay_near_their_distribution_under_approximations(law, settings, slack):
     rng = np.random.default_rng(int(torch.randint(2**31, ())))
     contexts = law(rng)
     which, prefixes, suffixes = law_inputs(contexts, 20_000, rng)

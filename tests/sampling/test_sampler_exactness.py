@@ -88,7 +88,7 @@ def is_exact(contexts, model, rng, samples=20_000, **settings):
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("order", ORDERS)
-def test_event_driven_samples_the_law_itself(law, schedule, order, rng):
+def test_event_driven_samples_the_exact_law(law, schedule, order, rng):
     contexts, insertion = LAWS[law](rng), SCHEDULES[schedule]()
     model = ExactPosterior(contexts, insertion)
     inserted = float(insertion.at(torch.tensor(1.0)))
@@ -107,7 +107,7 @@ def test_event_driven_samples_the_law_itself(law, schedule, order, rng):
 @pytest.mark.parametrize(
     "unmask_schedule", [PowerSchedule(2.89), PowerSchedule(0.6)], ids=["early", "late"]
 )
-def test_event_driven_with_another_reveal_clock(unmask_schedule, rng):
+def test_event_driven_is_exact_for_every_unmasking_schedule(unmask_schedule, rng):
     contexts, insertion = random_prompts(rng), PowerSchedule(1.7)
     assert is_exact(
         contexts,
@@ -182,7 +182,7 @@ def test_tau_leaping_is_first_order(law, schedule, order, rng):
 @pytest.mark.parametrize(
     "masks, bound, begin", [(3, 1.3, 2), (0, 2.0, 0), (5, 0.0, 4), (1, 0.02, 0)]
 )
-def test_the_next_step_that_matters_has_its_closed_form(insertion, unmasking, masks, bound, begin):
+def test_next_step_with_an_event_follows_its_closed_form(insertion, unmasking, masks, bound, begin):
     """Grid.next_step against the law of drawing Binomial(masks, p_k) and Poisson(bound q_k) step by
     step until one is not 0.
     """
@@ -217,7 +217,7 @@ def test_the_next_step_that_matters_has_its_closed_form(insertion, unmasking, ma
     "law, schedule, order",
     [("lengths 0..6", "linear", "random"), ("every split", "power", "top_prob")],
 )
-def test_tau_leaping_that_leaves_out_idle_steps_keeps_its_law(law, schedule, order, rng):
+def test_tau_leaping_that_skips_no_op_steps_keeps_its_law(law, schedule, order, rng):
     """The same distance from the truth as the whole grid's, first order in it, and evaluations that
     do not grow with it.
     """
@@ -258,7 +258,7 @@ def test_tau_leaping_that_leaves_out_idle_steps_keeps_its_law(law, schedule, ord
     ],
     ids=["event_driven", "adaptive", "tau_leaping"],
 )
-def test_states_on_the_way_are_those_of_the_interpolant(settings, unmask_schedule, p_mask, rng):
+def test_intermediate_states_match_the_interpolant(settings, unmask_schedule, p_mask, rng):
     """The last law would not notice reveals that come too early or too late: the posterior does not
     care. At t = 1/2 the shares of deleted, mask and clean tokens are those of the joint interpolant
     in closed form."""
@@ -302,7 +302,7 @@ class Configured(ExactPosterior):
 @pytest.mark.parametrize(
     "settings", [dict(sampler="event_driven"), dict(steps=200)], ids=["event_driven", "tau_leaping"]
 )
-def test_the_final_leap_writes_what_epsilon_leaves(settings, rng):
+def test_final_leap_inserts_the_tokens_missing_at_one_minus_epsilon(settings, rng):
     """With epsilon 0.1 a tenth of the tokens is missing when the network's time ends (200 steps are
     a finer grid than that). Poisson(g) is right on average only, so the law is not exact to this
     order, but its mean length is."""
@@ -327,7 +327,7 @@ def test_the_final_leap_writes_what_epsilon_leaves(settings, rng):
 @pytest.mark.parametrize(
     "trained, sampled", [("linear", "power"), ("power", "linear"), ("linear", "geometric")]
 )
-def test_another_insertion_schedule_is_asked_at_the_matching_time(trained, sampled, rng):
+def test_another_insertion_schedule_is_queried_at_the_matched_time(trained, sampled, rng):
     contexts, trained, sampled = random_prompts(rng), SCHEDULES[trained](), SCHEDULES[sampled]()
     model = Configured(
         contexts, trained, insertion_schedule=trained.to_config(), time_epsilon=0.001
@@ -389,7 +389,7 @@ def test_control_a_poisson_number_of_unmaskings_fails(rng, monkeypatch):
 # ---- small laws in closed form
 
 
-def test_tau_leaping_reveals_a_binomial_number():
+def test_tau_leaping_unmasks_a_binomial_number():
     """A prompt whose next step inserts many masks; half of what is there is revealed in the step
     after it: Binomial(n, 1/2).
     """
@@ -445,7 +445,7 @@ def test_dropped_insertions_are_counted():
     assert torch.equal(result.sequences, prompts) and int(result.evaluations.sum()) == 0
 
 
-def test_limited_room_keeps_the_law_of_the_gaps():
+def test_truncated_insertions_keep_the_distribution_over_gaps():
     """Room for 2 of about 5,000 drawn masks: each falls into a gap as g says."""
     rows = 30_000
     # a prompt token and three written ones
@@ -531,7 +531,7 @@ def test_rows_do_not_depend_on_what_shares_the_batch(settings, rng):
     )
 
 
-def test_padded_inputs_may_end_in_any_padding(rng):
+def test_width_of_input_padding_changes_nothing(rng):
     contexts = random_prompts(rng)
     model, seeds = ExactPosterior(contexts, LinearSchedule()), torch.randint(2**62, (3,))
     prompts = padded([c.prefix for c in contexts])

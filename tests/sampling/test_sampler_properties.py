@@ -148,7 +148,7 @@ def sample(network, rows, seeds, chosen, **more):
     seed=st.integers(0, 2**40),
     chosen=samplers,
 )
-def test_what_is_given_stays_and_what_is_written_is_text(network, rows, seed, chosen):
+def test_prompts_and_suffixes_stay_and_generated_tokens_are_ordinary(network, rows, seed, chosen):
     result = sample(
         network, rows, [seed + row for row in range(len(rows))], chosen, return_trace=True
     )
@@ -232,7 +232,9 @@ def test_a_row_does_not_depend_on_its_neighbours(network, rows, seed, chosen, at
     fixed=st.booleans(),
     chosen=samplers,
 )
-def test_the_network_is_asked_within_its_time_and_canvas(most, rows, epsilon, fixed, chosen):
+def test_the_network_is_queried_within_its_time_range_and_canvas(
+    most, rows, epsilon, fixed, chosen
+):
     network = HashNetwork(
         most,
         True,
@@ -261,7 +263,7 @@ def test_the_network_is_asked_within_its_time_and_canvas(most, rows, epsilon, fi
     assert sum(network.rows) == int(result.evaluations.sum())
 
 
-def test_thousands_of_insertions_are_asked_for_and_the_row_just_fills():
+def test_excess_insertions_fill_the_row_to_max_length():
     for sampler, steps in (("tau_leaping", 8), ("event_driven", None)):
         result = generate_flexmdm(
             HashNetwork(1e6, False, True),
@@ -298,7 +300,7 @@ def test_a_cap_on_evaluations_truncates():
     assert not bool(free.truncated.any()) and bool((free.evaluations > 15).any())
 
 
-def test_seeds_come_from_the_generator():
+def test_samples_are_determined_by_the_generator():
     network = HashNetwork(5.0, True, True)
     common = dict(
         mask_id=MASK, pad_id=PAD, num_tokens=NUM_TOKENS, max_length=20, steps=6, temperature=1.0
@@ -360,7 +362,7 @@ def test_bad_arguments_are_named(change, words):
         generate_flexmdm(HashNetwork(1.0, True, True), **{**arguments, **change})
 
 
-def test_a_network_that_breaks_is_reported():
+def test_non_finite_network_outputs_are_reported():
     class Broken(Steady):
         def forward(self, *arguments, **masks):
             output = super().forward(*arguments, **masks)

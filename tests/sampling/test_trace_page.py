@@ -106,7 +106,7 @@ def real():
 # ---- what a page holds
 
 
-def test_a_panel_tells_the_whole_trace(real):
+def test_a_panel_holds_the_whole_trace(real):
     """Every frame's ids and slots can be rebuilt from a panel, and the curves count them."""
     traces, tokenizer = real
     for trace in [
@@ -142,7 +142,7 @@ def test_impossible_traces_are_refused():
         make_panel("a", decode, [], MASK)
 
 
-def test_a_character_of_several_tokens_stands_where_it_is_complete():
+def test_a_character_of_several_tokens_appears_when_complete():
     halves = {1: b"a", 2: b"\xc3", 3: b"\xa9", 4: b"\xff"}
     bytewise = lambda ids: b"".join(halves[token] for token in ids).decode(errors="replace")
     ids, when = [1, 2, 3, 1, 4], [1, 3, 2, 1, 1]
@@ -196,7 +196,7 @@ def test_pages_can_be_read_back_and_joined(tmp_path):
         )
 
 
-def test_the_picture(tmp_path):
+def test_plot_of_the_curves(tmp_path):
     write_panels(
         tmp_path / "new" / "curves.png",
         [make_panel(f"{n}", decode, insertion_trace(20), MASK) for n in range(3)],
@@ -256,7 +256,7 @@ def expected(frame):
     return text.replace("\x1b", "\ufffd")
 
 
-def test_it_plays_to_the_end_without_a_word_on_the_console(browser, tmp_path):
+def test_page_plays_to_the_end_without_console_messages(browser, tmp_path):
     """Side by side, from file://: space starts it, it ends in the results, nothing else is
     requested and nothing is complained about.
     """
@@ -336,7 +336,7 @@ def test_real_samplers_can_be_played(browser, tmp_path, real):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1440])
-def test_it_fits_wide_and_narrow_light_and_dark(browser, tmp_path, width, scheme):
+def test_page_fits_wide_narrow_light_and_dark_screens(browser, tmp_path, width, scheme):
     """No sideways scrolling, panels beside or below each other, and text that stands out from its
     background by at least 4.5 to 1.
     """
@@ -426,7 +426,7 @@ def test_the_terminal_redraws_in_place(monkeypatch):
     assert all(len(line) <= 60 for line in lines)
 
 
-def test_elsewhere_it_prints_a_few_lines():
+def test_output_that_is_not_a_terminal_gets_a_few_lines():
     trace, stream = insertion_trace(400, evaluations=1000), io.StringIO()
     show = terminal_watcher(Words, MASK, stream)
     for frame in trace:
@@ -453,7 +453,7 @@ def test_wide_characters_take_two_cells():
 # ---- the commands
 
 
-def test_the_command_writes_both_kinds(tmp_path):
+def test_command_writes_a_trace_page_and_prints_progress(tmp_path):
     """llada_inference.py --trace and --watch on a tiny checkpoint."""
     checkpoint = tiny.write_llada(tmp_path / "llada")
     command = [

@@ -25,7 +25,7 @@ SCRIPTS = [name for path in python_files() if parser_of(name := str(path.relativ
 
 
 @pytest.mark.parametrize("cls", [RunArguments, InstructionArguments])
-def test_every_boolean_flag_of_training_stands_bare_or_with_a_value(cls):
+def test_every_boolean_training_flag_works_with_or_without_a_value(cls):
     """By the parser alone: some of them conflict with each other or with this machine."""
     parser, names = make_parser(cls), boolean_fields(cls)
     assert {
@@ -50,7 +50,7 @@ def test_every_boolean_flag_of_training_stands_bare_or_with_a_value(cls):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_every_boolean_flag_of_every_script_stands_bare(script):
+def test_every_boolean_flag_of_every_script_works_without_a_value(script):
     for parser in parsers_in(parser_of(script)):
         for action in parser._actions:
             action.required = False
@@ -65,7 +65,7 @@ def test_every_boolean_flag_of_every_script_stands_bare(script):
 LINES = list(dict.fromkeys(shown()))
 
 
-def test_the_documentation_shows_commands():
+def test_documentation_is_searched_for_commands_everywhere():
     """Of every kind, from every place, for every script: else the next test would check nothing."""
     assert {
         "README.md",
@@ -90,7 +90,7 @@ def test_the_documentation_shows_commands():
 
 
 @pytest.mark.parametrize("line", LINES, ids=lambda line: f"{line.source}: {line.text}"[:100])
-def test_a_command_line_that_is_shown_is_accepted(line):
+def test_every_documented_command_line_is_accepted(line):
     assert refused(line) is None, f"{line.source} shows\n    {line.text}\n{refused(line)}"
 
 
@@ -127,11 +127,11 @@ def test_a_wrong_command_line_is_noticed(text, reason):
     assert command == text and reason in refused(Line("here", command))
 
 
-def test_an_open_quote_is_noticed():
+def test_an_unclosed_quote_is_noticed():
     assert "quotation" in refused(Line("here", "python flexmdm_inference.py --prompt 'w7 ..."))
 
 
-def test_what_is_left_out_goes_on_with_the_script_before_it():
+def test_a_command_line_that_begins_with_an_ellipsis_continues_the_script_before_it():
     text = "Watch it:    ... --watch, or --trace page.html (plays it)"
     assert [command for command, _ in commands_in(text, "llada_inference.py")] == [
         "python llada_inference.py ... --watch",

@@ -95,7 +95,7 @@ def rows(tmp_path_factory):
     return folder
 
 
-def test_wrong_paths(base, tmp_path):
+def test_wrong_paths_are_refused(base, tmp_path):
     questions = tmp_path / "questions.jsonl"
     questions.write_text('{"question": "w7 w8", "answer": "w9 #### 3"}\n')
     for script, extra in [
@@ -137,7 +137,7 @@ def test_wrong_paths(base, tmp_path):
     )
 
 
-def test_empty_files(base, tmp_path):
+def test_empty_files_are_refused(base, tmp_path):
     empty = tmp_path / "empty.jsonl"
     empty.touch()
     refused(call("eval_gsm8k.py", "--checkpoint_path", base, "--data_path", empty), "empty.jsonl")
@@ -159,7 +159,7 @@ def test_empty_files(base, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_checkpoint_of_the_other_kind(base, rows, tmp_path):
+def test_a_checkpoint_of_the_other_kind_is_refused(base, rows, tmp_path):
     questions = tmp_path / "questions.jsonl"
     questions.write_text('{"question": "w7 w8", "answer": "w9 #### 3"}\n')
     refused(
@@ -193,7 +193,7 @@ def test_checkpoint_of_the_other_kind(base, rows, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_too_long_prompt(base, tmp_path):
+def test_a_too_long_prompt_is_refused(base, tmp_path):
     refused(
         call(
             "llada_inference.py",
@@ -219,7 +219,7 @@ def test_too_long_prompt(base, tmp_path):
         (("--init_from", "nowhere/at/all"), "nowhere/at/all"),
     ],
 )
-def test_impossible_training_flags(base, rows, tmp_path, flags, word):
+def test_impossible_training_flags_are_refused(base, rows, tmp_path, flags, word):
     refused(
         call(
             "flexmdm_transfer_openwebtext.py",
@@ -237,7 +237,7 @@ def test_impossible_training_flags(base, rows, tmp_path, flags, word):
     assert not (tmp_path / "run").exists()
 
 
-def test_what_the_readme_names_exists():
+def test_files_named_in_the_readme_exist():
     text = (ROOT / "README.md").read_text()
     for name in set(re.findall(r"[\w/.-]+\.(?:py|sh|md|cff|txt)\b", text)):
         assert (ROOT / name).exists(), name

@@ -31,7 +31,7 @@ def parse(cls, *words):
         return parse_arguments(cls, "")
 
 
-def test_every_number_is_known():
+def test_every_float_flag_has_a_range():
     assert {"learning_rate", "warmup_steps", "adam_epsilon", "mfu"} <= set(FLOATS)
     ranged = [name for _, _, names in RANGES for name in names]
     assert len(ranged) == len(set(ranged))
@@ -41,7 +41,7 @@ def test_every_number_is_known():
 
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("cls", [RunArguments, InstructionArguments])
-def test_no_number_of_training_may_be_without_an_end(cls, name):
+def test_every_training_number_must_be_finite(cls, name):
     for value in ("nan", "inf", "-inf", "1e999", "NaN"):
         with pytest.raises(InputError, match=f"^--{name}: (nan|-?inf) is not a finite number$"):
             parse(cls, f"--{name}={value}")
@@ -62,7 +62,7 @@ def test_a_number_out_of_its_range_is_refused_by_its_flag(name, value):
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity"])
-def test_numbers_of_a_scheduler_are_looked_at_too(value):
+def test_scheduler_arguments_must_be_finite(value):
     with pytest.raises(InputError, match="--lr_scheduler_kwargs: num_cycles"):
         parse(RunArguments, "--lr_scheduler_kwargs", f'{{"num_cycles": {value}}}')
 
@@ -85,7 +85,7 @@ def other_commands():
 
 @pytest.mark.parametrize("value", ["nan", "inf", "1e400"])
 @pytest.mark.parametrize("module, words", list(other_commands()))
-def test_numbers_of_the_other_commands_are_finite(module, words, value, monkeypatch):
+def test_numbers_of_the_other_commands_must_be_finite(module, words, value, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["x", *words, value])
     with pytest.raises(InputError, match=f"--[a-z_]+: '{value}' is not a finite number"):
         module.main()

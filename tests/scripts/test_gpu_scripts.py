@@ -97,7 +97,7 @@ def test_the_benchmark_at_toy_size(tmp_path, parts):
     )
 
 
-def test_no_cuda_is_told_in_one_line(tmp_path):
+def test_missing_cuda_is_reported_in_one_line(tmp_path):
     import torch
 
     if torch.cuda.is_available():

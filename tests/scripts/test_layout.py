@@ -61,7 +61,7 @@ def test_the_top_level_is_the_papers_scripts():
     assert {name[:-3] for name in tracked_python() if "/" not in name} == TOP_LEVEL
 
 
-def test_every_folder_says_what_is_in_it():
+def test_every_folder_has_a_description():
     for name in ("common", "data", "sampling", "training", "evaluation", "evaluation/sandbox"):
         tree = ast.parse((ROOT / name / "__init__.py").read_text())
         assert ast.get_docstring(tree) and len(tree.body) == 1, name
@@ -94,7 +94,7 @@ def test_imports_never_go_in_a_circle():
         visit(module)
 
 
-def test_the_sandbox_stands_alone():
+def test_the_sandbox_imports_nothing_of_ours():
     """Its processes run with `python -I -S`: they find nothing of ours."""
     for name in ("sandbox", "judge"):
         assert not imported(f"evaluation/sandbox/{name}.py")
@@ -110,5 +110,5 @@ def test_the_sandbox_stands_alone():
         "from flexmdm_interpolant import AnyOrderMaskInsertionInterpolant, JointInterpolantResult",
     ],
 )
-def test_the_interfaces_are_imported_as_ever(line):
+def test_public_imports_keep_working(line):
     exec(line, {})

@@ -158,7 +158,7 @@ def chain(tmp_path_factory):
         ("llada_code", set()),
     ],
 )
-def test_trained(chain, run, terms):
+def test_training_on_real_data_ends_with_finite_losses(chain, run, terms):
     log = log_of(chain / run)
     assert max(log) == STEPS and terms <= log[STEPS].keys()
     assert all(
@@ -169,7 +169,7 @@ def test_trained(chain, run, terms):
 
 @pytest.mark.parametrize("kind", ["flexmdm", "llada"])
 @pytest.mark.parametrize("task", ["math", "code"])
-def test_evaluated_alone_and_by_two_processes(chain, data_dir, tmp_path, kind, task):
+def test_one_process_and_two_evaluate_real_data_alike(chain, data_dir, tmp_path, kind, task):
     words = [
         "--checkpoint_path",
         chain / f"{kind}_{task}" / "final",

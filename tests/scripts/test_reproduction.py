@@ -20,7 +20,7 @@ import length_study
 import reproduction
 
 
-def test_results_md_is_what_the_results_say(tmp_path):
+def test_results_md_matches_the_result_files(tmp_path):
     """The report over the committed JSON files changes nothing in the committed RESULTS.md."""
     (tmp_path / "RESULTS.md").write_text((ROOT / "RESULTS.md").read_text())
     for path in (ROOT / "results").glob("*.json"):
@@ -48,7 +48,7 @@ def test_results_md_is_what_the_results_say(tmp_path):
         )
 
 
-def test_every_number_of_the_first_screen_stands_in_a_table():
+def test_every_number_in_the_answers_is_in_a_table():
     """The answers are written by hand: their decimals, but for the size of the network, must be
     those of the tables.
     """
@@ -115,7 +115,7 @@ def test_items_have_exactly_the_asked_length():
         (["--jobs"], "--jobs needs a number above 0"),
     ],
 )
-def test_bad_words_are_refused(words, said):
+def test_bad_arguments_are_refused(words, said):
     environment = {**os.environ, "FLEXMDM_PYTHON": sys.executable}
     done = subprocess.run(
         ["bash", "scripts/reproduce_small.sh", *words],

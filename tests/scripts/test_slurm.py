@@ -106,13 +106,13 @@ def test_scripts_are_clean():
         ("run_all", {"RUNS_DIR": "x"}, "DATA_CACHE"),
     ],
 )
-def test_a_missing_variable_is_one_line(script, given, missing):
+def test_a_missing_variable_is_a_one_line_error(script, given, missing):
     done = bash(f"bash scripts/{script}.sh", clean_environment(**given), check=False)
     assert done.returncode != 0 and done.stdout == ""
     assert len(done.stderr.strip().splitlines()) == 1 and f"{missing}: " in done.stderr
 
 
-def test_no_person_or_place_in_the_scripts():
+def test_no_user_account_or_local_path_in_the_scripts():
     for name in OURS:
         text = (SCRIPTS / f"{name}.sh").read_text()
         assert not re.search(
@@ -142,7 +142,7 @@ def test_dry_run_prints_the_whole_plan(tmp_path):
     assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1
 
 
-def test_an_unknown_strategy_is_one_line(tmp_path):
+def test_an_unknown_strategy_is_a_one_line_error(tmp_path):
     done = bash(
         "bash scripts/flexmdm_transfer.sh",
         clean_environment(RUNS_DIR=str(tmp_path), DATA_CACHE="x", STRATEGY="zero4"),
@@ -190,7 +190,7 @@ def shown(tmp_path):
         ("--check_references", True),
     ],
 )
-def test_a_flag_is_an_argument_and_no_part_of_one(shown, words, alone):
+def test_flags_are_matched_as_whole_arguments(shown, words, alone):
     called = shown(f"bash scripts/inference_math.sh {words}")
     assert (called[0] == "eval_gsm8k.py") == alone and ("torch.distributed.run" in called) != alone
     assert [word for word in called if "label" in word] == ["--label"] * ("--label" in words)
@@ -215,7 +215,7 @@ def test_a_boolean_flag_is_read_as_python_reads_it(shown, words, on):
     assert (called[0] == "flexmdm_transfer_openwebtext.py") == on
 
 
-def test_words_of_a_setting_are_no_patterns_of_files(shown, tmp_path):
+def test_settings_are_not_expanded_as_file_patterns(shown, tmp_path):
     plan = bash(
         "bash scripts/run_all.sh --dry_run",
         clean_environment(
@@ -487,7 +487,7 @@ def test_a_job_that_cannot_stop_in_time_says_so(cluster):
     assert "signalled before its first new step: not requeued" in cluster.log(job)
 
 
-def test_what_is_no_run_has_nothing_to_go_on_with(cluster):
+def test_dry_run_and_evaluate_only_are_never_requeued(cluster):
     """--dry_run is one process; --evaluate_only all of them, judged by the exit code."""
     jobs = [stand_in(cluster, "none", arguments=flag) for flag in ("--dry_run", "--evaluate_only")]
     assert cluster.wait(*jobs) == ["COMPLETED"] * 2, "".join(map(cluster.log, jobs))
@@ -626,7 +626,7 @@ def assert_same_end(cluster, output, job, undisturbed):
 
 
 @pytest.mark.full
-def test_weights_in_shards_end_the_same(cluster, undisturbed):
+def test_fsdp2_ends_with_the_same_weights(cluster, undisturbed):
     """STRATEGY=fsdp2 on 2 nodes x 2 processes."""
     from safetensors.torch import load_file
 
@@ -645,7 +645,7 @@ def when_step(cluster, job, output, step):
 
 @pytest.mark.full
 @pytest.mark.parametrize("partition", ["gpu_requeue", "gpu_grace"])
-def test_preempted(cluster, undisturbed, partition):
+def test_a_preempted_job_is_saved_requeued_and_resumed(cluster, undisturbed, partition):
     """Thrown out by a job of a better partition: saved, requeued, resumed, and what waits for it
     starts after its real end.
     """
@@ -666,7 +666,7 @@ def test_preempted(cluster, undisturbed, partition):
 
 @pytest.mark.full
 @pytest.mark.parametrize("how", ["set down", "silent"])
-def test_a_node_is_lost(cluster, undisturbed, how):
+def test_a_job_that_loses_a_node_is_requeued_and_resumed(cluster, undisturbed, how):
     """Set down by an administrator, or lost without a word, as when its power fails: nobody waits
     for ever. Slurm requeues the job, which goes on from its last checkpoint on other nodes."""
     output = f"node_{how[:3]}"
@@ -695,7 +695,7 @@ def test_a_node_is_lost(cluster, undisturbed, how):
 
 
 @pytest.mark.full
-def test_a_process_dies(cluster, text_data):
+def test_a_job_with_a_dead_process_fails_and_resumes_when_submitted_again(cluster, text_data):
     """The job fails at once and says so; submitted again it goes on."""
     job = transfer(cluster, "dead_process", arguments="--save_steps 5")
     when_step(cluster, job, "dead_process", 12)
@@ -726,7 +726,7 @@ def process_of(job, rank):
 
 
 @pytest.mark.full
-def test_a_finished_run_is_not_made_again(cluster, undisturbed):
+def test_a_finished_run_is_not_repeated(cluster, undisturbed):
     steps = cluster.steps("undisturbed")
     job = transfer(cluster, "undisturbed")
     assert cluster.wait(job) == ["COMPLETED"] and "this run is finished" in cluster.log(job)
@@ -747,7 +747,7 @@ def test_refused_input_fails_the_job(cluster, undisturbed):
 
 
 @pytest.mark.full
-def test_signalled_before_the_first_step(cluster, text_data):
+def test_a_job_signalled_before_its_first_step_fails_with_a_reason(cluster, text_data):
     """A warning that comes while the processes are starting: there was no progress, so the job ends
     and says why.
     """
@@ -761,7 +761,7 @@ def test_signalled_before_the_first_step(cluster, text_data):
 
 
 @pytest.mark.full
-def test_three_minutes_at_a_time(cluster, undisturbed):
+def test_a_job_with_a_short_time_limit_requeues_until_done(cluster, undisturbed):
     """A time limit of three minutes, a warning a minute ahead: the job saves, requeues itself and
     goes on, three times, to the same end.
 
@@ -800,7 +800,7 @@ def test_three_minutes_at_a_time(cluster, undisturbed):
 
 
 @pytest.mark.full
-def test_inference_goes_on(cluster, undisturbed):
+def test_a_warned_evaluation_is_requeued_and_resumed(cluster, undisturbed):
     """An evaluation that is warned stops after its batch, is requeued and makes only what is
     missing: the same rows as undisturbed.
     """

@@ -30,7 +30,7 @@ def ranges():
     return {name: (oldest, newest) for name, oldest, newest in found}
 
 
-def test_the_ranges_agree():
+def test_version_ranges_agree_between_files():
     said = (ROOT / "scripts/environment.sh").read_text()
     oldest, newest = ranges()["Python"]
     assert f"Python {oldest} to {newest} is needed" in said

@@ -143,7 +143,7 @@ def test_trains_saves_resumes_as_ddp_does(engine, made, ddp):
 
 
 @pytest.mark.full
-def test_another_number_of_processes_goes_on_from_shards(made, ddp):
+def test_another_number_of_processes_resumes_from_sharded_checkpoints(made, ddp):
     """FSDP2: four processes go on from two's checkpoint, with the same global batch, and end where
     DDP did.
     """
@@ -158,7 +158,7 @@ def test_another_number_of_processes_goes_on_from_shards(made, ddp):
 
 
 @pytest.mark.parametrize("engine", ["sharded", pytest.param("zero-3", marks=pytest.mark.full)])
-def test_no_process_holds_the_base_whole(engine, tmp_path):
+def test_each_process_holds_a_share_of_the_base(engine, tmp_path):
     """What two processes each grow by, from before loading to before the first step, is half the
     base and what code and trained parts need (measured on bases of 97 to 566 MiB: 0.50 of it + 26
     MiB with FSDP2, 0.52 + 85 MiB with ZeRO-3).

@@ -148,7 +148,7 @@ def killed_at_random(forks, words, output, printed, kills):
 @pytest.mark.parametrize(
     "kills, steps", [(2, STEPS), pytest.param(20, 160, marks=pytest.mark.full)]
 )
-def test_kills_change_nothing(kills, steps, forks, whole, tmp_path):
+def test_killed_and_restarted_runs_end_with_the_same_weights(kills, steps, forks, whole, tmp_path):
     folder, undisturbed = whole
     if steps != STEPS:
         undisturbed = tmp_path / "whole"
@@ -230,7 +230,7 @@ def one_line(text):
     return lines[0]
 
 
-def test_no_silent_start_from_nothing(forks, whole, tmp_path):
+def test_unusable_checkpoints_never_cause_a_silent_restart(forks, whole, tmp_path):
     """All checkpoints damaged, a damaged one named by hand, one of another engine: refused, and
     nothing is touched.
     """
@@ -258,7 +258,7 @@ def test_no_silent_start_from_nothing(forks, whole, tmp_path):
     assert "every checkpoint" in line and "--overwrite" in line and len(checkpoints(output)) == 3
 
 
-def test_an_older_checkpoint_without_its_list_is_read_and_a_broken_file_in_it_named(
+def test_an_older_checkpoint_without_a_manifest_is_read_and_a_broken_file_in_it_named(
     forks, whole, tmp_path
 ):
     folder, undisturbed = whole
@@ -279,7 +279,9 @@ def test_an_older_checkpoint_without_its_list_is_read_and_a_broken_file_in_it_na
 
 
 @pytest.mark.parametrize("limit", [30_000, 90_000], ids=["weights", "optimizer"])
-def test_no_room_is_one_line_and_what_was_complete_stays(limit, forks, whole, tmp_path):
+def test_a_full_disk_is_a_one_line_error_and_complete_checkpoints_stay(
+    limit, forks, whole, tmp_path
+):
     """Files may not grow beyond a limit (the nearest thing to a full disk that needs no rights):
     the checkpoint is not there at all.
     """

@@ -72,7 +72,7 @@ def test_one_bad_row_is_named(rows, data):
         ({"input_ids": [[1, 2]], "prompt_length": ["1"]}, "prompt_length"),
     ],
 )
-def test_what_is_no_column_of_ids(rows, word):
+def test_malformed_id_columns_are_refused(rows, word):
     with pytest.raises(InputError, match=word):
         check(rows)
 
@@ -84,7 +84,7 @@ def test_an_instruction_row_needs_an_answer():
         check(rows, answers=True)
 
 
-def test_rows_beyond_the_first_batch_and_of_a_selection():
+def test_rows_beyond_the_first_batch_are_checked_and_unselected_ones_ignored():
     rows = Dataset.from_dict({"input_ids": [[1, 2]] * 4500 + [[1, tiny.MASK]] + [[2]] * 9})
     with pytest.raises(InputError, match="row 4500 holds the mask token"):
         check_rows(rows, VOCABULARY, RESERVED, LONGEST, "--train_data")
@@ -92,7 +92,7 @@ def test_rows_beyond_the_first_batch_and_of_a_selection():
     check_rows(kept, VOCABULARY, RESERVED, LONGEST, "--train_data")
 
 
-def test_rows_of_another_tokenizer_or_task(tmp_path):
+def test_rows_of_another_tokenizer_or_task_are_refused(tmp_path):
     tokenizer = tiny.tokenizer()
     check_origin(tmp_path, tokenizer, "math", "--train_data")  # no info.json: nothing is known
 

@@ -119,7 +119,7 @@ def test_every_script_and_kind(kind, made, tmp_path, monkeypatch, capsys):
         run_here(SCRIPTS[script], words, monkeypatch)
 
 
-def test_overwrite_starts_anew_and_gives_the_same(made, tmp_path, monkeypatch):
+def test_overwrite_restarts_and_gives_the_same_weights(made, tmp_path, monkeypatch):
     base, data = made
     words = run_flags(base, data, tmp_path / "run", variable_length=True)
     run_here(SCRIPTS["transfer"], words, monkeypatch)
@@ -147,7 +147,7 @@ def test_overwrite_starts_anew_and_gives_the_same(made, tmp_path, monkeypatch):
         ("notes.txt", "theirs"),
     ],
 )
-def test_a_folder_that_is_no_run_is_refused_and_left_as_it_is(
+def test_a_folder_that_is_not_a_run_is_refused_and_left_unchanged(
     made, tmp_path, monkeypatch, name, content, extra
 ):
     base, data = made
@@ -182,7 +182,7 @@ def test_a_folder_that_is_no_run_is_refused_and_left_as_it_is(
         "llada, all parameters",
     ],
 )
-def test_a_stopped_run_goes_on_bit_for_bit(changes, made, tmp_path, monkeypatch, capsys):
+def test_a_stopped_run_resumes_bit_for_bit(changes, made, tmp_path, monkeypatch, capsys):
     """SIGTERM in step 3: the step ends, is saved, the run stops; resumed, it ends with the weights
     (dropout on) of one that was not.
     """
@@ -291,7 +291,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_refused_in_one_line(case, made, tmp_path, monkeypatch):
+def test_bad_training_settings_are_refused_in_one_line(case, made, tmp_path, monkeypatch):
     """Nothing is written, and the message names the flag."""
     changes, message = REFUSED[case]
     base, data = made
@@ -387,7 +387,7 @@ def test_changed_inputs_and_flags_are_refused_by_name_on_resume(
     assert {file: file.read_bytes() for file in work.rglob("run/**/*") if file.is_file()} == before
 
 
-def test_a_run_of_unchanged_inputs_goes_on(unfinished, tmp_path, monkeypatch):
+def test_a_run_with_unchanged_inputs_resumes(unfinished, tmp_path, monkeypatch):
     """Also one that an older version began, whose settings.json says less."""
     work = shutil.copytree(unfinished, tmp_path / "work")
     monkeypatch.chdir(work)
@@ -452,7 +452,7 @@ def matrix(made, tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", ["flexmdm", "llada"])
-def test_the_deal_changes_nothing(kind, matrix):
+def test_balancing_micro_batches_across_ranks_changes_no_loss_or_gradient(kind, matrix):
     """Loss, gradient norm, every logged mean, and the weights after four steps, equal to rounding."""
     whole = log_of(matrix[kind, "8x1x1"])
     for name, (_, _, processes) in DEALS.items():
@@ -488,7 +488,7 @@ def test_the_loss_is_the_sum_over_the_global_batch(matrix):
             )
 
 
-def test_rows_are_dealt_evenly():
+def test_micro_batches_are_balanced_across_ranks():
     """Micro-batches of several processes cost about the same, every row is in one of them; a single
     process gets alike rows together.
     """
@@ -556,7 +556,7 @@ def test_a_step_has_the_same_rows_and_noise_for_any_number_of_processes(processe
     ],
     ids=["unexpected", "misshapen", "missing"],
 )
-def test_a_checkpoint_s_tensors_are_the_trained_ones(change, message, tmp_path):
+def test_a_checkpoints_tensors_must_match_the_trained_parameters(change, message, tmp_path):
     """What every engine checks, DeepSpeed too, whose own reading of a checkpoint without its frozen
     base cannot be strict.
     """
@@ -575,7 +575,7 @@ def test_a_checkpoint_s_tensors_are_the_trained_ones(change, message, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["text.txt", "text.raw", "rows.jsonl", "rows.jsonl.gz", "folder"])
-def test_every_kind_of_eval_data(tmp_path, name):
+def test_every_kind_of_eval_data_is_read(tmp_path, name):
     """What --eval_data's help names is read as preprocessing reads it; nothing in it is one line."""
     import gzip
     from types import SimpleNamespace
@@ -614,7 +614,7 @@ def test_every_kind_of_eval_data(tmp_path, name):
         held_out_rows(args, None, tokenizer)
 
 
-def test_one_training_at_a_time(made, tmp_path, monkeypatch):
+def test_two_runs_cannot_train_in_one_folder(made, tmp_path, monkeypatch):
     """Whoever comes second into a folder is told so in one line, and what the first one has there
     is untouched.
     """
