@@ -9,6 +9,7 @@ if [ "${1:-}" = --quick ]; then
   shift
   set -- tests/scripts/test_layout.py tests/network/test_interpolant.py tests/network/test_losses.py \
     tests/sampling/test_sampler_exactness.py tests/sampling/test_llada_sampler.py \
-    tests/evaluation/test_answer_rule.py tests/common/test_given_files.py "$@"
+    tests/evaluation/test_answer_rule.py tests/evaluation/test_given_generations.py \
+    tests/common/test_given_files.py tests/sampling/test_sampler_input.py "$@"
 fi
 exec "$PYTHON" -m pytest -q -rs --durations=15 "$@" --rootdir . $(printf '%s\n' "$@" | grep -q '^tests' || echo tests)

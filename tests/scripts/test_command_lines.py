@@ -119,7 +119,7 @@ def test_every_documented_command_line_is_accepted(line):
         ("MODEL_TYPE=llada sbatch scripts/IFT_math.sh", "MODEL_TYPE"),
         ("bash scripts/run_all.sh --dryrun", "--dryrun"),
         ("bash scripts/reproduce.sh", "not there"),
-        ("bash scripts/test.sh tests/test_nothing.py", "not there"),
+        ("bash scripts/test.sh tests/common/test_nothing.py", "not there"),
     ],
 )
 def test_a_wrong_command_line_is_noticed(text, reason):
