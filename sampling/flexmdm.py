@@ -462,7 +462,7 @@ def generate_flexmdm(
         cache_refresh: approximation: keys and values of the prompt (or prefix) are kept for this
             many evaluations; what comes behind it is computed every time.
 
-    What each approximation costs is measured in tests/test_sampler_approximations.py.
+    What each approximation costs is measured in tests/sampling/test_sampler_approximations.py.
 
     Returns:
         A GenerationResult on the prompts' device.

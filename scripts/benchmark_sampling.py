@@ -21,8 +21,8 @@ process of its own.
 
 Second table: evaluations a token for answers of 150 tokens, exact and approximated, and beside it
 each setting's distance from the truth: from a law of short strings that can be enumerated
-(tests/exact_posterior.py), total variation of 20,000 samples, next to pure sampling noise; and from
-a law of lengths, 10 or 40 tokens with even chances (tests/test_sampler_approximations.py), of 5,000
+(tests/helpers/exact_posterior.py), total variation of 20,000 samples, next to pure sampling noise;
+and from a law of lengths, 10 or 40 tokens with even chances (tests/helpers/length_law.py), of 5,000
 samples: there several events an evaluation do happen, while short strings have one each whatever is
 allowed.
 """
@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts"), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts"), str(ROOT / "tests/helpers")]
 from benchmark_training import in_process, status_mib
 
 from common.command_line import ArgumentParser
@@ -240,7 +240,7 @@ def evaluations_table() -> None:
     from exact_posterior import (
         PAD as SHORT_PAD,
     )
-    from test_sampler_approximations import TEN_OR_FORTY, distance_of_lengths, lengths_of
+    from length_law import TEN_OR_FORTY, distance_of_lengths, lengths_of
 
     from flexmdm_interpolant import LinearSchedule
     from sampling.flexmdm import generate_flexmdm_infilling

@@ -3,7 +3,7 @@
 # file, -k NAME, -x).
 #   bash scripts/test.sh
 #   bash scripts/test.sh --full
-#   bash scripts/test.sh tests/test_losses.py
+#   bash scripts/test.sh tests/network/test_losses.py
 #   bash scripts/test.sh --quick              the mathematics, the layout and what comes in from
 #                                             outside: under two minutes
 # FLEXMDM_GOLDEN and FLEXMDM_DATA name folders of outside numbers and data (tests/conftest.py); what
@@ -12,9 +12,11 @@ set -euo pipefail
 . "$(dirname "$0")/environment.sh"
 if [ "${1:-}" = --quick ]; then
   shift
-  set -- tests/test_layout.py tests/test_interpolant.py tests/test_losses.py \
-    tests/test_sampler_exactness.py tests/test_llada_sampler.py tests/test_answer_rule.py \
-    tests/test_given_files.py "$@"
+  set -- tests/scripts/test_layout.py tests/network/test_interpolant.py \
+    tests/network/test_losses.py tests/sampling/test_sampler_exactness.py \
+    tests/sampling/test_llada_sampler.py tests/evaluation/test_answer_rule.py \
+    tests/evaluation/test_given_generations.py tests/common/test_given_files.py \
+    tests/sampling/test_sampler_input.py "$@"
 fi
 exec "$PYTHON" -m pytest -q -rs --durations=15 "$@" \
   --rootdir . $(printf '%s\n' "$@" | grep -q '^tests' || echo tests)

@@ -1,0 +1,149 @@
+"""Text cut and put together again, for the kinds of tokenizer that scripts/new_base.py takes:
+SentencePiece-like ones mark a document's beginning with a space of their own.
+
+pytest tests/data/test_tokenizers.py                               seconds
+"""
+
+import pytest
+import tiny
+from conftest import ROOT, _folder
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from new_base import import_llama
+
+from data.infills import (
+    flexmdm_infill_ids,
+    format_flexmdm_infill,
+    format_llada_infill,
+    infill_boundary_ids,
+    llada_infill_layout,
+    llada_infill_prompt,
+)
+from data.tokenizer import decode_after, inner_ids, load_tokenizer, text_ids
+
+LETTERS = "abdefnrtux=:()1<>/,.-"
+CODE = st.lists(
+    st.sampled_from(
+        ["def", "return", " ", "  ", "    ", "\n", "\n\n", "x", "xa", "= 1", ":", "(a)", "é", "日"]
+    ),
+    max_size=14,
+).map("".join)
+KINDS = [
+    "legacy",
+    "metaspace first",
+    "metaspace always",
+    "metaspace never",
+    "bytes",
+    "bytes with a prefix space",
+]
+
+
+def sentencepiece(kind):
+    """Byte fallback and `▁` for a space, as Llama's and Mistral's tokenizer.json have it."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    merges = [("▁", "x"), ("▁", "▁"), ("d", "e"), ("de", "f"), ("▁", "def"), ("▁▁", "▁▁")]
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *LETTERS]
+    pieces += ["".join(pair) for pair in merges]
+    model = models.BPE(
+        {piece: number for number, piece in enumerate(pieces)},
+        merges,
+        unk_token="<unk>",
+        byte_fallback=True,
+    )
+    made = Tokenizer(model)
+    if kind == "legacy":
+        made.normalizer = normalizers.Sequence(
+            [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        )
+        spaces = decoders.Replace("▁", " ")
+        strip = [decoders.Strip(" ", 1, 0)]
+    else:
+        scheme = kind.split()[1]
+        made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+        spaces, strip = decoders.Metaspace(prepend_scheme=scheme, split=False), []
+    made.decoder = decoders.Sequence([spaces, decoders.ByteFallback(), decoders.Fuse(), *strip])
+    return made
+
+
+def write_llama(folder, tokenizer):
+    """A Llama of random weights, the smallest that import_llama takes, beside a tokenizer."""
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    config = LlamaConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=[*KINDS, "stories260K", "LLaDA-tiny-Base"])
+def tokenizer(request, tmp_path_factory):
+    """One of each kind as new_base.py writes it, and the tiny base's own."""
+    work = tmp_path_factory.mktemp("llama")
+    if request.param == "LLaDA-tiny-Base":
+        return load_tokenizer(ROOT / request.param)
+    if request.param == "stories260K":
+        source = _folder("FLEXMDM_DATA") / "stories260K"
+    else:
+        made = (
+            tiny.byte_level("prefix" in request.param)
+            if request.param.startswith("bytes")
+            else sentencepiece(request.param)
+        )
+        source = write_llama(work / "llama", made)
+    import_llama(str(source), work / "base")
+    return load_tokenizer(work / "base")
+
+
+def whole_characters(tokenizer, ids):
+    return "\ufffd" not in tokenizer.decode(ids)
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=CODE, cuts=st.tuples(st.floats(0, 1), st.floats(0, 1)))
+def test_splitting_a_text_between_tokens_and_joining_it_gives_it_back(tokenizer, text, cuts):
+    ids = text_ids(tokenizer, text)
+    first, second = sorted(round(cut * len(ids)) for cut in cuts)
+    assume(whole_characters(tokenizer, ids[:first]) and whole_characters(tokenizer, ids[:second]))
+    parts = [
+        decode_after(tokenizer, ids[:start], ids[start:end])
+        for start, end in ((0, first), (first, second), (second, len(ids)))
+    ]
+    assert "".join(parts) == tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    if not text.startswith(" "):  # Metaspace reads "x" and " x" alike
+        assert "".join(parts).removeprefix(" ") == text
+
+
+@settings(max_examples=60, deadline=None)
+@given(prefix=CODE, middle=CODE, suffix=CODE)
+def test_an_infill_is_formatted_at_inference_as_in_training(tokenizer, prefix, middle, suffix):
+    """Wherever the three parts' tokens are those of the whole text, cut there."""
+    ids = text_ids(tokenizer, prefix + middle + suffix)
+    start, end = (len(text_ids(tokenizer, text)) for text in (prefix, prefix + middle))
+    assume(prefix and text_ids(tokenizer, prefix) == ids[:start])
+    assume(text_ids(tokenizer, prefix + middle) == ids[:end])
+    boundary, layout = infill_boundary_ids(tokenizer), llada_infill_layout(tokenizer)
+    framed, _, _ = format_flexmdm_infill(ids[:start], ids[start:end], ids[end:], boundary)
+    before, after = flexmdm_infill_ids(tokenizer, prefix, suffix)
+    assert before + ids[start:end] + after == framed.tolist()
+    framed, length = format_llada_infill(ids[:start], ids[start:end], ids[end:], layout)
+    assert llada_infill_prompt(tokenizer, prefix, suffix) == framed[:length].tolist()
+    assert inner_ids(tokenizer, middle + suffix) == ids[start:]
+    assert decode_after(tokenizer, ids[:start], ids[start:end]) == middle
+
+
+def test_incomplete_utf_8_is_still_decoded(tokenizer):
+    """A model may put half a character after any text."""
+    half = text_ids(tokenizer, "日")[-1:]
+    assert decode_after(tokenizer, text_ids(tokenizer, "x\n"), half) == "\ufffd"

@@ -1,0 +1,195 @@
+"""Count first samples the law itself, where length distribution and posterior are exact; and the
+histogram of the head is a law over 0 ... N.
+"""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from exact_posterior import (
+    MASK,
+    NUM_TOKENS,
+    PAD,
+    ExactPosterior,
+    law_inputs,
+    random_lengths,
+    random_prompts,
+)
+from test_sampler_exactness import COMMON, LAWS, ORDERS, is_exact
+
+from common.errors import InputError
+from flexmdm_interpolant import LinearSchedule, PowerSchedule
+from llada_dit import LengthDistribution, count_bins
+from sampling.flexmdm import FlexMDMSampler, generate_flexmdm, generate_flexmdm_infilling
+from sampling.length_search import search_lengths
+from sampling.options import SamplerOptions
+from sampling.sequences import Sequences
+
+LONGEST = 7
+
+
+class WithCount(ExactPosterior):
+    """The exact posterior, and the exact law of a row's missing tokens at t = 0."""
+
+    def __init__(self, contexts, schedule):
+        super().__init__(contexts, schedule)
+        self.config = SimpleNamespace(
+            length_distribution=LONGEST,
+            insertion_schedule=schedule.to_config(),
+            unmask_schedule=LinearSchedule().to_config(),
+        )
+        self.counts, self.counted = {}, 0
+        for context in contexts:
+            law = np.zeros(LONGEST + 1)
+            for middle, p in context.middles.items():
+                law[len(middle)] += p
+            with np.errstate(divide="ignore"):
+                self.counts[context.prefix + context.suffix] = len(context.prefix), np.log(law)
+
+    def forward(self, ids, t, attention_mask=None, missing_at=None, **options):
+        output = super().forward(ids, t, attention_mask, **options)
+        if missing_at is not None:
+            rows, gaps = missing_at // (ids.shape[1] + 1), missing_at % (ids.shape[1] + 1)
+            lengths, laws = attention_mask.sum(1), []
+            for row, gap in zip(rows.tolist(), gaps.tolist()):
+                prefix, law = self.counts[tuple(ids[row, : lengths[row]].tolist())]
+                assert gap == prefix and float(t[row]) == 0
+                laws.append(law)
+            self.counted += len(laws)
+            output["missing_log_probs"] = torch.from_numpy(np.array(laws))
+        return output
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(int(torch.randint(2**31, ())))
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("order", ORDERS)
+def test_count_first_samples_the_exact_law(law, order, rng):
+    contexts, schedule = LAWS[law](rng), PowerSchedule(1.7)
+    model = WithCount(contexts, schedule)
+    settings = dict(
+        sampler="count_first", query_time=1.0, insertion_schedule=schedule, **ORDERS[order]
+    )
+    assert is_exact(contexts, model, rng, **settings)
+    assert model.counted >= 20_000 and model.unknown == 0
+
+
+@pytest.mark.parametrize("wrong", [{"length_choice": "likeliest"}, {"events_per_evaluation": 3}])
+def test_count_first_approximations_fail_the_exactness_check(wrong, rng):
+    contexts, schedule = random_lengths(rng), LinearSchedule()
+    settings = dict(sampler="count_first", query_time=1.0, insertion_schedule=schedule, **wrong)
+    assert not is_exact(contexts, WithCount(contexts, schedule), rng, **settings)
+
+
+def conditional(contexts, which, result):
+    """log p(middle | context) of each row, from the enumerated law."""
+    laws = [context.target() for context in contexts]
+    ids, lengths = result.sequences.tolist(), result.lengths.tolist()
+    with np.errstate(divide="ignore"):
+        return np.log(
+            [laws[c].get(tuple(row[:end]), 0.0) for c, row, end in zip(which, ids, lengths)]
+        )
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("order", ["random", "window", "top_prob"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_of_several_lengths_the_most_probable_answer_is_kept(law, order, temperature, rng):
+    contexts, schedule = LAWS[law](rng), PowerSchedule(1.7)
+    model = WithCount(contexts, schedule)
+    which, prefixes, suffixes = law_inputs(contexts, 100, rng)
+    settings = dict(
+        sampler="count_first", length_choice="likeliest", query_time=1.0, seeds=torch.arange(100)
+    )
+    settings |= COMMON | ORDERS[order] | {"temperature": temperature}
+    plain = generate_flexmdm_infilling(model, prefixes, suffixes, **settings)
+    before = conditional(contexts, which, plain)
+    for candidates in (2, LONGEST + 1):
+        result = generate_flexmdm_infilling(
+            model,
+            prefixes,
+            suffixes,
+            length_candidates=candidates,
+            rows_at_once=50,
+            return_trace=True,
+            **settings,
+        )
+        # the chain rule: number and tokens together are the law's own string
+        found = conditional(contexts, which, result)
+        np.testing.assert_allclose(result.log_probs.numpy(), found, atol=1e-9)
+        assert (found >= before - 1e-9).all()
+        before = found
+        for c, evaluations in zip(which, result.evaluations.tolist()):
+            context = contexts[c]
+            log_p = model.counts[context.prefix + context.suffix][1]
+            tried = np.argsort(-log_p, kind="stable")[:candidates]
+            assert evaluations == 1 + sum(n for n in tried.tolist() if np.isfinite(log_p[n]))
+        for row, trace in enumerate(result.trace):
+            assert trace[0]["evaluations"] == 0
+            assert trace[-1]["ids"] == result.sequences[row, : result.lengths[row]].tolist()
+    # of tokens that are drawn, some are improbable: another length then has a better answer
+    better = before > conditional(contexts, which, plain)
+    assert better.any() or not temperature or law != "lengths 0..6"
+
+
+def test_a_single_candidate_is_count_first_itself(rng):
+    """Also in rows without room, and in rows that have none for the likeliest number."""
+    contexts = random_prompts(rng)
+    model, prompt = WithCount(contexts, PowerSchedule(1.7)), list(contexts[1].prefix)
+    own = dict(sampler="count_first", length_choice="likeliest", temperature=1.0)
+    for longest in range(len(prompt), len(prompt) + 5):
+        settings = COMMON | own | {"max_length": longest, "seeds": [3, 4, 5]}
+        plain = generate_flexmdm(model, torch.tensor([prompt] * 3), **settings)
+        result = search_lengths(
+            lambda rows, seeds, longest=longest, **more: FlexMDMSampler(
+                model,
+                Sequences([prompt] * len(rows), [[]] * len(rows), longest, MASK, PAD),
+                seeds,
+                SamplerOptions(**own),
+                num_tokens=NUM_TOKENS,
+                **more,
+            ),
+            np.array([3, 4, 5]),
+            1,
+        )
+        assert torch.equal(result.sequences, plain.sequences)
+        assert torch.equal(result.evaluations, plain.evaluations)
+
+
+@pytest.mark.parametrize("most", [1, 5, 63, 64, 130, 1024])
+def test_length_distribution_head_is_normalised_over_all_counts(most):
+    starts, widths = count_bins(most, torch.device("cpu"))
+    assert starts[0] == 0 and int(widths.sum()) == most + 1
+    assert torch.equal(starts.diff(), widths[:-1])
+    head, hidden = LengthDistribution(12, most).double(), torch.randn(4, 3, 12).double()
+    log_probs = head.log_probs(hidden)  # (4, 3, most + 1)
+    torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(4, 3))
+    n = torch.randint(0, most + 1, (4, 3))
+    torch.testing.assert_close(head(hidden, n), log_probs.gather(-1, n[..., None])[..., 0])
+
+
+def test_count_first_without_a_length_distribution_or_with_conflicting_options_is_refused():
+    with pytest.raises(ValueError, match="length distribution"):
+        generate_flexmdm(
+            ExactPosterior(random_lengths(np.random.default_rng(0)), LinearSchedule()),
+            batch_size=1,
+            mask_id=6,
+            pad_id=8,
+            max_length=9,
+            sampler="count_first",
+        )
+    for wrong in (
+        {"bound_inflation": 2.0},
+        {"events_per_evaluation": 0},
+        {"query_time": 1.5},
+        {"length_candidates": 0},
+        {"length_candidates": 2},
+    ):
+        with pytest.raises((ValueError, InputError)):
+            SamplerOptions(sampler="count_first", **wrong)
+    with pytest.raises(ValueError, match="query_time"):
+        SamplerOptions(query_time=0.5)
