@@ -36,7 +36,7 @@ from pathlib import Path
 
 from common.command_line import ArgumentParser
 from common.errors import InputError, run
-from common.rows import DATA_SUFFIXES, read_rows
+from common.rows import DATA_SUFFIXES, Row, read_rows
 from evaluation.answer_rules import gold_answer, gold_number, is_right, paper_answer, strict_answer
 from evaluation.driver import (
     Evaluation,
@@ -45,12 +45,11 @@ from evaluation.driver import (
     check_run_flags,
     evaluate,
     load_hub_set,
-    pass_rates,
     report,
 )
-from evaluation.generation_run import Row, Stop
+from evaluation.generation_run import Stop
 from evaluation.model import EvaluatedModel, Given
-from evaluation.results_table import share_of
+from evaluation.results import pass_rates, share_of
 from sampling.options import add_flexmdm_flags, add_llada_flags, add_model_flags
 
 HUB_DATA = ("openai/gsm8k", "main")

@@ -44,7 +44,7 @@ from typing import Any
 
 from common.command_line import ArgumentParser, finite_number, require_positive
 from common.errors import InputError, run
-from common.rows import read_rows
+from common.rows import Row, read_rows
 from evaluation.driver import (
     Evaluation,
     Scores,
@@ -54,10 +54,10 @@ from evaluation.driver import (
     load_hub_set,
     report,
 )
-from evaluation.generation_run import Row, Stop
+from evaluation.generation_run import Stop
 from evaluation.infill_scores import REACHED, pass_metrics, run_rows, text_metrics
 from evaluation.model import EvaluatedModel, Given
-from evaluation.results_table import describe
+from evaluation.results import describe
 from sampling.options import add_flexmdm_flags, add_llada_flags, add_model_flags
 
 HUB_DATA = "loubnabnl/humaneval_infilling"

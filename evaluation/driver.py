@@ -17,11 +17,11 @@ from common.command_line import ArgumentParser, process_rank, require_positive
 from common.errors import InputError
 from common.files import content_hash, require_writable, write_json
 from common.gpu_memory import EVALUATION, out_of_memory_advice
-from common.rows import write_rows
-from evaluation.generation_run import GenerationRun, Row, Stop, make_tasks
+from common.rows import Row, write_rows
+from evaluation.generation_run import GenerationRun, Stop, make_tasks
 from evaluation.given_rows import merge_rows, read_generations
 from evaluation.model import EvaluatedModel, Given
-from evaluation.results_table import describe, make_result, pass_at_k, share_of
+from evaluation.results import describe, make_result
 from sampling.options import add_flexmdm_flags, add_llada_flags
 
 
@@ -234,22 +234,6 @@ def kind_label(settings: dict[str, Any]) -> str:
     """FlexMDM or LLaDA; for rows of other programs the name of their model, or "given"."""
     kinds = {"flexmdm": "FlexMDM", "llada": "LLaDA"}
     return kinds.get(str(settings.get("kind")), Path(str(settings.get("model_path", "given"))).name)
-
-
-def pass_rates(keys: Iterable[Hashable], right: Iterable[bool]) -> dict[str, Any]:
-    """pass@k over items for k = 1, 5, 10, 100 and the number of samples, as far as every item has
-    so many. keys: the item of each sample; right: whether the sample is.
-    """
-    by_item: dict[Hashable, list[bool]] = {}
-    for key, value in zip(keys, right):
-        by_item.setdefault(key, []).append(value)
-    samples = min(map(len, by_item.values()))
-    return {
-        f"pass@{k}": share_of(
-            sum(pass_at_k(len(each), sum(each), k) for each in by_item.values()), len(by_item)
-        )
-        for k in sorted({1, *(k for k in (5, 10, 100) if k <= samples), samples})
-    }
 
 
 # ---- the data set --------------------------------------------------------------------------------

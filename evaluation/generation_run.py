@@ -26,12 +26,11 @@ from typing import Any
 from common.command_line import process_rank
 from common.errors import InputError
 from common.files import content_hash, lock_for_writing, write_json
-from common.rows import RowWriter, read_finished, read_object
+from common.rows import Row, RowWriter, read_finished, read_object
 
 GENERATIONS = "generations-*.jsonl"
 KEY = ("item", "sample")
 Task = dict[str, Any]  # {"item", "sample"}
-Row = dict[str, Any]
 
 
 def is_count(value: object) -> bool:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
-from common.rows import read_file, read_object
-from evaluation.generation_run import GENERATIONS, KEY, Row, is_count
+from common.rows import Row, read_file, read_object
+from evaluation.generation_run import GENERATIONS, KEY, is_count
 
 
 def read_generations(paths: Sequence[str], name_field: str) -> tuple[list[Row], dict[str, Any]]:

@@ -18,10 +18,9 @@ from typing import Any
 
 from common.errors import InputError
 from common.files import content_hash
-from common.rows import RowWriter, read_finished
-from evaluation.driver import pass_rates
-from evaluation.generation_run import Row, Stop
-from evaluation.results_table import share_of
+from common.rows import Row, RowWriter, read_finished
+from evaluation.generation_run import Stop
+from evaluation.results import pass_rates, share_of
 
 # characters: of a longer program it is not asked whether it parses
 LONGEST_PARSED = 100_000

@@ -13,7 +13,7 @@ from common.errors import InputError, run
 from common.files import write_text
 from common.rows import read_file, read_finished, read_rows
 from data.word_problems import trivial_math_baselines
-from evaluation.results_table import wilson
+from evaluation.results import wilson
 
 TASKS = [
     ("math", "word problems, held-out numbers: right answers"),

@@ -27,7 +27,8 @@ from common.command_line import ArgumentParser
 from common.errors import InputError, run
 from common.files import write_text
 from common.rows import read_file, read_finished
-from evaluation.results_table import item_scores, sampler_name, share_of, versions
+from evaluation.results import item_scores, share_of, versions
+from evaluation.results_table import sampler_name
 
 Chains: TypeAlias = dict[str, list[dict[str, Any]]]  # by kind, what collect wrote of each seed
 Interval: TypeAlias = tuple[float, float | None, float | None]  # mean, low, high

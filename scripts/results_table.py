@@ -22,14 +22,8 @@ from pathlib import Path
 from common.command_line import ArgumentParser
 from common.errors import InputError, run
 from common.files import write_json, write_text
-from evaluation.results_table import (
-    item_scores,
-    markdown,
-    paired_difference,
-    plot,
-    read_results,
-    table_rows,
-)
+from evaluation.results import item_scores, paired_difference
+from evaluation.results_table import markdown, plot, read_results, table_rows
 
 
 def make_parser() -> ArgumentParser:

@@ -1,6 +1,7 @@
 """Input about GPUs that cannot work: a device that is not there, too small, or runs out of memory.
 
-Run: pytest tests/common/test_gpu_memory.py        (no GPU is needed: its size and its failure are made up)
+Run: pytest tests/common/test_gpu_memory.py
+No GPU is needed: its size and its failure are made up.
 """
 
 import importlib

@@ -1,8 +1,8 @@
 """evaluation/sandbox: right programs pass, wrong and hostile ones do not, and nothing of them is
 left.
 
-FLEXMDM_DATA=... pytest tests/evaluation/test_code_runner.py             about a minute on 2 cores; --full runs
-                                                              all 8,652 reference solutions
+FLEXMDM_DATA=... pytest tests/evaluation/test_code_runner.py
+About a minute on two cores; --full runs all 8,652 reference solutions.
 """
 
 import glob

@@ -20,16 +20,8 @@ from common.files import write_json
 from common.rows import write_rows
 from evaluation.driver import score_only
 from evaluation.infill_scores import edit_similarity, parses
-from evaluation.results_table import (
-    describe,
-    item_scores,
-    make_result,
-    markdown,
-    plot,
-    read_results,
-    share_of,
-    table_rows,
-)
+from evaluation.results import describe, item_scores, make_result, share_of
+from evaluation.results_table import markdown, plot, read_results, table_rows
 
 
 def evaluate(script, monkeypatch, capsys, *arguments):

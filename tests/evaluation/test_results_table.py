@@ -17,22 +17,24 @@ from hypothesis import strategies as st
 from common.errors import InputError
 from common.files import write_json
 from common.rows import write_rows
-from evaluation.results_table import (
-    PAPER,
-    PAPER_STEPS,
+from evaluation.results import (
     describe,
     item_scores,
     make_result,
-    markdown,
     paired_difference,
     pass_at_k,
+    share_of,
+    spread,
+    wilson,
+)
+from evaluation.results_table import (
+    PAPER,
+    PAPER_STEPS,
+    markdown,
     plot,
     read_results,
     sampler_name,
-    share_of,
-    spread,
     table_rows,
-    wilson,
 )
 
 

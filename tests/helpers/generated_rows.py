@@ -7,7 +7,7 @@ from evaluation.generation_run import GENERATIONS
 
 
 def rows_of(folder):
-    """{(item, sample): row without what may differ between runs}, and that no row is there twice."""
+    """{(item, sample): row without what may differ between runs}; no row is there twice."""
     rows = [
         json.loads(line)
         for file in sorted(Path(folder).glob(GENERATIONS))

@@ -157,8 +157,8 @@ def free_port():
 
 
 def run_together(folder, jobs, processes=2, timeout=600):
-    """tests/helpers/several_runs.py over jobs (dicts without `port`), in that many processes. Returns
-    the output of the first process.
+    """tests/helpers/several_runs.py over jobs (dicts without `port`), in that many processes.
+    Returns the output of the first process.
     """
     listing = Path(folder) / f"jobs-{free_port()}.json"
     listing.write_text(

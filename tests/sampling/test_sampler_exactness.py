@@ -2,9 +2,10 @@
 posterior (exact_posterior.py), so a failure is a bug in the sampler. Laws are drawn anew in every
 run.
 
-    pytest tests/sampling/test_sampler_exactness.py            about a minute and a half on two cores
-    pytest tests/sampling/test_sampler_exactness.py --full     every pair of schedules, orders and laws for
-                                                      tau-leaping as well
+    pytest tests/sampling/test_sampler_exactness.py
+        about a minute and a half on two cores
+    pytest tests/sampling/test_sampler_exactness.py --full
+        every pair of schedules, orders and laws for tau-leaping as well
 
 Event-driven: the total variation distance of 20,000 samples stays below the 99.9 % quantile of
 multinomial samples of the target itself. A thousandth of correct runs does not, so a run that

@@ -1,10 +1,11 @@
 """The job scripts on a real Slurm: a controller and four virtual nodes on this machine
-(tests/helpers/cluster/up.sh), the scripts unmodified, a tiny model through environment and arguments.
+(tests/helpers/cluster/up.sh), the scripts unmodified, a tiny model through environment and
+arguments.
 
-    bash scripts/test.sh tests/scripts/test_slurm.py              lint, refusals, and the whole chain
-                                                          through run_all.sh
-    bash scripts/test.sh --full tests/scripts/test_slurm.py       also preemption, dying nodes and
-                                                          processes, time limits
+    bash scripts/test.sh tests/scripts/test_slurm.py
+        lint, refusals, and the whole chain through run_all.sh
+    bash scripts/test.sh --full tests/scripts/test_slurm.py
+        also preemption, dying nodes and processes, time limits
 
 Needs root and slurmctld, slurmd, slurm-client, munge (apt); skipped without.
 """

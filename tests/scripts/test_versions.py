@@ -1,7 +1,8 @@
 """The oldest and the newest Python and torch that requirements.txt names run the network, the
 losses and the samplers.
 
-Run: pytest --full tests/scripts/test_versions.py       (ten minutes: two environments are installed)
+Run: pytest --full tests/scripts/test_versions.py
+Ten minutes: two environments are installed.
 """
 
 import os
