@@ -75,9 +75,7 @@ def read_items(args: argparse.Namespace) -> list[dict[str, str]]:
     else:
         import datasets
 
-        rows = list(
-            load_hub_set(HUB_DATA[0], lambda: datasets.load_dataset(*HUB_DATA, split="test"))
-        )
+        rows = load_hub_set(HUB_DATA[0], lambda: datasets.load_dataset(*HUB_DATA, split="test"))
     items = [{"question": row["question"], "answer": row["answer"]} for row in rows]
     for number, item in enumerate(items, 1):
         if (

@@ -239,10 +239,10 @@ def kind_label(settings: dict[str, Any]) -> str:
 # ---- the data set --------------------------------------------------------------------------------
 
 
-def load_hub_set(name: str, load: Callable[[], Iterable[Row]]) -> Iterable[Row]:
+def load_hub_set(name: str, load: Callable[[], Iterable[Row]]) -> list[Row]:
     """What load() gets from the hub. Raises InputError where it cannot."""
     try:
-        return load()
+        return list(load())
     except Exception as error:  # the hub's client raises a dozen kinds
         raise InputError(
             f"cannot get {name} from the hub ({type(error).__name__}); give a local copy by"

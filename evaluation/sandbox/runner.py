@@ -260,7 +260,9 @@ class CodeRunner:
     def close(self) -> None:
         """End every sandbox."""
         while self.sandboxes:
-            self.sandboxes.pop().close()
+            sandbox = self.sandboxes.pop()
+            if sandbox is not None:  # it died, and none could be started in its place
+                sandbox.close()
 
     def _run_one(self, slot: int, job: Job) -> Result:
         for _ in range(2):

@@ -566,6 +566,19 @@ def test_a_killed_sandbox_is_replaced(runner):
     assert runner.run(RIGHT, PLAIN_TEST, "f")["status"] == "passed"
 
 
+def test_a_sandbox_that_cannot_be_replaced_is_one_result_and_closes(monkeypatch):
+    def no_more(*arguments):
+        raise OSError("no process left")
+
+    with CodeRunner(workers=1) as one:
+        one.sandboxes[0].process.kill()
+        one.sandboxes[0].process.wait()
+        monkeypatch.setattr("evaluation.sandbox.runner.Sandbox", no_more)
+        result = one.run("def f(): return 1\n", "def check(f): assert f() == 1", "f")
+        assert result["status"] == "sandbox error" and "no process left" in result["error"]
+    assert not one.sandboxes
+
+
 def test_a_killed_scorer_leaves_nothing(tmp_path):
     """The sandbox ends by itself when its scorer is gone, also in the middle of a program."""
     script = (
