@@ -14,7 +14,7 @@ from sampling.options import (
     SamplerOptions,
     options_from,
     refuse_mask_tokens,
-    refuse_trailing_padding,
+    refuse_padding,
 )
 
 # where rows end at different times, waiting ones take the free places; finished rows are written
@@ -140,14 +140,16 @@ class EvaluatedModel:
 
     def check_fits(self, names, given, flag, answer_lengths=None):
         """Refuse, before anything is generated, a row that cannot be: no room for an answer, steps
-        that fit no blocks, an end of text in the wrong place, a mask among what is given.
+        that fit no blocks, an end of text or a mask among what is given.
 
         names: what to call each item; given: its prompt, or its prefix and suffix (a list of lists
         of ids each); answer_lengths: LLaDA's masks where they are not --gen_length.
         """
         gen_length = self.arguments.get("gen_length")
         for number, (name, parts) in enumerate(zip(names, given)):
-            refuse_trailing_padding(parts, self.ids["pad_id"], f"{flag}: {name}")
+            refuse_padding(
+                parts, self.ids["pad_id"], f"{flag}: {name}", self.tokenizer.bos_token_id
+            )
             refuse_mask_tokens(parts, self.ids["mask_id"], f"{flag}: {name}")
             length = sum(map(len, parts))
             wanted = answer_lengths[number] if answer_lengths else gen_length or 1

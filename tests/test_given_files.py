@@ -39,6 +39,7 @@ from sampling.options import (
     add_model_flags,
     options_from,
     refuse_mask_tokens,
+    refuse_padding,
 )
 
 
@@ -703,6 +704,27 @@ def test_a_guidance_beyond_the_logits_range_is_refused(value):
 def test_a_command_line_that_is_not_utf_8_is_refused():
     with pytest.raises(InputError, match="not UTF-8"):
         ArgumentParser().parse_args([b"--prompt=\xff".decode("utf-8", "surrogateescape")])
+
+
+ROW = st.lists(st.integers(0, 6), max_size=6)  # 7 is padding
+
+
+@given(st.lists(ROW, min_size=1, max_size=3), st.data())
+def test_padding_anywhere_among_what_is_given_is_refused(rows, data):
+    refuse_padding(rows, 7, "--prompt", data.draw(st.sampled_from([None, 1, 7])))
+    row = data.draw(st.sampled_from(rows))
+    row.insert(data.draw(st.integers(0, len(row))), 7)
+    start = data.draw(st.sampled_from([None, 1]))
+    with pytest.raises(InputError, match="--prompt: holds the padding token 7"):
+        refuse_padding(rows, 7, "--prompt", start)
+
+
+@given(ROW.filter(len), st.integers(1, 6))
+def test_a_start_token_that_is_padding_as_well_may_only_start(row, place):
+    refuse_padding([[7, *row]], 7, "--prompt", start_id=7)
+    for wrong in ([7], [7, *row[:place], 7, *row[place:]]):
+        with pytest.raises(InputError, match="--prompt: holds the padding token 7"):
+            refuse_padding([row, wrong], 7, "--prompt", start_id=7)
 
 
 def test_mask_tokens_among_what_is_given_are_refused():
