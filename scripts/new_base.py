@@ -61,7 +61,6 @@ def random_base(args):
         **FIXED_SETTINGS,
         "init_std": args.init_std,
     }
-    config_values.check_llada(content, "the flags")
     try:
         config = LLaDAConfig.from_json(content, "the flags")
     except ValueError as error:
@@ -190,8 +189,7 @@ def import_llama(source, output_dir):
         "eos_token_id": eos,
         **FIXED_SETTINGS,
     }
-    config_values.check_llada(content, f"--source: {source}")
-    config = LLaDAConfig.from_json(content)
+    config = LLaDAConfig.from_json(content, f"--source: {source}")
     names = {
         "self_attn.o_proj": "attn_out",
         "mlp.gate_proj": "ff_proj",
