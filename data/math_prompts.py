@@ -2,6 +2,7 @@
 
 import re
 
+from data.chat_templates import render_chat
 from data.instruction_rows import joint_row
 
 SYSTEM_PROMPT = (
@@ -16,10 +17,7 @@ def math_prompt(tokenizer, question):
     the start token already.
     """
     turn = [{"role": "user", "content": f"{SYSTEM_PROMPT}\n\n{question}"}]
-    return (
-        tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-        + "<reasoning>"
-    )
+    return render_chat(tokenizer, turn) + "<reasoning>"
 
 
 def math_target(answer):

@@ -5,6 +5,7 @@ command.
 import sys
 
 from common.errors import InputError
+from data.chat_templates import render_chat
 
 
 def cut_at(text, stops):
@@ -61,8 +62,6 @@ def make_lm(model):
         loglikelihood_rolling = loglikelihood
 
         def apply_chat_template(self, chat_history, add_generation_prompt=True):
-            return model.tokenizer.apply_chat_template(
-                chat_history, tokenize=False, add_generation_prompt=add_generation_prompt
-            )
+            return render_chat(model.tokenizer, chat_history, add_generation_prompt)
 
     return DiffusionLM()
