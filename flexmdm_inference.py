@@ -29,7 +29,7 @@ from sampling.options import (
     add_model_flags,
     options_from,
     refuse_mask_tokens,
-    refuse_trailing_padding,
+    refuse_padding,
 )
 
 
@@ -134,7 +134,7 @@ def main():
         before, after = text_ids(tokenizer, args.prompt), []
     context = before if args.prompt is not None else text_ids(tokenizer, args.prefix or "")
     flags = "--prompt" if args.prompt is not None else "--prefix and --suffix"
-    refuse_trailing_padding((before, after), pad_id, flags)
+    refuse_padding((before, after), pad_id, flags, tokenizer.bos_token_id)
     refuse_mask_tokens((before, after), mask_id, flags)
     limit = settings["max_length"] or model.config.max_length
     if len(before) + len(after) >= limit:

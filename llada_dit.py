@@ -19,9 +19,9 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MaskedLMOutput
 
-from common.config_values import LENGTH_DISTRIBUTION
+from common.config_values import LENGTH_DISTRIBUTION, check_flexmdm, check_llada
 from common.packed_rows import PackedRows, PaddedRows, Places, at_places, select
-from flexmdm_interpolant import length_without_trailing
+from flexmdm_interpolant import length_without_trailing, schedule_from_config
 
 # What the original class could be told and this network does not do: any other value is refused by
 # name.
@@ -98,8 +98,9 @@ class LLaDAConfig(PreTrainedConfig):
     def from_json(cls, content, source="config.json"):
         """Check a config.json (a dict) and keep what matters. Raises ValueError naming every key
         that is missing or unsupported: a key that is absent means the original class's GPT-2-like
-        default, which is never assumed.
+        default, which is never assumed. InputError for a value that cannot be.
         """
+        check_llada(content, source)
         if content.get("model_type") != "llada":
             raise ValueError(f"{source}: model_type is {content.get('model_type')!r}, not 'llada'")
         missing = [key for key in (*SIZES, *FIXED_SETTINGS) if key not in content]
@@ -121,7 +122,6 @@ class LLaDAConfig(PreTrainedConfig):
                 f" {sizes['n_kv_heads']} do not divide"
             )
         most = content.get("length_distribution", 0)
-        check_length_distribution(most, source)
         return cls(**sizes, init_std=content.get("init_std", 0.02), length_distribution=most)
 
     def to_json(self):
@@ -516,6 +516,27 @@ class FlexMDMConfig(PreTrainedConfig):
         if self.length_head not in ("log_rate", "softplus"):
             raise ValueError(f"length_head is {self.length_head!r}: log_rate or softplus")
         check_length_distribution(self.length_distribution, "FlexMDMConfig")
+
+    @classmethod
+    def from_json(cls, content, source="config.json"):
+        """Check a config.json (a dict), the base's within it and the schedules. Raises ValueError
+        for keys that this version does not know, InputError for a value that cannot be.
+        """
+        check_flexmdm(content, source)
+        content = {key: value for key, value in content.items() if key != "architectures"}
+        unknown = set(content) - set(cls.__annotations__) - {"model_type"}
+        if content.pop("model_type", None) != "flexmdm" or unknown:
+            raise ValueError(
+                f"{source}: not a FlexMDM config this version knows"
+                f" ({', '.join(unknown) or 'model_type'})"
+            )
+        try:
+            for name in ("insertion_schedule", "unmask_schedule"):
+                if content.get(name) is not None:
+                    schedule_from_config(content[name])
+            return cls(**content)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{source}: {error}") from None
 
 
 def timestep_embedding(t, width):

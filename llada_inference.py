@@ -31,7 +31,7 @@ from sampling.options import (
     add_model_flags,
     options_from,
     refuse_mask_tokens,
-    refuse_trailing_padding,
+    refuse_padding,
 )
 
 
@@ -158,7 +158,7 @@ def main():
     config, given = model.config, len(before) + len(after)
     context = before if args.prompt is not None else text_ids(tokenizer, args.prefix or "")
     flags = "--prompt" if args.prompt is not None else "--prefix and --suffix"
-    refuse_trailing_padding((before, after), config.pad_token_id, flags)
+    refuse_padding((before, after), config.pad_token_id, flags, tokenizer.bos_token_id)
     refuse_mask_tokens((before, after), config.mask_token_id, flags)
     limit = args.max_length or min(config.max_sequence_length, 1024)  # 1024: the paper's canvas
     gen_length = gen_length or limit - given

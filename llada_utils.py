@@ -36,7 +36,6 @@ from common.files import (
 )
 from common.gpu_memory import require_room
 from data.tokenizer import load_tokenizer
-from flexmdm_interpolant import schedule_from_config
 from llada_dit import FlexMDMConfig, LLaDABlock, LLaDAConfig, LLaDADiT, LLaDAModelLM
 
 # the head, never the MLPs' ff_out (paper's code)
@@ -266,10 +265,13 @@ def with_base_layer(names):
 
 def llada_config(folder):
     """LLaDAConfig of a folder's config.json. Raises InputError."""
-    content, source = read_json(folder / "config.json"), str(folder / "config.json")
-    config_values.check_llada(content, source)
+    return config_of(LLaDAConfig, folder)
+
+
+def config_of(kind, folder):
+    """LLaDAConfig or FlexMDMConfig of a folder's config.json. Raises InputError."""
     try:
-        return LLaDAConfig.from_json(content, source)
+        return kind.from_json(read_json(folder / "config.json"), str(folder / "config.json"))
     except ValueError as error:
         raise InputError(str(error)) from None
 
@@ -339,27 +341,7 @@ def lasting_name(base):
 
 def flexmdm_config(folder):
     """FlexMDMConfig of a folder's config.json. Raises InputError."""
-    content = read_json(folder / "config.json")
-    config_values.check_flexmdm(content, str(folder / "config.json"))
-    known = set(FlexMDMConfig.__annotations__) | {"architectures", "model_type"}
-    if content.get("model_type") != "flexmdm" or set(content) - known:
-        raise InputError(
-            f"{folder / 'config.json'}: not a FlexMDM config this version knows"
-            f" ({', '.join(set(content) - known) or 'model_type'})"
-        )
-    try:
-        for name in ("insertion_schedule", "unmask_schedule"):
-            if content.get(name) is not None:
-                schedule_from_config(content[name])
-        return FlexMDMConfig(
-            **{
-                key: value
-                for key, value in content.items()
-                if key not in ("architectures", "model_type")
-            }
-        )
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{folder / 'config.json'}: {error}") from None
+    return config_of(FlexMDMConfig, folder)
 
 
 def build_flexmdm(config):

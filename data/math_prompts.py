@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from common.rows import Row
+from data.chat_templates import render_chat
 from data.instruction_rows import joint_row
 
 if TYPE_CHECKING:
@@ -23,9 +24,7 @@ def math_prompt(tokenizer: PreTrainedTokenizerFast, question: str) -> str:
     the start token already.
     """
     turn = [{"role": "user", "content": f"{SYSTEM_PROMPT}\n\n{question}"}]
-    # text, as tokenize is False
-    opening: Any = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    return opening + "<reasoning>"
+    return render_chat(tokenizer, turn) + "<reasoning>"
 
 
 def math_target(answer: str) -> str:

@@ -31,6 +31,9 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
     if not (folder / "tokenizer.json").is_file():
         raise InputError(f"{folder} holds no tokenizer.json")
+    for name in ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"):
+        if (folder / name).exists() and not (folder / name).is_file():
+            raise InputError(f"cannot read {folder / name}: it is no regular file")
     try:
         return PreTrainedTokenizerFast.from_pretrained(str(folder))
     except Exception as error:  # the tokenizers library raises bare Exceptions for broken files

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from common.errors import InputError
+from data.chat_templates import render_chat
 from evaluation.model import Given
 
 if TYPE_CHECKING:
@@ -71,8 +72,6 @@ def make_lm(model: EvaluatedModel) -> LM:
         loglikelihood_rolling = loglikelihood
 
         def apply_chat_template(self, chat_history, add_generation_prompt=True):
-            return model.tokenizer.apply_chat_template(
-                chat_history, tokenize=False, add_generation_prompt=add_generation_prompt
-            )
+            return render_chat(model.tokenizer, chat_history, add_generation_prompt)
 
     return DiffusionLM()

@@ -20,7 +20,7 @@ from sampling.options import (
     SamplerOptions,
     options_from,
     refuse_mask_tokens,
-    refuse_trailing_padding,
+    refuse_padding,
 )
 
 if TYPE_CHECKING:
@@ -168,13 +168,14 @@ class EvaluatedModel:
 
     def check_fits(self, names: Sequence[str], given: Given, flag: str) -> None:
         """Refuse, before anything is generated, a row that cannot be: no room for an answer, steps
-        that fit no blocks, an end of text in the wrong place, a mask among what is given.
+        that fit no blocks, an end of text or a mask among what is given.
 
         names: what to call each item. Raises InputError naming the flag and the item.
         """
         gen_length, answer_lengths = self.arguments.get("gen_length"), given.lengths
+        start_id = self.tokenizer.bos_token_id
         for number, (name, parts) in enumerate(zip(names, given.parts())):
-            refuse_trailing_padding(parts, self.ids["pad_id"], f"{flag}: {name}")
+            refuse_padding(parts, self.ids["pad_id"], f"{flag}: {name}", start_id)
             refuse_mask_tokens(parts, self.ids["mask_id"], f"{flag}: {name}")
             length = sum(map(len, parts))
             wanted = answer_lengths[number] if answer_lengths else gen_length or 1

@@ -498,15 +498,20 @@ def sampler_words(settings: dict[str, Any], with_steps: bool = True) -> list[str
 # ---- what is given -------------------------------------------------------------------------------
 
 
-def refuse_trailing_padding(given, pad_id, flag):
-    """Samplers read a row's length from its trailing padding, so given tokens that end in pad_id
-    would be dropped: InputError instead.
+def refuse_padding(given, pad_id, flag, start_id=None):
+    """Padding ends a text: at the end of given tokens it would be dropped, before the end the model
+    has never seen anything follow it. InputError where a given row holds pad_id.
+
+    start_id: the token that a chat template puts first. Some imported tokenizers have one token for
+    the start and the end of a text; as a first token with others behind it, it is the start.
     """
-    if any(row and row[-1] == pad_id for row in given):
-        raise InputError(
-            f"{flag}: ends in the padding token {pad_id} (end of text), which cannot be told from"
-            " padding"
-        )
+    for row in given:
+        starts = pad_id == start_id and len(row) > 1
+        if pad_id in (row[1:] if starts else row):
+            raise InputError(
+                f"{flag}: holds the padding token {pad_id} (end of text), which stands only where a"
+                " text is over"
+            )
 
 
 def refuse_mask_tokens(given, mask_id, flag):

@@ -70,7 +70,6 @@ def random_base(args: argparse.Namespace) -> None:
         **FIXED_SETTINGS,
         "init_std": args.init_std,
     }
-    config_values.check_llada(content, "the flags")
     try:
         config = LLaDAConfig.from_json(content, "the flags")
     except ValueError as error:
@@ -201,8 +200,7 @@ def import_llama(source: str, output_dir: str | Path) -> None:
         "eos_token_id": eos,
         **FIXED_SETTINGS,
     }
-    config_values.check_llada(content, f"--source: {source}")
-    config = LLaDAConfig.from_json(content)
+    config = LLaDAConfig.from_json(content, f"--source: {source}")
     names = {
         "self_attn.o_proj": "attn_out",
         "mlp.gate_proj": "ff_proj",

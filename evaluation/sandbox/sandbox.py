@@ -22,7 +22,9 @@ At every level: a fresh interpreter, an own session and process group, an empty 
 minimal environment, no standard input, capped output, limits on CPU time, memory of a process, file
 size, size of the folder (outside of namespaces it is looked at ten times a second), processes and
 open files, and a wall-clock limit that kills everything. System V IPC and memory files, which the
-limits do not count, are refused by seccomp (x86-64 and ARM64).
+limits do not count, are refused by seccomp (x86-64 and ARM64). Memory is
+limited for each process, not for all of a program: PROCESSES times MEMORY is the bound of those.
+docs/evaluation.md has the limits of each level.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import gzip
 import json
 import math
 import os
+import random
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -666,16 +667,27 @@ def test_checkpoints_and_prompts_that_do_not_fit_are_refused_before_anything_is_
         5,
     )
     code_rows = read_finished(sets / "code.jsonl")
-    write_rows(
-        tmp_path / "ended.jsonl",
-        [*code_rows[:2], {**code_rows[2], "suffix": code_rows[2]["suffix"] + "<|endoftext|>"}],
-    )
+    for field in ("prompt", "suffix"):
+        text = code_rows[2][field]
+        cut = random.randrange(len(text) + 1)
+        ended = code_rows[2] | {field: f"{text[:cut]}<|endoftext|>{text[cut:]}"}
+        write_rows(tmp_path / "ended.jsonl", [*code_rows[:2], ended])
+        expect(
+            "--data_path: BuiltinInfilling/test/0/2: holds the padding token",
+            eval_humaneval_infill,
+            "--data_path",
+            tmp_path / "ended.jsonl",
+            *random.choice([flexmdm, llada]),
+        )
+    math = read_finished(sets / "math.jsonl")
+    math[1]["question"] = f"Is <|endoftext|> {math[1]['question']}"
+    write_rows(tmp_path / "ended.jsonl", math)
     expect(
-        "BuiltinInfilling/test/0/2: ends in the padding",
-        eval_humaneval_infill,
+        "--data_path: item 1 .*: holds the padding token",
+        eval_gsm8k,
         "--data_path",
         tmp_path / "ended.jsonl",
-        *flexmdm,
+        *random.choice([flexmdm, llada]),
     )
     expect(
         "must be divisible",

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from common import config_values
 from common.errors import InputError
 from data.tokenizer import load_tokenizer
+from llada_dit import FlexMDMConfig, LLaDAConfig
 from llada_utils import (
     add_lora,
     base_of_checkpoint,
@@ -105,6 +106,32 @@ def test_an_impossible_config_value_is_refused_by_its_key(made, tmp_path_factory
     tiny.edit_json(folder / JSON[kind], **{key: value})
     with pytest.raises(InputError, match=f"{JSON[kind]}.*(: {key}|JSON object)|backbone of"):
         load(kind, folder)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_the_config_classes_refuse_it_themselves(data):
+    """However a config comes to them: the classes read no dict unchecked."""
+    backbone = tiny.llada_config().to_json()
+    flexmdm = {"model_type": "flexmdm", "backbone": backbone}
+    flexmdm |= {"mask_token_id": tiny.MASK, "pad_token_id": tiny.PAD}
+    assert FlexMDMConfig.from_json(flexmdm).backbone == backbone
+    kind = data.draw(st.sampled_from(["llada", "flexmdm"]))
+    key = data.draw(st.sampled_from(sorted(RULES[kind])))
+    value = data.draw(ODD)
+    if TAKEN.get(key, lambda v: False)(value):
+        return
+    if kind == "llada":
+        with pytest.raises(InputError, match=f"^given: {key}"):
+            LLaDAConfig.from_json({**backbone, key: value}, "given")
+        with pytest.raises(InputError, match=f"^given: backbone: {key}"):
+            changed = {**backbone, key: value}
+            FlexMDMConfig.from_json({**flexmdm, "backbone": changed}, "given")
+    else:
+        with pytest.raises(InputError, match=f"^given: ({key}|.*JSON object)"):
+            FlexMDMConfig.from_json({**flexmdm, key: value}, "given")
+    with pytest.raises(InputError, match="^given does not hold one JSON object"):
+        data.draw(st.sampled_from([LLaDAConfig, FlexMDMConfig])).from_json([value], "given")
 
 
 @pytest.mark.parametrize("kind", LOADERS)

@@ -264,11 +264,19 @@ def test_help_is_fast_and_needs_no_torch():
         ),
         (
             ("--prompt", "w7 <|endoftext|>", "--checkpoint_path", "{}/flexmdm"),
-            "ends in the padding token",
+            "holds the padding token",
+        ),
+        (
+            ("--prompt", "w7 <|endoftext|> w8", "--checkpoint_path", "{}/flexmdm"),
+            "--prompt: holds the padding token",
         ),
         (
             ("--prefix", "w7", "--suffix", "w8 <|endoftext|>", "--checkpoint_path", "{}/flexmdm"),
-            "ends in the padding token",
+            "holds the padding token",
+        ),
+        (
+            ("--prefix", "<|endoftext|> w7", "--suffix", "w8", "--checkpoint_path", "{}/flexmdm"),
+            "--prefix and --suffix: holds the padding token",
         ),
         (
             ("--prompt", "w7", "--rows_at_once", "0", "--checkpoint_path", "{}/flexmdm"),

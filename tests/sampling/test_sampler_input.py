@@ -7,6 +7,8 @@ pytest tests/sampling/test_sampler_input.py                              seconds
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from common.command_line import ArgumentParser
 from common.errors import InputError
@@ -18,6 +20,7 @@ from sampling.options import (
     add_model_flags,
     options_from,
     refuse_mask_tokens,
+    refuse_padding,
 )
 
 # ---- values of flags -----------------------------------------------------------------------------
@@ -58,6 +61,27 @@ def test_mask_tokens_in_a_prompt_or_suffix_are_refused():
     refuse_mask_tokens(([1, 2], []), 7, "--prompt")
     with pytest.raises(InputError, match="--prompt: holds the mask token 7"):
         refuse_mask_tokens(([1], [2, 7]), 7, "--prompt")
+
+
+ROW = st.lists(st.integers(0, 6), max_size=6)  # 7 is padding
+
+
+@given(st.lists(ROW, min_size=1, max_size=3), st.data())
+def test_padding_anywhere_among_given_tokens_is_refused(rows, data):
+    refuse_padding(rows, 7, "--prompt", data.draw(st.sampled_from([None, 1, 7])))
+    row = data.draw(st.sampled_from(rows))
+    row.insert(data.draw(st.integers(0, len(row))), 7)
+    start = data.draw(st.sampled_from([None, 1]))
+    with pytest.raises(InputError, match="--prompt: holds the padding token 7"):
+        refuse_padding(rows, 7, "--prompt", start)
+
+
+@given(ROW.filter(len), st.integers(1, 6))
+def test_a_start_token_that_is_padding_as_well_may_only_start(row, place):
+    refuse_padding([[7, *row]], 7, "--prompt", start_id=7)
+    for wrong in ([7], [7, *row[:place], 7, *row[place:]]):
+        with pytest.raises(InputError, match="--prompt: holds the padding token 7"):
+            refuse_padding([row, wrong], 7, "--prompt", start_id=7)
 
 
 # ---- pages of generations ------------------------------------------------------------------------
