@@ -419,7 +419,7 @@ class NetworkBase(PreTrainedModel):
         if places.tokens is None:
             return ids, PaddedRows(ids.shape[1], key_mask, ids.device)
         return ids.flatten().index_select(0, places.tokens), PackedRows.from_places(
-            places.tokens, ids.shape
+            places.tokens, (ids.shape[0], ids.shape[1])
         )
 
 
@@ -795,7 +795,7 @@ class LLaDADiT(NetworkBase):
         # (B, L+1)
         log_length = rows.pad(log_length) if isinstance(rows, PackedRows) else log_length
         wanted = select(hidden, rows, places, end_slots=1)
-        output = {"length": log_length.exp(), "log_length": log_length}
+        output: dict[str, Any] = {"length": log_length.exp(), "log_length": log_length}
         if missing is not None or missing_at is not None:
             output |= self.missing_tokens(hidden, rows, places, missing, missing_at)
         if targets is not None:

@@ -2,18 +2,19 @@
 
 One step for every live row: the row's clock says how many masks to unmask, the network is evaluated
 once, tokens are written, masks are inserted, the clock moves on. Tau-leaping and the event-driven
-sampler differ in the clock alone (tau_leaping.py, event_driven.py, count_first.py); free generation, prompts and
-infills differ in where masks may be inserted (sequences.py).
+sampler differ in the clock alone (tau_leaping.py, event_driven.py, count_first.py); free
+generation, prompts and infills differ in where masks may be inserted (sequences.py).
 
-How many masks a row unmasks never depends on the evaluation, and in random order which ones does not
-either: that is why vocabulary logits are needed at few positions only.
+How many masks a row unmasks never depends on the evaluation, and in random order which ones does
+not either: that is why vocabulary logits are needed at few positions only.
 
-All bookkeeping is on the CPU, in numpy, vectorised over rows; only the network and its logits are on
-a device, and the device is waited for once a step.
+All bookkeeping is on the CPU, in numpy, vectorised over rows; only the network and its logits are
+on a device, and the device is waited for once a step.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,7 +45,7 @@ class FlexMDMSampler:
 
     def __init__(
         self,
-        model,
+        model: Any,
         sequences: Sequences,
         seeds: NDArray[np.int64],
         options: SamplerOptions,
@@ -56,7 +57,8 @@ class FlexMDMSampler:
         config = getattr(model, "config", None)
         self.model, self.device = model, torch.device(getattr(model, "device", "cpu"))
         self.sequences, self.num_tokens = sequences, num_tokens
-        self.options, self.on_frame, self.excluded = options, on_frame, None
+        self.options, self.on_frame = options, on_frame
+        self.excluded: torch.Tensor | None = None
         confident = options.unmasking == "confidence"
         self.order = options.confidence_method if confident else "random"
         # a network that attends to padding gets rows as wide as in training, whatever is asked for
@@ -69,19 +71,26 @@ class FlexMDMSampler:
         if self.cache is not None and attended:
             raise ValueError("cache_refresh: not with a network that attends to padding")
 
-        # schedules; a network trained with another insertion schedule is queried at the matched time
-        own = getattr(config, "insertion_schedule", None), getattr(config, "unmask_schedule", None)
-        own = [schedule_from_config(schedule) if schedule else LinearSchedule() for schedule in own]
-        self.insertion = options.insertion_schedule or own[0]
-        differs = config is not None and own[0].to_config() != self.insertion.to_config()
-        self.trained = own[0] if differs else None
+        # schedules; a network trained with another insertion schedule is queried at the matched
+        # time
+        own_insertion, own_unmasking = (
+            schedule_from_config(schedule) if schedule else LinearSchedule()
+            for schedule in (
+                getattr(config, "insertion_schedule", None),
+                getattr(config, "unmask_schedule", None),
+            )
+        )
+        self.insertion = options.insertion_schedule or own_insertion
+        differs = config is not None and own_insertion.to_config() != self.insertion.to_config()
+        self.trained = own_insertion if differs else None
         self.time_epsilon = float(getattr(config, "time_epsilon", 0.0))
 
         batch = len(sequences)
         self.evaluations = np.zeros(batch, dtype=np.int64)
         self.random = RowUniforms(seeds, self.evaluations)
-        unmasking = options.unmask_schedule or own[1]
+        unmasking = options.unmask_schedule or own_unmasking
         schedules = self.insertion, unmasking, self._last_query(), self.random
+        self.clock: EventDriven | CountFirst | TauLeaping
         if options.sampler == "event_driven":
             self.clock = EventDriven(
                 *schedules,
@@ -99,6 +108,7 @@ class FlexMDMSampler:
                 query_time=options.query_time,
             )
         else:
+            assert options.steps is not None  # generate_flexmdm_infilling refuses it
             self.clock = TauLeaping(
                 *schedules,
                 steps=options.steps,
@@ -108,7 +118,9 @@ class FlexMDMSampler:
         self.clock.stage[sequences.full(np.arange(batch))] = DONE  # no room: nothing to do
         self.dropped = np.zeros(batch, dtype=np.int64)
         self.truncated = np.zeros(batch, dtype=bool)
-        self.trace = [[] for _ in range(batch)] if return_trace else None
+        self.trace: list[list[TraceFrame]] | None = (
+            [[] for _ in range(batch)] if return_trace else None
+        )
 
     def _last_query(self) -> float:
         """1 - t of the last time at which the network may be asked."""
@@ -118,8 +130,8 @@ class FlexMDMSampler:
         return float(np.maximum(remaining_at(self.insertion, missing), 0)[0])
 
     def _query_time(self, remaining: NDArray[np.float64]) -> torch.Tensor:
-        """The t that the network is asked at: where its own schedule has inserted as much as the one
-        that is sampled with (the matched time tau(t)).
+        """The t that the network is asked at: where its own schedule has inserted as much as the
+        one that is sampled with (the matched time tau(t)).
         """
         if self.trained is None:
             return torch.from_numpy(1 - remaining).float()
@@ -129,6 +141,9 @@ class FlexMDMSampler:
 
     @torch.no_grad()
     def run(self) -> GenerationResult:
+        """Step until every row is done. Returns the result, on the CPU. Raises ValueError where the
+        network returns no numbers.
+        """
         sequences, clock, batch = self.sequences, self.clock, len(self.sequences)
         self._record(np.arange(batch), np.zeros(batch))
         # neighbours in the queue are of like length
@@ -151,9 +166,11 @@ class FlexMDMSampler:
                 break
         ids = sequences.ids[:, : sequences.width(np.arange(batch))]
         violations = clock.rate_bound_violations
-        counted = (ids, sequences.lengths, self.evaluations, self.truncated)
         return GenerationResult(
-            *map(torch.from_numpy, counted),
+            torch.from_numpy(ids),
+            torch.from_numpy(sequences.lengths),
+            torch.from_numpy(self.evaluations),
+            torch.from_numpy(self.truncated),
             self.trace,
             torch.from_numpy(self.dropped),
             torch.from_numpy(violations),
@@ -346,7 +363,7 @@ class FlexMDMSampler:
 
 
 def generate_flexmdm(
-    model,
+    model: Any,
     prompts: torch.Tensor | None = None,
     *,
     mask_id: int,
@@ -358,7 +375,7 @@ def generate_flexmdm(
     generator: torch.Generator | None = None,
     return_trace: bool = False,
     on_frame: Callable[[int, TraceFrame], None] | None = None,
-    **keywords,
+    **keywords: Any,
 ) -> GenerationResult:
     """Continue prompts, or generate freely, with a FlexMDM. Time t runs from 0 (nothing but the
     prompt) to 1 (clean).
@@ -399,10 +416,10 @@ def generate_flexmdm(
         on_frame: on_frame(row, frame) gets the frames as they are made.
         length_choice: count_first: "likeliest" or "drawn" number of tokens; query_time: the t at
             which it asks for tokens (sampling/count_first.py).
-        events_per_evaluation: approximation: count_first unmasks this many; event_driven proposes this many events at once,
-            unmasks that many of the most confident, inserts what is accepted; never more than a
-            quarter of what is left to do, so that rows which miss few tokens are sampled as without
-            it.
+        events_per_evaluation: approximation: count_first unmasks this many; event_driven proposes
+            this many events at once, unmasks that many of the most confident, inserts what is
+            accepted; never more than a quarter of what is left to do, so that rows which miss few
+            tokens are sampled as without it.
         bound_inflation: approximation, c >= 1: event_driven does not measure G again after an
             event, but proposes from c times what it was before. tau_leaping draws what may happen
             from c times the G it last saw, and skips the evaluations of steps in which nothing may:
@@ -447,7 +464,7 @@ def generate_flexmdm(
 
 
 def generate_flexmdm_infilling(
-    model,
+    model: Any,
     prefixes: torch.Tensor,
     suffixes: torch.Tensor,
     *,
@@ -459,7 +476,7 @@ def generate_flexmdm_infilling(
     generator: torch.Generator | None = None,
     return_trace: bool = False,
     on_frame: Callable[[int, TraceFrame], None] | None = None,
-    **keywords,
+    **keywords: Any,
 ) -> GenerationResult:
     """Fill the middle between prefixes (long (B, P)) and suffixes (long (B, S)), both right-padded
     with pad_id; the rest is as in generate_flexmdm. Boundary tokens belong to prefix and suffix.
@@ -470,7 +487,6 @@ def generate_flexmdm_infilling(
     options = SamplerOptions(**keywords) if options is None else replace(options, **keywords)
     if options.steps is None and options.sampler == "tau_leaping":
         raise ValueError("tau_leaping needs steps")
-    watching = {"num_tokens": num_tokens, "return_trace": return_trace, "on_frame": on_frame}
     if mask_id == pad_id:
         raise ValueError(f"mask_id and pad_id are both {mask_id}")
     max_length = options.max_length
@@ -501,12 +517,20 @@ def generate_flexmdm_infilling(
         pad_id,
     )
     row_seeds = draw_seeds(len(sequences), seeds, generator).numpy()
-    result = FlexMDMSampler(model, sequences, row_seeds, options, **watching).run()
+    result = FlexMDMSampler(
+        model,
+        sequences,
+        row_seeds,
+        options,
+        num_tokens=num_tokens,
+        return_trace=return_trace,
+        on_frame=on_frame,
+    ).run()
     for name, value in vars(result).items():
         if isinstance(value, torch.Tensor):
             setattr(result, name, value.to(device))
     return result
 
 
-def _no_tokens(batch):
+def _no_tokens(batch: int) -> torch.Tensor:
     return torch.zeros((batch, 0), dtype=torch.long, device="cpu")

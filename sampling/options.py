@@ -1,8 +1,8 @@
 """The options of both samplers: each is a field of a frozen dataclass, with its default, help text,
 range and words in the results table beside it. Nothing here imports torch.
 
-Flags, checks, arguments of the library calls, what a run's settings.json says and the sampler's name
-in a table are all made from the fields:
+Flags, checks, arguments of the library calls, what a run's settings.json says and the sampler's
+name in a table are all made from the fields:
 
     parser = ArgumentParser(description=...)
     add_model_flags(parser)          # which checkpoint, where it runs, and what both samplers take
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -142,7 +142,7 @@ class SharedOptions:
         self.check()
 
     def check(self) -> None:
-        """What one field alone does not tell."""
+        """What one field alone does not tell. Raises OptionError."""
 
     def arguments(self) -> dict[str, Any]:
         """All options, by name."""
@@ -278,6 +278,7 @@ class SamplerOptions(SharedOptions):
     unmask_schedule: Schedule | None = option(None, None)
 
     def check(self) -> None:
+        """Which options go together. Raises OptionError."""
         event_driven, threshold = self.sampler == "event_driven", self.confidence_threshold
         if self.events_per_evaluation > 1 and self.sampler == "tau_leaping":
             wanted = "1, except with the samplers event_driven and count_first"
@@ -336,10 +337,13 @@ class LLaDAOptions(SharedOptions):
     )
 
     def arguments(self) -> dict[str, Any]:
-        """What the sampler takes: it is told how many masks there are, not how long a row may be."""
+        """All options but max_length: the sampler is told how many masks there are, not how long a
+        row may be.
+        """
         return {name: value for name, value in super().arguments().items() if name != "max_length"}
 
     def check(self) -> None:
+        """Blocks divide the answer, and steps the blocks. Raises OptionError."""
         if not self.gen_length or not self.block_length:
             return
         blocks, rest = divmod(self.gen_length, self.block_length)
@@ -481,7 +485,7 @@ def sampler_words(settings: dict[str, Any], with_steps: bool = True) -> list[str
 # ---- what is given -------------------------------------------------------------------------------
 
 
-def refuse_trailing_padding(given, pad_id, flag):
+def refuse_trailing_padding(given: Iterable[Sequence[int]], pad_id: int, flag: str) -> None:
     """Samplers read a row's length from its trailing padding, so given tokens that end in pad_id
     would be dropped: InputError instead.
     """
@@ -492,7 +496,7 @@ def refuse_trailing_padding(given, pad_id, flag):
         )
 
 
-def refuse_mask_tokens(given, mask_id, flag):
+def refuse_mask_tokens(given: Iterable[Sequence[int]], mask_id: int, flag: str) -> None:
     """Given tokens are kept and masks are filled in: one cannot be the other. InputError where a
     given row holds mask_id.
     """
