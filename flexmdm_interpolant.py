@@ -8,7 +8,7 @@ at t it is deleted (t < T1), a mask (T1 <= t < T2) or clean.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -214,7 +214,7 @@ class AnyOrderMaskInsertionInterpolant:
         x1: Tensor,
         prompt_indices: Tensor,
         x1_length: Tensor | None = None,
-        uniforms: Tensor | tuple[Tensor, Tensor] | None = None,
+        uniforms: Tensor | Sequence[Tensor] | None = None,
         generator: torch.Generator | None = None,
     ) -> JointInterpolantResult:
         """Draw (xt, st) at time t.
