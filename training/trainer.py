@@ -279,8 +279,8 @@ class DiffusionTrainer(Trainer):
         return torch.utils.data.SequentialSampler(self.train_dataset)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """The optimizer, made at the first call: LoRA, matrices and vectors are groups with learning
-        rates and weight decays of their own.
+        """The optimizer, made at the first call: LoRA, matrices and vectors are groups with
+        learning rates and weight decays of their own.
         """
         if self.optimizer is None:
             args, groups = self.args, defaultdict(list)
