@@ -8,55 +8,69 @@ at t it is deleted (t < T1), a mask (T1 <= t < T2) or clean.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
+from torch import Tensor
+
+# a schedule as config.json holds it: {"name": ..., its parameters}
+ScheduleConfig: TypeAlias = dict[str, Any]
 
 
 class LinearSchedule:
     """a(t) = t. The paper's schedule for both insertion and unmasking."""
 
-    def at(self, t):
+    def at(self, t: Tensor) -> Tensor:
+        """a(t): the share of tokens whose time has come at t, of t's shape."""
         return t
 
-    def derivative_at(self, t):
+    def derivative_at(self, t: Tensor) -> Tensor:
+        """a'(t), of t's shape."""
         return torch.ones_like(t)
 
-    def inv(self, a):
+    def inv(self, a: Tensor) -> Tensor:
         """The t at which the schedule reaches a."""
         return a
 
-    def rate_scale_factor(self, t):
+    def rate_scale_factor(self, t: Tensor) -> Tensor:
         """a'(t) / (1 - a(t)): the rate at which what is still waiting happens, and the weight of
         its loss.
         """
         return 1 / (1 - t)
 
-    def to_config(self):
+    def to_config(self) -> ScheduleConfig:
+        """What `schedule_from_config` reads."""
         return {"name": "linear"}
 
 
 class PowerSchedule:
     """a(t) = 1 - (1-t)^p. With p > 1 things happen earlier than linearly."""
 
-    def __init__(self, p):
+    def __init__(self, p: float):
         if not p > 0:
             raise ValueError(f"a power schedule needs p > 0, not {p}")
         self.p = float(p)
 
-    def at(self, t):
+    def at(self, t: Tensor) -> Tensor:
+        """a(t): the share of tokens whose time has come at t, of t's shape."""
         return 1 - (1 - t) ** self.p
 
-    def derivative_at(self, t):
+    def derivative_at(self, t: Tensor) -> Tensor:
+        """a'(t), of t's shape."""
         return self.p * (1 - t) ** (self.p - 1)
 
-    def inv(self, a):
+    def inv(self, a: Tensor) -> Tensor:
+        """The t at which the schedule reaches a."""
         return 1 - (1 - a) ** (1 / self.p)
 
-    def rate_scale_factor(self, t):
+    def rate_scale_factor(self, t: Tensor) -> Tensor:
+        """a'(t) / (1 - a(t)), of t's shape."""
         return self.p / (1 - t)
 
-    def to_config(self):
+    def to_config(self) -> ScheduleConfig:
+        """What `schedule_from_config` reads."""
         return {"name": "power", "p": self.p}
 
 
@@ -66,41 +80,45 @@ class GeometricSchedule:
     It starts a little above 0 and ends below 1: tokens with T1 > 1 are never inserted.
     """
 
-    def __init__(self, min_val, max_val):
+    def __init__(self, min_val: float, max_val: float):
         if not min_val > max_val > 0:
             raise ValueError(
                 f"a geometric schedule needs min_val > max_val > 0, not {min_val}, {max_val}"
             )
         self.min_val, self.max_val = float(min_val), float(max_val)
 
-    def _total_noise(self, t):
+    def _total_noise(self, t: Tensor) -> Tensor:
         return self.min_val ** (1 - t) * self.max_val**t
 
-    def at(self, t):
+    def at(self, t: Tensor) -> Tensor:
+        """a(t): the share of tokens whose time has come at t, of t's shape."""
         return torch.exp(-self._total_noise(t))
 
-    def derivative_at(self, t):
+    def derivative_at(self, t: Tensor) -> Tensor:
+        """a'(t), of t's shape."""
         noise = self._total_noise(t)
         return torch.exp(-noise) * noise * math.log(self.min_val / self.max_val)
 
-    def inv(self, a):
-        """Below 0 for a < a(0), above 1 for a > a(1)."""
+    def inv(self, a: Tensor) -> Tensor:
+        """The t at which the schedule reaches a: below 0 for a < a(0), above 1 for a > a(1)."""
         return (torch.log(-torch.log(a)) - math.log(self.min_val)) / math.log(
             self.max_val / self.min_val
         )
 
-    def rate_scale_factor(self, t):
+    def rate_scale_factor(self, t: Tensor) -> Tensor:
+        """a'(t) / (1 - a(t)), of t's shape."""
         noise = self._total_noise(t)
         return noise * math.log(self.min_val / self.max_val) / torch.expm1(noise)
 
-    def to_config(self):
+    def to_config(self) -> ScheduleConfig:
+        """What `schedule_from_config` reads."""
         return {"name": "geometric", "min_val": self.min_val, "max_val": self.max_val}
 
 
 Schedule = LinearSchedule | PowerSchedule | GeometricSchedule
 
 
-def schedule_from_config(config):
+def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
     """The schedule that `to_config` described. Raises ValueError for a name or parameters it does
     not know.
     """
@@ -115,9 +133,9 @@ def schedule_from_config(config):
         raise ValueError(f"schedule {name}: {error}") from None
 
 
-def parse_schedule(text):
+def parse_schedule(text: str) -> Schedule:
     """A schedule from the command line: "linear", "power:1.7" (p) or "geometric:10,0.01" (min,
-    max).
+    max). Raises ValueError for any other text.
     """
     name, _, numbers = text.partition(":")
     names = {"linear": (), "power": ("p",), "geometric": ("min_val", "max_val")}
@@ -134,16 +152,16 @@ def parse_schedule(text):
 class JointInterpolantResult:
     """What is left of x1 at time t, front-packed, and what was taken out between."""
 
-    xt: torch.Tensor  # (B, L) kept tokens (clean or mask), then padding
-    st: torch.Tensor  # (B, L) index in x1 of each kept token, 0 behind the last
-    mask_indices: torch.Tensor  # (B, L) True where xt is a mask
-    unmasked: torch.Tensor  # (B, L) x1[st]: the targets at masks
-    xt_length: torch.Tensor  # (B,)
-    x1_length: torch.Tensor  # (B,)
+    xt: Tensor  # (B, L) kept tokens (clean or mask), then padding
+    st: Tensor  # (B, L) index in x1 of each kept token, 0 behind the last
+    mask_indices: Tensor  # (B, L) True where xt is a mask
+    unmasked: Tensor  # (B, L) x1[st]: the targets at masks
+    xt_length: Tensor  # (B,)
+    x1_length: Tensor  # (B,)
     # gaps (B, L+1): tokens missing before kept token j, or at the end; and where a gap exists
-    gaps_and_mask: tuple
+    gaps_and_mask: tuple[Tensor, Tensor]
 
-    def trim(self):
+    def trim(self) -> "JointInterpolantResult":
         """The same, cut to the longest xt of the batch (at least one column, so that a network has
         something to read).
         """
@@ -164,7 +182,13 @@ class AnyOrderMaskInsertionInterpolant:
     """The joint law of (xt, st) given x1 (arXiv 2509.01025, section on the joint interpolant)."""
 
     def __init__(
-        self, insertion_schedule, unmask_schedule, vocab_size, mask_token, pad_token, max_length
+        self,
+        insertion_schedule: Schedule,
+        unmask_schedule: Schedule,
+        vocab_size: int,
+        mask_token: int,
+        pad_token: int,
+        max_length: int,
     ):
         if mask_token == pad_token:
             raise ValueError(f"mask and padding token are both {mask_token}")
@@ -174,7 +198,7 @@ class AnyOrderMaskInsertionInterpolant:
         self.pad_token = pad_token
         self.max_length = max_length
 
-    def stopping_times(self, u_insert, u_unmask):
+    def stopping_times(self, u_insert: Tensor, u_unmask: Tensor) -> tuple[Tensor, Tensor]:
         """Insertion and unmasking times from uniforms in [0, 1), any shape. Tokens that are never
         inserted have T1 >= 1, T2 = inf.
         """
@@ -185,8 +209,14 @@ class AnyOrderMaskInsertionInterpolant:
         return insertion_time, torch.where(never, torch.inf, unmasking_time)
 
     def sample_interpolant(
-        self, t, x1, prompt_indices, x1_length=None, uniforms=None, generator=None
-    ):
+        self,
+        t: Tensor,
+        x1: Tensor,
+        prompt_indices: Tensor,
+        x1_length: Tensor | None = None,
+        uniforms: Tensor | Sequence[Tensor] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> JointInterpolantResult:
         """Draw (xt, st) at time t.
 
         t: (B,) in [0, 1); x1: long (B, L), right-padded; prompt_indices: bool (B, L), tokens that
@@ -237,7 +267,7 @@ class AnyOrderMaskInsertionInterpolant:
             xt, st, mask_indices, x1.gather(1, st), xt_length, x1_length, (gaps, gaps_mask)
         )
 
-    def elbo_weight(self, t, x1):
+    def elbo_weight(self, t: Tensor, x1: Tensor) -> tuple[Tensor, Tensor]:
         """Weights of the two loss terms at t (B,): beta'/(1-beta) for masks (B, L) and
         alpha'/(1-alpha) for gaps (B, L+1).
         """
@@ -247,7 +277,9 @@ class AnyOrderMaskInsertionInterpolant:
             self.insertion_schedule.rate_scale_factor(t)[:, None].expand(batch, length + 1),
         )
 
-    def to_actual_rate(self, xt, prediction, t):
+    def to_actual_rate(
+        self, xt: Tensor, prediction: Mapping[str, Tensor], t: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The generator's rates at (xt, t), from a network's {"logits": (B, L, V), "length": (B,
         L+1)}.
 
@@ -265,7 +297,7 @@ class AnyOrderMaskInsertionInterpolant:
         )
 
 
-def length_without_trailing(ids, pad_token):
+def length_without_trailing(ids: Tensor, pad_token: int) -> Tensor:
     """Lengths (B,) of right-padded rows (B, L). Only trailing padding counts: in LLaDA pad = eos
     may also be text.
     """

@@ -1,21 +1,26 @@
 """FlexMDM training: the collator that noises rows, the loss (a negative ELBO up to a constant), and
 the Trainer around it.
 
-    L = E_t E_xt [ sum over masks beta'/(1-beta) * -log p(x1[st[i]]) + sum over gaps
-    alpha'/(1-alpha) * phi(gaps[j], g[j]) ] phi(x, y) = y - x + x log(x / y)
+    L = E_t E_xt [ sum over masks  beta'/(1-beta) * -log p(x1[st[i]])
+                   + sum over gaps  alpha'/(1-alpha) * phi(gaps[j], g[j]) ]
+    phi(x, y) = y - x + x log(x / y)
 (arXiv 2509.01025). t = 0 is the empty sequence, t = 1 the clean one. A network with a length
 distribution learns p(gaps[j] | xt, t) besides.
 """
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from common.packed_rows import pad_rows
 from data.infills import draw_middle, format_flexmdm_infill
 from flexmdm_interpolant import AnyOrderMaskInsertionInterpolant, schedule_from_config
-from llada_dit import cross_entropy
-from training.masked_loss import masked_token_costs, places_of_masks, unwrapped
+from llada_dit import FlexMDMConfig, cross_entropy
+from training.masked_loss import Batch, masked_token_costs, places_of_masks, unwrapped
 from training.trainer import DiffusionTrainer
 
 # log g is bounded below by log of this: a true gap where the network says 0 costs about 14, not
@@ -23,7 +28,7 @@ from training.trainer import DiffusionTrainer
 SMALLEST_GAP = 1e-6
 
 
-def gap_loss(gaps, log_length):
+def gap_loss(gaps: Tensor, log_length: Tensor) -> Tensor:
     """phi(x, y) = y - x + x log(x / y) elementwise, from log y, in fp32. A true gap of 0 costs
     exactly y.
     """
@@ -35,8 +40,10 @@ def gap_loss(gaps, log_length):
 unmask_loss = cross_entropy
 
 
-def interpolant_of(config):
+def interpolant_of(config: FlexMDMConfig) -> AnyOrderMaskInsertionInterpolant:
     """The joint interpolant that a FlexMDM checkpoint's config names."""
+    assert config.insertion_schedule and config.unmask_schedule  # FlexMDMConfig fills them in
+    assert config.backbone and config.pad_token_id is not None  # a checkpoint says both
     return AnyOrderMaskInsertionInterpolant(
         schedule_from_config(config.insertion_schedule),
         schedule_from_config(config.unmask_schedule),
@@ -58,19 +65,21 @@ class FlexMDMCollator:
 
     LAST_TIME = 1.0  # the time_uniform at which training's times end: t = 1 - time_epsilon
 
-    def __init__(self, config, boundary_ids=None):
+    def __init__(self, config: FlexMDMConfig, boundary_ids: Sequence[int] | None = None):
         self.config = config
         self.interpolant = interpolant_of(config)
         self.boundary_ids = boundary_ids
 
-    def expected_cost(self, lengths, times):
-        """Expected length of xt, what a row costs the network (prompts apart)."""
+    def expected_cost(self, lengths: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """Expected length of xt, what a row costs the network (prompts apart), (n,). lengths, times:
+        (n,), tokens and time_uniform of each row.
+        """
         alpha = self.interpolant.insertion_schedule.at(
             torch.from_numpy((1 - self.config.time_epsilon) * times)
         ).numpy()
         return lengths * alpha
 
-    def frame(self, item):
+    def frame(self, item: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         """(x1 (n,), which of it stay clean (n,)) of one row."""
         ids, random = item["input_ids"], item["random"]
         if self.boundary_ids is None:
@@ -83,11 +92,11 @@ class FlexMDMCollator:
         position = torch.arange(len(x1), device="cpu").numpy()
         return torch.as_tensor(x1).numpy(), (position < first) | (position >= last)
 
-    def time(self, item):
+    def time(self, item: Mapping[str, Any]) -> float:
         """t of a row, float64, in [0, 1 - time_epsilon]."""
         return (1 - self.config.time_epsilon) * item["time_uniform"]
 
-    def tokens(self, item):
+    def tokens(self, item: Mapping[str, Any]) -> int:
         """Exact length of a row's xt with its end slot. Uses the item's random numbers up."""
         ids, keep = self.frame(item)
         if self.config.attend_to_padding:
@@ -96,11 +105,15 @@ class FlexMDMCollator:
         kept = self.time(item) >= self.interpolant.insertion_schedule.inv(u_insert)
         return int((kept.numpy() | keep).sum()) + 1
 
-    def __call__(self, items):
+    def __call__(self, items: Sequence[Mapping[str, Any]]) -> Batch:
+        """One batch: xt (B, L) as input_ids, timesteps (B,), what the losses need besides, and the
+        facts of `held_out_facts`. Uses the items' random numbers up.
+        """
         config = self.config
         framed = [self.frame(item) for item in items]
         width = config.max_length if config.attend_to_padding else None
-        x1 = torch.from_numpy(pad_rows([ids for ids, _ in framed], config.pad_token_id, width))
+        pad_id = self.interpolant.pad_token
+        x1 = torch.from_numpy(pad_rows([ids for ids, _ in framed], pad_id, width))
         keep = torch.from_numpy(pad_rows([kept for _, kept in framed], False, width))
         draws = [item["random"].random((2, len(ids))) for item, (ids, _) in zip(items, framed)]
         uniforms = [
@@ -146,7 +159,7 @@ class FlexMDMCollator:
         }
 
 
-def held_out_facts(items, answer_tokens):
+def held_out_facts(items: Sequence[Mapping[str, Any]], answer_tokens: Sequence[int]) -> Batch:
     """What an evaluation needs to know of every row, each (B,): its time_uniform, its number, its
     tokens that are not given.
     """
@@ -161,7 +174,9 @@ def held_out_facts(items, answer_tokens):
     }
 
 
-def flexmdm_losses(model, batch, interpolant):
+def flexmdm_losses(
+    model: Any, batch: Batch, interpolant: AnyOrderMaskInsertionInterpolant
+) -> Batch:
     """Both terms of the loss of every row, weighted, not yet divided by anything.
 
     batch: what FlexMDMCollator makes. Returns {"unmask": (B,), "insertion": (B,), "gap_error": (B,)
@@ -195,10 +210,10 @@ def flexmdm_losses(model, batch, interpolant):
     return losses
 
 
-def flexmdm_rest(model, batch, x1):
+def flexmdm_rest(model: Any, batch: Batch, x1: tuple[Tensor, Tensor, int]) -> Tensor:
     """What the likelihood bound adds at t = 1 - time_epsilon, (B,): -log of a Poisson number of
     masks in every gap, then of all masks at once where nothing is missing any more. batch: made at
-    LAST_TIME; x1: (B, N) and the mask of its tokens that are still hidden.
+    LAST_TIME; x1: (B, N), bool (B, N) where its tokens are still hidden, and the mask token.
     """
     xt, t = batch["input_ids"], batch["timesteps"]
     attention_mask = torch.arange(xt.shape[1], device=xt.device) < batch["xt_length"][:, None]
@@ -221,13 +236,14 @@ def flexmdm_rest(model, batch, x1):
 
 
 class FlexMDMTrainer(DiffusionTrainer):
-    """Hugging Face Trainer on the FlexMDM loss. Training adds the length distribution's, which is no
-    part of the likelihood bound.
+    """Hugging Face Trainer on the FlexMDM loss. Training adds the length distribution's, which is
+    no part of the likelihood bound.
     """
 
     TERMS = ("unmask", "insertion")
 
-    def row_terms(self, model, batch):
+    def row_terms(self, model: Any, batch: Batch) -> Batch:
+        """{"unmask", "insertion", in training "missing_loss" with a length distribution: (B,)}."""
         losses = flexmdm_losses(model, batch, self.data_collator.interpolant)
         terms = {term: losses[term] for term in self.TERMS}
         if not self.model.training:
@@ -248,7 +264,8 @@ class FlexMDMTrainer(DiffusionTrainer):
             )
         return terms | counted
 
-    def reconstruction_terms(self, model, batch):
+    def reconstruction_terms(self, model: Any, batch: Batch) -> Tensor:
+        """`flexmdm_rest` of a batch at LAST_TIME."""
         return flexmdm_rest(
             model, batch, (batch["x1"], batch["x1_hidden"], self.data_collator.config.mask_token_id)
         )

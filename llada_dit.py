@@ -8,11 +8,14 @@ by peft (llada_utils.py), so a frozen base keeps its tensors.
 """
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
@@ -22,6 +25,9 @@ from transformers.modeling_outputs import MaskedLMOutput
 from common.config_values import LENGTH_DISTRIBUTION, check_flexmdm, check_llada
 from common.packed_rows import PackedRows, PaddedRows, Places, at_places, select
 from flexmdm_interpolant import length_without_trailing, schedule_from_config
+
+Rows: TypeAlias = PaddedRows | PackedRows  # how the tokens of a batch lie
+Modulation: TypeAlias = tuple[Tensor, Tensor]  # scale and shift of a block's norms, (B, d) each
 
 # What the original class could be told and this network does not do: any other value is refused by
 # name.
@@ -63,7 +69,7 @@ SIZES = (
 )
 
 
-def check_length_distribution(most, source):
+def check_length_distribution(most: Any, source: str) -> None:
     """Raises ValueError where a config's length_distribution is no number of tokens."""
     fits, words = LENGTH_DISTRIBUTION
     if not fits(most):
@@ -95,7 +101,7 @@ class LLaDAConfig(PreTrainedConfig):
     )
 
     @classmethod
-    def from_json(cls, content, source="config.json"):
+    def from_json(cls, content: Mapping[str, Any], source: str = "config.json") -> "LLaDAConfig":
         """Check a config.json (a dict) and keep what matters. Raises ValueError naming every key
         that is missing or unsupported: a key that is absent means the original class's GPT-2-like
         default, which is never assumed. InputError for a value that cannot be.
@@ -124,7 +130,7 @@ class LLaDAConfig(PreTrainedConfig):
         most = content.get("length_distribution", 0)
         return cls(**sizes, init_std=content.get("init_std", 0.02), length_distribution=most)
 
-    def to_json(self):
+    def to_json(self) -> dict[str, Any]:
         """The dict that LLaDA's own class reads, every key written out."""
         return {
             "architectures": ["LLaDAModelLM"],
@@ -141,28 +147,33 @@ class LLaDAConfig(PreTrainedConfig):
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) in fp32, cast back to the input's dtype, then times weight (the original's order)."""
+    """x / rms(x) in fp32, cast back to the input's dtype, then times weight (the original's
+    order).
+    """
 
-    def __init__(self, width, eps):
+    def __init__(self, width: int, eps: float):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., d), of its shape and dtype."""
         wide = x.float()
         return self.weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)).to(
             x.dtype
         )
 
 
-def rope_tables(length, head_dim, theta, device):
+def rope_tables(
+    length: int, head_dim: int, theta: float, device: torch.device | str
+) -> tuple[Tensor, Tensor]:
     """cos and sin (T, head_dim) in fp32, NeoX halves. Made for any length: there is no table to
     outgrow.
     """
     return rope(torch.arange(length, device=device), head_dim, theta)
 
 
-def rope(position, head_dim, theta):
+def rope(position: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
     """cos and sin (N, head_dim) in fp32 of positions (N,)."""
     inv_freq = 1 / theta ** (
         torch.arange(0, head_dim, 2, device=position.device, dtype=torch.float32) / head_dim
@@ -172,7 +183,7 @@ def rope(position, head_dim, theta):
     return angle.cos(), angle.sin()
 
 
-def rotate(x, cos, sin):
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary embedding of x (..., head_dim), in fp32, cast back. cos, sin: broadcast to x."""
     wide = x.float()
     first, second = wide.chunk(2, -1)
@@ -184,7 +195,7 @@ class LLaDABlock(GradientCheckpointingLayer):
     norms (AdaLN).
     """
 
-    def __init__(self, config):
+    def __init__(self, config: LLaDAConfig):
         super().__init__()
         width, self.n_heads, self.n_kv_heads = config.d_model, config.n_heads, config.n_kv_heads
         self.head_dim = width // self.n_heads
@@ -197,9 +208,9 @@ class LLaDABlock(GradientCheckpointingLayer):
         self.ff_proj = nn.Linear(width, config.mlp_hidden_size, bias=False)  # gate
         self.up_proj = nn.Linear(width, config.mlp_hidden_size, bias=False)
         self.ff_out = nn.Linear(config.mlp_hidden_size, width, bias=False)
-        self.fused = None
+        self.fused: list[Tensor] | None = None
 
-    def fuse(self):
+    def fuse(self) -> None:
         """Lay q, k, v and the two inner MLP matrices behind one another, the parameters as views:
         two products instead of five.
 
@@ -214,7 +225,7 @@ class LLaDABlock(GradientCheckpointingLayer):
                 getattr(self, name).weight = nn.Parameter(part, requires_grad=False)
             self.fused.append(whole)
 
-    def qkv(self, y):
+    def qkv(self, y: Tensor) -> list[Tensor]:
         """Heads of y (..., d): q (..., H, head_dim), k and v (..., H_kv, head_dim)."""
         if self.fused is None:
             parts = [projection(y) for projection in (self.q_proj, self.k_proj, self.v_proj)]
@@ -223,13 +234,17 @@ class LLaDABlock(GradientCheckpointingLayer):
             parts = F.linear(y, self.fused[0]).split([self.n_heads * self.head_dim, kv, kv], -1)
         return [part.unflatten(-1, (-1, self.head_dim)) for part in parts]
 
-    def attention(self, y, cos, sin, rows, store=None):
+    def attention(
+        self, y: Tensor, cos: Tensor, sin: Tensor, rows: Rows, store: Tensor | None = None
+    ) -> Tensor:
+        """The attention branch of (normed, modulated) y, of y's shape; the rest as in `body`."""
         q, k, v = self.qkv(y)
         return self.attn_out(
             rows.attend(rotate(q, cos, sin), rotate(k, cos, sin), v, store).flatten(-2)
         )
 
-    def mlp(self, y):
+    def mlp(self, y: Tensor) -> Tensor:
+        """The SwiGLU branch of y, of y's shape."""
         gate, up = (
             (self.ff_proj(y), self.up_proj(y))
             if self.fused is None
@@ -237,13 +252,22 @@ class LLaDABlock(GradientCheckpointingLayer):
         )
         return self.ff_out(F.silu(gate) * up)
 
-    def forward(self, *arguments):
-        # what llada_utils.compile_network compiles, inside of checkpointing
+    def forward(self, *arguments: Any) -> Tensor:
+        """`body`, which is what llada_utils.compile_network compiles, inside of checkpointing."""
         return self.body(*arguments)
 
-    def body(self, x, cos, sin, rows, scale=None, shift=None, store=None):
+    def body(
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        rows: Rows,
+        scale: Tensor | None = None,
+        shift: Tensor | None = None,
+        store: Tensor | None = None,
+    ) -> Tensor:
         """x: (B, T, d) with PaddedRows, (N, d) with PackedRows; cos, sin: (T or N, 1, head_dim);
-        store: this block's of CachedRows.
+        store: this block's of CachedRows. Returns the next block's x.
         """
         x = x + self.attention(
             modulate(self.attn_norm(x), scale, shift, rows), cos, sin, rows, store
@@ -251,10 +275,11 @@ class LLaDABlock(GradientCheckpointingLayer):
         return x + self.mlp(modulate(self.ff_norm(x), scale, shift, rows))
 
 
-def modulate(y, scale, shift, rows):
-    """(1 + scale) y + shift with a row's own scale and shift, (B, d) or None."""
+def modulate(y: Tensor, scale: Tensor | None, shift: Tensor | None, rows: Rows) -> Tensor:
+    """(1 + scale) y + shift with a row's own scale and shift, (B, d), or y where both are None."""
     if scale is None:
         return y
+    assert shift is not None  # they come in pairs
     return (1 + rows.spread(scale.to(y.dtype))) * y + rows.spread(shift.to(y.dtype))
 
 
@@ -263,14 +288,16 @@ def modulate(y, scale, shift, rows):
 CHUNK_BYTES = 2**27
 
 
-def cross_entropy(logits, targets):
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """-log p(target), in fp32 or finer: logits (M, V), targets (M,) -> (M,)."""
     return F.cross_entropy(
         logits if logits.dtype == torch.float64 else logits.float(), targets, reduction="none"
     )
 
 
-def chunked_cross_entropy(head, hidden, targets, vocabulary):
+def chunked_cross_entropy(
+    head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, vocabulary: int
+) -> Tensor:
     """head: (m, d) -> (m, V); hidden: (M, d); targets: long (M,); vocabulary: V. -> (M,), in fp32
     or finer. M may be 0.
     """
@@ -287,6 +314,11 @@ def chunked_cross_entropy(head, hidden, targets, vocabulary):
     return torch.cat([checkpoint(costs, *chunk, use_reentrant=False) for chunk in chunks])
 
 
+def flat_places(mask: Tensor | None) -> Tensor | None:
+    """Where a bool (B, L) is true: long (M,), ascending, among B * L; None for None."""
+    return None if mask is None else mask.flatten().nonzero()[:, 0]
+
+
 class NetworkBase(PreTrainedModel):
     """What the two networks share: checkpointing by block, the block FSDP wraps, and
     initialisation.
@@ -301,6 +333,9 @@ class NetworkBase(PreTrainedModel):
     supports_targets = True
     # forward(..., places=Places) says where the masks are true; nothing then waits for the device
     supports_places = True
+    # of the two networks: their own part of forward; a LengthDistribution, or None without one
+    trunk: Callable[..., tuple[Tensor, ...]]
+    length_distribution: Any
 
     def _init_weights(self, module):
         std = getattr(self.config, "init_std", 0.02)
@@ -314,7 +349,7 @@ class NetworkBase(PreTrainedModel):
             for projection in (module.attn_out, module.ff_out):
                 nn.init.normal_(projection.weight, std=std / math.sqrt(depth))
 
-    def key_stores(self, size):
+    def key_stores(self, size: int) -> list[Tensor]:
         """Per block, room for keys and values of at least so many tokens, (size, 2, H_kv,
         head_dim), for CachedRows. They are kept from call to call, as graphs that were captured
         with them need it: two caches of one model cannot be in use at once.
@@ -337,45 +372,54 @@ class NetworkBase(PreTrainedModel):
             ]
         return self.stores
 
-    def add_length_distribution(self, most):
+    def add_length_distribution(self, most: int) -> None:
         """A head for p(n missing tokens), freshly initialised, where there was none."""
-        weight = self.get_input_embeddings().weight
+        weight: Any = self.get_input_embeddings().weight
         self.config.length_distribution = most
         with weight.device:
             self.length_distribution = length_distribution(weight.shape[1], self.config)
         if weight.device.type != "meta":
             self.length_distribution.start_low()
 
-    stores = None  # key_stores' own
-    graphs = None  # network_graphs.TrunkGraphs: for sampling on a GPU
+    stores: list[Tensor] | None = None  # key_stores' own
+    graphs: Callable[..., tuple[Tensor, ...]] | None = (
+        None  # network_graphs.TrunkGraphs: for sampling on a GPU
+    )
 
-    def run_trunk(self, *arguments, rows, collect=None):
-        """What lies before the vocabulary head, from a captured graph where there is one."""
+    def run_trunk(
+        self, *arguments: Tensor, rows: Rows, collect: list[Tensor] | None = None
+    ) -> tuple[Tensor, ...]:
+        """What lies before the vocabulary head (`trunk`), from a captured graph where there is one.
+        arguments: ids, and what else the trunk takes.
+        """
         if self.graphs is not None and isinstance(rows, PackedRows) and not self.training:
             return self.graphs(arguments[0], rows, *arguments[1:])
         return self.trunk(arguments[0], rows, *arguments[1:], collect=collect)
 
-    def find_places(self, key_mask, logits_mask, collect):
+    def find_places(
+        self, key_mask: Tensor | None, logits_mask: Tensor | None, collect: list[Tensor] | None
+    ) -> Places:
         """The `Places` of two masks. Rows are packed in training, and on a GPU; elsewhere a row is
         computed as padded as it came.
         """
         pack = key_mask is not None and collect is None and (self.training or key_mask.is_cuda)
         return Places(
-            key_mask.flatten().nonzero()[:, 0] if pack else None,
-            None if logits_mask is None else logits_mask.flatten().nonzero()[:, 0],
+            flat_places(key_mask if pack else None),
+            flat_places(logits_mask),
         )
 
     @staticmethod
-    def lay_out(ids, key_mask, places):
+    def lay_out(ids: Tensor, key_mask: Tensor | None, places: Places) -> tuple[Tensor, Rows]:
         """ids (B, T) as the network reads them, and their rows: packed where the places of the real
         tokens are known.
         """
         if places.cached is not None:
+            assert places.tokens is not None  # only a part of them is computed
             return ids.flatten().index_select(0, places.tokens), places.cached
         if places.tokens is None:
             return ids, PaddedRows(ids.shape[1], key_mask, ids.device)
         return ids.flatten().index_select(0, places.tokens), PackedRows.from_places(
-            places.tokens, ids.shape
+            places.tokens, (ids.shape[0], ids.shape[1])
         )
 
 
@@ -386,7 +430,7 @@ class LLaDAModelLM(NetworkBase):
 
     config_class = LLaDAConfig
 
-    def __init__(self, config):
+    def __init__(self, config: LLaDAConfig):
         super().__init__(config)
         self.model = nn.Module()
         self.model.transformer = nn.ModuleDict(
@@ -400,10 +444,17 @@ class LLaDAModelLM(NetworkBase):
         self.length_distribution = length_distribution(config.d_model, config)
         self.post_init()
 
-    def get_input_embeddings(self):
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The token embedding, V x d."""
         return self.model.transformer.wte
 
-    def hidden(self, ids, rows, modulations=None, collect=None):
+    def hidden(
+        self,
+        ids: Tensor,
+        rows: Rows,
+        modulations: Sequence[Modulation] | None = None,
+        collect: list[Tensor] | None = None,
+    ) -> Tensor:
         """Last hidden state after ln_f: ids (B, T) with PaddedRows or (N,) with PackedRows -> the
         same with (..., d).
 
@@ -435,15 +486,17 @@ class LLaDAModelLM(NetworkBase):
             collect.append(x)
         return x
 
-    def trunk(self, ids, rows, collect=None):
+    def trunk(
+        self, ids: Tensor, rows: Rows, collect: list[Tensor] | None = None
+    ) -> tuple[Tensor, ...]:
         """(last hidden states,), for `run_trunk`."""
         return (self.hidden(ids, rows, collect=collect),)
 
-    def head(self, hidden):
+    def head(self, hidden: Tensor) -> Tensor:
         """Vocabulary logits of hidden states (..., d) -> (..., V)."""
         return self.model.transformer.ff_out(hidden)
 
-    def token_loss(self, hidden, targets):
+    def token_loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """-log p(target) at hidden states (M, d) -> (M,), in fp32 or finer, without all their
         logits at once.
         """
@@ -451,20 +504,21 @@ class LLaDAModelLM(NetworkBase):
 
     def forward(
         self,
-        input_ids,
-        attention_mask=None,
-        logits_mask=None,
-        targets=None,
-        output_hidden_states=False,
-        places=None,
-        missing=False,
-    ):
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        logits_mask: Tensor | None = None,
+        targets: Tensor | None = None,
+        output_hidden_states: bool = False,
+        places: Places | None = None,
+        missing: bool = False,
+    ) -> MaskedLMOutput:
         """input_ids: long (B, L); attention_mask: (B, L), 0 where padding, or None -> .logits (B,
         L, V), or (M, V) at logits_mask. With targets, long (M,): .loss (M,), the cross-entropy at
-        logits_mask, and no logits. With missing=True: .logits (M, most + 1) are log p(n tokens stand
-        where the mask is), of the length distribution. places: the masks' places, where known.
+        logits_mask, and no logits. With missing=True: .logits (M, most + 1) are log p(n tokens
+        stand where the mask is), of the length distribution. places: the masks' places, where
+        known.
         """
-        collect = [] if output_hidden_states else None
+        collect: list[Tensor] | None = [] if output_hidden_states else None
         key_mask = None if attention_mask is None else attention_mask.bool()
         places = places or self.find_places(key_mask, logits_mask, collect)
         ids, rows = self.lay_out(input_ids, key_mask, places)
@@ -486,8 +540,8 @@ class FlexMDMConfig(PreTrainedConfig):
     flexmdm_interpolant.schedule_from_config reads them;
     time_epsilon: the network was trained on t in [0, 1 - time_epsilon]; time_scale: t is multiplied
     by it before its embedding (1000 ours, 1 the paper's code); length_head: "log_rate" or
-    "softplus" (x 1024, the paper's code); length_distribution: the most missing tokens of a gap that
-    the head for p(n | xt, t) can say, 0: there is no such head;
+    "softplus" (x 1024, the paper's code); length_distribution: the most missing tokens of a gap
+    that the head for p(n | xt, t) can say, 0: there is no such head;
     lora: r, lora_alpha, lora_dropout, or None; holds: "trainable" (needs base_model_name_or_path)
     or "everything".
     """
@@ -509,7 +563,7 @@ class FlexMDMConfig(PreTrainedConfig):
     lora: dict | None = None
     holds: str = "everything"
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         self.insertion_schedule = self.insertion_schedule or {"name": "linear"}
         self.unmask_schedule = self.unmask_schedule or {"name": "linear"}
@@ -539,7 +593,7 @@ class FlexMDMConfig(PreTrainedConfig):
             raise ValueError(f"{source}: {error}") from None
 
 
-def timestep_embedding(t, width):
+def timestep_embedding(t: Tensor, width: int) -> Tensor:
     """Sinusoidal embedding of t (B,) -> (B, width) in fp32: [cos(t f), sin(t f)], f_k = 10000^(-k /
     (width // 2)).
     """
@@ -553,24 +607,25 @@ def timestep_embedding(t, width):
 
 
 class ScalarLengthHead(nn.Module):
-    """Expected number of missing tokens from a hidden state: (..., d) -> log of it (...,), in fp32."""
+    """Expected number of missing tokens from a hidden state."""
 
     SOFTPLUS_SCALE = 1024  # the paper's code; an untrained head then says about 700 tokens a gap
     LOG_RATE_LIMIT = 15
 
-    def __init__(self, width, kind):
+    def __init__(self, width: int, kind: str):
         super().__init__()
         self.kind = kind
         self.norm = nn.LayerNorm(width, eps=1e-5)
         self.proj1 = nn.Linear(width, width)
         self.proj2 = nn.Linear(width, 1)
 
-    def start_low(self):
+    def start_low(self) -> None:
         """The log-rate head begins at exp(-1) missing tokens a gap, nearly everywhere."""
         nn.init.normal_(self.proj2.weight, std=1e-3)
         nn.init.constant_(self.proj2.bias, -1.0)
 
-    def forward(self, hidden):
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(..., d) -> log of the expected number (...,), in fp32."""
         z = (
             self.proj2(F.gelu(self.proj1(self.norm(hidden.to(self.norm.weight.dtype)))))
             .squeeze(-1)
@@ -582,17 +637,17 @@ class ScalarLengthHead(nn.Module):
 
 
 @lru_cache
-def count_bins(most, device):
-    """Bins of the numbers 0 ... most: (first number of each (C,), how many numbers each holds (C,)),
-    long. Up to 63 a bin is one number; behind that every doubling has 16 bins.
+def count_bins(most: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Bins of the numbers 0 ... most: (first number of each (C,), how many numbers each holds
+    (C,)), long. Up to 63 a bin is one number; behind that every doubling has 16 bins.
     """
     starts, width = list(range(64)), 4
     while starts[-1] + width <= most:
         starts += range(16 * width, 32 * width, width)
         width *= 2
     starts = [start for start in starts if start <= most]
-    starts = torch.tensor([*starts, most + 1], device=device)
-    return starts[:-1], starts.diff()
+    edges = torch.tensor([*starts, most + 1], device=device)
+    return edges[:-1], edges.diff()
 
 
 class LengthDistribution(nn.Module):
@@ -601,40 +656,40 @@ class LengthDistribution(nn.Module):
     one gap, it is the law of the answer's length.
     """
 
-    def __init__(self, width, most):
+    def __init__(self, width: int, most: int):
         super().__init__()
         self.most = most
         self.norm = nn.LayerNorm(width, eps=1e-5)
         self.proj1 = nn.Linear(width, width)
         self.proj2 = nn.Linear(width, len(count_bins(most, torch.device("cpu"))[0]))
 
-    def start_low(self):
+    def start_low(self) -> None:
         """It begins with 0 missing tokens nearly everywhere, as is true of most gaps."""
         nn.init.normal_(self.proj2.weight, std=1e-3)
         nn.init.zeros_(self.proj2.bias)
         with torch.no_grad():
             self.proj2.bias[0] = 6.0
 
-    def bins(self, hidden):
+    def bins(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., d) -> log-probability of every bin (..., C), in fp32."""
         z = self.proj2(F.gelu(self.proj1(self.norm(hidden.to(self.norm.weight.dtype)))))
         return z.float().log_softmax(-1)
 
-    def forward(self, hidden, n):
+    def forward(self, hidden: Tensor, n: Tensor) -> Tensor:
         """log p(n): hidden (..., d), n long (...) from 0 ... most -> (...), in fp32."""
         starts, widths = count_bins(self.most, hidden.device)
         bins = torch.searchsorted(starts, n, right=True) - 1
         return self.bins(hidden).gather(-1, bins[..., None])[..., 0] - widths[bins].log()
 
-    def log_probs(self, hidden):
+    def log_probs(self, hidden: Tensor) -> Tensor:
         """log p(n) of every n: hidden (..., d) -> (..., most + 1), in fp32."""
         _, widths = count_bins(self.most, hidden.device)
         log_probs = self.bins(hidden) - widths.log()
         return log_probs.repeat_interleave(widths, -1, output_size=self.most + 1)
 
 
-def length_distribution(width, config):
-    """The head that a config asks for, or None."""
+def length_distribution(width: int, config: PreTrainedConfig) -> LengthDistribution | None:
+    """The head that a LLaDAConfig or FlexMDMConfig asks for, or None."""
     most = config.length_distribution
     return LengthDistribution(width, most) if most else None
 
@@ -645,9 +700,13 @@ class LLaDADiT(NetworkBase):
     """
 
     config_class = FlexMDMConfig
+    # torch's containers do not say what they hold: Linear, SiLU, Linear; and Linears
+    time_mlp: Any
+    temb_mods: Any
 
-    def __init__(self, config):
+    def __init__(self, config: FlexMDMConfig):
         super().__init__(config)
+        assert config.backbone is not None  # only a config without a network has none
         backbone = LLaDAConfig.from_json(config.backbone, "backbone of the FlexMDM config")
         width, groups = backbone.d_model, math.ceil(backbone.n_layers / config.adaln_group_size)
         self.backbone = LLaDAModelLM(backbone)
@@ -660,20 +719,22 @@ class LLaDADiT(NetworkBase):
         self.post_init()
         self.init_new_parts()
 
-    def get_input_embeddings(self):
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The backbone's token embedding, V x d."""
         return self.backbone.get_input_embeddings()
 
-    def new_parts(self):
+    def new_parts(self) -> list[nn.Module]:
         """The modules that a LLaDA does not have."""
         parts = [self.time_mlp, self.temb_mods, self.scalar_length_head]
         return parts if self.length_distribution is None else [*parts, self.length_distribution]
 
-    def init_new_parts(self):
+    def init_new_parts(self) -> None:
         """A fresh start for them: modulation is zero, so that the first FlexMDM is LLaDA itself."""
         for part in self.new_parts():
             for module in part.modules():
-                if hasattr(module, "reset_parameters"):
-                    module.reset_parameters()
+                reset = getattr(module, "reset_parameters", None)
+                if reset is not None:
+                    reset()
         for modulation in self.temb_mods:
             nn.init.zeros_(modulation.weight)
             nn.init.zeros_(modulation.bias)
@@ -682,7 +743,7 @@ class LLaDADiT(NetworkBase):
         if self.length_distribution is not None:
             self.length_distribution.start_low()
 
-    def modulations(self, timesteps):
+    def modulations(self, timesteps: Tensor) -> list[Modulation]:
         """(scale, shift) of every block at times (B,), each (B, d); one pair serves a group of
         blocks and both their norms.
         """
@@ -696,23 +757,29 @@ class LLaDADiT(NetworkBase):
             for index in range(self.backbone.config.n_layers)
         ]
 
-    def trunk(self, ids, rows, timesteps, collect=None):
+    def trunk(
+        self,
+        ids: Tensor,
+        rows: Rows,
+        timesteps: Tensor,
+        collect: list[Tensor] | None = None,
+    ) -> tuple[Tensor, ...]:
         """(last hidden states, log of the expected missing tokens before each), of all tokens."""
         hidden = self.backbone.hidden(ids, rows, self.modulations(timesteps), collect)
         return hidden, self.scalar_length_head(hidden)
 
     def forward(
         self,
-        input_ids,
-        timesteps,
-        attention_mask=None,
-        logits_mask=None,
-        targets=None,
-        output_hidden_states=False,
-        places=None,
-        missing=None,
-        missing_at=None,
-    ):
+        input_ids: Tensor,
+        timesteps: Tensor,
+        attention_mask: Tensor | None = None,
+        logits_mask: Tensor | None = None,
+        targets: Tensor | None = None,
+        output_hidden_states: bool = False,
+        places: Places | None = None,
+        missing: Tensor | None = None,
+        missing_at: Tensor | None = None,
+    ) -> dict[str, Any]:
         """The network contract.
 
         input_ids: long (B, L), right-padded; timesteps: (B,), t of the FlexMDM clock (1 = clean);
@@ -724,13 +791,15 @@ class LLaDADiT(NetworkBase):
         it has "token_loss" (M,), the cross-entropy at logits_mask, instead of logits.
 
         Where there is a length distribution: with missing, long (B, L+1), the true numbers of
-        missing tokens, "missing_loss" (B, L+1) is -log p of them; with missing_at, long (m,), places
-        among B * (L+1), "missing_log_probs" (m, most + 1) is log p(n) of the gaps there. In fp32.
+        missing tokens, "missing_loss" (B, L+1) is -log p of them; with missing_at, long (m,),
+        places among B * (L+1), "missing_log_probs" (m, most + 1) is log p(n) of the gaps there. In
+        fp32.
         """
         config, (batch, length) = self.config, input_ids.shape
         end_slot = input_ids.new_full((batch, 1), config.pad_token_id)
         ids = torch.cat([input_ids, end_slot], 1)  # (B, L+1)
-        key_mask, collect = None, [] if output_hidden_states else None
+        collect: list[Tensor] | None = [] if output_hidden_states else None
+        key_mask = None
         if not config.attend_to_padding:
             lengths = (
                 length_without_trailing(input_ids, config.pad_token_id)
@@ -747,7 +816,7 @@ class LLaDADiT(NetworkBase):
         # (B, L+1)
         log_length = rows.pad(log_length) if isinstance(rows, PackedRows) else log_length
         wanted = select(hidden, rows, places, end_slots=1)
-        output = {"length": log_length.exp(), "log_length": log_length}
+        output: dict[str, Any] = {"length": log_length.exp(), "log_length": log_length}
         if missing is not None or missing_at is not None:
             output |= self.missing_tokens(hidden, rows, places, missing, missing_at)
         if targets is not None:
@@ -758,13 +827,23 @@ class LLaDADiT(NetworkBase):
             output["hidden_states"] = tuple(collect)
         return output
 
-    def missing_tokens(self, hidden, rows, places, missing, missing_at):
+    def missing_tokens(
+        self,
+        hidden: Tensor,
+        rows: Rows,
+        places: Places,
+        missing: Tensor | None,
+        missing_at: Tensor | None,
+    ) -> dict[str, Tensor]:
         """forward's "missing_loss" and "missing_log_probs"; hidden: of all tokens."""
-        packed, output = isinstance(rows, PackedRows), {}
+        output = {}
         if missing is not None:
             n = missing.clamp(max=self.length_distribution.most)
-            loss = -self.length_distribution(hidden, rows.pack(n) if packed else n)
-            output["missing_loss"] = rows.pad(loss) if packed else loss
+            if isinstance(rows, PackedRows):
+                loss = rows.pad(-self.length_distribution(hidden, rows.pack(n)))
+            else:
+                loss = -self.length_distribution(hidden, n)
+            output["missing_loss"] = loss
         if missing_at is not None:
             chosen = at_places(hidden, rows, places, missing_at)
             output["missing_log_probs"] = self.length_distribution.log_probs(chosen)

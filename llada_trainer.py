@@ -1,19 +1,24 @@
 """The baseline's training: plain masked diffusion (LLaDA).
 
-    L = E_r E [ sum over masked answer tokens  1/r * -log p(x[i]) ],  r = mask ratio = (1 - eps) u + eps
+    L = E_r E [ sum over masked answer tokens  1/r * -log p(x[i]) ]
+    r = mask ratio = (1 - eps) u + eps
 (arXiv 2502.09992). Here `mask_ratio` runs the other way from FlexMDM's t: 1 is all masks. The sum
 is divided by a constant. Instruction rows are filled to their length with end-of-text that belongs
 to the answer: attended to, noised, a target: it is how LLaDA learns to stop. Text rows for
 pretraining are padded instead; padding is neither attended to nor a target.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from common.packed_rows import pad_rows
-from data.infills import draw_middle, format_llada_infill
+from data.infills import LLaDALayout, draw_middle, format_llada_infill
 from flexmdm_trainer import held_out_facts
-from training.masked_loss import masked_token_costs, places_of_masks
+from training.masked_loss import Batch, masked_token_costs, places_of_masks
 from training.trainer import DiffusionTrainer
 
 
@@ -28,14 +33,21 @@ class LLaDACollator:
 
     LAST_TIME = 0.0  # the time_uniform at which training's mask ratios end: epsilon
 
-    def __init__(self, mask_id, pad_id, fill_length=None, infill_layout=None, epsilon=1e-3):
+    def __init__(
+        self,
+        mask_id: int,
+        pad_id: int,
+        fill_length: int | None = None,
+        infill_layout: LLaDALayout | None = None,
+        epsilon: float = 1e-3,
+    ):
         self.mask_id = mask_id
         self.pad_id = pad_id
         self.fill_length = fill_length
         self.infill_layout = infill_layout
         self.epsilon = epsilon
 
-    def frame(self, item):
+    def frame(self, item: Mapping[str, Any]) -> tuple[np.ndarray, int]:
         """(ids (n,), number of prompt tokens) of one row."""
         ids = item["input_ids"]
         if self.infill_layout is None:
@@ -46,11 +58,14 @@ class LLaDACollator:
         )
         return np.asarray(framed, dtype=np.int64), prompt_length
 
-    def tokens(self, item):
+    def tokens(self, item: Mapping[str, Any]) -> int:
         """Length of a row as the network sees it."""
         return self.fill_length or len(self.frame(item)[0])
 
-    def __call__(self, items):
+    def __call__(self, items: Sequence[Mapping[str, Any]]) -> Batch:
+        """One batch: masked rows (B, L) as input_ids, their targets and mask ratios (B,), and the
+        facts of `held_out_facts`. Uses the items' random numbers up.
+        """
         framed = [self.frame(item) for item in items]
         # (B, L)
         ids = torch.from_numpy(pad_rows([row for row, _ in framed], self.pad_id, self.fill_length))
@@ -89,7 +104,7 @@ class LLaDACollator:
         }
 
 
-def token_costs(model, batch):
+def token_costs(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     """Cross-entropy at every masked position (M,), in fp32, and the row of each (M,)."""
     places = places_of_masks(batch)  # (M,)
     whole = "token_places" not in batch and (
@@ -105,7 +120,7 @@ def token_costs(model, batch):
     return costs, places // batch["input_ids"].shape[1]
 
 
-def llada_losses(model, batch):
+def llada_losses(model: Any, batch: Batch) -> Tensor:
     """Loss of every row (B,): cross-entropy over masked answer tokens / mask_ratio, in fp32, not
     yet divided by anything.
     """
@@ -120,7 +135,8 @@ class LLaDATrainer(DiffusionTrainer):
 
     TERMS = ("unmask",)
 
-    def row_terms(self, model, batch):
+    def row_terms(self, model: Any, batch: Batch) -> Batch:
+        """{"unmask": (B,)}."""
         losses = llada_losses(model, batch)
         self.note(
             len(losses),
@@ -131,7 +147,7 @@ class LLaDATrainer(DiffusionTrainer):
         )
         return {"unmask": losses}
 
-    def reconstruction_terms(self, model, batch):
-        """At the smallest mask ratio, all masks are unmasked at once."""
+    def reconstruction_terms(self, model: Any, batch: Batch) -> Tensor:
+        """At the smallest mask ratio, all masks are unmasked at once, (B,)."""
         costs, row = token_costs(model, batch)
         return torch.zeros_like(batch["mask_ratio"]).index_add(0, row, costs)

@@ -83,9 +83,9 @@ def share_of_waiting(
 
 
 class Clock:
-    """The time of B rows, and what their next evaluations are for. A sampler asks it, for the R rows
-    of an evaluation: before the network, how many masks to unmask; after it, how many to insert, and
-    to move on.
+    """The time of B rows, and what their next evaluations are for. A sampler asks it, for the R
+    rows of an evaluation: before the network, how many masks to unmask; after it, how many to
+    insert, and to move on.
 
     insertion, unmasking: schedules; end: 1 - t of the last time at which the network may be asked;
     random: the rows' random numbers; first_stage: of every row.

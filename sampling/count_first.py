@@ -32,9 +32,9 @@ NOTHING_MISSING = 1e-3  # share of a text's tokens
 
 
 class CountFirst(Clock):
-    """The clock of the count-first sampler. number: masks to an evaluation; drawn: whether n is drawn
-    from its law, or its likeliest value taken; query_time: None, or the t at which the network is
-    asked for tokens.
+    """The clock of the count-first sampler. number: masks to an evaluation; drawn: whether n is
+    drawn from its law, or its likeliest value taken; query_time: None, or the t at which the
+    network is asked for tokens.
     """
 
     def __init__(
@@ -59,8 +59,8 @@ class CountFirst(Clock):
         self.placed = np.ones(len(random.seeds), dtype=np.int64)
 
     def count(self, rows: Rows, log_probs: Floats, room: Rows) -> Rows:
-        """The number of tokens of each row, (R,), from log p(n) (R, N + 1), given that it is at most
-        room (R,).
+        """The number of tokens of each row, (R,), from log p(n) (R, N + 1), given that it is at
+        most room (R,).
         """
         n = np.arange(log_probs.shape[1])
         probability = np.where(n <= room[:, None], np.exp(log_probs), 0.0)

@@ -39,8 +39,8 @@ TOLERANCE = 1e-6  # a row without masks that misses fewer tokens than this is fi
 class EventDriven(Clock):
     """The clock of the event-driven sampler. events: proposed to an evaluation, at most; inflation:
     None to measure G after every event, or c >= 1 for a bound c times what G was before it; cap:
-    None, or the most evaluations that a row may take. Raises ValueError where the unmasking schedule
-    does not reach 1: masks would remain.
+    None, or the most evaluations that a row may take. Raises ValueError where the unmasking
+    schedule does not reach 1: masks would remain.
     """
 
     def __init__(
@@ -111,8 +111,8 @@ class EventDriven(Clock):
 
         Two clocks, each with its own inverse; the first to ring is the event, and what rings after
         t = 1 never does. Exact is one event; more of them are drawn as if nothing had changed
-        between, up to the end of the network's time, and at most a PARALLEL_SHARE of what is left to
-        do: the last tokens are worth an evaluation each.
+        between, up to the end of the network's time, and at most a PARALLEL_SHARE of what is left
+        to do: the last tokens are worth an evaluation each.
         """
         unmaskings, proposals = np.zeros((2, len(rows)), dtype=np.int64)
         first, rings = remaining, np.ones(len(rows), dtype=bool)

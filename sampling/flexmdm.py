@@ -1,397 +1,31 @@
-"""FlexMDM's samplers (arXiv 2509.01025; the event-driven one is ours): the loop around the network.
+"""What FlexMDM's samplers are called by: continue prompts, generate freely, fill middles.
 
-One step for every live row: the row's clock says how many masks to unmask, the network is evaluated
-once, tokens are written, masks are inserted, the clock moves on. Tau-leaping and the event-driven
-sampler differ in the clock alone (tau_leaping.py, event_driven.py, count_first.py); free generation, prompts and
-infills differ in where masks may be inserted (sequences.py).
+    result = generate_flexmdm(model, prompts, mask_id=..., pad_id=..., steps=256)
+    result = generate_flexmdm_infilling(model, prefixes, suffixes, mask_id=..., pad_id=...,
+                                        sampler="event_driven")
 
-How many masks a row unmasks never depends on the evaluation, and in random order which ones does not
-either: that is why vocabulary logits are needed at few positions only.
-
-All bookkeeping is on the CPU, in numpy, vectorised over rows; only the network and its logits are on
-a device, and the device is waited for once a step.
+The loop behind them is flexmdm_sampler.py's; options.py has the options, results.py the result.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from common.packed_rows import Places
-from flexmdm_interpolant import LinearSchedule, length_without_trailing, schedule_from_config
-from sampling.clock import COUNTING, DONE, GAP, ORDER, TOKEN, remaining_at, survival
-from sampling.count_first import CountFirst
-from sampling.event_driven import EventDriven
+from flexmdm_interpolant import length_without_trailing
+from sampling.flexmdm_sampler import FlexMDMSampler
 from sampling.length_search import search_lengths
 from sampling.options import SamplerOptions
-from sampling.prefix_cache import PrefixCache
 from sampling.results import GenerationResult, TraceFrame
-from sampling.row_random import RowUniforms, draw_seeds
+from sampling.row_random import draw_seeds
 from sampling.sequences import Sequences
-from sampling.tau_leaping import TauLeaping
-from sampling.token_choice import (
-    check_tokens,
-    confidence,
-    draw_tokens,
-    excluded_tokens,
-    log_probability,
-    to_cpu,
-)
-
-WIDTH_STEP = 16  # on a GPU rows are padded to a multiple of it: few shapes, so graphs are reused
-
-
-class FlexMDMSampler:
-    """B rows and their clock. `run` steps until all are done.
-
-    sequences: the rows' prefixes and suffixes; seeds: int64 (B,); counts: (B,), the numbers of
-    masks that count-first starts from, each row having had the evaluation that tells its law (None:
-    it counts them itself); the other arguments are generate_flexmdm's.
-    """
-
-    def __init__(
-        self,
-        model,
-        sequences: Sequences,
-        seeds: NDArray[np.int64],
-        options: SamplerOptions,
-        *,
-        num_tokens: int | None = None,
-        return_trace: bool = False,
-        on_frame: Callable[[int, TraceFrame], None] | None = None,
-        counts: NDArray[np.int64] | None = None,
-    ):
-        config = getattr(model, "config", None)
-        self.model, self.device = model, torch.device(getattr(model, "device", "cpu"))
-        self.sequences, self.num_tokens = sequences, num_tokens
-        self.options, self.on_frame, self.excluded = options, on_frame, None
-        confident = options.unmasking == "confidence"
-        self.order = options.confidence_method if confident else "random"
-        # a network that attends to padding gets rows as wide as in training, whatever is asked for
-        attended = bool(getattr(config, "attend_to_padding", False))
-        trained_width = int(getattr(config, "max_length", 0) or 0)
-        self.canvas = max(sequences.max_length, trained_width) if attended else None
-        self.cache = None
-        if options.cache_refresh is not None:
-            self.cache = PrefixCache(model, options.cache_refresh)
-        if self.cache is not None and attended:
-            raise ValueError("cache_refresh: not with a network that attends to padding")
-
-        # schedules; a network trained with another insertion schedule is queried at the matched time
-        own = getattr(config, "insertion_schedule", None), getattr(config, "unmask_schedule", None)
-        own = [schedule_from_config(schedule) if schedule else LinearSchedule() for schedule in own]
-        self.insertion = options.insertion_schedule or own[0]
-        differs = config is not None and own[0].to_config() != self.insertion.to_config()
-        self.trained = own[0] if differs else None
-        self.time_epsilon = float(getattr(config, "time_epsilon", 0.0))
-
-        batch = len(sequences)
-        self.evaluations = np.zeros(batch, dtype=np.int64)
-        self.random = RowUniforms(seeds, self.evaluations)
-        unmasking = options.unmask_schedule or own[1]
-        schedules = self.insertion, unmasking, self._last_query(), self.random
-        if options.sampler == "event_driven":
-            self.clock = EventDriven(
-                *schedules,
-                events=options.events_per_evaluation,
-                inflation=options.bound_inflation,
-                cap=options.steps,
-            )
-        elif options.sampler == "count_first":
-            if not getattr(config, "length_distribution", 0):
-                raise ValueError("count_first needs a network with a length distribution")
-            self.clock = CountFirst(
-                *schedules,
-                number=options.events_per_evaluation,
-                drawn=options.length_choice == "drawn",
-                query_time=options.query_time,
-            )
-        else:
-            self.clock = TauLeaping(
-                *schedules,
-                steps=options.steps,
-                inflation=options.bound_inflation,
-                threshold=options.confidence_threshold is not None,
-            )
-        self.clock.stage[sequences.full(np.arange(batch))] = DONE  # no room: nothing to do
-        self.dropped = np.zeros(batch, dtype=np.int64)
-        self.truncated = np.zeros(batch, dtype=bool)
-        self.trace = [[] for _ in range(batch)] if return_trace else None
-        self.counts = counts
-        # of the tokens written; it is worth a pass over the logits only where lengths compete
-        self.log_probs = None if counts is None else np.zeros(batch)
-
-    def _last_query(self) -> float:
-        """1 - t of the last time at which the network may be asked."""
-        if self.trained is None:
-            return self.time_epsilon
-        missing = survival(self.trained, np.array([self.time_epsilon]))
-        return float(np.maximum(remaining_at(self.insertion, missing), 0)[0])
-
-    def _query_time(self, remaining: NDArray[np.float64]) -> torch.Tensor:
-        """The t that the network is asked at: where its own schedule has inserted as much as the one
-        that is sampled with (the matched time tau(t)).
-        """
-        if self.trained is None:
-            return torch.from_numpy(1 - remaining).float()
-        missing = survival(self.insertion, remaining, starts_at_zero=True)
-        at = self.trained.inv(1 - torch.from_numpy(missing))
-        return at.clamp(0, 1 - self.time_epsilon).float()
-
-    @torch.no_grad()
-    def run(self) -> GenerationResult:
-        sequences, clock, batch = self.sequences, self.clock, len(self.sequences)
-        self._record(np.arange(batch), np.zeros(batch))
-        if self.counts is not None:
-            self._place(self.counts)
-        # neighbours in the queue are of like length
-        waiting = np.argsort(sequences.lengths, kind="stable")
-        waiting = waiting[clock.stage[waiting] != DONE]
-        live = waiting[:0]
-        while True:
-            at_once = self.options.rows_at_once
-            free = len(waiting) if at_once is None else at_once - len(live)
-            live, waiting = np.concatenate([live, waiting[:free]]), waiting[free:]
-            if isinstance(clock, EventDriven) and clock.cap is not None:
-                live = self._stop_at_cap(live)
-            if len(live):
-                self._step(live)
-                ended = clock.stage[live] == DONE
-                if self.cache is not None:
-                    self.cache.drop(live[ended].tolist())
-                live = live[~ended]
-            elif not len(waiting):
-                break
-        ids = sequences.ids[:, : sequences.width(np.arange(batch))]
-        violations = clock.rate_bound_violations
-        counted = (ids, sequences.lengths, self.evaluations, self.truncated)
-        return GenerationResult(
-            *map(torch.from_numpy, counted),
-            self.trace,
-            torch.from_numpy(self.dropped),
-            torch.from_numpy(violations),
-            None if self.log_probs is None else torch.from_numpy(self.log_probs),
-        )
-
-    @torch.no_grad()
-    def log_counts(self) -> NDArray[np.float64]:
-        """log p(n | given) of each row, (B, N + 1): one evaluation for each."""
-        laws, everything = [], np.arange(len(self.sequences))
-        none = everything[:0]
-        at_once = self.options.rows_at_once or len(everything)
-        for start in range(0, len(everything), at_once):
-            log_count = self._ask(everything[start : start + at_once], none, none)[2]
-            laws.append(log_count.cpu().double().numpy())
-        return np.concatenate(laws)
-
-    def _stop_at_cap(self, live):
-        """The rows of live that go on; those that may take one more evaluation unmask all they have
-        with it, and are marked truncated.
-        """
-        self.truncated[live[self.clock.stop_at_cap(live, self.sequences.masks(live).sum(1))]] = True
-        ended = self.clock.stage[live] == DONE
-        self._record(live[ended], 1 - self.clock.time_remaining[live[ended]])
-        return live[~ended]
-
-    def _step(self, live):
-        """One evaluation for each row of live (R,), and what follows from it."""
-        sequences, clock = self.sequences, self.clock
-        time = 1 - clock.time_remaining[live]
-        masks = sequences.masks(live)  # (R, W)
-        number, competing = self._competing(live, masks)
-        rows, places = np.nonzero(competing)  # (n,) each, row-major
-        if self.order in ("random", "position"):  # known before the network is asked
-            first = self.random.at(live[rows], ORDER, places) if self.order == "random" else -places
-            chosen = self._largest(rows, first, number)
-            rows, places = rows[chosen], places[chosen]
-        # (R, W+1), (n, V), (rows that count, N+1), on the device
-        length, logits, log_count = self._ask(live, rows, places)
-        sure = tokens = log_p = None
-        if len(rows):
-            excluded = self._excluded(logits)
-            if self.order not in ("random", "position"):
-                sure = confidence(logits, excluded, self.order)  # (n,)
-            u = torch.from_numpy(self.random.at(live[rows], TOKEN, places))
-            tokens = draw_tokens(logits, excluded, self.options.temperature, u)
-            if self.log_probs is not None:
-                log_p = log_probability(logits, excluded, tokens)
-        # the one place where the device is waited for
-        length, sure, tokens, log_count, log_p = to_cpu(length, sure, tokens, log_count, log_p)
-        gaps = self._gaps(live, length.double().numpy())
-        if tokens is not None:
-            check_tokens(tokens)
-            tokens = tokens.numpy()
-            if sure is not None:
-                sure = sure.numpy()
-                threshold = self.options.confidence_threshold
-                if threshold is not None:
-                    above = np.bincount(rows[sure >= threshold], minlength=len(live))
-                    number = np.maximum(number, above)
-                chosen = self._largest(rows, sure, number)
-                rows, places, tokens = rows[chosen], places[chosen], tokens[chosen]
-                log_p = None if log_p is None else log_p[chosen]
-            if self.log_probs is not None:
-                np.add.at(self.log_probs, live[rows], log_p.double().numpy())
-            sequences.ids[live[rows], places] = tokens
-        # term by term: `sum` would round differently in a wider batch
-        total = gaps.cumsum(1)[:, -1]
-        wanted = clock.to_insert(live, total)
-        if log_count is not None:
-            wanted = self._count(live, gaps, log_count.double().numpy())
-        inserted = self._insert(live, gaps, wanted)  # (R,)
-        changed = (number > 0) | (inserted > 0)
-        left = masks.sum(1) - number + inserted
-        clock.advance(live, total, left, changed, sequences.full(live))
-        self.evaluations[live] += 1
-        shown = changed | (clock.stage[live] == DONE)
-        self._record(live[shown], time[shown])
-
-    def _competing(self, live, masks):
-        """How many masks each row unmasks with this evaluation, (R,), and which compete for it,
-        bool (R, W): all of them, or with a sliding window the first few.
-        """
-        number, considered, everything = self.clock.to_unmask(live, masks)
-        available = masks.sum(1)
-        competing = np.where(considered > 0, available, 0)
-        if self.options.use_sliding_window:
-            window = considered * np.float32(self.options.alpha)
-            window = np.clip(window.astype(np.int64), 1, self.options.max_window)
-            competing = np.where(everything, competing, np.minimum(competing, window))
-            number = np.minimum(number, competing)
-        return number, masks & (masks.cumsum(1) <= competing[:, None])
-
-    @staticmethod
-    def _largest(rows, value, number):
-        """Bool (n,): in each row the number[row] entries of largest value; of equals the first.
-        rows: (n,), ascending.
-        """
-        order = np.argsort(-value, kind="stable")
-        order = order[np.argsort(rows[order], kind="stable")]  # by row, within it by value
-        sorted_rows = rows[order]
-        row_start = np.searchsorted(sorted_rows, sorted_rows)  # index of the row's first entry
-        chosen = np.zeros(len(rows), dtype=bool)
-        chosen[order] = np.arange(len(rows)) - row_start < number[sorted_rows]
-        return chosen
-
-    def _ask(self, live, rows, places):
-        """Ask the network: expected missing tokens (R, W+1), logits (n, V) at the places, and log
-        p(n) (m, N+1) of the rows that count their missing tokens or None, all on its device.
-        """
-        sequences, on_cpu = self.sequences, self.device.type == "cpu"
-        longest = sequences.width(live)
-        width = self.canvas or max(1, longest)
-        if not on_cpu and self.canvas is None:
-            width = min(-(-width // WIDTH_STEP) * WIDTH_STEP, sequences.max_length)
-        canvas = np.full((len(live), width), sequences.pad_id)
-        canvas[:, :longest] = sequences.ids[live, :longest]
-        position, lengths = np.arange(width + 1), sequences.lengths[live]
-
-        def there(part):
-            part = torch.from_numpy(part) if isinstance(part, np.ndarray) else part
-            return part.to(self.device, non_blocking=True)
-
-        options = {"attention_mask": there(position[:width] < lengths[:, None])}
-        if getattr(self.model, "supports_logits_mask", False):
-            wanted = np.zeros(canvas.shape, dtype=bool)
-            wanted[rows, places] = True
-            options["logits_mask"] = there(wanted)
-        if self.cache is not None:
-            options["places"] = self.cache.places(
-                live.tolist(),
-                torch.from_numpy(lengths + 1),
-                sequences.prefix_lengths[live].tolist(),
-                width + 1,
-                torch.from_numpy(rows * width + places),
-            )
-        elif getattr(self.model, "supports_places", False) and not on_cpu and self.canvas is None:
-            # the text and one end slot a row
-            tokens = np.flatnonzero(position <= lengths[:, None])
-            options["places"] = Places(there(tokens), there(rows * width + places))
-        time = self._query_time(self.clock.time_remaining[live])
-        counting = np.flatnonzero(self.clock.stage[live] == COUNTING)
-        if len(counting):  # nothing has been inserted yet: there is one gap
-            gap = sequences.prefix_lengths[live[counting]]
-            options["missing_at"] = there(counting * (width + 1) + gap)
-        output = self.model(there(canvas), there(time), **options)
-        logits = output["logits"]  # (n, V)
-        if "logits_mask" not in options:
-            logits = logits[there(rows), there(places)]
-        return output["length"][:, : longest + 1], logits, output.get("missing_log_probs")
-
-    def _count(self, live, gaps, log_count):
-        """How many masks count-first puts into each row, (R,): into the one gap there is, whatever
-        rate `gaps` (R, W+1) gives it. log_count: log p(n), of the rows that count.
-        """
-        counting = self.clock.stage[live] == COUNTING
-        rows, number = live[counting], np.zeros(len(live), dtype=np.int64)
-        gaps[counting] = self._only_gap(rows, gaps.shape[1])
-        room = self.sequences.max_length - self.sequences.lengths[rows]
-        number[counting] = self.clock.count(rows, log_count, room)
-        return number
-
-    def _only_gap(self, rows, gaps):
-        """Rates (R, gaps) that put every mask behind the prefix: there is no other gap yet."""
-        return (np.arange(gaps) == self.sequences.prefix_lengths[rows, None]).astype(np.float64)
-
-    def _place(self, counts):
-        """Put a given number of masks (B,) into each row that has room, as after its counting."""
-        rows = np.flatnonzero(self.clock.stage != DONE)
-        gaps = self._only_gap(rows, self.sequences.width(rows) + 1)
-        inserted = self._insert(rows, gaps, counts[rows])
-        nothing = np.zeros(len(rows))
-        self.clock.advance(rows, nothing, inserted, inserted > 0, self.sequences.full(rows))
-        self.evaluations[rows] = 1
-        self._record(rows, nothing)
-
-    def _excluded(self, logits):
-        """Tokens that are never written, bool (V,), on the logits' device."""
-        if self.excluded is None:
-            ids = self.sequences.mask_id, self.sequences.pad_id
-            self.excluded = excluded_tokens(logits.shape[-1], *ids, self.num_tokens, logits.device)
-        return self.excluded
-
-    def _gaps(self, live, length):
-        """Expected missing tokens g, float64 (R, W+1), 0 in gaps that receive no masks. Raises
-        ValueError when they are not numbers.
-        """
-        open_gaps = self.sequences.open_gaps(live, length.shape[1])
-        gaps = np.where(open_gaps, np.maximum(length, 0), 0.0)
-        if not np.isfinite(gaps).all():
-            raise ValueError("the network's `length` is not a finite number")
-        return gaps
-
-    def _insert(self, live, gaps, number):
-        """Insert number (R,) masks, as far as there is room. Returns how many, (R,).
-
-        Poisson counts of the gaps are one Poisson total whose members choose gaps independently:
-        any subset of them is as good as any other, so keeping as many as there is room for favours
-        no gap.
-        """
-        room = self.sequences.max_length - self.sequences.lengths[live]
-        fits = np.minimum(number, room)
-        self.dropped[live] += number - fits
-        some = np.flatnonzero(fits)
-        if len(some):
-            u = self.random.table(live[some], GAP, int(fits.max()))
-            self.sequences.insert(live[some], gaps[some], fits[some], u)
-        return fits
-
-    def _record(self, rows, time):
-        """A frame of each row for the trace and for whoever watches."""
-        if self.trace is None and self.on_frame is None:
-            return
-        for row, t in zip(rows.tolist(), time.tolist()):
-            frame = self.sequences.frame(row, t, int(self.evaluations[row]))
-            if self.trace is not None:
-                self.trace[row].append(frame)
-            if self.on_frame is not None:
-                self.on_frame(row, frame)
 
 
 def generate_flexmdm(
-    model,
+    model: Any,
     prompts: torch.Tensor | None = None,
     *,
     mask_id: int,
@@ -403,7 +37,7 @@ def generate_flexmdm(
     generator: torch.Generator | None = None,
     return_trace: bool = False,
     on_frame: Callable[[int, TraceFrame], None] | None = None,
-    **keywords,
+    **keywords: Any,
 ) -> GenerationResult:
     """Continue prompts, or generate freely, with a FlexMDM. Time t runs from 0 (nothing but the
     prompt) to 1 (clean).
@@ -445,10 +79,10 @@ def generate_flexmdm(
         length_choice: count_first: "likeliest" or "drawn" number of tokens; query_time: the t at
             which it asks for tokens (sampling/count_first.py); length_candidates: how many numbers
             it tries (sampling/length_search.py).
-        events_per_evaluation: approximation: count_first unmasks this many; event_driven proposes this many events at once,
-            unmasks that many of the most confident, inserts what is accepted; never more than a
-            quarter of what is left to do, so that rows which miss few tokens are sampled as without
-            it.
+        events_per_evaluation: approximation: count_first unmasks this many; event_driven proposes
+            this many events at once, unmasks that many of the most confident, inserts what is
+            accepted; never more than a quarter of what is left to do, so that rows which miss few
+            tokens are sampled as without it.
         bound_inflation: approximation, c >= 1: event_driven does not measure G again after an
             event, but proposes from c times what it was before. tau_leaping draws what may happen
             from c times the G it last saw, and skips the evaluations of steps in which nothing may:
@@ -493,7 +127,7 @@ def generate_flexmdm(
 
 
 def generate_flexmdm_infilling(
-    model,
+    model: Any,
     prefixes: torch.Tensor,
     suffixes: torch.Tensor,
     *,
@@ -505,7 +139,7 @@ def generate_flexmdm_infilling(
     generator: torch.Generator | None = None,
     return_trace: bool = False,
     on_frame: Callable[[int, TraceFrame], None] | None = None,
-    **keywords,
+    **keywords: Any,
 ) -> GenerationResult:
     """Fill the middle between prefixes (long (B, P)) and suffixes (long (B, S)), both right-padded
     with pad_id; the rest is as in generate_flexmdm. Boundary tokens belong to prefix and suffix.
@@ -542,13 +176,15 @@ def generate_flexmdm_infilling(
     after = [row[:end] for row, end in zip(suffixes.tolist(), suffix_lengths.tolist())]
     row_seeds = draw_seeds(len(before), seeds, generator).numpy()
 
-    def sampler(rows, row_seeds, **more):
+    def sampler(
+        rows: Sequence[int] | NDArray[np.int64], row_seeds: NDArray[np.int64], **more: Any
+    ) -> FlexMDMSampler:
         """Of some of the rows, which may be repeated."""
         given = [before[row] for row in rows], [after[row] for row in rows]
         sequences = Sequences(*given, max_length, mask_id, pad_id)
         return FlexMDMSampler(model, sequences, row_seeds, options, num_tokens=num_tokens, **more)
 
-    watching = {"return_trace": return_trace, "on_frame": on_frame}
+    watching: dict[str, Any] = {"return_trace": return_trace, "on_frame": on_frame}
     if options.length_candidates > 1:
         result = search_lengths(sampler, row_seeds, options.length_candidates, **watching)
     else:
@@ -559,5 +195,5 @@ def generate_flexmdm_infilling(
     return result
 
 
-def _no_tokens(batch):
+def _no_tokens(batch: int) -> torch.Tensor:
     return torch.zeros((batch, 0), dtype=torch.long, device="cpu")

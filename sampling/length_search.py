@@ -10,24 +10,22 @@ tokens that the network finds improbable. Every candidate's evaluations count.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sampling.flexmdm_sampler import FlexMDMSampler
 from sampling.results import GenerationResult, TraceFrame
 from sampling.row_random import item_seed
-
-if TYPE_CHECKING:
-    from sampling.flexmdm import FlexMDMSampler
 
 
 def likeliest_counts(
     log_counts: NDArray[np.float64], room: NDArray[np.int64], candidates: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The K likeliest numbers of each row, at most room (B,), and their log p, both (B, K); log p is
-    -inf where there are fewer. log_counts: (B, N + 1).
+    """The K likeliest numbers of each row, at most room (B,), and their log p, both (B, K); log p
+    is -inf where there are fewer. log_counts: (B, N + 1).
     """
     n = np.arange(log_counts.shape[1])
     possible = np.where(n <= room[:, None], log_counts, -np.inf)
@@ -67,28 +65,26 @@ def search_lengths(
     result = sampler(
         rows, np.array(own, dtype=np.int64), counts=counts[rows, rank], return_trace=tracing
     ).run()
-    score = log_counts[rows, rank] + result.log_probs.numpy()
-    best = np.full(len(batch), -1)
-    for candidate in np.argsort(score, kind="stable"):  # the last one of a row is its best
+    assert result.log_probs is not None  # as counts are given
+    score = torch.from_numpy(log_counts[rows, rank]) + result.log_probs
+    best = torch.full((len(batch),), -1)
+    for candidate in score.argsort(stable=True).tolist():  # the last one of a row is its best
         best[rows[candidate]] = candidate
-    kept = torch.from_numpy(best)
-    evaluations = torch.zeros(len(batch), dtype=torch.long)
     # the evaluation that told the law is in each candidate's number
+    evaluations = torch.from_numpy(asked).long()
     evaluations.index_add_(0, torch.from_numpy(rows), (result.evaluations - 1).clamp(min=0))
-    evaluations += torch.from_numpy(asked)
-    width = int(result.lengths[kept].max()) if len(batch) else 0
-    trace = [result.trace[candidate] for candidate in best] if tracing else None
-    if on_frame is not None:
+    trace = None
+    if result.trace is not None:
+        trace = [result.trace[candidate] for candidate in best.tolist()]
+    if on_frame is not None and trace is not None:
         for row, frames in enumerate(trace):
             for frame in frames:
                 on_frame(row, frame)
+    kept: dict[str, Any] = {
+        name: value[best] for name, value in vars(result).items() if isinstance(value, torch.Tensor)
+    }
+    width = int(kept["lengths"].max()) if len(batch) else 0
+    kept |= {"sequences": kept["sequences"][:, :width], "evaluations": evaluations}
     return GenerationResult(
-        result.sequences[kept, :width],
-        result.lengths[kept],
-        evaluations,
-        result.truncated[kept],
-        trace if return_trace else None,
-        result.dropped_insertions[kept],
-        result.rate_bound_violations[kept],
-        torch.from_numpy(score[best]),
+        **{**kept, "trace": trace if return_trace else None, "log_probs": score[best]}
     )

@@ -1,48 +1,36 @@
 """LLaDA's sampler: the loop that unmasks a canvas of masks (arXiv 2502.09992).
 
 One step for all rows: which masks of a row's current block are in question, one evaluation of the
-network, a token for each of them, and the most confident (or random) ones stay. Prompts and infills differ
-only in where the masks lie. Every row follows a plan of its own, so rows of different lengths share
-a batch, finished rows leave it and waiting ones take their place.
+network, a token for each of them, and the most confident (or random) ones stay. Prompts and infills
+differ only in where the masks lie. Every row follows a plan of its own, so rows of different
+lengths share a batch, finished rows leave it and waiting ones take their place.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
 import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
 
 from common.packed_rows import Places
 from sampling.prefix_cache import PrefixCache
-from sampling.results import GenerationResult
+from sampling.results import GenerationResult, TraceFrame
 from sampling.row_random import row_uniforms
 from sampling.token_choice import (
-    ELEMENTS_AT_ONCE,
     check_tokens,
     draw_tokens,
     excluded_tokens,
+    log_probability,
     to_cpu,
 )
 
 TOKEN, CONFIDENCE = 0, 1  # purposes of a step's random numbers
+# the evaluations of one row: (block start, block end, masks to unmask) each
+Plan: TypeAlias = list[tuple[int, int, int]]
 
 
-def log_probability(logits, tokens, excluded):
-    """The network's own log probability of a token at each of n places (without temperature, as in
-    LLaDA's code), float64 [n].
-
-    logits: [n, V]; tokens: long [n]; excluded: bool [V], tokens that are never drawn.
-    """
-    if logits.device.type == "mps":  # has no float64
-        logits, tokens, excluded = logits.cpu(), tokens.cpu(), excluded.cpu()
-    at_once = max(1, ELEMENTS_AT_ONCE // logits.shape[1])
-    parts = [
-        part.double()
-        .masked_fill(excluded, -torch.inf)
-        .log_softmax(-1)
-        .gather(-1, token[:, None])[:, 0]
-        for part, token in zip(logits.split(at_once), tokens.clamp(min=0).split(at_once))
-    ]
-    return torch.cat(parts)
-
-
-def most_confident(confidence, eligible, count):
+def most_confident(confidence: Tensor, eligible: Tensor, count: Tensor) -> Tensor:
     """Bool [B, L]: in each row the count[b] eligible places of highest confidence; of equals the
     leftmost.
 
@@ -57,41 +45,39 @@ def most_confident(confidence, eligible, count):
     return torch.zeros_like(eligible).scatter(1, order, first) & eligible
 
 
-def evaluate(model, ids, real, wanted):
+def evaluate(model: Any, ids: Tensor, real: Tensor, wanted: Tensor) -> Tensor:
     """Logits [n, V] at the wanted places, in row-major order, on the model's device. ids: long [B,
     L]; real (not padding), wanted: bool.
     """
     device = model.device
-    options = {"attention_mask": None if real.all() else real.to(device)}
+    options: dict[str, Any] = {"attention_mask": None if real.all() else real.to(device)}
     if not getattr(model, "supports_logits_mask", False):
         return model(ids.to(device), **options).logits[wanted.to(device)]
     if getattr(model, "supports_places", False) and device.type != "cpu":
-        options["places"] = Places(
-            *(mask.flatten().nonzero()[:, 0].to(device) for mask in (real, wanted))
-        )
+        tokens, logits = (mask.flatten().nonzero()[:, 0].to(device) for mask in (real, wanted))
+        options["places"] = Places(tokens, logits)
     return model(ids.to(device), **options, logits_mask=wanted.to(device)).logits
 
 
 @torch.no_grad()
 def fill_masks(
-    model,
-    rows,
-    plans,
+    model: Any,
+    rows: Sequence[tuple[Tensor, int, Tensor]],
+    plans: Sequence[Plan],
     *,
-    temperature,
-    cfg_scale,
-    remasking,
-    mask_id,
-    pad_id,
-    num_tokens,
-    seeds,
-    rows_at_once,
-    cache_refresh,
-    return_trace,
-    on_frame,
-):
-    """Reveal every row's masks by its plan (llada_inference.unmasking_plan). Returns a
-    GenerationResult on CPU.
+    temperature: float,
+    cfg_scale: float,
+    remasking: str,
+    mask_id: int,
+    pad_id: int,
+    num_tokens: int | None,
+    seeds: Tensor,
+    rows_at_once: int | None,
+    cache_refresh: int | None,
+    return_trace: bool,
+    on_frame: Callable[[int, TraceFrame], None] | None,
+) -> GenerationResult:
+    """Unmask every row's masks by its plan (unmasking_plan). Returns a GenerationResult on CPU.
 
     rows: for each row (ids before the masks, number of masks, ids after them), ids long [n] on CPU;
     the rest is generate_mdm's.
@@ -120,18 +106,18 @@ def fill_masks(
     if cache_refresh is not None:
         cache = PrefixCache(model, cache_refresh)
     evaluations = [0] * B
-    trace = [[] for _ in rows] if return_trace else None
+    trace: list[list[TraceFrame]] | None = [[] for _ in rows] if return_trace else None
 
-    def show(row):
-        if return_trace or on_frame:
+    def show(row: int) -> None:
+        if trace is not None or on_frame:
             length = int(lengths[row])
-            frame = {
+            frame: TraceFrame = {
                 "t": 1 - int(masked[row].sum()) / max(rows[row][1], 1),
                 "evaluations": evaluations[row],
                 "ids": canvas[row, :length].tolist(),
                 "slots": list(range(length)),
             }
-            if return_trace:
+            if trace is not None:
                 trace[row].append(frame)
             if on_frame:
                 on_frame(row, frame)
@@ -140,7 +126,8 @@ def fill_masks(
         show(row)
     # neighbours of like length
     waiting = sorted((row for row in range(B) if plans[row]), key=lambda row: -int(lengths[row]))
-    live, step = [], [0] * B
+    live: list[int] = []
+    step = [0] * B
     while live or waiting:
         room = len(waiting) if rows_at_once is None else rows_at_once - len(live)
         live, waiting = live + waiting[:room], waiting[room:]
@@ -217,16 +204,16 @@ def fill_masks(
     )
 
 
-def unmaskings_of_block(masks, steps):
+def unmaskings_of_block(masks: int, steps: int) -> list[int]:
     """How many of a block's masks each of its steps unmasks: floor(masks / steps), the first masks
     mod steps one more.
     """
     return [masks // steps + (step < masks % steps) for step in range(steps)]
 
 
-def unmasking_plan(length, steps, block_length):
-    """The evaluations of one row: a list of (block start, block end, masks to unmask), places counted from
-    the first mask.
+def unmasking_plan(length: int, steps: int | None, block_length: int | None) -> Plan:
+    """The evaluations of one row: a list of (block start, block end, masks to unmask), places
+    counted from the first mask.
 
     length: masks of the row; steps: over all blocks, None for one a mask; block_length: masks of a
     block (the last one may be shorter), None for a single block. A step that unmasks nothing (more
@@ -240,7 +227,7 @@ def unmasking_plan(length, steps, block_length):
             f"steps ({steps}) must be divisible by the number of blocks ({blocks} of {block_length}"
             f" for {length} tokens)"
         )
-    plan = []
+    plan: Plan = []
     for start in range(0, length, block_length):
         end = min(start + block_length, length)
         block_steps = end - start if steps is None else steps // blocks
@@ -250,7 +237,7 @@ def unmasking_plan(length, steps, block_length):
     return plan
 
 
-def _rows_of(ids, pad_id):
+def _rows_of(ids: Tensor, pad_id: int) -> list[Tensor]:
     """The rows of ids (long [B, P], right-padded) as B tensors on CPU without their trailing
     padding.
     """
@@ -308,39 +295,36 @@ def _generate(
 
 
 def generate_mdm(
-    model,
-    prompts,
+    model: Any,
+    prompts: Tensor,
     *,
-    steps,
-    gen_length,
-    block_length=None,
-    temperature=0.0,
-    cfg_scale=0.0,
-    remasking="low_confidence",
-    mask_id,
-    pad_id,
-    num_tokens=None,
-    generator=None,
-    seeds=None,
-    rows_at_once=None,
-    cache_refresh=None,
-    return_trace=False,
-    on_frame=None,
-):
+    steps: int | None,
+    gen_length: int | Tensor,
+    block_length: int | None = None,
+    temperature: float = 0.0,
+    cfg_scale: float = 0.0,
+    remasking: str = "low_confidence",
+    mask_id: int,
+    pad_id: int,
+    num_tokens: int | None = None,
+    generator: torch.Generator | None = None,
+    seeds: ArrayLike | None = None,
+    rows_at_once: int | None = None,
+    cache_refresh: int | None = None,
+    return_trace: bool = False,
+    on_frame: Callable[[int, TraceFrame], None] | None = None,
+) -> GenerationResult:
     """Answer each prompt with gen_length tokens. Returns a GenerationResult on the prompts' device.
 
     model: `model(ids, attention_mask=None).logits` [B, L, V] with a `device`; where it has
-    `supports_logits_mask`, logits are computed
-        at the masks that need them alone.
+    `supports_logits_mask`, logits are computed at the masks that need them alone.
     prompts: long [B, P], right-padded with pad_id, rows of any length; each is followed at once by
     its masks, and padding comes after.
     steps: over all blocks, divisible by their number (None: one a token); gen_length: int, or long
-    [B]; block_length: tokens a block
-        (None: one block; the last block of a row may be shorter).
+    [B]; block_length: tokens a block (None: one block; the last block of a row may be shorter).
     temperature: 0 takes the most probable token; remasking: which of a step's tokens stay: the most
-    probable ("low_confidence") or
-        random ones; cfg_scale w: logits u + (w + 1)(c - u), u with the prompt masked, at two
-        evaluations a step.
+    probable ("low_confidence") or random ones; cfg_scale w: logits u + (w + 1)(c - u), u with the
+    prompt masked, at two evaluations a step.
     Never drawn: mask_id and ids from num_tokens on. pad_id is: in LLaDA it is the end of text,
     which fills the answer's rest.
     seeds: long [B]; every random number of a row is a function of (its seed, its step, purpose).
@@ -348,8 +332,9 @@ def generate_mdm(
     rows_at_once: rows in the network's batch (None: all); on_frame(row, frame): called with every
     frame of the trace as it is made.
     cache_refresh: None, or r: keys and values of what lies left of a row's block are kept for r
-    evaluations (sampling/prefix_cache.py); an
-        approximation for r > 1, and every evaluation still counts as one.
+    evaluations (sampling/prefix_cache.py); an approximation for r > 1, and every evaluation still
+    counts as one.
+    Raises ValueError for bad arguments, or a network that leaves no token to choose.
     """
     befores = _rows_of(prompts, pad_id)
     nothing = [prompts.new_zeros(0, device="cpu")] * len(befores)
@@ -377,26 +362,26 @@ def generate_mdm(
 
 
 def generate_mdm_infilling(
-    model,
-    prefixes,
-    suffixes,
+    model: Any,
+    prefixes: Tensor,
+    suffixes: Tensor,
     *,
-    steps,
-    middle_lengths,
-    block_length=None,
-    temperature=0.0,
-    cfg_scale=0.0,
-    remasking="low_confidence",
-    mask_id,
-    pad_id,
-    num_tokens=None,
-    generator=None,
-    seeds=None,
-    rows_at_once=None,
-    cache_refresh=None,
-    return_trace=False,
-    on_frame=None,
-):
+    steps: int | None,
+    middle_lengths: int | Tensor,
+    block_length: int | None = None,
+    temperature: float = 0.0,
+    cfg_scale: float = 0.0,
+    remasking: str = "low_confidence",
+    mask_id: int,
+    pad_id: int,
+    num_tokens: int | None = None,
+    generator: torch.Generator | None = None,
+    seeds: ArrayLike | None = None,
+    rows_at_once: int | None = None,
+    cache_refresh: int | None = None,
+    return_trace: bool = False,
+    on_frame: Callable[[int, TraceFrame], None] | None = None,
+) -> GenerationResult:
     """Fill middle_lengths (int, or long [B]) masks between each prefix and suffix (long [B, P], [B,
     S], right-padded), in place.
 

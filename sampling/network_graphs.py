@@ -8,16 +8,22 @@ second, and replayed from then on, whatever rows are in it. Blocks that are comp
 where attention goes by row boundaries.
 """
 
-import torch
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from common.packed_rows import LONGEST_STEP, CachedRows, has_varlen
+import torch
+from torch import Tensor
+
+from common.packed_rows import LONGEST_STEP, CachedRows, PackedRows, has_varlen
 from llada_utils import compile_network
 
 ROWS_STEP, FEWEST_TOKENS = 8, 16
 
 
-def bucket_of_tokens(n):
-    """The smallest bucket that holds n tokens: multiples of a sixteenth of the power of two below."""
+def bucket_of_tokens(n: int) -> int:
+    """The smallest bucket that holds n tokens: multiples of a sixteenth of the power of two
+    below.
+    """
     step = max(FEWEST_TOKENS, 2 ** (max(n, 1).bit_length() - 1) // 16)
     return -(-n // step) * step
 
@@ -27,22 +33,26 @@ class TrunkGraphs:
     graphs. The result is overwritten by the next call.
     """
 
-    def __init__(self, trunk):
-        self.trunk, self.graphs, self.pool, self.stores = trunk, {}, None, None
+    def __init__(self, trunk: Callable[..., tuple[Tensor, ...]]):
+        self.trunk = trunk
+        self.graphs: dict[tuple[int, ...], TrunkGraph] = {}
+        self.pool: Any = None  # torch's memory pool, that of the first graph
+        self.stores: Sequence[Tensor] | None = None
 
     @torch.no_grad()
-    def __call__(self, ids, rows, *times):
+    def __call__(self, ids: Tensor, rows: PackedRows, *times: Tensor) -> tuple[Tensor, ...]:
+        """The trunk's output for this call's tokens, (N, ...) each."""
         batch, longest = len(rows.offsets) - 1, -(-rows.length // LONGEST_STEP) * LONGEST_STEP
-        key = [bucket_of_tokens(len(ids)), -(-(batch + 1) // ROWS_STEP) * ROWS_STEP, longest]
+        sizes = [bucket_of_tokens(len(ids)), -(-(batch + 1) // ROWS_STEP) * ROWS_STEP, longest]
         if isinstance(rows, CachedRows):
-            key.append(bucket_of_tokens(len(rows.keys)))
+            sizes.append(bucket_of_tokens(len(rows.keys)))
             # other stores: what was captured with the old ones is of no use
             if rows.stores is not self.stores:
                 self.graphs = {
                     known: graph for known, graph in self.graphs.items() if len(known) == 3
                 }
                 self.stores = rows.stores
-        key = tuple(key)
+        key = tuple(sizes)
         if key not in self.graphs:
             self.graphs[key] = TrunkGraph(self, key, ids, rows, times)
         return self.graphs[key].replay(ids, rows, times)
@@ -53,16 +63,24 @@ class TrunkGraph:
     captured graph and its output.
     """
 
-    def __init__(self, owner, key, ids, rows, times):
+    def __init__(
+        self,
+        owner: TrunkGraphs,
+        key: tuple[int, ...],
+        ids: Tensor,
+        rows: PackedRows,
+        times: Sequence[Tensor],
+    ):
         tokens, batch, longest, *keys = key
         self.ids, row, position = (ids.new_zeros(tokens) for _ in range(3))
         self.times = [time.new_zeros(batch) for time in times]
-        self.rows = type(rows)(row, position, self.offsets(batch, ids), longest)
-        if keys:
-            self.rows.stores = rows.stores
-            self.rows.written = ids.new_zeros(tokens)
-            self.rows.keys = ids.new_zeros(keys[0])
-            self.rows.key_offsets = self.offsets(batch, ids)
+        buffers = type(rows)(row, position, self.offsets(batch, ids), longest)
+        if isinstance(rows, CachedRows) and isinstance(buffers, CachedRows):
+            buffers.stores = rows.stores
+            buffers.written = ids.new_zeros(tokens)
+            buffers.keys = ids.new_zeros(keys[0])
+            buffers.key_offsets = self.offsets(batch, ids)
+        self.rows: Any = buffers  # PackedRows, or CachedRows
         self.fill(ids, rows, times)
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -82,10 +100,11 @@ class TrunkGraph:
         owner.pool = self.graph.pool()
 
     @staticmethod
-    def offsets(batch, ids):
+    def offsets(batch: int, ids: Tensor) -> Tensor:
+        """A buffer for the ends of `batch` rows, int32 (batch + 1,), on the device of ids."""
         return torch.zeros(batch + 1, dtype=torch.int32, device=ids.device)
 
-    def fill(self, ids, rows, times):
+    def fill(self, ids: Tensor, rows: PackedRows, times: Sequence[Tensor]) -> None:
         """Put one call's input into the buffers; what is behind it belongs to a row of its own and,
         with stores, to their last place.
         """
@@ -109,13 +128,14 @@ class TrunkGraph:
             if filling is not None:
                 buffer[len(value) :].fill_(filling)
 
-    def replay(self, ids, rows, times):
+    def replay(self, ids: Tensor, rows: PackedRows, times: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The output for one call's input, without the filling; overwritten by the next call."""
         self.fill(ids, rows, times)
         self.graph.replay()
         return tuple(part[: len(ids)] for part in self.output)
 
 
-def speed_up_sampling(model, torch_compile=False):
+def speed_up_sampling(model: Any, torch_compile: bool = False) -> None:
     """Make a loaded model (LoRA merged) ready to sample: on a GPU in half precision fused
     projections, CUDA graphs and TF32 for the fp32 parts, and compiled blocks where asked for. What
     it computes stays the same, to rounding."""

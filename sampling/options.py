@@ -1,8 +1,8 @@
 """The options of both samplers: each is a field of a frozen dataclass, with its default, help text,
 range and words in the results table beside it. Nothing here imports torch.
 
-Flags, checks, arguments of the library calls, what a run's settings.json says and the sampler's name
-in a table are all made from the fields:
+Flags, checks, arguments of the library calls, what a run's settings.json says and the sampler's
+name in a table are all made from the fields:
 
     parser = ArgumentParser(description=...)
     add_model_flags(parser)          # which checkpoint, where it runs, and what both samplers take
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -142,7 +142,7 @@ class SharedOptions:
         self.check()
 
     def check(self) -> None:
-        """What one field alone does not tell."""
+        """What one field alone does not tell. Raises OptionError."""
 
     def arguments(self) -> dict[str, Any]:
         """All options, by name."""
@@ -291,6 +291,7 @@ class SamplerOptions(SharedOptions):
     unmask_schedule: Schedule | None = option(None, None)
 
     def check(self) -> None:
+        """Which options go together. Raises OptionError."""
         event_driven, threshold = self.sampler == "event_driven", self.confidence_threshold
         if self.events_per_evaluation > 1 and self.sampler == "tau_leaping":
             wanted = "1, except with the samplers event_driven and count_first"
@@ -353,10 +354,13 @@ class LLaDAOptions(SharedOptions):
     )
 
     def arguments(self) -> dict[str, Any]:
-        """What the sampler takes: it is told how many masks there are, not how long a row may be."""
+        """All options but max_length: the sampler is told how many masks there are, not how long a
+        row may be.
+        """
         return {name: value for name, value in super().arguments().items() if name != "max_length"}
 
     def check(self) -> None:
+        """Blocks divide the answer, and steps the blocks. Raises OptionError."""
         if not self.gen_length or not self.block_length:
             return
         blocks, rest = divmod(self.gen_length, self.block_length)
@@ -498,7 +502,9 @@ def sampler_words(settings: dict[str, Any], with_steps: bool = True) -> list[str
 # ---- what is given -------------------------------------------------------------------------------
 
 
-def refuse_padding(given, pad_id, flag, start_id=None):
+def refuse_padding(
+    given: Iterable[Sequence[int]], pad_id: int, flag: str, start_id: int | None = None
+) -> None:
     """Padding ends a text: at the end of given tokens it would be dropped, before the end the model
     has never seen anything follow it. InputError where a given row holds pad_id.
 
@@ -514,7 +520,7 @@ def refuse_padding(given, pad_id, flag, start_id=None):
             )
 
 
-def refuse_mask_tokens(given, mask_id, flag):
+def refuse_mask_tokens(given: Iterable[Sequence[int]], mask_id: int, flag: str) -> None:
     """Given tokens are kept and masks are filled in: one cannot be the other. InputError where a
     given row holds mask_id.
     """

@@ -12,12 +12,16 @@ Idea: Fast-dLLM's prefix cache (arXiv 2505.22618) and dLLM-Cache (arXiv 2506.062
 Measured (the quickstart's LLaDA, 200 held-out problems, prompts of 76 to 89 tokens in 136, blocks
 of 8, one token an evaluation, temperature 0, one CPU core, shared machine, November 2026); "same"
 is answers equal to the uncached ones, token for token:
-    refresh               no cache    1       2       4       8 (once a block)
-    right of 200          153         153     156     151     148          (95 % interval of one row: +- 12)
-    same of 200           200         200     195     183     172
+    refresh        no cache    1       2       4       8 (once a block)
+    right of 200   153         153     156     151     148    (95 % interval of one row: +- 12)
+    same of 200    200         200     195     183     172
 """
 
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from common.packed_rows import CachedRows, Places
 
@@ -30,7 +34,7 @@ class PrefixCache:
     LLaDADiT, LoRA merged or injected.
     """
 
-    def __init__(self, model, refresh):
+    def __init__(self, model: Any, refresh: int):
         if not getattr(model, "supports_places", False):
             raise ValueError(
                 f"cache_refresh needs a LLaDAModelLM or a LLaDADiT, not {type(model).__name__}"
@@ -39,16 +43,26 @@ class PrefixCache:
             raise ValueError(f"cache_refresh must be at least 1, not {refresh}")
         self.model, self.refresh = model, refresh
         # name of a row -> its slot; -> (its start, evaluations since the refresh)
-        self.slots, self.made = {}, {}
-        self.slot_count, self.room, self.stores = 0, 0, None
+        self.slots: dict[int, int] = {}
+        self.made: dict[int, tuple[int, int]] = {}
+        self.slot_count, self.room = 0, 0
+        self.stores: list[Tensor] | None = None
         self.tokens = 0  # that went through the network
 
-    def places(self, names, lengths, starts, width, wanted):
+    def places(
+        self,
+        names: Sequence[int],
+        lengths: Tensor,
+        starts: Sequence[int],
+        width: int,
+        wanted: Tensor,
+    ) -> Places:
         """The `Places` of one evaluation, on the model's device.
 
-        names: R of them; lengths: long (R,) on the CPU, tokens of each row, an end slot included;
-        starts: R ints, what lies before them is computed only where the row is refreshed; width:
-        columns of the batch, end slot included; wanted: long (M,), places of logits.
+        names: R numbers that tell the rows apart; lengths: long (R,) on the CPU, tokens of each
+        row, an end slot included; starts: R ints, what lies before them is computed only where the
+        row is refreshed; width: columns of the batch, end slot included; wanted: long (M,), places
+        of logits.
         """
         self._make_room(names, int(lengths.max()))
         # (R,)
@@ -70,10 +84,19 @@ class PrefixCache:
             for part in (tokens, wanted, there[tokens], there[keys], ends)
         ]
         rows = CachedRows.from_places(parts[0], (len(names), width))
-        rows.stores, rows.written, rows.keys, rows.key_offsets = self.stores, *parts[2:]
+        assert self.stores is not None  # _make_room saw to it
+        rows.stores = self.stores
+        rows.written, rows.keys, rows.key_offsets = parts[2:]
         return Places(parts[0], parts[1], rows)
 
-    def logits(self, names, ids, real, wanted, starts):
+    def logits(
+        self,
+        names: Sequence[int],
+        ids: Tensor,
+        real: Tensor,
+        wanted: Tensor,
+        starts: Sequence[int],
+    ) -> Tensor:
         """LLaDA's logits (n, V) at the wanted places, row-major. ids, real, wanted: (R, L) on the
         CPU; starts: first place of each row's block.
         """
@@ -82,19 +105,19 @@ class PrefixCache:
         )
         return self.model(ids.to(self.model.device), places=places).logits
 
-    def drop(self, names):
+    def drop(self, names: Iterable[int]) -> None:
         """Forget rows that are finished."""
         for name in names:
             self.slots.pop(name, None)
             self.made.pop(name, None)
 
-    def _is_due(self, name, start):
+    def _is_due(self, name: int, start: int) -> bool:
         began, age = self.made.get(name, (None, 0))
         due = began != start or age >= self.refresh
         self.made[name] = (start, 1 if due else age + 1)
         return due
 
-    def _make_room(self, names, longest):
+    def _make_room(self, names: Sequence[int], longest: int) -> None:
         """A slot for every row, long enough. Where the stores must grow, all is forgotten."""
         known = set(self.slots) | set(names)
         if len(known) > self.slot_count or longest > self.room:

@@ -6,9 +6,9 @@ Poisson(G q_k) number of masks is inserted, G = sum of g: p_k and q_k are the sh
 waits that happen within the step. First order in 1 / steps.
 
 With a rate bound, the evaluations of steps in which nothing can happen are skipped: the counts of
-all steps are proposed from c times the G last seen, and only a step with a proposal asks the network
-and thins. A grid of 4,096 steps then costs what its events cost, and keeps its law wherever G stays
-below the bound.
+all steps are proposed from c times the G last seen, and only a step with a proposal asks the
+network and thins. A grid of 4,096 steps then costs what its events cost, and keeps its law wherever
+G stays below the bound.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Grid:
     """The steps: `start`, `end` (1 - t at both ends), `last` (everything is unmasked, nothing
     inserted), each (K,).
 
-    Where the grid is finer than the network's time reaches (`time_end`), it is cut there: `cut`, and
-    a final leap follows. `unmask`, `insert`: p_k and q_k, (K,).
+    Where the grid is finer than the network's time reaches (`time_end`), it is cut there: `cut`,
+    and a final leap follows. `unmask`, `insert`: p_k and q_k, (K,).
     """
 
     def __init__(self, steps: int, time_end: float, insertion: Schedule, unmasking: Schedule):

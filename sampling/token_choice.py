@@ -5,12 +5,21 @@ Both work through (n, V) logits in pieces, so that a vocabulary of 126,464 never
 copy.
 """
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 ELEMENTS_AT_ONCE = 2**23  # 66 positions of LLaDA's vocabulary, 32 MiB in fp32
 
 
-def excluded_tokens(vocabulary, mask_id, pad_id, num_tokens, device):
+def excluded_tokens(
+    vocabulary: int,
+    mask_id: int,
+    pad_id: int | None,
+    num_tokens: int | None,
+    device: torch.device | str,
+) -> Tensor:
     """Bool (V,): ids that are never written: mask, padding, and rows of the vocabulary that have no
     token.
     """
@@ -23,13 +32,13 @@ def excluded_tokens(vocabulary, mask_id, pad_id, num_tokens, device):
     return excluded
 
 
-def _pieces(logits):
+def _pieces(logits: Tensor) -> tuple[Tensor, ...]:
     # there many small kernels cost more than 512 MiB
     at_once = ELEMENTS_AT_ONCE * (16 if logits.is_cuda else 1)
     return logits.split(max(1, at_once // logits.shape[-1]))
 
 
-def confidence(logits, excluded, method):
+def confidence(logits: Tensor, excluded: Tensor, method: str) -> Tensor:
     """How sure the posterior is at each position, larger is surer; the same dtype as logits, at
     least fp32.
 
@@ -40,7 +49,7 @@ def confidence(logits, excluded, method):
     return torch.cat(result) if result else logits.new_zeros(0)
 
 
-def _confidence(part, excluded, method):
+def _confidence(part: Tensor, excluded: Tensor, method: str) -> Tensor:
     # (n', V)
     part = part.to(torch.promote_types(part.dtype, torch.float32)).masked_fill(excluded, -torch.inf)
     log_total = part.logsumexp(-1)  # (n',)
@@ -54,7 +63,7 @@ def _confidence(part, excluded, method):
     return (log_p.exp() * log_p.clamp_min_(torch.finfo(log_p.dtype).min)).sum(-1)  # 0 log 0 = 0
 
 
-def draw_tokens(logits, excluded, temperature, uniforms):
+def draw_tokens(logits: Tensor, excluded: Tensor, temperature: float, uniforms: Tensor) -> Tensor:
     """One token for each position, long (n,), -1 where the logits are not numbers or nothing is
     left to choose from (`check_tokens`).
 
@@ -73,7 +82,7 @@ def draw_tokens(logits, excluded, temperature, uniforms):
     return torch.cat(tokens) if tokens else torch.zeros(0, dtype=torch.long, device=logits.device)
 
 
-def _tokens(part, excluded, temperature, u):
+def _tokens(part: Tensor, excluded: Tensor, temperature: float, u: Tensor) -> Tensor:
     part = part.masked_fill(excluded, -torch.inf)  # (n', V)
     top, token = part.max(-1)
     if temperature > 0:
@@ -86,25 +95,26 @@ def _tokens(part, excluded, temperature, u):
     return torch.where(torch.isfinite(top), token, -1)
 
 
-def log_probability(
-    logits: torch.Tensor, excluded: torch.Tensor, tokens: torch.Tensor
-) -> torch.Tensor:
-    """log p of the tokens (n,) under logits (n, V) without the excluded (V,), at least fp32, (n,)."""
-    pieces = _pieces(logits)
-    there = tokens.split([len(piece) for piece in pieces])
-    return torch.cat([_log_probability(piece, excluded, at) for piece, at in zip(pieces, there)])
+def log_probability(logits: Tensor, tokens: Tensor, excluded: Tensor) -> Tensor:
+    """The network's own log probability of a token at each of n places (without temperature, as in
+    LLaDA's code), float64 [n].
+
+    logits: [n, V]; tokens: long [n]; excluded: bool [V], tokens that are never drawn.
+    """
+    if logits.device.type == "mps":  # has no float64
+        logits, tokens, excluded = logits.cpu(), tokens.cpu(), excluded.cpu()
+    at_once = max(1, ELEMENTS_AT_ONCE // logits.shape[1])
+    parts = [
+        part.double()
+        .masked_fill(excluded, -torch.inf)
+        .log_softmax(-1)
+        .gather(-1, token[:, None])[:, 0]
+        for part, token in zip(logits.split(at_once), tokens.clamp(min=0).split(at_once))
+    ]
+    return torch.cat(parts)
 
 
-def _log_probability(
-    part: torch.Tensor, excluded: torch.Tensor, tokens: torch.Tensor
-) -> torch.Tensor:
-    # (n', V)
-    part = part.to(torch.promote_types(part.dtype, torch.float32)).masked_fill(excluded, -torch.inf)
-    at = tokens.clamp(min=0)[:, None]
-    return part.gather(-1, at)[:, 0] - part.logsumexp(-1)
-
-
-def check_tokens(tokens):
+def check_tokens(tokens: Tensor) -> None:
     """Raises ValueError where draw_tokens had nothing to choose from. tokens: long (n,), on the
     CPU.
     """
@@ -115,7 +125,7 @@ def check_tokens(tokens):
         )
 
 
-def to_cpu(*parts):
+def to_cpu(*parts: Tensor | None) -> list[Any]:
     """The same tensors (or None) on the CPU, all of them in one transfer: values, at least fp32,
     and token ids below 2^24, which fp32 holds.
     """

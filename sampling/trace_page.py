@@ -22,16 +22,26 @@ import shutil
 import sys
 import time
 import unicodedata
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Any, TextIO, TypeAlias
 
 from common.errors import InputError
 from common.files import parse_json, write_text
+from sampling.results import TraceFrame
 
+Panel: TypeAlias = dict[str, Any]  # what `make_panel` makes, and a page holds as JSON
 TEMPLATE = Path(__file__).with_name("trace_page.html")
 MASK_SIGN = "\u2592"
 
 
-def make_panel(title, decode, trace, mask_id, special=()):
+def make_panel(
+    title: str,
+    decode: Callable[[list[int]], str],
+    trace: Sequence[TraceFrame],
+    mask_id: int,
+    special: Collection[int] = (),
+) -> Panel:
     """What a page shows of one generation: a dict of plain lists, ready for JSON.
 
     decode: list of ids -> text; trace: frames (see above); special: ids that are shown small, such
@@ -43,7 +53,9 @@ def make_panel(title, decode, trace, mask_id, special=()):
     """
     if not trace:
         raise ValueError(f"{title}: an empty trace")
-    first_seen, revealed, token_of = {}, {}, {}
+    first_seen: dict[int, int] = {}
+    revealed: dict[int, int] = {}
+    token_of: dict[int, int] = {}
     order = trace[-1]["slots"]
     place = {slot: index for index, slot in enumerate(order)}
     for number, frame in enumerate(trace):
@@ -64,10 +76,11 @@ def make_panel(title, decode, trace, mask_id, special=()):
                 revealed.setdefault(slot, number)
             token_of[slot] = token
     ids, shown = [token_of[slot] for slot in order], [revealed.get(slot, -1) for slot in order]
-    index, slots = {}, []
-    for slot, token, text, frame in zip(order, ids, _texts(ids, shown, decode), shown):
+    index: dict[tuple[str, int], int] = {}
+    slots = []
+    for slot, token, text, at in zip(order, ids, _texts(ids, shown, decode), shown):
         key = text, int(token in special)
-        slots.append([index.setdefault(key, len(index)), first_seen[slot], frame, int(frame == 0)])
+        slots.append([index.setdefault(key, len(index)), first_seen[slot], at, int(at == 0)])
     return {
         "title": title,
         "t": [round(frame["t"], 6) for frame in trace],
@@ -105,9 +118,15 @@ def _printable(text):
     )
 
 
-def write_trace(path, traces, tokenizer, mask_id, title="FlexMDM"):
+def write_trace(
+    path: str | Path,
+    traces: Sequence[Sequence[TraceFrame]],
+    tokenizer: Any,
+    mask_id: int,
+    title: str = "FlexMDM",
+) -> None:
     """Write a sampler's `trace` (a list of frames for each row) to FILE.html or FILE.png, a panel a
-    row.
+    row. tokenizer: any with `decode` and `all_special_ids`. Raises InputError where it cannot.
     """
     titles = [
         title if len(traces) == 1 else f"{title}, sample {number}"
@@ -122,12 +141,14 @@ def write_trace(path, traces, tokenizer, mask_id, title="FlexMDM"):
     )
 
 
-def write_panels(path, panels):
+def write_panels(path: str | Path, panels: Sequence[Panel]) -> None:
     """A page or a picture, by the ending of path."""
     (write_trace_png if str(path).endswith(".png") else write_trace_page)(path, panels)
 
 
-def write_trace_page(path, panels, title="How the text was written"):
+def write_trace_page(
+    path: str | Path, panels: Sequence[Panel], title: str = "How the text was written"
+) -> None:
     """One self-contained HTML file that plays the panels (make_panel) side by side."""
     data = json.dumps(panels, ensure_ascii=True, separators=(",", ":"))
     for character in "<>&":  # the data lies inside a script element: nothing may end it
@@ -136,7 +157,7 @@ def write_trace_page(path, panels, title="How the text was written"):
     write_text(path, page.replace("@TITLE@", html.escape(title)).replace("@DATA@", data))
 
 
-def read_panels(path):
+def read_panels(path: str | Path) -> list[Panel]:
     """The panels of a page that write_trace_page made. Raises InputError where it is none."""
     try:
         page = Path(path).read_text(encoding="utf-8")
@@ -156,10 +177,10 @@ def read_panels(path):
     return panels
 
 
-def panel_fault(panel):
+def panel_fault(panel: Any) -> str:
     """What of a panel is not as make_panel makes it, in words; "" where all is."""
 
-    def numbers(values):
+    def numbers(values: Any) -> bool:
         return isinstance(values, list) and all(
             type(value) in (int, float) and math.isfinite(value) for value in values
         )
@@ -192,7 +213,7 @@ def panel_fault(panel):
     return ""
 
 
-def curves(panel):
+def curves(panel: Panel) -> tuple[list[int], list[int]]:
     """(tokens written, of them clean) in each frame, two lists; what was given does not count."""
     length, clean = [0] * len(panel["t"]), [0] * len(panel["t"])
     for _, first, shown, given in panel["slots"]:
@@ -214,8 +235,10 @@ def _legend_text(title):
     return " " + title if title.startswith("_") else title
 
 
-def write_trace_png(path, panels):
-    """Length curves: tokens written and clean tokens against network evaluations, and against t."""
+def write_trace_png(path: str | Path, panels: Sequence[Panel]) -> None:
+    """Length curves: tokens written and clean tokens against network evaluations, and against t.
+    Raises InputError where the picture cannot be written.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -257,7 +280,9 @@ def write_trace_png(path, panels):
 
 
 def _screen_lines(pieces, columns):
-    """Lines of at most `columns` cells, each a list of (character, style). pieces: (text, style)."""
+    """Lines of at most `columns` cells, each a list of (character, style). pieces: (text,
+    style).
+    """
     lines, used = [[]], 0
     for text, style in pieces:
         for character in text.replace("\t", "    "):
@@ -310,7 +335,12 @@ def _pieces(positions, tokenizer, mask_id, known):
     return pieces
 
 
-def terminal_watcher(tokenizer, mask_id, stream=None, row=0):
+def terminal_watcher(
+    tokenizer: Any,
+    mask_id: int,
+    stream: TextIO | None = None,
+    row: int = 0,
+) -> Callable[[int, TraceFrame], None]:
     """A sampler's on_frame(row, frame) that shows one row's text as it grows, on stderr.
 
     On a terminal it redraws in place, at most 25 times a second, with masks dim and new tokens

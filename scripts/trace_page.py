@@ -17,7 +17,8 @@ from common.errors import InputError, run
 from sampling.trace_page import read_panels, write_panels
 
 
-def make_parser():
+def make_parser() -> ArgumentParser:
+    """The flags of this script."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument(
         "pages", nargs="+", metavar="PAGE", help="pages written by --trace FILE.html"
@@ -33,7 +34,8 @@ def make_parser():
     return parser
 
 
-def main():
+def main() -> None:
+    """Read the pages, write one. Raises InputError."""
     args = make_parser().parse_args()
     panels = [panel for page in args.pages for panel in read_panels(page)]
     if not args.output.endswith((".html", ".png")):

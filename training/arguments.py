@@ -9,6 +9,7 @@ import math
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
@@ -244,7 +245,10 @@ class RunArguments(TrainingArguments):
     report_to: str = field(
         default="none", metadata={"help": "wandb or tensorboard, besides train_log.jsonl"}
     )
-    bf16: bool | None = field(default=None, metadata={"help": "default: where the GPU has it"})
+    # None, until __post_init__ has asked the GPU
+    bf16: bool | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "default: where the GPU has it"}
+    )
     remove_unused_columns: bool = field(default=False)
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "every trained parameter is used in every step"}
@@ -288,7 +292,7 @@ class RunArguments(TrainingArguments):
         metadata={"help": "--dry_run: peak, bf16 dense [H100 SXM, NVIDIA's data sheet]"},
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.check_numbers()
         accelerator = torch.cuda.is_available() or torch.backends.mps.is_available()
         # else torchrun on CPUs trains the same rows in every process
@@ -329,8 +333,8 @@ class RunArguments(TrainingArguments):
         self.compile_blocks, self.torch_compile = self.torch_compile, False
         super().__post_init__()
 
-    def check_numbers(self):
-        """Refuse a number that is not finite or not in its flag's range."""
+    def check_numbers(self) -> None:
+        """Refuse a number that is not finite or not in its flag's range. Raises InputError."""
         for name in (one.name for one in fields(self)):
             value = getattr(self, name)
             if isinstance(value, float) and not math.isfinite(value):
@@ -341,8 +345,10 @@ class RunArguments(TrainingArguments):
                 if value is not None and not fits(value):
                     raise InputError(f"--{name}: {value} is not {words}")
 
-    def check(self):
-        """Refuse what cannot work, by the flag's name, before anything is read or written."""
+    def check(self) -> None:
+        """Refuse what cannot work, by the flag's name, before anything is read or written. Raises
+        InputError.
+        """
         if not self.train_data and not self.dry_run and not (self.evaluate_only and self.eval_data):
             raise InputError("--train_data: name the folder that a preprocessing script wrote")
         for flag in ("insertion_schedule", "unmask_schedule"):
@@ -359,7 +365,8 @@ class RunArguments(TrainingArguments):
             raise InputError(f"--length_head: {self.length_head} is neither log_rate nor softplus")
         if self.length_distribution and not self.variable_length:
             raise InputError("--length_distribution: only a FlexMDM has one (--variable_length)")
-        for name, value in (self.lr_scheduler_kwargs or {}).items():
+        settings: Any = self.lr_scheduler_kwargs or {}
+        for name, value in settings.items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise InputError(f"--lr_scheduler_kwargs: {name} {value} is not a finite number")
         for flag in ("label_smoothing_factor", "neftune_noise_alpha"):
@@ -399,19 +406,21 @@ class RunArguments(TrainingArguments):
             )
 
     @property
-    def global_batch(self):
+    def global_batch(self) -> int:
+        """Rows of one step, over all processes."""
         return self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
 
     @property
-    def engine(self):
+    def engine(self) -> str:
         """What holds weights and optimizer: a checkpoint's optimizer can be read by the same one
         only.
         """
         if self.deepspeed:
-            return f"zero-{self.hf_deepspeed_config.config.get('zero_optimization', {}).get('stage', 0)}"
+            zero = self.hf_deepspeed_config.config.get("zero_optimization", {})
+            return f"zero-{zero.get('stage', 0)}"
         return "sharded" if self.fully_shard or self.fsdp else "whole"
 
-    def flexmdm_settings(self):
+    def flexmdm_settings(self) -> dict[str, Any]:
         """Fields of FlexMDMConfig that the flags choose."""
         lora = (
             None
@@ -436,26 +445,35 @@ class RunArguments(TrainingArguments):
         }
 
 
+Arguments = TypeVar("Arguments", bound=RunArguments)
+
+
 class Parser(HfArgumentParser):
-    def add_argument(self, *flags, **options):
+    """transformers' parser, whose refusals are InputErrors."""
+
+    def add_argument(self, *flags: Any, **options: Any) -> Any:
+        """argparse's."""
         # transformers lets a `bool` stand bare, but not a `bool | None`
         if options.get("type") is string_to_bool:
             options |= {"nargs": "?", "const": True}
         return super().add_argument(*flags, **options)
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
+        """Raises InputError."""
         raise InputError(message)  # argparse would print some 300 lines of usage first
 
 
-def make_parser(cls, description=None):
-    """The parser of a training script. Every boolean flag may stand bare (`--bf16`) or with a value
-    (`--bf16 false`).
+def make_parser(cls: Any, description: str | None = None) -> Parser:
+    """The parser of a training script, whose flags are the fields of a dataclass, cls. Every
+    boolean flag may stand bare (`--bf16`) or with a value (`--bf16 false`).
     """
     return Parser(cls, description=description, allow_abbrev=False)
 
 
-def parse_arguments(cls, description):
-    """The script's arguments. Unknown flags and impossible values are refused in one line."""
+def parse_arguments(cls: type[Arguments], description: str | None) -> Arguments:
+    """The script's arguments. Unknown flags and impossible values are refused in one line: raises
+    InputError.
+    """
     parser = make_parser(cls, description)
     try:
         (arguments,) = parser.parse_args_into_dataclasses()

@@ -10,9 +10,12 @@ over in silence.
 
 import os
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from common.errors import InputError
@@ -25,7 +28,7 @@ MANIFEST = "complete.json"
 FLAG = "--resume_from_checkpoint"
 
 
-def write_manifest(folder, facts):
+def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
     """Add complete.json to a finished folder (files with their sizes, and `facts`) and bring
     everything in it to disk.
     """
@@ -40,7 +43,7 @@ def write_manifest(folder, facts):
         os.close(handle)
 
 
-def publish_atomically(staging, folder):
+def publish_atomically(staging: Path, folder: Path) -> None:
     """Rename a sealed folder to its name; one that had the name before is gone only when the new
     one is there.
     """
@@ -52,7 +55,7 @@ def publish_atomically(staging, folder):
     shutil.rmtree(old, ignore_errors=True)
 
 
-def checkpoints(output_dir):
+def checkpoints(output_dir: str | Path) -> list[tuple[int, Path]]:
     """[(step, folder)] of a run, newest first."""
     found = [
         (folder.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-"), folder)
@@ -61,7 +64,7 @@ def checkpoints(output_dir):
     return sorted(((int(step), folder) for step, folder in found if step.isdigit()), reverse=True)
 
 
-def keep_newest(output_dir, count):
+def keep_newest(output_dir: str | Path, count: int | None) -> None:
     """Delete all but the newest `count` checkpoints (None or 0: keep all): renamed first, so that a
     kill leaves no half of one visible.
     """
@@ -71,7 +74,7 @@ def keep_newest(output_dir, count):
         shutil.rmtree(left, ignore_errors=True)
 
 
-def damage_of(folder):
+def damage_of(folder: Path) -> str | None:
     """What is wrong with a checkpoint folder, in words, or None. Without complete.json (an older
     one) only what must be there is looked for.
     """
@@ -92,13 +95,13 @@ def damage_of(folder):
     return None
 
 
-def newest_complete(output_dir):
+def newest_complete(output_dir: str | Path) -> Path | None:
     """Folder of the newest complete checkpoint, or None where there is none at all. Damaged newer
     ones are named and renamed to damaged-checkpoint-N. Raises InputError when all are damaged:
     starting over would be a decision, and not ours.
     """
-    found, named = checkpoints(output_dir), []
-    for _, folder in found:
+    named: list[tuple[Path, str]] = []
+    for _, folder in checkpoints(output_dir):
         problem = damage_of(folder)
         if problem is None:
             for damaged, why in named:
@@ -121,7 +124,7 @@ def newest_complete(output_dir):
     return None
 
 
-def check_checkpoint(folder, engine, processes):
+def check_checkpoint(folder: Path, engine: str, processes: int) -> None:
     """Raises InputError when a checkpoint is damaged, or was written by what this run cannot read
     it with.
     """
@@ -143,7 +146,7 @@ def check_checkpoint(folder, engine, processes):
         )
 
 
-def trained_pairs(model, folder):
+def trained_pairs(model: nn.Module, folder: Path) -> Iterator[tuple[nn.Parameter, Tensor]]:
     """(parameter, its tensor) of all that write_checkpoint wrote of a model of this kind, one at a
     time. Raises InputError for a tensor that this run does not train, and at the end for what is
     missing."""
@@ -158,7 +161,7 @@ def trained_pairs(model, folder):
     for name, tensor in read_tensors(
         folder, "adapter_model.safetensors" if adapter else "model.safetensors"
     ):
-        parameter = parameters.get(names.get(name))
+        parameter = parameters.get(names.get(name, ""))
         # ds_shape: whole, under ZeRO-3
         if parameter is None or getattr(parameter, "ds_shape", parameter.shape) != tensor.shape:
             raise InputError(
@@ -171,12 +174,13 @@ def trained_pairs(model, folder):
         raise InputError(f"{FLAG}: {folder} lacks {', '.join(sorted(set(names) - seen)[:4])}")
 
 
-def load_trained(model, folder):
+def load_trained(model: nn.Module, folder: Path) -> None:
     """Put what write_checkpoint wrote back into a model of the same kind, in place."""
     with torch.no_grad():
         for parameter, tensor in trained_pairs(model, folder):
             copy_into(parameter, tensor)
 
 
-def holds_trainable(model):
+def holds_trainable(model: nn.Module) -> bool:
+    """Whether a checkpoint of it leaves the frozen base out: a FlexMDM's own choice."""
     return isinstance(model, LLaDADiT) and model.config.holds == "trainable"

@@ -7,15 +7,21 @@ scaled up. GPU hours are floating point operations / (peak x MFU); MFU has the u
 which repeated work of gradient checkpointing does not count.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
 
 from common.errors import InputError
 from common.files import read_json
 from common.packed_rows import PaddedRows
 from llada_dit import CHUNK_BYTES, FlexMDMConfig, LLaDABlock, LLaDAConfig, LLaDAModelLM, rope_tables
 from llada_utils import add_lora, build_flexmdm, flexmdm_config, llada_config
+
+if TYPE_CHECKING:
+    from training.arguments import RunArguments
 
 # Dense bf16 peaks in floating point operations a second, from NVIDIA's data sheets; a GPU's name
 # contains the key.
@@ -30,7 +36,7 @@ PEAK_FLOPS = {
 GIB = 2**30
 
 
-def peak_flops(device):
+def peak_flops(device: torch.device) -> float | None:
     """Peak of this process's GPU, or None where it is not known (then no MFU is logged)."""
     if device.type != "cuda":
         return None
@@ -38,8 +44,10 @@ def peak_flops(device):
     return next((peak for key, peak in PEAK_FLOPS.items() if key in name), None)
 
 
-def size_of(parameter):
-    """Number of elements, also where ZeRO-3 holds a shard only, or 4 bits are packed two in a byte."""
+def size_of(parameter: Tensor) -> int:
+    """Number of elements, also where ZeRO-3 holds a shard only, or 4 bits are packed two in a
+    byte.
+    """
     packed = getattr(parameter, "quant_state", None)
     return (
         packed.shape.numel()
@@ -48,7 +56,7 @@ def size_of(parameter):
     )
 
 
-def flops_per_token(model):
+def flops_per_token(model: nn.Module) -> int:
     """Operations for a token that passes the network in training: 2 a weight forward, 2 for the
     gradient of its input, and 2 for its own where it is trained. Matrices only; the embedding (a
     look-up) and the vocabulary head (masked positions only) are left out.
@@ -64,9 +72,9 @@ def flops_per_token(model):
     )
 
 
-def parameter_groups(model):
+def parameter_groups(model: nn.Module) -> dict[str, tuple[int, bool]]:
     """{group: (elements, trained)} in the order of the paper's list."""
-    groups = {}
+    groups: dict[str, tuple[int, bool]] = {}
     for name, parameter in model.named_parameters():
         group = (
             "LoRA"
@@ -83,20 +91,24 @@ def parameter_groups(model):
                 )
             )
         )
-        groups[group] = (groups.get(group, (0,))[0] + parameter.numel(), parameter.requires_grad)
+        groups[group] = (
+            groups.get(group, (0, False))[0] + parameter.numel(),
+            parameter.requires_grad,
+        )
     return groups
 
 
-def elements(model):
+def elements(model: nn.Module) -> tuple[int, int]:
     """(frozen, trained) elements of a model."""
     sizes = [0, 0]
     for parameter in model.parameters():
         sizes[parameter.requires_grad] += size_of(parameter)
-    return tuple(sizes)
+    return sizes[0], sizes[1]
 
 
-def meta_model(args, folder=None):
-    """The model that the flags describe, on the meta device; no weights are read or fetched.
+def meta_model(args: "RunArguments", folder: str | Path | None = None) -> Any:
+    """The model that the flags describe, on the meta device; no weights are read or fetched. Raises
+    InputError.
 
     folder: where --init_from or --model_name_or_path lies, if it is a hub id that has been fetched.
     """
@@ -135,7 +147,7 @@ def meta_model(args, folder=None):
     return model if args.all_parameters and not adapter.exists() else add_lora(model, lora)
 
 
-def saved_bytes_a_token(width, mlp_width, heads, kv_heads):
+def saved_bytes_a_token(width: int, mlp_width: int, heads: int, kv_heads: int) -> float:
     """Bytes that autograd keeps for one token in one block under bf16 autocast: measured on two
     small blocks, linear in the widths.
     """
@@ -178,7 +190,9 @@ def saved_bytes_a_token(width, mlp_width, heads, kv_heads):
     return (measure(3) - measure(1)) / 128 * width
 
 
-def activation_bytes(config, rows, length, checkpointing):
+def activation_bytes(
+    config: Mapping[str, Any], rows: int, length: int, checkpointing: bool
+) -> float:
     """Bytes of activations of one micro-batch at its longest, in bf16: (rows, length) tokens."""
     tokens = rows * length
     block = (
@@ -195,7 +209,9 @@ def activation_bytes(config, rows, length, checkpointing):
     return held + 5 * CHUNK_BYTES
 
 
-def bytes_a_gpu(frozen, trained, gpus, gathered):
+def bytes_a_gpu(
+    frozen: float, trained: float, gpus: int, gathered: float
+) -> dict[str, dict[str, float]]:
     """{strategy: {what: bytes}} of weights, gradients and optimizer. frozen, trained: elements;
     gathered: elements that a sharded run holds whole for a moment. Without DeepSpeed: bf16 base,
     fp32 trained weights and gradients, 8 bytes of AdamW. DeepSpeed: everything bf16, and 12 bytes a
@@ -236,7 +252,7 @@ def bytes_a_gpu(frozen, trained, gpus, gathered):
     }
 
 
-def strategy_of(args):
+def strategy_of(args: "RunArguments") -> str:
     """Which of bytes_a_gpu's strategies a run uses."""
     if not args.deepspeed:
         return "--fully_shard" if args.engine == "sharded" else "DDP (no flag)"
@@ -245,11 +261,11 @@ def strategy_of(args):
     return f"ds_zero{zero['stage']}{offload}.json" if zero.get("stage") else "DDP (no flag)"
 
 
-def run_bytes(args, model, gpus):
+def run_bytes(args: "RunArguments", model: Any, gpus: int) -> dict[str, dict[str, float]]:
     """{strategy: {"weights", "gradients", "optimizer", "activations": bytes a GPU}} of a run."""
     config = (model.backbone if args.variable_length else model).config.to_json()
     frozen, trained = elements(model)
-    checkpointing = args.gradient_checkpointing or args.activation_checkpointing
+    checkpointing = bool(args.gradient_checkpointing or args.activation_checkpointing)
     rows, length = args.per_device_train_batch_size, args.sft_max_length + args.variable_length
     activations = activation_bytes(config, rows, length, checkpointing)
     outside = 2 * config["embedding_size"] * config["d_model"]
@@ -260,7 +276,7 @@ def run_bytes(args, model, gpus):
     }
 
 
-def dry_run(args, mean_length=None):
+def dry_run(args: "RunArguments", mean_length: float | None = None) -> None:
     """Print everything. mean_length: mean tokens of x1 a row, where --train_data was given."""
     model = meta_model(args)
     backbone = model.backbone.config if args.variable_length else model.config

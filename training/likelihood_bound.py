@@ -1,23 +1,33 @@
 """How well a checkpoint models text: its likelihood bound in nats a token, and its loss on held-out
 rows by quarter of time.
 
-FlexMDM     -log p(x1) <= E[loss]: the loss is the relative entropy between the paths that lead to x1 and the model's paths (arXiv 2509.01025).
-            Length is part of what is modelled.
-LLaDA       -log p(x | length) <= E[loss] (arXiv 2502.09992). Where rows are filled with end-of-text, the length is part of it too.
+FlexMDM     -log p(x1) <= E[loss]: the loss is the relative entropy between the paths that lead to
+            x1 and the model's paths (arXiv 2509.01025). Length is part of what is modelled.
+LLaDA       -log p(x | length) <= E[loss] (arXiv 2502.09992). Where rows are filled with
+            end-of-text, the length is part of it too.
 Training draws times from all but the last time_epsilon of its clock. What is left there is added as
-the cost of one last leap at that
-point: FlexMDM's Poisson number of masks a gap, then all masks at once; LLaDA's last masks at once.
-So the sum is a bound, not nearly one. The error is the standard error over rows (every row's draws
-of noise are averaged first).
+the cost of one last leap at that point: FlexMDM's Poisson number of masks a gap, then all masks at
+once; LLaDA's last masks at once. So the sum is a bound, not nearly one. The error is the standard
+error over rows (every row's draws of noise are averaged first).
 """
 
 import json
+from collections.abc import Mapping
 from time import perf_counter
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from data.noise_stream import NoiseStream
 
-def loss_by_time(terms, time, constant):
+# of N draws, each (N,): what they cost, the number of their row, its tokens that are not given
+Draws: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def loss_by_time(
+    terms: Mapping[str, np.ndarray], time: np.ndarray, constant: float
+) -> dict[str, float]:
     """Held-out loss, its terms, and the loss in each quarter of time. terms: {name: (N,)}; time:
     (N,) in [0, 1).
 
@@ -25,7 +35,8 @@ def loss_by_time(terms, time, constant):
     rows. Time is the uniform that a row's t (FlexMDM, 1 = clean) or mask ratio (LLaDA, 1 = all
     masks) was made from.
     """
-    whole = sum(terms.values())
+    first, *others = terms.values()
+    whole = sum(others, start=first)
     metrics = {
         "loss": float(whole.mean()) / constant,
         **{f"{name}_loss": float(costs.mean()) for name, costs in terms.items()},
@@ -37,7 +48,7 @@ def loss_by_time(terms, time, constant):
     return metrics
 
 
-def ratio_with_error(costs, tokens):
+def ratio_with_error(costs: np.ndarray, tokens: np.ndarray) -> tuple[float, float]:
     """(sum of costs / sum of tokens, its standard error), one entry a row: the error of a ratio of
     two means.
     """
@@ -46,11 +57,12 @@ def ratio_with_error(costs, tokens):
     return float(ratio), float(np.sqrt(spread * rows / max(rows - 1, 1)) / tokens.sum())
 
 
-def likelihood_bound(main, rest, epsilon):
-    """main, rest: (costs (N,), row number (N,), tokens (N,)) of draws from the trained times and at
-    their end. Returns a dict.
+def likelihood_bound(main: Draws, rest: Draws, epsilon: float) -> dict[str, Any]:
+    """main, rest: draws from the trained times and at their end. Returns {"nats_per_token", its
+    standard error "nats_per_token_error", "nats_per_row", "rows", "tokens"}.
     """
-    bound, tokens = {}, {}
+    bound: dict[int, float] = {}
+    tokens: dict[int, float] = {}
     for (costs, rows, counts), share in ((main, 1 - epsilon), (rest, 1.0)):
         for row in np.unique(rows):
             bound[row] = bound.get(row, 0.0) + share * float(
@@ -68,12 +80,14 @@ def likelihood_bound(main, rest, epsilon):
     }
 
 
-def report(trainer, draws, ends, epsilon, what):
+def report(
+    trainer: Any, draws: "NoiseStream", ends: "NoiseStream | None", epsilon: float, what: str
+) -> dict[str, Any]:
     """Evaluate two NoiseStreams with a trainer, print the bound and the loss by quarter, and one
     JSON line of both.
 
     ends None: a model whose law is not the text's (geometric insertion stops below 1) has no bound;
-    its loss is printed all the same.
+    its loss is printed all the same. Returns what the JSON line says.
     """
     begin = perf_counter()
     main = trainer.predict(draws, metric_key_prefix="heldout")
@@ -86,11 +100,11 @@ def report(trainer, draws, ends, epsilon, what):
         trainer.rest = True
         rest = trainer.predict(ends, metric_key_prefix="heldout")
         trainer.rest = False
-        parts = [
+        drawn, at_the_end = (
             (output.predictions.sum(1), output.label_ids[:, 1], output.label_ids[:, 2])
             for output in (main, rest)
-        ]
-        values = likelihood_bound(*parts, epsilon) | values
+        )
+        values = likelihood_bound(drawn, at_the_end, epsilon) | values
     if trainer.is_world_process_zero():
         print(
             f"{what}: no bound, its insertion schedule ends below 1"

@@ -7,27 +7,33 @@ Each chunk's logits are made, reduced to its losses and dropped; the backward pa
 and ZeRO-3's or FSDP's hooks work as everywhere else.
 """
 
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
 import torch
+from torch import Tensor
 
 from common.packed_rows import Places
 from llada_dit import cross_entropy
 
+Batch: TypeAlias = dict[str, Tensor]  # what a collator makes of B rows
 
-def unwrapped(model):
+
+def unwrapped(model: Any) -> Any:
     """The model inside DDP or DeepSpeed, or the model itself."""
     while isinstance(getattr(model, "module", None), torch.nn.Module):
         model = model.module
     return model
 
 
-def supports(model, what):
+def supports(model: Any, what: str) -> bool:
     """Whether a model, or the one inside DDP or DeepSpeed, takes what a `supports_...` attribute
     names.
     """
     return getattr(unwrapped(model), f"supports_{what}", False)
 
 
-def places_of_masks(batch):
+def places_of_masks(batch: Mapping[str, Tensor]) -> Tensor:
     """Flat places (M,) of a batch's masks: as its collator says, who knows them without asking the
     device.
     """
@@ -38,7 +44,14 @@ def places_of_masks(batch):
     )
 
 
-def masked_token_costs(model, batch, *arguments, attention_mask, mask_places, **options):
+def masked_token_costs(
+    model: Any,
+    batch: Mapping[str, Tensor],
+    *arguments: Tensor,
+    attention_mask: Tensor | None,
+    mask_places: Tensor,
+    **options: Any,
+) -> tuple[Any, Tensor]:
     """(what the model returns, -log p(target) at every mask (M,) in fp32 or finer). batch:
     mask_indices and targets (B, L), and token_places where rows are to be packed; mask_places: long
     (M,), from `places_of_masks`; options: passed to the model."""

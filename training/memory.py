@@ -1,28 +1,36 @@
 """What a training needs of a GPU's memory, whether it can fit, and what helps when it does not."""
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 from common.errors import InputError
 from common.gpu_memory import gib, require_room
+
+if TYPE_CHECKING:
+    from training.arguments import RunArguments
 
 HELD_OUT = "what helps: a smaller --per_device_eval_batch_size"
 
 
-def always_held(args, model):
+def always_held(args: "RunArguments", model: Any) -> dict[str, float]:
     """{"weights", "optimizer": bytes} that a run holds on a GPU all the time, at the least."""
     from training.estimate import bytes_a_gpu, elements, strategy_of
 
     frozen, trained = elements(model)
     if args.evaluate_only:
         return {"weights": 2 * frozen + 4 * trained}
-    frozen = frozen / 4 if args.load_in_4bit else frozen
-    parts = bytes_a_gpu(frozen, trained, args.world_size, 0)[strategy_of(args)]
+    held = frozen / 4 if args.load_in_4bit else frozen
+    parts = bytes_a_gpu(held, trained, args.world_size, 0)[strategy_of(args)]
     zero = args.deepspeed and args.hf_deepspeed_config.config.get("zero_optimization", {})
     moments = str(getattr(args.optim, "value", args.optim)).startswith("adamw_torch")
     kept = moments and not (zero and "offload_optimizer" in zero)
     return {"weights": parts["weights"], "optimizer": parts["optimizer"] if kept else 0}
 
 
-def require_room_for_training(args, folder):
-    """Refuse, before its weights are read, a model that cannot be trained on this process's GPU."""
+def require_room_for_training(args: "RunArguments", folder: Path) -> None:
+    """Refuse, before its weights are read, a model that cannot be trained on this process's GPU.
+    folder: where its start lies. Raises InputError.
+    """
 
     def parts():
         from training.estimate import meta_model
@@ -36,7 +44,7 @@ def require_room_for_training(args, folder):
     require_room(args.device, parts, lambda: f"what helps: {', '.join(smaller_weights(args))}")
 
 
-def smaller_weights(args):
+def smaller_weights(args: "RunArguments") -> list[str]:
     """What makes weights and optimizer smaller on each GPU and is not in use yet."""
     helps = ["LoRA instead of --all_parameters"] if args.all_parameters else []
     if args.engine == "whole":
@@ -48,7 +56,7 @@ def smaller_weights(args):
     return helps
 
 
-def training_advice(args, trainer_cls, model, *rest):
+def training_advice(args: "RunArguments", trainer_cls: Any, model: Any, *rest: Any) -> str:
     """What a run that is out of memory needs by --dry_run's estimate, and what helps."""
     from training.estimate import run_bytes, strategy_of
 

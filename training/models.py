@@ -1,8 +1,15 @@
 """The model that a training script trains: from a base, a checkpoint, or nothing."""
 
+from typing import TYPE_CHECKING, Any
 
-def build_model(args):
-    """(model to train, its tokenizer) as the flags say: from a base, a checkpoint, or nothing."""
+if TYPE_CHECKING:
+    from training.arguments import RunArguments
+
+
+def build_model(args: "RunArguments") -> tuple[Any, Any]:
+    """(model to train, its tokenizer) as the flags say: from a base, a checkpoint, or nothing.
+    Raises InputError.
+    """
     import torch
     from transformers import set_seed
 

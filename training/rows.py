@@ -2,19 +2,31 @@
 days later, or train on without a word.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError
 from common.files import read_json
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 ROWS_AT_ONCE = 2000
 SCRIPT_OF_TASK = {"math": "preprocess_math.py", "code": "preprocess_code_infilling.py"}
 
 
-def check_rows(rows, vocabulary, reserved, longest, flag, answers=False):
+def check_rows(
+    rows: "Dataset",
+    vocabulary: int,
+    reserved: Mapping[str, int],
+    longest: int,
+    flag: str,
+    answers: bool = False,
+) -> None:
     """Refuse, by its number, the first row (0 based) that cannot be trained on. Raises InputError.
 
-    rows: datasets.Dataset with input_ids, and prompt_length where it has one; vocabulary: ids are
+    rows: with input_ids, and prompt_length where it has one; vocabulary: ids are
     below it; reserved: data.tokenizer.reserved_ids, which are in no row; longest: tokens a row may
     have; flag: names the data; answers: every row needs tokens behind its prompt.
     """
@@ -94,9 +106,9 @@ def _rows_with(marked, starts, lengths):
     return counts[starts + lengths] > counts[starts]
 
 
-def check_origin(path, tokenizer, task, flag):
+def check_origin(path: str | Path, tokenizer: Any, task: str | None, flag: str) -> None:
     """Refuse rows that info.json says were made by another tokenizer, or for another task (None:
-    any). Folders without it are taken as they are.
+    any). Folders without it are taken as they are. Raises InputError.
     """
     from data.tokenizer import tokenizer_hash
 

@@ -12,7 +12,9 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from transformers import TrainerCallback
@@ -26,13 +28,18 @@ from data.token_rows import held_out_split, load_rows, row_lengths, rows_hash
 from data.tokenizer import reserved_ids
 from llada_dit import LLaDADiT
 from llada_utils import checkpoint_hash, checkpoint_kind, compile_network, end_process_group
+from training.arguments import RunArguments
 from training.checkpoints import check_checkpoint, newest_complete
 from training.likelihood_bound import report
 from training.memory import HELD_OUT, training_advice
 from training.rows import check_origin, check_rows
 from training.sharding import shard_by_fsdp2, shard_by_zero3
-from training.trainer import named_failure
+from training.trainer import DiffusionTrainer, named_failure
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Decided = TypeVar("Decided")
 LOCK = "lock"  # in a run's folder: who holds it is training there
 # settings.json of every run has these, and says by them that the folder is ours
 OF_A_RUN = {"global_batch", "rows"}
@@ -48,7 +55,15 @@ WRITTEN = re.compile(
 class JsonlLog(TrainerCallback):
     """Every log line of the Trainer, as a row of train_log.jsonl. What is not finite is null."""
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        logs: Mapping[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """The Trainer calls it with every log line."""
         if state.is_world_process_zero and logs:
             values = {key: float(value) for key, value in logs.items()}
             path = Path(args.output_dir) / "train_log.jsonl"
@@ -69,18 +84,20 @@ class StopOnSignal(TrainerCallback):
     the time limit.
     """
 
-    def __init__(self):
-        self.received = None
+    def __init__(self) -> None:
+        self.received: str | None = None  # the signal's name
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self.receive)
 
-    def receive(self, number, frame):
+    def receive(self, number: int, frame: Any) -> None:
+        """The signals' handler."""
         self.received = signal.Signals(number).name
         for each in (signal.SIGTERM, signal.SIGUSR1):
             # once is enough; a later one would kill a process on its way out
             signal.signal(each, signal.SIG_IGN)
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The Trainer calls it after every step: save and stop where any process was told to."""
         stop = self.received is not None
         if args.world_size > 1:  # one process may have been told and the others not yet
             flag = torch.tensor(float(stop), device=args.device)
@@ -126,8 +143,8 @@ SETTINGS = (
 )
 
 
-def run_settings(args, model, rows):
-    """What must not change between a run and its continuation."""
+def run_settings(args: RunArguments, model: Any, rows: int) -> dict[str, Any]:
+    """What must not change between a run and its continuation. rows: how many it trains on."""
     settings = {key: getattr(args, key) for key in SETTINGS if hasattr(args, key)} | {
         "global_batch": args.global_batch
     }
@@ -151,7 +168,7 @@ def run_settings(args, model, rows):
     return settings
 
 
-def input_hashes(args, model):
+def input_hashes(args: RunArguments, model: Any) -> dict[str, str | None]:
     """What lies on disk and must not change either: training rows, and the weights and tokenizer
     that the run starts from (with the base beneath them).
     """
@@ -165,6 +182,7 @@ def input_hashes(args, model):
         base = config.base_model_name_or_path if config.holds == "trainable" else None
     else:
         base = getattr(model, "name_or_path", None)  # set beneath an adapter
+    assert args.train_data is not None  # check: a run that trains has it
     hashes = {
         "train_data_hash": rows_hash(args.train_data),
         "start_hash": checkpoint_hash(start, flag),
@@ -172,11 +190,11 @@ def input_hashes(args, model):
     return hashes | {"base_hash": checkpoint_hash(base) if base and base != start else None}
 
 
-def decide_on_rank_zero(args, decide):
+def decide_on_rank_zero(args: RunArguments, decide: Callable[[], Decided]) -> Decided:
     """decide() in the first process; every process gets what it returned, or ends as it did: one
     line from the first process, exit code 2.
     """
-    outcome = [None, None]
+    outcome: list[Any] = [None, None]
     if args.process_index == 0:
         try:
             outcome[0] = decide()
@@ -191,16 +209,18 @@ def decide_on_rank_zero(args, decide):
     return outcome[0]
 
 
-def prepare_output(args, settings):
+def prepare_output(args: RunArguments, settings: Mapping[str, Any]) -> tuple[str | None, bool]:
     """Where this run starts: (checkpoint to resume or None, already finished). Refuses to mix runs
-    in one folder.
+    in one folder. Raises InputError.
     """
+    assert args.output_dir is not None  # __post_init__ names it
     output_dir = Path(args.output_dir)
     new, unlocked = not output_dir.exists(), not (output_dir / LOCK).exists()
     with named_failure(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)
     # before anything is touched; `train` lets go of it
-    args.output_lock = lock_for_writing(output_dir / LOCK)
+    lock = lock_for_writing(output_dir / LOCK)
+    args.output_lock = lock  # type: ignore[attr-defined]  # a field would be a flag
     try:
         return prepare_locked(args, settings)
     except InputError:
@@ -211,8 +231,9 @@ def prepare_output(args, settings):
         raise
 
 
-def prepare_locked(args, settings):
+def prepare_locked(args: RunArguments, settings: Mapping[str, Any]) -> tuple[str | None, bool]:
     """prepare_output, in a folder that nobody else writes."""
+    assert args.output_dir is not None  # __post_init__ names it
     output_dir = Path(args.output_dir)
     before = output_dir / "settings.json"
     old = read_json(before) if before.exists() else None
@@ -274,11 +295,14 @@ def prepare_locked(args, settings):
     return (str(checkpoint) if checkpoint else None), False
 
 
-def held_out_rows(args, rows, tokenizer):
+def held_out_rows(
+    args: RunArguments, rows: "dict[str, Dataset] | None", tokenizer: Any
+) -> "Dataset":
     """What --evaluate_only reads: --eval_data (a data folder or text), else the held-out split of
-    --train_data.
+    --train_data. Raises InputError.
     """
     if not args.eval_data:
+        assert rows is not None  # then they come from --train_data
         return held_out_split(rows)
     path = Path(args.eval_data)
     if path.is_dir() and (
@@ -311,7 +335,7 @@ def held_out_rows(args, rows, tokenizer):
     return Dataset.from_dict({"input_ids": kept})
 
 
-def dry_run(args):
+def dry_run(args: RunArguments) -> None:
     """Sizes, memory, steps and GPU hours (training/estimate.py), with the mean length of
     --train_data where it is given.
     """
@@ -331,8 +355,11 @@ def dry_run(args):
     describe(args, mean_length)
 
 
-def check_data(args, model, tokenizer, rows):
-    """Refuse rows that this model cannot be trained on, before anything is written."""
+def check_data(args: RunArguments, model: Any, tokenizer: Any, rows: "dict[str, Dataset]") -> None:
+    """Refuse rows that this model cannot be trained on, before anything is written. Raises
+    InputError.
+    """
+    assert args.train_data is not None  # check: a run that trains has it
     task, backbone = getattr(args, "task", None), getattr(model, "backbone", model)
     check_origin(args.train_data, tokenizer, task, "--train_data")
     for split, part in rows.items():
@@ -346,8 +373,8 @@ def check_data(args, model, tokenizer, rows):
         )
 
 
-def check_kind(args):
-    """--init_from must be the kind of model that --variable_length asks for."""
+def check_kind(args: RunArguments) -> None:
+    """--init_from must be the kind of model that --variable_length asks for. Raises InputError."""
     if args.init_from and checkpoint_kind(args.init_from, "--init_from") != (
         "flexmdm" if args.variable_length else "llada"
     ):
@@ -360,7 +387,7 @@ def check_kind(args):
 
 
 @out_of_memory_advice(training_advice)
-def train(args, *what):
+def train(args: RunArguments, *what: Any) -> None:
     """Train to the end (or to a signal) and write OUTPUT_DIR/final, as the only process group that
     does so there.
 
@@ -370,11 +397,21 @@ def train(args, *what):
     try:
         train_alone(args, *what)
     finally:
-        if getattr(args, "output_lock", None):
-            args.output_lock.close()
+        lock = getattr(args, "output_lock", None)
+        if lock:
+            lock.close()
 
 
-def train_alone(args, trainer_cls, model, tokenizer, rows, collator, card):
+def train_alone(
+    args: RunArguments,
+    trainer_cls: type[DiffusionTrainer],
+    model: Any,
+    tokenizer: Any,
+    rows: "dict[str, Dataset]",
+    collator: Any,
+    card: str,
+) -> None:
+    """`train`, once the folder's lock is its caller's to let go of."""
     decide_on_rank_zero(args, lambda: check_data(args, model, tokenizer, rows))
     train_rows = rows["train"]
     if args.sanity_run:
@@ -439,7 +476,7 @@ def train_alone(args, trainer_cls, model, tokenizer, rows, collator, card):
     end_process_group()
 
 
-def save_final(trainer):
+def save_final(trainer: DiffusionTrainer) -> None:
     """OUTPUT_DIR/final, complete or not there. Every process takes part: gathering sharded weights
     needs them all.
     """
@@ -455,7 +492,14 @@ def save_final(trainer):
 
 
 @out_of_memory_advice(HELD_OUT)
-def evaluate_only(args, trainer_cls, model, tokenizer, rows, collator):
+def evaluate_only(
+    args: RunArguments,
+    trainer_cls: type[DiffusionTrainer],
+    model: Any,
+    tokenizer: Any,
+    rows: "Dataset",
+    collator: Any,
+) -> None:
     """Print the likelihood bound and the loss by quarter of time of a model on rows (a data set
     with input_ids). Nothing is written.
     """

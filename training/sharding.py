@@ -6,13 +6,17 @@ that all processes of a node share. Both functions below then take one block or 
 keep this process's part and drop the rest: none ever holds the whole base in memory of its own.
 """
 
+from pathlib import Path
+from typing import Any
+
 import torch
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from llada_dit import LLaDABlock
 
 
-def shard_by_fsdp2(model, device):
+def shard_by_fsdp2(model: nn.Module, device: torch.device) -> nn.Module:
     """fully_shard every transformer block, then the rest, over all processes. In place; returns the
     model.
     """
@@ -27,9 +31,9 @@ def shard_by_fsdp2(model, device):
     return model
 
 
-def shard_by_zero3(model, deepspeed_config):
+def shard_by_zero3(model: nn.Module, deepspeed_config: dict[str, Any]) -> nn.Module:
     """What deepspeed.initialize would do after it has moved the whole model to the GPU, parameter
-    by parameter. In place.
+    by parameter. In place; returns the model.
     """
     import deepspeed
 
@@ -38,12 +42,13 @@ def shard_by_zero3(model, deepspeed_config):
     return model
 
 
-def whole_tensor(parameter):
+def whole_tensor(parameter: Tensor) -> Tensor:
     """The whole value of a parameter, detached, however it is held; ZeRO's fp32 master where there
     is one. Every process must call it.
     """
     if isinstance(parameter, DTensor):
-        return parameter.detach().full_tensor()
+        whole: Any = parameter.detach()  # a DTensor still
+        return whole.full_tensor()
     if hasattr(parameter, "_hp_mapping") or hasattr(parameter, "ds_id"):
         from deepspeed.utils import safe_get_full_fp32_param
 
@@ -51,7 +56,7 @@ def whole_tensor(parameter):
     return parameter.detach()
 
 
-def copy_into(parameter, tensor):
+def copy_into(parameter: Tensor, tensor: Tensor) -> None:
     """Copy a whole tensor into a parameter: into this process's part where the parameter is sharded
     by FSDP2.
     """
@@ -59,12 +64,15 @@ def copy_into(parameter, tensor):
         parameter.copy_(tensor)
         return
     local, mesh = parameter.to_local(), parameter.device_mesh
-    parts = torch.chunk(tensor, mesh.size(), dim=parameter.placements[0].dim)
+    shard: Any = parameter.placements[0]  # fully_shard's are Shard
+    parts = torch.chunk(tensor, mesh.size(), dim=shard.dim)
     if mesh.get_local_rank() < len(parts):  # fewer rows than processes: the last ones hold nothing
         local.copy_(parts[mesh.get_local_rank()])
 
 
-def save_sharded_optimizer(model, optimizer, folder):
+def save_sharded_optimizer(
+    model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path
+) -> None:
     """Every process writes its part of the optimizer's state; a run on another number of processes
     can read it.
     """
@@ -74,7 +82,10 @@ def save_sharded_optimizer(model, optimizer, folder):
     checkpoint.save(get_optimizer_state_dict(model, optimizer), checkpoint_id=folder)
 
 
-def load_sharded_optimizer(model, optimizer, folder):
+def load_sharded_optimizer(
+    model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path
+) -> None:
+    """Put what save_sharded_optimizer wrote back into the optimizer."""
     import torch.distributed.checkpoint as checkpoint
     from torch.distributed.checkpoint.state_dict import (
         get_optimizer_state_dict,

@@ -12,9 +12,12 @@ import os
 import shutil
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -32,6 +35,7 @@ from training.checkpoints import (
 )
 from training.estimate import flops_per_token, peak_flops
 from training.likelihood_bound import loss_by_time
+from training.masked_loss import Batch
 from training.sharding import load_sharded_optimizer, save_sharded_optimizer, whole_tensor
 
 OPTIMIZER_FOLDER = "optimizer_shards"
@@ -45,9 +49,18 @@ class DiffusionTrainer(Trainer):
     text of the model card; sharded: the model's parameters are shards already.
     """
 
-    TERMS = ()
+    TERMS: tuple[str, ...] = ()
+    # what the Trainer leaves wider open: RunArguments, one of the two networks and its collator, a
+    # NoiseStream, what accelerate or DeepSpeed makes of model, optimizer and scheduler
+    args: Any
+    model: Any
+    model_wrapped: Any
+    data_collator: Any
+    train_dataset: Any
+    optimizer: Any
+    lr_scheduler: Any
 
-    def __init__(self, *, card="", sharded=False, **kwargs):
+    def __init__(self, *, card: str = "", sharded: bool = False, **kwargs: Any):
         super().__init__(compute_metrics=self.held_out_metrics, **kwargs)
         # several GPUs without torchrun: never torch's DataParallel
         self.args._n_gpu = min(self.args._n_gpu, 1)
@@ -56,28 +69,39 @@ class DiffusionTrainer(Trainer):
         self.card, self.rest = card, False
         # so that the Trainer divides by the accumulation steps itself
         self.model_accepts_loss_kwargs = False
-        self.sums = defaultdict(float)
+        self.sums: dict[str, Any] = defaultdict(float)
         self.noted_rows = 0
-        self.step_tokens = 0
-        self.tokens_of_steps = []
-        self.nonfinite_steps, self.clock, self.paused = 0, None, 0.0
+        self.step_tokens: Any = 0  # a tensor on the device, once there are some
+        self.tokens_of_steps: list[Any] = []
+        self.nonfinite_steps, self.paused = 0, 0.0
+        self.clock: float | None = None
         self.flops_per_token = flops_per_token(self.model)
         self.peak_flops = peak_flops(self.args.device)
 
     # ---- loss
 
-    def row_terms(self, model, batch):
+    def row_terms(self, model: Any, batch: Batch) -> Batch:
+        """{term: (B,)}, of each row; a subclass says it."""
         raise TypeError(f"{type(self).__name__} does not say what a row costs")
 
-    def reconstruction_terms(self, model, batch):
+    def reconstruction_terms(self, model: Any, batch: Batch) -> Tensor:
+        """(B,), what the bound adds at the collator's LAST_TIME; a subclass says it."""
         raise TypeError(f"{type(self).__name__} does not say what the bound lacks")
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
         """Sum over rows / (rows of the global batch x constant). The Trainer divides by the
         accumulation steps and DDP averages over processes, so the micro-batch's share is multiplied
-        by both first: the result is the same however the batch is dealt.
+        by both first: the result is the same however the batch is dealt. Returns the loss, or with
+        return_outputs (loss, every row's (B,)).
         """
-        losses = sum(self.row_terms(model, inputs).values())
+        first, *others = self.row_terms(model, inputs).values()
+        losses = sum(others, start=first)
         args = self.args
         loss = losses.sum() * (
             args.world_size
@@ -89,7 +113,7 @@ class DiffusionTrainer(Trainer):
         loss = loss * torch.where(torch.isfinite(loss.detach()), 1.0, math.nan)
         return (loss, losses) if return_outputs else loss
 
-    def training_step(self, *args, **kwargs):
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """The Trainer's, but a loss that is not finite counts as 0 in the log; the Trainer's own
         filter would wait for every loss.
         """
@@ -97,7 +121,7 @@ class DiffusionTrainer(Trainer):
             super().training_step(*args, **kwargs), nan=0.0, posinf=0.0, neginf=0.0
         )
 
-    def _get_grad_norm(self, model, grad_norm=None):
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> float:
         """Norm of the whole gradient, a float. Where it is not finite the step is skipped and
         counted; it is the same in all processes.
         """
@@ -128,7 +152,7 @@ class DiffusionTrainer(Trainer):
         return norm
 
     @contextlib.contextmanager
-    def _defer_fsdp_gradient_reduction(self):
+    def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
         self.model.set_requires_gradient_sync(False)
         try:
             yield
@@ -137,7 +161,13 @@ class DiffusionTrainer(Trainer):
 
     # ---- held-out rows
 
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+    def prediction_step(
+        self,
+        model: Any,
+        inputs: Batch,
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """(loss, what every row costs (B, terms), its time, row number and tokens (B, 3)) for
         held_out_metrics.
         """
@@ -155,7 +185,8 @@ class DiffusionTrainer(Trainer):
         )
         return costs.sum(1).mean() / self.args.loss_constant, costs, facts
 
-    def held_out_metrics(self, prediction):
+    def held_out_metrics(self, prediction: Any) -> dict[str, float]:
+        """`loss_by_time` of what prediction_step returned of all rows; nothing at LAST_TIME."""
         costs, facts = prediction.predictions, prediction.label_ids
         return (
             {}
@@ -163,13 +194,14 @@ class DiffusionTrainer(Trainer):
             else loss_by_time(dict(zip(self.TERMS, costs.T)), facts[:, 0], self.args.loss_constant)
         )
 
-    def evaluate(self, *args, **kwargs):
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """The Trainer's; its time does not count as training (`pause`)."""
         with self.pause():
             return super().evaluate(*args, **kwargs)
 
     # ---- log
 
-    def note(self, rows, passed_tokens, **values):
+    def note(self, rows: int, passed_tokens: Tensor, **values: Tensor) -> None:
         """Keep per-row values (B,) for the next log line, as means over the rows since the last
         one. passed_tokens: those the network saw.
         """
@@ -186,18 +218,19 @@ class DiffusionTrainer(Trainer):
                 )
 
     @contextlib.contextmanager
-    def pause(self):
+    def pause(self) -> Iterator[None]:
         """Time spent inside does not count as training in tokens a second."""
         started = time.perf_counter()
         yield
         self.paused += time.perf_counter() - started
 
-    def log(self, logs, start_time=None):
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The Trainer's; a line of training says `log_values` besides."""
         if "loss" in logs and self.noted_rows:
             logs.update(self.log_values())
         super().log(logs, start_time)
 
-    def log_values(self):
+    def log_values(self) -> dict[str, float]:
         """Means over rows, speed and balance of all processes since the last log line. Every
         process must call it.
         """
@@ -241,11 +274,14 @@ class DiffusionTrainer(Trainer):
 
     # ---- data and optimizer
 
-    def _get_train_sampler(self, train_dataset=None):
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         # NoiseStream itself is the order
         return torch.utils.data.SequentialSampler(self.train_dataset)
 
-    def create_optimizer(self, model=None):
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The optimizer, made at the first call: LoRA, matrices and vectors are groups with
+        learning rates and weight decays of their own.
+        """
         if self.optimizer is None:
             args, groups = self.args, defaultdict(list)
             for name, parameter in (model or self.model).named_parameters():
@@ -271,14 +307,14 @@ class DiffusionTrainer(Trainer):
 
     # ---- saving: under .saving, renamed when every process has written its part
 
-    def _get_output_dir(self, trial=None):
+    def _get_output_dir(self, trial: Any = None) -> str:
         return (
             os.path.join(self.args.output_dir, ".saving")
             if getattr(self, "_staging", False)
             else self.args.output_dir
         )
 
-    def _save_checkpoint(self, model, trial=None):
+    def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         output_dir, staging = Path(self.args.output_dir), Path(self.args.output_dir) / ".saving"
         with self.pause(), named_failure(f"{output_dir / name}"):
@@ -308,11 +344,11 @@ class DiffusionTrainer(Trainer):
                 keep_newest(output_dir, self.args.save_total_limit)
             self.accelerator.wait_for_everyone()
 
-    def save_model(self, output_dir=None, _internal_call=False):
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Weights, config, tokenizer and card, by one process; all take part, because shards must
         be gathered.
         """
-        state = None
+        state: dict[str, Tensor] | None = None
         if self.sharded or self.is_deepspeed_enabled or self.is_fsdp_enabled:
             state = {}
             for name, parameter in self.accelerator.unwrap_model(
@@ -322,11 +358,12 @@ class DiffusionTrainer(Trainer):
                     whole = whole_tensor(parameter)
                     state |= {name: whole.to("cpu", copy=True)} if self.args.should_save else {}
         if self.args.should_save:
+            assert output_dir is not None  # the Trainer's own calls name it, as ours do
             os.makedirs(output_dir, exist_ok=True)
             model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
             write_checkpoint(model, output_dir, self.processing_class, state, self.card)
 
-    def _save_optimizer_and_scheduler(self, output_dir):
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.is_deepspeed_enabled:
             self.model_wrapped.save_checkpoint(output_dir, exclude_frozen_parameters=True)
         elif self.sharded or self.is_fsdp_enabled:
@@ -341,20 +378,22 @@ class DiffusionTrainer(Trainer):
 
     # ---- going on
 
-    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_trained(
             self.accelerator.unwrap_model(self.model if model is None else model),
             Path(resume_from_checkpoint),
         )
 
-    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None
+    ) -> Any:
         zero = self.is_deepspeed_enabled and resume_from_checkpoint is not None
         prepared = super()._prepare_for_training(
             max_steps, train_dataloader, None if zero else resume_from_checkpoint
         )
         # DeepSpeed cannot be strict, the frozen base is not in the checkpoint: names and shapes are
         # checked here
-        if zero:
+        if zero and resume_from_checkpoint is not None:
             from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 
             for _ in trained_pairs(
@@ -375,7 +414,7 @@ class DiffusionTrainer(Trainer):
         self.clock = time.perf_counter()
         return prepared
 
-    def _load_optimizer_and_scheduler(self, checkpoint):
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None and (self.sharded or self.is_fsdp_enabled):
             load_sharded_optimizer(
                 self.model, self.optimizer.optimizer, Path(checkpoint) / OPTIMIZER_FOLDER
@@ -394,7 +433,7 @@ class DiffusionTrainer(Trainer):
 
 
 @contextlib.contextmanager
-def named_failure(what):
+def named_failure(what: str | Path) -> Iterator[None]:
     """A full disk, a quota, lost rights: one line that names what could not be written. What was
     complete before is untouched.
     """

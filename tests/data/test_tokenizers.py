@@ -7,6 +7,7 @@ pytest tests/data/test_tokenizers.py                               seconds
 import pytest
 import tiny
 from conftest import ROOT, _folder
+from foreign_tokenizers import sentencepiece, write_llama
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from new_base import import_llama
@@ -21,7 +22,6 @@ from data.infills import (
 )
 from data.tokenizer import decode_after, inner_ids, load_tokenizer, text_ids
 
-LETTERS = "abdefnrtux=:()1<>/,.-"
 CODE = st.lists(
     st.sampled_from(
         ["def", "return", " ", "  ", "    ", "\n", "\n\n", "x", "xa", "= 1", ":", "(a)", "é", "日"]
@@ -36,55 +36,6 @@ KINDS = [
     "bytes",
     "bytes with a prefix space",
 ]
-
-
-def sentencepiece(kind):
-    """Byte fallback and `▁` for a space, as Llama's and Mistral's tokenizer.json have it."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
-
-    merges = [("▁", "x"), ("▁", "▁"), ("d", "e"), ("de", "f"), ("▁", "def"), ("▁▁", "▁▁")]
-    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *LETTERS]
-    pieces += ["".join(pair) for pair in merges]
-    model = models.BPE(
-        {piece: number for number, piece in enumerate(pieces)},
-        merges,
-        unk_token="<unk>",
-        byte_fallback=True,
-    )
-    made = Tokenizer(model)
-    if kind == "legacy":
-        made.normalizer = normalizers.Sequence(
-            [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-        )
-        spaces = decoders.Replace("▁", " ")
-        strip = [decoders.Strip(" ", 1, 0)]
-    else:
-        scheme = kind.split()[1]
-        made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
-        spaces, strip = decoders.Metaspace(prepend_scheme=scheme, split=False), []
-    made.decoder = decoders.Sequence([spaces, decoders.ByteFallback(), decoders.Fuse(), *strip])
-    return made
-
-
-def write_llama(folder, tokenizer):
-    """A Llama of random weights, the smallest that import_llama takes, beside a tokenizer."""
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    config = LlamaConfig(
-        vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=64,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    ).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module", params=[*KINDS, "stories260K", "LLaDA-tiny-Base"])

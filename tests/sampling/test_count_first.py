@@ -21,7 +21,8 @@ from test_sampler_exactness import COMMON, LAWS, ORDERS, is_exact
 from common.errors import InputError
 from flexmdm_interpolant import LinearSchedule, PowerSchedule
 from llada_dit import LengthDistribution, count_bins
-from sampling.flexmdm import FlexMDMSampler, generate_flexmdm, generate_flexmdm_infilling
+from sampling.flexmdm import generate_flexmdm, generate_flexmdm_infilling
+from sampling.flexmdm_sampler import FlexMDMSampler
 from sampling.length_search import search_lengths
 from sampling.options import SamplerOptions
 from sampling.sequences import Sequences

@@ -18,12 +18,12 @@ from sampling.llada import (
     TOKEN,
     generate_mdm,
     generate_mdm_infilling,
-    log_probability,
     unmasking_plan,
     unmaskings_of_block,
 )
 from sampling.prefix_cache import PrefixCache
 from sampling.row_random import draw_seeds, row_uniforms
+from sampling.token_choice import log_probability
 
 # embedding rows, tokens of the tokenizer; ids 22 and 23 have no token
 V, TOKENS, MASK, PAD = 24, 22, 20, 21

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from foreign_tokenizers import sentencepiece, write_llama
 from new_base import import_llama
-from test_tokenizers import sentencepiece, write_llama
 
 import flexmdm_inference
 import llada_inference
