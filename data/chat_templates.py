@@ -36,7 +36,11 @@ RENDERER = f"""
 import json, resource, signal, sys
 from transformers.utils.chat_template_utils import render_jinja_template
 
-resource.setrlimit(resource.RLIMIT_AS, ({MEMORY} << 20,) * 2)
+try:
+    resource.setrlimit(resource.RLIMIT_AS, ({MEMORY} << 20,) * 2)
+except ValueError:  # macOS does not take a limit on memory
+    if sys.platform == "linux":
+        raise
 print(flush=True)
 for line in sys.stdin:
     signal.alarm({SECONDS})
