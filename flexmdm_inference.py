@@ -1,21 +1,29 @@
 r"""Sample from a FlexMDM: a library (generate_flexmdm, generate_flexmdm_infilling), and a command
 for one's own prompt or infill.
 
-Laptop, a prompt:     python flexmdm_inference.py --checkpoint_path C --prompt "Once upon a time"
-A GSM8K question:     python flexmdm_inference.py --checkpoint_path C --task math --prompt "Tom has 3 apples ..." --unmasking confidence
-An infill:            python flexmdm_inference.py --checkpoint_path C --prefix $'def add(a, b):\n    return ' --suffix $'\n' \
-                          --unmasking confidence --confidence_method top_prob --use_sliding_window --alpha 15
-Exact sampling:       ... --sampler event_driven --temperature 1
-                      (no discretisation error; about four evaluations per token)
-Nothing given:        ... --prompt ""                                   (free generation)
-Watch it:             ... --watch, or --trace page.html (plays the generation) or --trace curves.png
-One GPU:              the same command (--device auto takes it, in bfloat16)
-Slurm:                srun --gpus 1 python flexmdm_inference.py ...
+Laptop, a prompt:
+    python flexmdm_inference.py --checkpoint_path C --prompt "Once upon a time"
+A GSM8K question:
+    python flexmdm_inference.py --checkpoint_path C --task math \
+        --prompt "Tom has 3 apples ..." --unmasking confidence
+An infill:
+    python flexmdm_inference.py --checkpoint_path C \
+        --prefix $'def add(a, b):\n    return ' --suffix $'\n' --unmasking confidence \
+        --confidence_method top_prob --use_sliding_window --alpha 15
+Exact sampling (no discretisation error; about four evaluations per token):
+    ... --sampler event_driven --temperature 1
+Nothing given (free generation):
+    ... --prompt ""
+Watch it (a page that plays the generation, or its curves):
+    ... --watch, or --trace page.html, or --trace curves.png
+One GPU: the same command (--device auto takes it, in bfloat16). Slurm:
+    srun --gpus 1 python flexmdm_inference.py ...
 
 The answer goes to stdout, its length and cost to stderr. The sampler's one step is in
 sampling/flexmdm.py.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -47,7 +55,8 @@ def __getattr__(name):
 # ---- the command ---------------------------------------------------------------------------------
 
 
-def make_parser():
+def make_parser() -> ArgumentParser:
+    """The flags of this script."""
     parser = ArgumentParser(description=__doc__)
     text = parser.add_argument_group("what to write")
     text.add_argument("--prompt", help="text to continue; may be empty")
@@ -73,7 +82,8 @@ def make_parser():
     return parser
 
 
-def parse_arguments():
+def parse_arguments() -> argparse.Namespace:
+    """The flags. Raises InputError for those that do not go together."""
     args = make_parser().parse_args()
     if (args.prompt is None) == (args.prefix is None and args.suffix is None):
         raise InputError("give either --prompt, or --prefix and --suffix")
@@ -87,7 +97,8 @@ def parse_arguments():
 
 
 @out_of_memory_advice(ONE_PROMPT)
-def main():
+def main() -> None:
+    """Write samples as the flags say. Raises InputError."""
     args = parse_arguments()
     settings = options_from(args, SamplerOptions, default_steps=256).arguments()
     if args.trace:
@@ -165,19 +176,24 @@ def main():
         return_trace=bool(args.trace),
         **settings,
     )
+    assert result.dropped_insertions is not None  # FlexMDM's results have both
+    assert result.rate_bound_violations is not None
     for row in range(args.num_samples):
+        dropped = int(result.dropped_insertions[row])
+        violations = int(result.rate_bound_violations[row])
         answer = result.sequences[row, len(before) : int(result.lengths[row]) - len(after)].tolist()
         print(decode_after(tokenizer, context, answer))
         print(
             f"sample {row + 1}: {len(answer)} tokens, {int(result.evaluations[row])} evaluations"
             f"{', stopped at --diffusion_steps' if result.truncated[row] else ''}"
-            f"{f', {int(result.dropped_insertions[row])} insertions refused' if result.dropped_insertions[row] else ''}"
-            f"{f', {int(result.rate_bound_violations[row])} times more missing than the bound' if result.rate_bound_violations[row] else ''}",
+            f"{f', {dropped} insertions refused' if dropped else ''}"
+            f"{f', {violations} times more missing than the bound' if violations else ''}",
             file=sys.stderr,
         )
     if args.trace:
         from sampling.trace_page import write_trace
 
+        assert result.trace is not None  # it was asked for
         write_trace(args.trace, result.trace, tokenizer, mask_id)
 
 

@@ -1,24 +1,38 @@
-"""Transfer learning: a pretrained LLaDA becomes a FlexMDM (or, without --variable_length, trains on
-as a LLaDA).
+r"""Transfer learning: a pretrained LLaDA becomes a FlexMDM (or, without --variable_length, trains
+on as a LLaDA).
 
 Data: a folder that flexmdm_transfer_preprocess.py wrote.
 
-Laptop    python flexmdm_transfer_openwebtext.py --variable_length --model_name_or_path LLaDA-tiny-Base --train_data DATA \\
-              --max_steps 200 --per_device_train_batch_size 32 --learning_rate 1e-3 --job_name transfer
-One GPU   python flexmdm_transfer_openwebtext.py --variable_length --train_data DATA --gradient_accumulation_steps 16 --gradient_checkpointing
-Slurm     sbatch scripts/flexmdm_transfer.sh            (16 H100, 200,000 steps, three days [paper])
+Laptop:
+    python flexmdm_transfer_openwebtext.py --variable_length \
+        --model_name_or_path LLaDA-tiny-Base --train_data DATA --max_steps 200 \
+        --per_device_train_batch_size 32 --learning_rate 1e-3 --job_name transfer
+One GPU:
+    python flexmdm_transfer_openwebtext.py --variable_length --train_data DATA \
+        --gradient_accumulation_steps 16 --gradient_checkpointing
+Slurm (16 H100, 200,000 steps, three days [paper]):
+    sbatch scripts/flexmdm_transfer.sh
 
-The matched baseline, same data and budget:     the same command without --variable_length
-A small base from nothing:                      ... --from_scratch --all_parameters --model_name_or_path FOLDER_WITH_CONFIG_AND_TOKENIZER
-Going on after a stop of any kind:              ... --resume_from_checkpoint auto
-The paper's learning rate shape:                ... --lr_scheduler_kwargs '{"num_cycles": 5}'
-The paper code's network:                       ... --length_head softplus --time_scale 1 --attend_to_padding
-Weights in shards:                              ... --fully_shard, or --deepspeed scripts/ds_zero2.json (ds_zero1, 3, 3_offload)
-How well a checkpoint models a text:            ... --evaluate_only --init_from CHECKPOINT --eval_data FILE.txt (or a data folder)
-What a run will need, without weights:          ... --dry_run --variable_length --gradient_checkpointing
+The matched baseline, same data and budget: the same command without --variable_length. Other runs:
+A small base from nothing:
+    ... --from_scratch --all_parameters --model_name_or_path FOLDER_WITH_CONFIG_AND_TOKENIZER
+Going on after a stop of any kind:
+    ... --resume_from_checkpoint auto
+The paper's learning rate shape:
+    ... --lr_scheduler_kwargs '{"num_cycles": 5}'
+The paper code's network:
+    ... --length_head softplus --time_scale 1 --attend_to_padding
+Weights in shards (or ds_zero1.json, ds_zero3.json, ds_zero3_offload.json):
+    ... --fully_shard, or --deepspeed scripts/ds_zero2.json
+How well a checkpoint models a text, or a data folder:
+    ... --evaluate_only --init_from CHECKPOINT --eval_data FILE.txt
+What a run will need, without weights:
+    ... --dry_run --variable_length --gradient_checkpointing
 Every flag of transformers.TrainingArguments works. Results: runs/JOB_NAME/{checkpoint-N, final,
 train_log.jsonl, settings.json}.
 """
+
+from typing import Any
 
 from data.token_rows import load_rows
 from training.arguments import RunArguments, parse_arguments
@@ -26,7 +40,7 @@ from training.models import build_model
 from training.run import check_kind, dry_run, evaluate_only, held_out_rows, train
 
 
-def collator_of(args, model):
+def collator_of(args: RunArguments, model: Any) -> Any:
     """The collator for text rows."""
     from flexmdm_trainer import FlexMDMCollator
     from llada_trainer import LLaDACollator
@@ -38,7 +52,8 @@ def collator_of(args, model):
     )
 
 
-def main():
+def main() -> None:
+    """Train as the flags say, or --dry_run, or --evaluate_only. Raises InputError."""
     args = parse_arguments(RunArguments, __doc__)
     check_kind(args)
     if args.dry_run:

@@ -1,16 +1,25 @@
-"""Instruction fine-tuning of either model on either task (the paper tunes one model per task).
+r"""Instruction fine-tuning of either model on either task (the paper tunes one model per task).
 
-Laptop    python instruction_finetuning.py --task math --variable_length --init_from runs/transfer/final --train_data DATA \\
-              --max_steps 200 --per_device_train_batch_size 32 --learning_rate 1e-3 --sft_max_length 192 --job_name IFT_math
-One GPU   python instruction_finetuning.py --task code --variable_length --init_from runs/transfer/final --train_data DATA \\
-              --gradient_accumulation_steps 16 --gradient_checkpointing
-Slurm     sbatch scripts/IFT_math.sh, sbatch scripts/IFT_code.sh        (16 H100, batch 4 a GPU; 100 and 50 epochs [paper's code])
+Laptop:
+    python instruction_finetuning.py --task math --variable_length \
+        --init_from runs/transfer/final --train_data DATA --max_steps 200 \
+        --per_device_train_batch_size 32 --learning_rate 1e-3 --sft_max_length 192 \
+        --job_name IFT_math
+One GPU:
+    python instruction_finetuning.py --task code --variable_length \
+        --init_from runs/transfer/final --train_data DATA --gradient_accumulation_steps 16 \
+        --gradient_checkpointing
+Slurm (16 H100, batch 4 a GPU; 100 and 50 epochs [paper's code]):
+    sbatch scripts/IFT_math.sh
+    sbatch scripts/IFT_code.sh
 
 --task math   DATA by preprocess_math.py: the prompt stays clean, the answer is noised
---task code   DATA by preprocess_code_infilling.py: every time a row is read another middle of it is drawn. FlexMDM sees
-              prefix <infill-boundary> middle <infill-boundary> suffix, LLaDA an instruction with
-              both and the middle at its end
---variable_length     FlexMDM, from --init_from; without it LLaDA from --model_name_or_path (or --init_from): LoRA on q, k, v, head
+--task code   DATA by preprocess_code_infilling.py: every time a row is read another middle of it is
+              drawn. FlexMDM sees prefix <infill-boundary> middle <infill-boundary> suffix, LLaDA an
+              instruction with both and the middle at its end
+--variable_length
+              FlexMDM, from --init_from; without it LLaDA from --model_name_or_path (or
+              --init_from): LoRA on q, k, v, head
 LLaDA's rows are filled to --sft_max_length with end-of-text, which belongs to the answer: it is how
 LLaDA learns to stop.
 Without training: --evaluate_only (likelihood bound of the answers), --dry_run (memory, steps, GPU
@@ -20,12 +29,16 @@ runs/JOB_NAME/{checkpoint-N, final, train_log.jsonl}.
 """
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError, run
 from data.token_rows import held_out_split, load_rows
 from training.arguments import RunArguments, parse_arguments
 from training.models import build_model
 from training.run import check_kind, dry_run, evaluate_only, train
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 @dataclass
@@ -41,7 +54,8 @@ class InstructionArguments(RunArguments):
         default=0.1, metadata={"help": "[paper's code: 0.1 everywhere]"}
     )
 
-    def check(self):
+    def check(self) -> None:
+        """As RunArguments, and the task is one of the two. Raises InputError."""
         super().check()
         if self.task not in ("math", "code"):
             raise InputError(f"--task: {self.task} is neither math nor code")
@@ -52,8 +66,10 @@ class InstructionArguments(RunArguments):
             )
 
 
-def collator_of(args, model, tokenizer):
-    """The collator of a task for a kind of model, and the number of tokens its frame adds to a row."""
+def collator_of(args: InstructionArguments, model: Any, tokenizer: Any) -> tuple[Any, int]:
+    """The collator of a task for a kind of model, and the number of tokens its frame adds to a
+    row.
+    """
     from data.infills import infill_boundary_ids, llada_infill_layout
     from flexmdm_trainer import FlexMDMCollator
     from llada_trainer import LLaDACollator
@@ -72,7 +88,9 @@ def collator_of(args, model, tokenizer):
     return collator, sum(map(len, layout)) if layout else 0
 
 
-def rows_that_fit(rows, extra, limit, flag="--sft_max_length"):
+def rows_that_fit(
+    rows: "dict[str, Dataset]", extra: int, limit: int, flag: str = "--sft_max_length"
+) -> "dict[str, Dataset]":
     """Leave out, and say so, the rows that do not fit whole with their frame. Raises InputError
     when none does.
     """
@@ -95,7 +113,8 @@ def rows_that_fit(rows, extra, limit, flag="--sft_max_length"):
     return rows
 
 
-def main():
+def main() -> None:
+    """Train as the flags say, or --dry_run, or --evaluate_only. Raises InputError."""
     args = parse_arguments(InstructionArguments, __doc__)
     check_kind(args)
     if args.dry_run:

@@ -1,25 +1,32 @@
 r"""Sample from a LLaDA, the baseline: a library (generate_mdm, generate_mdm_infilling), and a
 command for one's own prompt or infill.
 
-Laptop, a prompt:     python llada_inference.py --checkpoint_path C --prompt "Once upon a time" --gen_length 64
-A GSM8K question:     python llada_inference.py --checkpoint_path C --task math --prompt "Tom has 3 apples ..." --gen_length 256 \
-                          --block_length 32 --diffusion_steps 128
-An infill:            python llada_inference.py --checkpoint_path C --prefix $'def add(a, b):\n    return ' --suffix $'\n' --gen_length 32
-                      (framed as in fine-tuning: the missing middle is written behind prefix and
-                      suffix)
-... in place:         the same with --middle_length 12: exactly 12 tokens between prefix and suffix
-The paper's setting:  --gen_length 1024 --max_length 2048 --remasking random --diffusion_steps 256      (one block of 1024)
-Watch it:             ... --watch, or --trace page.html (plays the generation) or --trace curves.png
-One GPU:              the same command (--device auto takes it, in bfloat16)
-Slurm:                srun --gpus 1 python llada_inference.py ...
+Laptop, a prompt:
+    python llada_inference.py --checkpoint_path C --prompt "Once upon a time" --gen_length 64
+A GSM8K question:
+    python llada_inference.py --checkpoint_path C --task math \
+        --prompt "Tom has 3 apples ..." --gen_length 256 --block_length 32 --diffusion_steps 128
+An infill, framed as in fine-tuning (the missing middle is written behind prefix and suffix):
+    python llada_inference.py --checkpoint_path C \
+        --prefix $'def add(a, b):\n    return ' --suffix $'\n' --gen_length 32
+In place, with exactly 12 tokens between prefix and suffix, instead of --gen_length:
+    ... --middle_length 12
+The paper's setting (one block of 1024):
+    ... --gen_length 1024 --max_length 2048 --remasking random --diffusion_steps 256
+Watch it (a page that plays the generation, or its curves):
+    ... --watch, or --trace page.html, or --trace curves.png
+One GPU: the same command (--device auto takes it, in bfloat16). Slurm:
+    srun --gpus 1 python llada_inference.py ...
 
 A canvas of masks of fixed length follows the prompt and is unmasked in a fixed number of steps,
 block by block from the left; the loop is in sampling/llada.py. The answer, up to the first end
 token, goes to stdout, its length and cost to stderr.
 """
 
+import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from common.command_line import ArgumentParser
 from common.errors import InputError, run
@@ -49,7 +56,8 @@ def __getattr__(name):
 # ---- the command ---------------------------------------------------------------------------------
 
 
-def make_parser():
+def make_parser() -> ArgumentParser:
+    """The flags of this script."""
     parser = ArgumentParser(description=__doc__)
     text = parser.add_argument_group("what to write")
     text.add_argument("--prompt", help="text to continue; may be empty")
@@ -81,7 +89,8 @@ def make_parser():
     return parser
 
 
-def parse_arguments():
+def parse_arguments() -> argparse.Namespace:
+    """The flags. Raises InputError for those that do not go together."""
     args = make_parser().parse_args()
     if (args.prompt is None) == (args.prefix is None and args.suffix is None):
         raise InputError("give either --prompt, or --prefix and --suffix")
@@ -110,7 +119,7 @@ def parse_arguments():
     return args
 
 
-def given_ids(args, tokenizer):
+def given_ids(args: argparse.Namespace, tokenizer: Any) -> tuple[list[int], list[int]]:
     """(ids before the masks, ids behind them) as the flags say."""
     from data.tokenizer import inner_ids, text_ids
 
@@ -128,7 +137,8 @@ def given_ids(args, tokenizer):
 
 
 @out_of_memory_advice(ONE_PROMPT)
-def main():
+def main() -> None:
+    """Write samples as the flags say. Raises InputError."""
     args = parse_arguments()
     settings = options_from(args, LLaDAOptions).arguments()
     if args.trace:
@@ -212,6 +222,7 @@ def main():
     if args.trace:
         from sampling.trace_page import write_trace
 
+        assert result.trace is not None  # it was asked for
         write_trace(args.trace, result.trace, tokenizer, config.mask_token_id, title="LLaDA")
 
 

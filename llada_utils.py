@@ -1,14 +1,19 @@
-"""Loading and saving: base weights, tokenizer, LoRA, checkpoints of every kind, export; devices,
+r"""Loading and saving: base weights, tokenizer, LoRA, checkpoints of every kind, export; devices,
 seeds and the process group.
 
 What can be read, by the files of a folder (or hub id):
-    LLaDA             config.json (model_type llada) + model.safetensors, or shards with model.safetensors.index.json
-    PEFT adapter      adapter_config.json + adapter_model.safetensors: LoRA for a LLaDA base (what our baseline training writes)
-    FlexMDM           config.json (model_type flexmdm) + model.safetensors: ours, the trainable tensors or (exported) everything
-    paper's FlexMDM   pytorch_model.bin of the authors' code; `base` then names the folder whose config.json fits it
+    LLaDA             config.json (model_type llada) + model.safetensors, or shards with
+                      model.safetensors.index.json
+    PEFT adapter      adapter_config.json + adapter_model.safetensors: LoRA for a LLaDA base (what
+                      our baseline training writes)
+    FlexMDM           config.json (model_type flexmdm) + model.safetensors: ours, the trainable
+                      tensors or (exported) everything
+    paper's FlexMDM   pytorch_model.bin of the authors' code; `base` then names the folder whose
+                      config.json fits it
 Missing, unexpected or misshapen tensors are errors that list them. No hub code is ever run.
 
-    python llada_utils.py export --checkpoint_path runs/IFT_math --output_dir merged       LoRA merged: loads without peft or base
+LoRA merged, a folder that loads without peft or base:
+    python llada_utils.py export --checkpoint_path runs/IFT_math --output_dir merged
 (other bases than LLaDA's: scripts/new_base.py)
 """
 
@@ -17,10 +22,14 @@ import re
 import shutil
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MethodType
+from typing import Any
 
 import torch
+from torch import Tensor, nn
+from transformers.configuration_utils import PreTrainedConfig
 
 from common import config_values
 from common.command_line import ArgumentParser, finite_number
@@ -45,7 +54,7 @@ LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "transformer.ff_out"]
 # ---- folders -------------------------------------------------------------------------------------
 
 
-def checkpoint_kind(path, flag="--checkpoint_path"):
+def checkpoint_kind(path: str | Path, flag: str = "--checkpoint_path") -> str:
     """ "flexmdm" or "llada". Raises InputError where a folder is neither."""
     folder = resolve_folder(path, flag)
     if (folder / "adapter_config.json").exists():
@@ -73,9 +82,9 @@ HASHED = (
 )
 
 
-def checkpoint_hash(path, flag="--checkpoint_path"):
+def checkpoint_hash(path: str | Path, flag: str = "--checkpoint_path") -> str:
     """12 hex digits over names and contents of all that a checkpoint's answers depend on: weights,
-    configs and tokenizer.
+    configs and tokenizer. Raises InputError where there is no such folder.
     """
     folder = resolve_folder(path, flag)
     files = (file for file in sorted(folder.iterdir()) if file.is_file())
@@ -88,9 +97,9 @@ def checkpoint_hash(path, flag="--checkpoint_path"):
 # ---- tensors -------------------------------------------------------------------------------------
 
 
-def read_tensors(folder, name="model.safetensors"):
+def read_tensors(folder: Path, name: str = "model.safetensors") -> Iterator[tuple[str, Tensor]]:
     """Yield (name, tensor) of one safetensors file or of the shards that NAME.index.json lists, one
-    tensor at a time.
+    tensor at a time. Raises InputError.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -100,12 +109,13 @@ def read_tensors(folder, name="model.safetensors"):
         weight_map = content.get("weight_map") if isinstance(content, dict) else None
         if not isinstance(weight_map, dict) or not weight_map:
             raise InputError(f"{index} has no weight_map of tensor names to files")
-        files = {}
+        shards: dict[str, list[str]] = {}
         for tensor_name, file in weight_map.items():
             # a bare name: what lies elsewhere is none of this checkpoint's
             if not isinstance(file, str) or Path(file).name != file or file in ("", ".", ".."):
                 raise InputError(f"{index}: {file!r} is no file name within {folder}")
-            files.setdefault(file, []).append(tensor_name)
+            shards.setdefault(file, []).append(tensor_name)
+        files: Mapping[str, list[str] | None] = shards  # None: all that a file holds
     elif (folder / name).exists():
         files = {name: None}
     else:
@@ -123,7 +133,14 @@ def read_tensors(folder, name="model.safetensors"):
             ) from None
 
 
-def load_into(model, tensors, dtype_of, device, source, expected=None):
+def load_into(
+    model: nn.Module,
+    tensors: Iterable[tuple[str, Tensor]],
+    dtype_of: Callable[[str], torch.dtype],
+    device: torch.device | str,
+    source: str | Path,
+    expected: Iterable[str] | None = None,
+) -> None:
     """Put (name, tensor) pairs into a model built on the meta device, each cast to dtype_of(name),
     none copied twice.
 
@@ -131,16 +148,20 @@ def load_into(model, tensors, dtype_of, device, source, expected=None):
     missing, unexpected, misshapen, of another kind than floating-point, or not finite.
     """
     have = dict(model.named_parameters())
-    expected = set(have if expected is None else expected)
-    size = sum(have[name].numel() * dtype_of(name).itemsize for name in expected & have.keys())
+    wanted = set(have if expected is None else expected)
+    size = sum(have[name].numel() * dtype_of(name).itemsize for name in wanted & have.keys())
     require_room(
         device,
         {"weights": size},
         "what helps: --dtype bfloat16 where it is float32, or --device cpu",
     )
-    unexpected, misshapen, not_real, not_finite, seen = [], [], [], [], set()
+    unexpected: list[str] = []
+    misshapen: list[str] = []
+    not_real: list[str] = []
+    not_finite: list[str] = []
+    seen: set[str] = set()
     for name, tensor in tensors:
-        if name not in expected or name in seen:
+        if name not in wanted or name in seen:
             unexpected.append(name)
         elif tensor.shape != have[name].shape:
             misshapen.append(f"{name} {tuple(tensor.shape)} instead of {tuple(have[name].shape)}")
@@ -160,7 +181,7 @@ def load_into(model, tensors, dtype_of, device, source, expected=None):
     problems = [
         f"{what} {', '.join(sorted(names)[:8])}{' ...' if len(names) > 8 else ''}"
         for what, names in [
-            ("missing", expected - seen),
+            ("missing", wanted - seen),
             ("unexpected", unexpected),
             ("misshapen", misshapen),
             ("no floating-point numbers", not_real),
@@ -172,7 +193,8 @@ def load_into(model, tensors, dtype_of, device, source, expected=None):
         raise InputError(f"{source} does not fit the network: {'; '.join(problems)}")
 
 
-def write_tensors(state, folder):
+def write_tensors(state: Mapping[str, Tensor], folder: Path) -> None:
+    """Write a state dict as model.safetensors, or as shards and their index."""
     from huggingface_hub import save_torch_state_dict
 
     save_torch_state_dict(
@@ -183,9 +205,9 @@ def write_tensors(state, folder):
 # ---- LoRA ----------------------------------------------------------------------------------------
 
 
-def add_lora(backbone, lora):
+def add_lora(backbone: LLaDAModelLM, lora: Any) -> LLaDAModelLM:
     """Freeze a LLaDA and give it LoRA (peft) on q, k, v and the head. lora: {"r", "lora_alpha",
-    "lora_dropout"}. Adapters are fp32.
+    "lora_dropout"}, or a LoraConfig. Adapters are fp32. In place; returns the model.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -204,9 +226,9 @@ def add_lora(backbone, lora):
     return backbone
 
 
-def quantize_base(model):
+def quantize_base(model: Any) -> Any:
     """The frozen matrices of all blocks in 4 bits (bitsandbytes, NF4), in place; they are packed
-    when the model moves to its device.
+    when the model moves to its device. Returns the model.
 
     LoRA, norms, embedding, head and the FlexMDM's own parts stay as they are. Training then takes a
     quarter of the memory for the base.
@@ -231,8 +253,10 @@ def quantize_base(model):
     return model
 
 
-def merge_lora(model):
-    """W + alpha/r B A in place of every adapted layer, and no peft layer left."""
+def merge_lora(model: Any) -> Any:
+    """W + alpha/r B A in place of every adapted layer, and no peft layer left. Returns the
+    model.
+    """
     from peft.tuners.lora import LoraLayer
 
     for name, module in list(model.named_modules()):
@@ -247,15 +271,15 @@ def merge_lora(model):
     return model
 
 
-def with_base_layer(names):
+def with_base_layer(names: Iterable[str]) -> Callable[[str], str]:
     """Maps a base checkpoint's tensor name to its place beside LoRA: ....q_proj.weight ->
     ....q_proj.base_layer.weight.
     """
-    names = set(names)
+    known = set(names)
 
-    def place(name):
+    def place(name: str) -> str:
         wrapped = f"{name.removesuffix('.weight')}.base_layer.weight"
-        return wrapped if wrapped in names else name
+        return wrapped if wrapped in known else name
 
     return place
 
@@ -263,7 +287,7 @@ def with_base_layer(names):
 # ---- loading -------------------------------------------------------------------------------------
 
 
-def llada_config(folder):
+def llada_config(folder: Path) -> LLaDAConfig:
     """LLaDAConfig of a folder's config.json. Raises InputError."""
     return config_of(LLaDAConfig, folder)
 
@@ -276,7 +300,13 @@ def config_of(kind, folder):
         raise InputError(str(error)) from None
 
 
-def load_llada(path_or_hub_id, base=None, dtype=torch.float32, device="cpu", merge=True):
+def load_llada(
+    path_or_hub_id: str | Path,
+    base: str | Path | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    merge: bool = True,
+) -> LLaDAModelLM:
     """A LLaDA base or instruct model, or one with a PEFT adapter folder on it, in eval mode.
 
     base: overrides the base that an adapter folder names; merge=False keeps the adapter trainable
@@ -319,7 +349,7 @@ def load_llada(path_or_hub_id, base=None, dtype=torch.float32, device="cpu", mer
     return (merge_lora(model) if merge else model).eval()
 
 
-def base_of_checkpoint(folder, base, named):
+def base_of_checkpoint(folder: Path, base: str | Path | None, named: Any) -> Path:
     """The folder of the base that a checkpoint rests on: what --base_model says, else what the
     checkpoint names. Raises InputError that says which of both.
     """
@@ -332,20 +362,20 @@ def base_of_checkpoint(folder, base, named):
     )
 
 
-def lasting_name(base):
+def lasting_name(base: str | None) -> str | None:
     """How a checkpoint names its base: a local folder by its whole path, because the reader may
     stand in another folder; a hub id as it is.
     """
     return str(Path(base).resolve()) if base and Path(base).is_dir() else base
 
 
-def flexmdm_config(folder):
+def flexmdm_config(folder: Path) -> FlexMDMConfig:
     """FlexMDMConfig of a folder's config.json. Raises InputError."""
     return config_of(FlexMDMConfig, folder)
 
 
-def build_flexmdm(config):
-    """LLaDADiT on the meta device, with LoRA where the config has it."""
+def build_flexmdm(config: FlexMDMConfig) -> LLaDADiT:
+    """LLaDADiT on the meta device, with LoRA where the config has it. Raises InputError."""
     try:
         with torch.device("meta"):
             model = LLaDADiT(config)
@@ -356,12 +386,17 @@ def build_flexmdm(config):
     return model
 
 
-def new_flexmdm(base, dtype=torch.float32, device="cpu", **settings):
+def new_flexmdm(
+    base: str | Path,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    **settings: Any,
+) -> LLaDADiT:
     """A FlexMDM that starts as the LLaDA `base` (path or hub id): its weights, zero modulation, a
-    fresh insertion head.
+    fresh insertion head; in eval mode.
 
     settings: fields of FlexMDMConfig; lora=None trains every parameter. New parts and adapters are
-    fp32, the base `dtype`.
+    fp32, the base `dtype`. Raises InputError.
     """
     folder = resolve_folder(base)
     backbone = llada_config(folder)
@@ -385,19 +420,24 @@ def new_flexmdm(base, dtype=torch.float32, device="cpu", **settings):
 
 
 def load_flexmdm(
-    checkpoint, base=None, lora_alpha=None, dtype=torch.float32, device="cpu", merge=True
-):
+    checkpoint: str | Path,
+    base: str | Path | None = None,
+    lora_alpha: float | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    merge: bool = True,
+) -> LLaDADiT:
     """A FlexMDM checkpoint of ours, an exported one, or the paper code's pytorch_model.bin (then
     `base` is needed), in eval mode.
 
     lora_alpha: for pytorch_model.bin only, which does not hold it (default: r). dtype is the
-    backbone's; the new parts stay fp32.
+    backbone's; the new parts stay fp32. Raises InputError for anything that does not fit.
     """
     folder = resolve_folder(checkpoint, "--checkpoint_path")
     if checkpoint_kind(folder) != "flexmdm":
         raise InputError(f"--checkpoint_path: {checkpoint} is a LLaDA, not a FlexMDM")
 
-    def dtype_of(name):
+    def dtype_of(name: str) -> torch.dtype:
         return dtype if name.startswith("backbone.") and ".lora_" not in name else torch.float32
 
     if (
@@ -433,9 +473,15 @@ def load_flexmdm(
     return (merge_lora(model) if merge else model).eval()
 
 
-def load_paper_checkpoint(folder, base, lora_alpha, dtype_of, device):
+def load_paper_checkpoint(
+    folder: Path,
+    base: str | Path | None,
+    lora_alpha: float | None,
+    dtype_of: Callable[[str], torch.dtype],
+    device: torch.device | str,
+) -> LLaDADiT:
     """torch.save of the authors' whole wrapper: PEFT's names inside, temb_mod repeated in every
-    block of a group of 8.
+    block of a group of 8. Raises InputError where it is something else.
     """
     if base is None:
         raise InputError(
@@ -506,13 +552,20 @@ def load_paper_checkpoint(folder, base, lora_alpha, dtype_of, device):
 # ---- saving --------------------------------------------------------------------------------------
 
 
-def own_fields(config):
+def own_fields(config: PreTrainedConfig) -> dict[str, Any]:
+    """A FlexMDMConfig's own fields, without what transformers adds."""
     return {
         key: getattr(config, key) for key in FlexMDMConfig.__annotations__ if hasattr(config, key)
     }
 
 
-def write_checkpoint(model, folder, tokenizer, state=None, card=""):
+def write_checkpoint(
+    model: Any,
+    folder: str | Path,
+    tokenizer: Any,
+    state: Mapping[str, Tensor] | None = None,
+    card: str = "",
+) -> None:
     """Write a model of either kind into an existing folder: config, tensors, tokenizer and model
     card.
 
@@ -555,11 +608,18 @@ def write_checkpoint(model, folder, tokenizer, state=None, card=""):
         shutil.copymode(folder / "README.md", file)
 
 
-def export_merged(checkpoint, output_dir, base=None, lora_alpha=None, dtype=torch.float32):
+def export_merged(
+    checkpoint: str | Path,
+    output_dir: str | Path,
+    base: str | Path | None = None,
+    lora_alpha: float | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> None:
     """Merge LoRA and write a folder that needs neither peft nor the base. Either kind of
-    checkpoint.
+    checkpoint. Raises InputError.
     """
     require_replaceable(output_dir, "exported model")
+    model: LLaDADiT | LLaDAModelLM
     if checkpoint_kind(checkpoint) == "flexmdm":
         model = load_flexmdm(checkpoint, base, lora_alpha, dtype)
         model.config = FlexMDMConfig(
@@ -569,7 +629,8 @@ def export_merged(checkpoint, output_dir, base=None, lora_alpha=None, dtype=torc
         model = load_llada(checkpoint, base, dtype)
         vars(model).pop("peft_config", None)
     folder = resolve_folder(checkpoint)
-    tokenizer = load_tokenizer(folder if (folder / "tokenizer.json").exists() else base)
+    beside: Any = folder if (folder / "tokenizer.json").exists() else base
+    tokenizer = load_tokenizer(beside)
     with complete_folder(output_dir, "exported model") as staging:
         write_checkpoint(
             model,
@@ -582,7 +643,7 @@ def export_merged(checkpoint, output_dir, base=None, lora_alpha=None, dtype=torc
 # ---- devices, seeds, process group ---------------------------------------------------------------
 
 
-def pick_device(name="auto"):
+def pick_device(name: str = "auto") -> torch.device:
     """auto: cuda (this process's GPU), else mps, else cpu, by asking torch what exists.
 
     Raises InputError for a device that is not there, and for what is no device's name."""
@@ -599,18 +660,18 @@ def pick_device(name="auto"):
     if kind == "mps" and not torch.backends.mps.is_available():
         raise InputError("--device: mps is not available here")
     if kind == "cuda":
-        torch.cuda.set_device(int(number or os.environ.get("LOCAL_RANK", 0)) % count)
+        torch.cuda.set_device(int(number or os.environ.get("LOCAL_RANK", "0")) % count)
     return torch.device(name)
 
 
-def pick_dtype(name, device):
-    """auto: bfloat16 on cuda, float32 elsewhere."""
+def pick_dtype(name: str, device: torch.device | str) -> torch.dtype:
+    """The dtype of a name (float32, bfloat16); auto: bfloat16 on cuda, float32 elsewhere."""
     if name == "auto":
         name = "bfloat16" if torch.device(device).type == "cuda" else "float32"
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
-def compile_network(model):
+def compile_network(model: Any) -> None:
     """torch.compile of the blocks in place, for any batch size and length: they are equal, so one
     compilation serves them all. Gradient checkpointing and the hooks of sharding stay outside of
     it.
@@ -627,7 +688,7 @@ def compile_network(model):
         block.body = MethodType(compiled, block)
 
 
-def end_process_group():
+def end_process_group() -> None:
     """Leave a distributed run in order: barrier, destroy, flush, pause. gloo can otherwise abort a
     finished process at exit.
     """
@@ -642,7 +703,8 @@ def end_process_group():
 # ---- command line --------------------------------------------------------------------------------
 
 
-def make_parser():
+def make_parser() -> ArgumentParser:
+    """The flags of this script."""
     parser = ArgumentParser(description=__doc__)
     export = parser.add_subparsers(dest="command", required=True).add_parser("export")
     export.add_argument("--checkpoint_path", required=True)
@@ -655,7 +717,8 @@ def make_parser():
     return parser
 
 
-def main():
+def main() -> None:
+    """Export what the flags name. Raises InputError."""
     args = make_parser().parse_args()
     export_merged(
         args.checkpoint_path,
