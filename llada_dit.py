@@ -77,9 +77,7 @@ def check_length_distribution(most: Any, source: str) -> None:
 
 
 class LLaDAConfig(PreTrainedConfig):
-    """config.json of a LLaDA checkpoint (llada.md of the project's specification; hub id
-    GSAI-ML/LLaDA-8B-Base).
-    """
+    """config.json of a LLaDA checkpoint (the hub's GSAI-ML/LLaDA-8B-Base, say)."""
 
     model_type = "llada"
     d_model: int = 4096
@@ -93,7 +91,7 @@ class LLaDAConfig(PreTrainedConfig):
     rope_theta: float = 500000.0
     rms_norm_eps: float = 1e-5
     mask_token_id: int = 126336
-    pad_token_id: int | None = 126081
+    pad_token_id: int = 126081  # from_json refuses None, which the class above allows
     eos_token_id: int | list[int] | None = 126081
     init_std: float = 0.02  # of a start from nothing; the original's key
     length_distribution: int = (
@@ -428,6 +426,7 @@ class LLaDAModelLM(NetworkBase):
     are not attended to.
     """
 
+    config: LLaDAConfig
     config_class = LLaDAConfig
 
     def __init__(self, config: LLaDAConfig):
@@ -559,7 +558,7 @@ class FlexMDMConfig(PreTrainedConfig):
     adaln_group_size: int = 8
     max_length: int = 1024
     mask_token_id: int = 126336
-    pad_token_id: int | None = 126081
+    pad_token_id: int = 126081  # from_json refuses None, which the class above allows
     lora: dict | None = None
     holds: str = "everything"
 
@@ -572,7 +571,7 @@ class FlexMDMConfig(PreTrainedConfig):
         check_length_distribution(self.length_distribution, "FlexMDMConfig")
 
     @classmethod
-    def from_json(cls, content, source="config.json"):
+    def from_json(cls, content: Mapping[str, Any], source: str = "config.json") -> "FlexMDMConfig":
         """Check a config.json (a dict), the base's within it and the schedules. Raises ValueError
         for keys that this version does not know, InputError for a value that cannot be.
         """
@@ -699,6 +698,7 @@ class LLaDADiT(NetworkBase):
     samplers and losses).
     """
 
+    config: FlexMDMConfig
     config_class = FlexMDMConfig
     # torch's containers do not say what they hold: Linear, SiLU, Linear; and Linears
     time_mlp: Any

@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MethodType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,7 @@ from common.gpu_memory import require_room
 from data.tokenizer import load_tokenizer
 from llada_dit import FlexMDMConfig, LLaDABlock, LLaDAConfig, LLaDADiT, LLaDAModelLM
 
+Config = TypeVar("Config", LLaDAConfig, FlexMDMConfig)
 # the head, never the MLPs' ff_out (paper's code)
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "transformer.ff_out"]
 
@@ -292,7 +293,7 @@ def llada_config(folder: Path) -> LLaDAConfig:
     return config_of(LLaDAConfig, folder)
 
 
-def config_of(kind, folder):
+def config_of(kind: type[Config], folder: Path) -> Config:
     """LLaDAConfig or FlexMDMConfig of a folder's config.json. Raises InputError."""
     try:
         return kind.from_json(read_json(folder / "config.json"), str(folder / "config.json"))

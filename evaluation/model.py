@@ -26,6 +26,7 @@ from sampling.options import (
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from llada_dit import LLaDADiT, LLaDAModelLM
     from sampling.results import GenerationResult
 
 # where rows end at different times, waiting ones take the free places; finished rows are written
@@ -99,7 +100,8 @@ class EvaluatedModel:
         self.arguments["rows_at_once"] = args.rows_at_once or args.batch_size
         device = pick_device(args.device)
         dtype = pick_dtype(args.dtype, device)
-        where = dict(base=args.base_model, dtype=dtype, device=device)
+        where: dict[str, Any] = dict(base=args.base_model, dtype=dtype, device=device)
+        self.model: LLaDADiT | LLaDAModelLM
         if flexmdm:
             self.model = load_flexmdm(args.checkpoint_path, lora_alpha=args.lora_alpha, **where)
         elif args.lora_alpha is not None:
@@ -113,7 +115,7 @@ class EvaluatedModel:
         self.tokenizer = load_tokenizer(args.checkpoint_path)
         self.seed = args.seed
         config = self.model.config
-        self.ids = {
+        self.ids: dict[str, Any] = {
             "mask_id": config.mask_token_id,
             "pad_id": config.pad_token_id,
             "num_tokens": len(self.tokenizer),

@@ -261,7 +261,7 @@ def measure_limits(bench: Bench) -> None:
     bench.say("limits", "copy, matrix product", TB_per_s=copy / 1e12, TFLOP_per_s=rate / 1e12)
 
 
-def step_of(bench: Bench, model: nn.Module, batch: dict[str, Tensor]) -> Callable[[], None]:
+def step_of(bench: Bench, model: Any, batch: dict[str, Tensor]) -> Callable[[], None]:
     """A call that computes a batch's loss and gradients."""
     from flexmdm_trainer import flexmdm_losses, interpolant_of
 
@@ -362,7 +362,7 @@ def measure_trainer(bench: Bench) -> None:
     rows = [{"input_ids": random.integers(0, bench.vocabulary - 2, length)} for _ in range(64)]
     collator = FlexMDMCollator(model.config)
     with tempfile.TemporaryDirectory() as folder:
-        words = dict(
+        words: dict[str, Any] = dict(
             output_dir=folder,
             variable_length=True,
             train_data="random",

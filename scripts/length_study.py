@@ -134,7 +134,10 @@ def free_lengths(args: argparse.Namespace) -> dict[str, Any]:
     device, seeds = pick_device("auto"), torch.arange(args.n)
     flexmdm = load_flexmdm(args.flexmdm, device=device)
     llada = load_llada(args.llada, device=device)
-    ids = {"mask_id": flexmdm.config.mask_token_id, "pad_id": flexmdm.config.pad_token_id}
+    ids: dict[str, Any] = {
+        "mask_id": flexmdm.config.mask_token_id,
+        "pad_id": flexmdm.config.pad_token_id,
+    }
     result = generate_flexmdm(
         flexmdm,
         batch_size=args.n,

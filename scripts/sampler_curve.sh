@@ -8,8 +8,8 @@
 #                                             that is evaluated in every step (MOST=4096: hours,
 #                                             each row then takes 4,096 evaluations); runs at once
 # Grids of 256, 1,024 and 4,096 steps leave out the evaluations of steps in which nothing can happen
-# (--bound_inflation 2), which keeps their law (tests/sampling/test_sampler_exactness.py); the grid of 64 is
-# sampled both ways, to see it.
+# (--bound_inflation 2), which keeps their law (tests/sampling/test_sampler_exactness.py); the grid
+# of 64 is sampled both ways, to see it.
 # Writes runs/sampler_curve/{table.md, table.json, accuracy.png} and pairs.txt, the paired
 # differences of the event-driven sampler to the grids.
 set -euo pipefail

@@ -40,7 +40,7 @@ def build_model(args: "RunArguments") -> tuple[Any, Any]:
         if args.length_distribution and not model.config.length_distribution:
             model.add_length_distribution(args.length_distribution)
         if (
-            not args.variable_length
+            isinstance(model, LLaDAModelLM)
             and not hasattr(model, "peft_config")
             and not args.all_parameters
         ):
