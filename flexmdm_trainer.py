@@ -71,8 +71,8 @@ class FlexMDMCollator:
         self.boundary_ids = boundary_ids
 
     def expected_cost(self, lengths: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """Expected length of xt, what a row costs the network (prompts apart), (n,). lengths, times:
-        (n,), tokens and time_uniform of each row.
+        """Expected length of xt, what a row costs the network (prompts apart), (n,). lengths,
+        times: (n,), tokens and time_uniform of each row.
         """
         alpha = self.interpolant.insertion_schedule.at(
             torch.from_numpy((1 - self.config.time_epsilon) * times)
