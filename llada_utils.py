@@ -206,7 +206,7 @@ def write_tensors(state: Mapping[str, Tensor], folder: Path) -> None:
 # ---- LoRA ----------------------------------------------------------------------------------------
 
 
-def add_lora(backbone: LLaDAModelLM, lora: Any) -> LLaDAModelLM:
+def add_lora(backbone: nn.Module, lora: Any) -> nn.Module:
     """Freeze a LLaDA and give it LoRA (peft) on q, k, v and the head. lora: {"r", "lora_alpha",
     "lora_dropout"}, or a LoraConfig. Adapters are fp32. In place; returns the model.
     """

@@ -40,6 +40,38 @@ from training.sharding import load_sharded_optimizer, save_sharded_optimizer, wh
 
 OPTIMIZER_FOLDER = "optimizer_shards"
 
+# Methods of transformers' Trainer that DiffusionTrainer replaces or calls, private ones among them:
+# the parameters it relies on, and what for. A new version of transformers is looked at here first.
+TRAINER_METHODS = {
+    # replaced
+    "compute_loss": ("model inputs return_outputs num_items_in_batch", "our loss and its constant"),
+    "training_step": ("model inputs num_items_in_batch", "a loss that is not finite logs as 0"),
+    "_get_grad_norm": ("model grad_norm", "skip and count steps that are not finite"),
+    "_defer_fsdp_gradient_reduction": ("", "accumulation under fully_shard"),
+    "prediction_step": (
+        "model inputs prediction_loss_only ignore_keys",
+        "what held-out rows cost, for the likelihood bound",
+    ),
+    "evaluate": ("eval_dataset ignore_keys metric_key_prefix", "its time is no training time"),
+    "log": ("logs start_time", "means over rows, speed and balance besides"),
+    "_get_train_sampler": ("train_dataset", "NoiseStream is the order"),
+    "create_optimizer": ("model", "groups: LoRA, matrices, vectors"),
+    "_get_output_dir": ("trial", "a checkpoint is written under .saving"),
+    "_save_checkpoint": ("model trial", "and renamed when it is complete"),
+    "save_model": ("output_dir _internal_call", "our folders; shards are gathered"),
+    "_save_optimizer_and_scheduler": ("output_dir", "its shards, by torch or DeepSpeed"),
+    "_load_from_checkpoint": ("resume_from_checkpoint model", "the trained weights, strictly"),
+    "_prepare_for_training": (
+        "max_steps train_dataloader resume_from_checkpoint",
+        "DeepSpeed's weights without the frozen base; the clock starts",
+    ),
+    "_load_optimizer_and_scheduler": ("checkpoint", "its shards; one line where they are damaged"),
+    # called
+    "_prepare_inputs": ("inputs", "a batch onto the device"),
+    "compute_loss_context_manager": ("", "autocast of held-out rows"),
+    "get_optimizer_cls_and_kwargs": ("args model", "--optim"),
+}
+
 
 class DiffusionTrainer(Trainer):
     """Trainer whose subclasses say what each row of a batch costs.
