@@ -1,6 +1,6 @@
 """transformers' Trainer still has what DiffusionTrainer replaces or calls, private methods too.
 
-Run: pytest tests/test_trainer_methods.py        (in this process, no model is loaded)
+Run: pytest tests/training/test_trainer_methods.py        (in this process, no model is loaded)
 """
 
 import ast
