@@ -380,9 +380,8 @@ class NetworkBase(PreTrainedModel):
             self.length_distribution.start_low()
 
     stores: list[Tensor] | None = None  # key_stores' own
-    graphs: Callable[..., tuple[Tensor, ...]] | None = (
-        None  # network_graphs.TrunkGraphs: for sampling on a GPU
-    )
+    # network_graphs.TrunkGraphs: for sampling on a GPU
+    graphs: Callable[..., tuple[Tensor, ...]] | None = None
 
     def run_trunk(
         self, *arguments: Tensor, rows: Rows, collect: list[Tensor] | None = None

@@ -22,7 +22,7 @@ import shutil
 import sys
 import time
 import unicodedata
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
@@ -279,11 +279,12 @@ def write_trace_png(path: str | Path, panels: Sequence[Panel]) -> None:
 # ---- the terminal
 
 
-def _screen_lines(pieces, columns):
+def screen_lines(pieces: Iterable[tuple[str, str]], columns: int) -> list[list[tuple[str, str]]]:
     """Lines of at most `columns` cells, each a list of (character, style). pieces: (text,
     style).
     """
-    lines, used = [[]], 0
+    lines: list[list[tuple[str, str]]] = [[]]
+    used = 0
     for text, style in pieces:
         for character in text.replace("\t", "    "):
             cells = (
@@ -368,7 +369,7 @@ def terminal_watcher(
             if masks and time.monotonic() - drawn_at < 0.04:
                 return
             columns, rows = shutil.get_terminal_size()
-            lines = _screen_lines(_pieces(positions, tokenizer, mask_id, known), columns)[
+            lines = screen_lines(_pieces(positions, tokenizer, mask_id, known), columns)[
                 -max(1, rows - 3) :
             ]
             back = f"\x1b[{lines_shown}F\x1b[J" if lines_shown else ""

@@ -1,7 +1,9 @@
-"""Put generations side by side: one page that plays them, or their length curves in one plot.
+"""Put generations side by side: one page that plays them, a picture that plays, or their length
+curves in one plot.
 
     python scripts/trace_page.py flexmdm.html llada.html --output both.html
     python scripts/trace_page.py flexmdm.html llada.html --output curves.png
+    python scripts/trace_page.py flexmdm.html --output generation.svg
 
 The pages are made by the inference scripts (--trace flexmdm.html). A laptop is enough, and nothing
 here needs a GPU or Slurm.
@@ -15,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common.command_line import ArgumentParser
 from common.errors import InputError, run
 from sampling.trace_page import read_panels, write_panels
+from sampling.trace_svg import write_trace_svg
 
 
 def make_parser() -> ArgumentParser:
@@ -26,7 +29,8 @@ def make_parser() -> ArgumentParser:
     parser.add_argument(
         "--output",
         required=True,
-        help="FILE.html: all of them side by side; FILE.png: their curves in one plot",
+        help="FILE.html: all of them side by side; FILE.png: their curves in one plot; FILE.svg:"
+        " all of them one below the other, animated",
     )
     parser.add_argument(
         "--titles", nargs="+", help="names of the panels, in order (default: their own)"
@@ -38,13 +42,16 @@ def main() -> None:
     """Read the pages, write one. Raises InputError."""
     args = make_parser().parse_args()
     panels = [panel for page in args.pages for panel in read_panels(page)]
-    if not args.output.endswith((".html", ".png")):
-        raise InputError(f"--output {args.output}: must end in .html or .png")
+    if not args.output.endswith((".html", ".png", ".svg")):
+        raise InputError(f"--output {args.output}: must end in .html, .png or .svg")
     if args.titles:
         if len(args.titles) != len(panels):
             raise InputError(f"--titles: {len(args.titles)} names for {len(panels)} panels")
         panels = [{**panel, "title": title} for panel, title in zip(panels, args.titles)]
-    write_panels(args.output, panels)
+    if args.output.endswith(".svg"):
+        write_trace_svg(args.output, panels)
+    else:
+        write_panels(args.output, panels)
 
 
 if __name__ == "__main__":

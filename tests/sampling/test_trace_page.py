@@ -24,10 +24,10 @@ from sampling.flexmdm import generate_flexmdm, generate_flexmdm_infilling
 from sampling.llada import generate_mdm
 from sampling.trace_page import (
     MASK_SIGN,
-    _screen_lines,
     curves,
     make_panel,
     read_panels,
+    screen_lines,
     terminal_watcher,
     write_panels,
     write_trace,
@@ -431,7 +431,7 @@ def test_the_terminal_redraws_in_place(monkeypatch):
     text = re.sub(
         r"(<\|end\|>){2,}", lambda run: f"<|end|>×{len(run[0]) // 7}", expected(trace[-1])
     )
-    whole = _screen_lines([(text, "old")], 60)
+    whole = screen_lines([(text, "old")], 60)
     assert lines[1:-1] == ["".join(c for c, _ in line) for line in whole[-9:]]
     assert all(len(line) <= 60 for line in lines)
 
@@ -456,7 +456,7 @@ def test_output_that_is_not_a_terminal_gets_a_few_lines():
 
 
 def test_wide_characters_take_two_cells():
-    lines = _screen_lines([("ab\u6570\u5b66c", "old"), ("\n", "new"), ("x", "mask")], 4)
+    lines = screen_lines([("ab\u6570\u5b66c", "old"), ("\n", "new"), ("x", "mask")], 4)
     assert ["".join(c for c, _ in line) for line in lines] == ["ab\u6570", "\u5b66c", "x"]
 
 
