@@ -406,7 +406,7 @@ def new_flexmdm(
         base_model_name_or_path=lasting_name(str(base)),
         mask_token_id=backbone.mask_token_id,
         pad_token_id=backbone.pad_token_id,
-        holds="trainable" if settings.get("lora") else "everything",
+        saved_weights="trainable" if settings.get("lora") else "full",
         **settings,
     )
     model = build_flexmdm(FlexMDMConfig(**{**own_fields(config), "lora": None}))
@@ -450,7 +450,7 @@ def load_flexmdm(
         config = flexmdm_config(folder)
         model = build_flexmdm(config)
         names = dict(model.named_parameters())
-        if config.holds == "everything":
+        if config.saved_weights == "full":
             load_into(model, read_tensors(folder), dtype_of, device, folder)
         else:
             base_folder = base_of_checkpoint(folder, base, config.base_model_name_or_path)
@@ -570,15 +570,15 @@ def write_checkpoint(
     """Write a model of either kind into an existing folder: config, tensors, tokenizer and model
     card.
 
-    FlexMDM: the trainable tensors (config.holds), LLaDA with LoRA: a PEFT adapter folder, LLaDA: a
-    LLaDA folder.
+    FlexMDM: the trainable tensors (config.saved_weights), LLaDA with LoRA: a PEFT adapter
+    folder, LLaDA: a LLaDA folder.
     state: the whole state dict where the model itself does not hold it (ZeRO, FSDP).
     """
     folder = Path(folder)
     state = dict(model.state_dict()) if state is None else state
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     if isinstance(model, LLaDADiT):
-        if model.config.holds == "trainable":
+        if model.config.saved_weights == "trainable":
             state = {name: tensor for name, tensor in state.items() if name in trainable}
         write_tensors(state, folder)
         write_json(
@@ -624,7 +624,7 @@ def export_merged(
     if checkpoint_kind(checkpoint) == "flexmdm":
         model = load_flexmdm(checkpoint, base, lora_alpha, dtype)
         model.config = FlexMDMConfig(
-            **{**own_fields(model.config), "lora": None, "holds": "everything"}
+            **{**own_fields(model.config), "lora": None, "saved_weights": "full"}
         )
     else:
         model = load_llada(checkpoint, base, dtype)

@@ -59,7 +59,10 @@ def base_of(folder: Path) -> str | None:
     for name in ("adapter_config.json", "config.json"):
         if (folder / name).exists():
             config = read_json(folder / name)
-            if name == "adapter_config.json" or config.get("holds") == "trainable":
+            if name == "adapter_config.json" or "trainable" in (
+                config.get("saved_weights"),
+                config.get("holds"),
+            ):
                 return config.get("base_model_name_or_path")
             return None
     return None

@@ -179,7 +179,7 @@ def input_hashes(args: RunArguments, model: Any) -> dict[str, str | None]:
     )
     if isinstance(model, LLaDADiT):
         config = model.config
-        base = config.base_model_name_or_path if config.holds == "trainable" else None
+        base = config.base_model_name_or_path if config.saved_weights == "trainable" else None
     else:
         base = getattr(model, "name_or_path", None)  # set beneath an adapter
     assert args.train_data is not None  # check: a run that trains has it
