@@ -11,7 +11,6 @@ torch before a model is made.
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common.errors import InputError
@@ -50,24 +49,6 @@ class Given(NamedTuple):
         return [list(part) for part in zip(self.prefixes, *filter(None, [self.suffixes]))]
 
 
-def base_of(folder: Path) -> str | None:
-    """The base model that a checkpoint folder names and needs, or None where it holds all weights
-    itself.
-    """
-    from common.files import read_json
-
-    for name in ("adapter_config.json", "config.json"):
-        if (folder / name).exists():
-            config = read_json(folder / name)
-            if name == "adapter_config.json" or "trainable" in (
-                config.get("saved_weights"),
-                config.get("holds"),
-            ):
-                return config.get("base_model_name_or_path")
-            return None
-    return None
-
-
 class EvaluatedModel:
     """A loaded checkpoint of either kind, its tokenizer and its sampler's settings, for the two
     evaluation scripts.
@@ -85,6 +66,7 @@ class EvaluatedModel:
             checkpoint_kind,
             load_flexmdm,
             load_llada,
+            named_base,
             pick_device,
             pick_dtype,
         )
@@ -128,7 +110,7 @@ class EvaluatedModel:
         self.max_length = args.max_length or min(own, 1024)
         if flexmdm:
             self.arguments["max_length"] = self.max_length
-        base = args.base_model or base_of(resolve_folder(args.checkpoint_path))
+        base = args.base_model or named_base(resolve_folder(args.checkpoint_path))
         self.settings = {
             "kind": self.kind,
             "checkpoint_hash": checkpoint_hash(args.checkpoint_path),

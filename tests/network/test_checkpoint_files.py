@@ -27,6 +27,7 @@ from llada_utils import (
     export_merged,
     load_flexmdm,
     load_llada,
+    named_base,
     new_flexmdm,
     own_fields,
     write_checkpoint,
@@ -329,5 +330,23 @@ def test_a_missing_base_is_named_with_its_flag(made, tmp_path, kind):
     tiny.edit_json(folder / JSON[kind], base_model_name_or_path=None)
     with pytest.raises(InputError, match="names no base|base_model_name_or_path"):
         load(kind, folder)
-    with pytest.raises(InputError, match="names no base"):
-        base_of_checkpoint(folder, None, 3)
+    tiny.edit_json(folder / JSON[kind], base_model_name_or_path=3)
+    with pytest.raises(InputError, match="names no base|base_model_name_or_path"):
+        base_of_checkpoint(folder, None)
+
+
+def test_the_base_that_a_folder_names_and_needs(made, tmp_path):
+    """An export still says where it comes from, and needs it no more."""
+    base = str(made / "llada")
+    assert [named_base(made / kind) for kind in LOADERS] == [None, base, base]
+    for kind in ("flexmdm", "adapter"):
+        export_merged(made / kind, tmp_path / kind)
+        assert named_base(tmp_path / kind) is None
+    older = copy(made, "flexmdm", tmp_path / "older")
+    content = json.loads((older / "config.json").read_text())
+    content["holds"] = content.pop("saved_weights")
+    (older / "config.json").write_text(json.dumps(content))
+    assert named_base(older) == base
+    tiny.edit_json(older / "config.json", holds="everything")
+    assert named_base(older) is None
+    assert named_base(tmp_path) is None
