@@ -133,16 +133,6 @@ class EvaluatedModel:
 
         return text_ids(self.tokenizer, text)
 
-    def _padded(self, rows: Sequence[Ids]) -> "Tensor":
-        import torch
-
-        width = max(map(len, rows), default=0)
-        # (B, P)
-        ids = torch.full((len(rows), width), self.ids["pad_id"], dtype=torch.long, device="cpu")
-        for number, row in enumerate(rows):
-            ids[number, : len(row)] = torch.tensor(row, dtype=torch.long, device="cpu")
-        return ids.to(self.model.device)
-
     def _seeds(self, tasks: Sequence[dict[str, Any]]) -> "Tensor":
         import torch
 
@@ -204,11 +194,13 @@ class EvaluatedModel:
         """[(text, row fields)]: what follows each prompt (lists of ids). lengths: LLaDA's masks of
         each row (None: --gen_length).
         """
-        ids, seeds = self._padded(prompts), self._seeds(tasks)
+        seeds = self._seeds(tasks)
         if self.kind == "flexmdm":
             from sampling.flexmdm import generate_flexmdm
 
-            result = generate_flexmdm(self.model, ids, seeds=seeds, **self.ids, **self.arguments)
+            result = generate_flexmdm(
+                self.model, prompts, seeds=seeds, **self.ids, **self.arguments
+            )
         else:
             import torch
 
@@ -219,7 +211,7 @@ class EvaluatedModel:
             ]
             result = generate_mdm(
                 self.model,
-                ids,
+                prompts,
                 seeds=seeds,
                 **self.ids,
                 **{**self.arguments, "gen_length": torch.tensor(lengths, device="cpu")},
@@ -236,12 +228,12 @@ class EvaluatedModel:
         """[(text, row fields)]: what lies between each prefix and suffix (lists of ids).
         middle_lengths: LLaDA's masks of each row.
         """
-        before, after, seeds = self._padded(prefixes), self._padded(suffixes), self._seeds(tasks)
+        seeds = self._seeds(tasks)
         if self.kind == "flexmdm":
             from sampling.flexmdm import generate_flexmdm_infilling
 
             result = generate_flexmdm_infilling(
-                self.model, before, after, seeds=seeds, **self.ids, **self.arguments
+                self.model, prefixes, suffixes, seeds=seeds, **self.ids, **self.arguments
             )
         else:
             import torch
@@ -253,8 +245,8 @@ class EvaluatedModel:
             }
             result = generate_mdm_infilling(
                 self.model,
-                before,
-                after,
+                prefixes,
+                suffixes,
                 seeds=seeds,
                 middle_lengths=torch.tensor(middle_lengths, device="cpu"),
                 **self.ids,
