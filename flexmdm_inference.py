@@ -157,15 +157,10 @@ def main() -> None:
         from sampling.trace_page import terminal_watcher
 
         on_frame = terminal_watcher(tokenizer, mask_id)
-    rows = [
-        torch.tensor([ids] * args.num_samples, dtype=torch.long, device="cpu").view(
-            args.num_samples, -1
-        )
-        for ids in (before, after)
-    ]
     result = generate_flexmdm_infilling(
         model,
-        *rows,
+        [before] * args.num_samples,
+        [after] * args.num_samples,
         mask_id=mask_id,
         pad_id=pad_id,
         num_tokens=len(tokenizer),

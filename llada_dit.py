@@ -22,7 +22,12 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MaskedLMOutput
 
-from common.config_values import LENGTH_DISTRIBUTION, check_flexmdm, check_llada
+from common.config_values import (
+    LENGTH_DISTRIBUTION,
+    check_flexmdm,
+    check_llada,
+    with_saved_weights,
+)
 from common.packed_rows import PackedRows, PaddedRows, Places, at_places, select
 from flexmdm_interpolant import length_without_trailing, schedule_from_config
 
@@ -540,8 +545,8 @@ class FlexMDMConfig(PreTrainedConfig):
     by it before its embedding (1000 ours, 1 the paper's code); length_head: "log_rate" or
     "softplus" (x 1024, the paper's code); length_distribution: the most missing tokens of a gap
     that the head for p(n | xt, t) can say, 0: there is no such head;
-    lora: r, lora_alpha, lora_dropout, or None; holds: "trainable" (needs base_model_name_or_path)
-    or "everything".
+    lora: r, lora_alpha, lora_dropout, or None; saved_weights: "trainable" (needs
+    base_model_name_or_path) or "full"; `holds` ("trainable" or "everything") in older checkpoints.
     """
 
     model_type = "flexmdm"
@@ -559,7 +564,7 @@ class FlexMDMConfig(PreTrainedConfig):
     mask_token_id: int = 126336
     pad_token_id: int = 126081  # from_json refuses None, which the class above allows
     lora: dict | None = None
-    holds: str = "everything"
+    saved_weights: str = "full"
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
@@ -574,6 +579,7 @@ class FlexMDMConfig(PreTrainedConfig):
         """Check a config.json (a dict), the base's within it and the schedules. Raises ValueError
         for keys that this version does not know, InputError for a value that cannot be.
         """
+        content = with_saved_weights(content, source)
         check_flexmdm(content, source)
         content = {key: value for key, value in content.items() if key != "architectures"}
         unknown = set(content) - set(cls.__annotations__) - {"model_type"}

@@ -186,18 +186,13 @@ def main() -> None:
         from sampling.trace_page import terminal_watcher
 
         on_frame = terminal_watcher(tokenizer, config.mask_token_id)
-    rows = [
-        torch.tensor([ids] * args.num_samples, dtype=torch.long, device="cpu").view(
-            args.num_samples, -1
-        )
-        for ids in (before, after)
-    ]
     seeds = torch.tensor(
         [item_seed(args.seed, 0, sample) for sample in range(args.num_samples)], device="cpu"
     )
     result = generate_mdm_infilling(
         model,
-        *rows,
+        [before] * args.num_samples,
+        [after] * args.num_samples,
         middle_lengths=gen_length,
         mask_id=config.mask_token_id,
         pad_id=config.pad_token_id,

@@ -320,6 +320,7 @@ def load_llada(
         with torch.device("meta"):
             model = LLaDAModelLM(config)
         load_into(model, read_tensors(folder), lambda name: dtype, device, folder)
+        model.name_or_path = str(path_or_hub_id)  # an adapter on it names it as its base
         return model.eval()
     from peft import LoraConfig
 
@@ -333,8 +334,7 @@ def load_llada(
         raise InputError(
             f"{folder / 'adapter_config.json'} is no LoRA configuration: {error}"
         ) from None
-    base = base_of_checkpoint(folder, base, content.get("base_model_name_or_path"))
-    model = load_llada(base, dtype=dtype, device=device)
+    model = load_llada(base_of_checkpoint(folder, base), dtype=dtype, device=device)
     adapter.inference_mode = False  # else peft freezes the adapter as well
     add_lora(model, adapter)
     names = {
@@ -350,13 +350,28 @@ def load_llada(
     return (merge_lora(model) if merge else model).eval()
 
 
-def base_of_checkpoint(folder: Path, base: str | Path | None, named: Any) -> Path:
+def named_base(folder: Path) -> str | None:
+    """The base that a checkpoint folder names and needs, or None where it holds all weights itself
+    or names none. Raises InputError for a config that cannot be read.
+    """
+    named = None
+    if (folder / "adapter_config.json").exists():
+        content = read_json(folder / "adapter_config.json")
+        named = content.get("base_model_name_or_path") if isinstance(content, dict) else None
+    elif has_flexmdm_config(folder):
+        config = flexmdm_config(folder)
+        named = config.base_model_name_or_path if config.saved_weights == "trainable" else None
+    return named if isinstance(named, str) and named else None
+
+
+def base_of_checkpoint(folder: Path, base: str | Path | None) -> Path:
     """The folder of the base that a checkpoint rests on: what --base_model says, else what the
     checkpoint names. Raises InputError that says which of both.
     """
     if base is not None:
         return resolve_folder(base, "--base_model")
-    if not isinstance(named, str) or not named:
+    named = named_base(folder)
+    if named is None:
         raise InputError(f"--base_model: {folder} names no base; give it by this flag")
     return resolve_folder(
         named, f"--base_model is not given, and the base that {folder} names cannot be had"
@@ -368,6 +383,12 @@ def lasting_name(base: str | None) -> str | None:
     stand in another folder; a hub id as it is.
     """
     return str(Path(base).resolve()) if base and Path(base).is_dir() else base
+
+
+def has_flexmdm_config(folder: Path) -> bool:
+    """Whether a folder has a FlexMDM's config.json; the paper code's folders have none."""
+    content = read_json(folder / "config.json") if (folder / "config.json").exists() else None
+    return isinstance(content, dict) and content.get("model_type") == "flexmdm"
 
 
 def flexmdm_config(folder: Path) -> FlexMDMConfig:
@@ -406,7 +427,7 @@ def new_flexmdm(
         base_model_name_or_path=lasting_name(str(base)),
         mask_token_id=backbone.mask_token_id,
         pad_token_id=backbone.pad_token_id,
-        holds="trainable" if settings.get("lora") else "everything",
+        saved_weights="trainable" if settings.get("lora") else "full",
         **settings,
     )
     model = build_flexmdm(FlexMDMConfig(**{**own_fields(config), "lora": None}))
@@ -441,19 +462,16 @@ def load_flexmdm(
     def dtype_of(name: str) -> torch.dtype:
         return dtype if name.startswith("backbone.") and ".lora_" not in name else torch.float32
 
-    if (
-        not (folder / "config.json").exists()
-        or read_json(folder / "config.json").get("model_type") != "flexmdm"
-    ):
+    if not has_flexmdm_config(folder):  # the paper code's
         model = load_paper_checkpoint(folder, base, lora_alpha, dtype_of, device)
     else:
         config = flexmdm_config(folder)
         model = build_flexmdm(config)
         names = dict(model.named_parameters())
-        if config.holds == "everything":
+        if config.saved_weights == "full":
             load_into(model, read_tensors(folder), dtype_of, device, folder)
         else:
-            base_folder = base_of_checkpoint(folder, base, config.base_model_name_or_path)
+            base_folder = base_of_checkpoint(folder, base)
             if llada_config(base_folder).to_json() != config.backbone:
                 raise InputError(
                     f"--base_model: {base_folder} has another config.json than the base of {folder}"
@@ -570,15 +588,15 @@ def write_checkpoint(
     """Write a model of either kind into an existing folder: config, tensors, tokenizer and model
     card.
 
-    FlexMDM: the trainable tensors (config.holds), LLaDA with LoRA: a PEFT adapter folder, LLaDA: a
-    LLaDA folder.
+    FlexMDM: the trainable tensors (config.saved_weights), LLaDA with LoRA: a PEFT adapter
+    folder, LLaDA: a LLaDA folder.
     state: the whole state dict where the model itself does not hold it (ZeRO, FSDP).
     """
     folder = Path(folder)
     state = dict(model.state_dict()) if state is None else state
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     if isinstance(model, LLaDADiT):
-        if model.config.holds == "trainable":
+        if model.config.saved_weights == "trainable":
             state = {name: tensor for name, tensor in state.items() if name in trainable}
         write_tensors(state, folder)
         write_json(
@@ -624,7 +642,7 @@ def export_merged(
     if checkpoint_kind(checkpoint) == "flexmdm":
         model = load_flexmdm(checkpoint, base, lora_alpha, dtype)
         model.config = FlexMDMConfig(
-            **{**own_fields(model.config), "lora": None, "holds": "everything"}
+            **{**own_fields(model.config), "lora": None, "saved_weights": "full"}
         )
     else:
         model = load_llada(checkpoint, base, dtype)

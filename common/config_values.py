@@ -74,8 +74,10 @@ FLEXMDM = {
     "attend_to_padding": TRUTH,
     "adaln_group_size": whole(1, 1000),
     "max_length": whole(1, 10**9),
-    "holds": either("trainable", "everything"),
+    "saved_weights": either("trainable", "full"),
 }
+# the values of `holds`, as older checkpoints call saved_weights
+HOLDS = {"trainable": "trainable", "everything": "full"}
 
 
 def check(content: Any, rules: dict[str, Rule], source: object) -> None:
@@ -102,6 +104,19 @@ def check_llada(content: Any, source: object) -> None:
         raise InputError(f"{source}: d_model / n_heads is odd; rotary embeddings need pairs")
 
 
+def with_saved_weights(content: Any, source: object) -> Any:
+    """A FlexMDM's config.json with saved_weights in place of an older checkpoint's `holds`. Raises
+    InputError where it has both, or another value.
+    """
+    if not isinstance(content, dict) or "holds" not in content:
+        return content
+    if "saved_weights" in content:
+        raise InputError(f"{source}: has both saved_weights and holds, its older name; keep one")
+    check(content, {"holds": either(*HOLDS)}, source)
+    kept = {key: value for key, value in content.items() if key != "holds"}
+    return kept | {"saved_weights": HOLDS[content["holds"]]}
+
+
 def check_flexmdm(content: Any, source: object) -> None:
     """A FlexMDM's config.json, and the base's within it. Raises InputError."""
     check(content, FLEXMDM, source)
@@ -112,8 +127,10 @@ def check_flexmdm(content: Any, source: object) -> None:
         check(content, dict.fromkeys(("mask_token_id", "pad_token_id"), whole(0, rows - 1)), source)
     if content.get("lora") is not None:
         check_lora(content["lora"], f"{source}: lora")
-    if content.get("holds") == "trainable" and not content.get("base_model_name_or_path"):
-        raise InputError(f"{source}: holds is 'trainable', but no base_model_name_or_path is there")
+    if content.get("saved_weights") == "trainable" and not content.get("base_model_name_or_path"):
+        raise InputError(
+            f"{source}: saved_weights is 'trainable', but no base_model_name_or_path is there"
+        )
 
 
 def check_lora(content: Any, source: object) -> None:

@@ -11,7 +11,6 @@ torch before a model is made.
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common.errors import InputError
@@ -50,21 +49,6 @@ class Given(NamedTuple):
         return [list(part) for part in zip(self.prefixes, *filter(None, [self.suffixes]))]
 
 
-def base_of(folder: Path) -> str | None:
-    """The base model that a checkpoint folder names and needs, or None where it holds all weights
-    itself.
-    """
-    from common.files import read_json
-
-    for name in ("adapter_config.json", "config.json"):
-        if (folder / name).exists():
-            config = read_json(folder / name)
-            if name == "adapter_config.json" or config.get("holds") == "trainable":
-                return config.get("base_model_name_or_path")
-            return None
-    return None
-
-
 class EvaluatedModel:
     """A loaded checkpoint of either kind, its tokenizer and its sampler's settings, for the two
     evaluation scripts.
@@ -82,6 +66,7 @@ class EvaluatedModel:
             checkpoint_kind,
             load_flexmdm,
             load_llada,
+            named_base,
             pick_device,
             pick_dtype,
         )
@@ -125,7 +110,7 @@ class EvaluatedModel:
         self.max_length = args.max_length or min(own, 1024)
         if flexmdm:
             self.arguments["max_length"] = self.max_length
-        base = args.base_model or base_of(resolve_folder(args.checkpoint_path))
+        base = args.base_model or named_base(resolve_folder(args.checkpoint_path))
         self.settings = {
             "kind": self.kind,
             "checkpoint_hash": checkpoint_hash(args.checkpoint_path),
@@ -147,16 +132,6 @@ class EvaluatedModel:
         from data.tokenizer import text_ids
 
         return text_ids(self.tokenizer, text)
-
-    def _padded(self, rows: Sequence[Ids]) -> "Tensor":
-        import torch
-
-        width = max(map(len, rows), default=0)
-        # (B, P)
-        ids = torch.full((len(rows), width), self.ids["pad_id"], dtype=torch.long, device="cpu")
-        for number, row in enumerate(rows):
-            ids[number, : len(row)] = torch.tensor(row, dtype=torch.long, device="cpu")
-        return ids.to(self.model.device)
 
     def _seeds(self, tasks: Sequence[dict[str, Any]]) -> "Tensor":
         import torch
@@ -219,11 +194,13 @@ class EvaluatedModel:
         """[(text, row fields)]: what follows each prompt (lists of ids). lengths: LLaDA's masks of
         each row (None: --gen_length).
         """
-        ids, seeds = self._padded(prompts), self._seeds(tasks)
+        seeds = self._seeds(tasks)
         if self.kind == "flexmdm":
             from sampling.flexmdm import generate_flexmdm
 
-            result = generate_flexmdm(self.model, ids, seeds=seeds, **self.ids, **self.arguments)
+            result = generate_flexmdm(
+                self.model, prompts, seeds=seeds, **self.ids, **self.arguments
+            )
         else:
             import torch
 
@@ -234,7 +211,7 @@ class EvaluatedModel:
             ]
             result = generate_mdm(
                 self.model,
-                ids,
+                prompts,
                 seeds=seeds,
                 **self.ids,
                 **{**self.arguments, "gen_length": torch.tensor(lengths, device="cpu")},
@@ -251,12 +228,12 @@ class EvaluatedModel:
         """[(text, row fields)]: what lies between each prefix and suffix (lists of ids).
         middle_lengths: LLaDA's masks of each row.
         """
-        before, after, seeds = self._padded(prefixes), self._padded(suffixes), self._seeds(tasks)
+        seeds = self._seeds(tasks)
         if self.kind == "flexmdm":
             from sampling.flexmdm import generate_flexmdm_infilling
 
             result = generate_flexmdm_infilling(
-                self.model, before, after, seeds=seeds, **self.ids, **self.arguments
+                self.model, prefixes, suffixes, seeds=seeds, **self.ids, **self.arguments
             )
         else:
             import torch
@@ -268,8 +245,8 @@ class EvaluatedModel:
             }
             result = generate_mdm_infilling(
                 self.model,
-                before,
-                after,
+                prefixes,
+                suffixes,
                 seeds=seeds,
                 middle_lengths=torch.tensor(middle_lengths, device="cpu"),
                 **self.ids,

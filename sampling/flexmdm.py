@@ -15,18 +15,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flexmdm_interpolant import length_without_trailing
 from sampling.flexmdm_sampler import FlexMDMSampler
 from sampling.length_search import search_lengths
 from sampling.options import SamplerOptions
 from sampling.results import GenerationResult, TraceFrame
 from sampling.row_random import draw_seeds
-from sampling.sequences import Sequences
+from sampling.sequences import GivenRows, Sequences, device_of, id_lists
 
 
 def generate_flexmdm(
     model: Any,
-    prompts: torch.Tensor | None = None,
+    prompts: GivenRows | None = None,
     *,
     mask_id: int,
     pad_id: int,
@@ -46,8 +45,8 @@ def generate_flexmdm(
         model: `model(input_ids, timesteps, attention_mask)` -> {"logits": (B, L, V), "length":
             (B, L+1)} with a `device`. Used when there: `supports_logits_mask`, and `config` with
             its schedules, time_epsilon, max_length and attend_to_padding.
-        prompts: long (B, P), right-padded with pad_id (only trailing padding counts), or None with
-            batch_size=B.
+        prompts: a list of ids of each row; or long (B, P), right-padded with pad_id (only trailing
+            padding counts); or None with batch_size=B.
         options: a SamplerOptions, or its fields as keyword arguments:
         steps: tau_leaping: its grid, uniform in t. event_driven: None, or a cap on a row's
             evaluations; a row that reaches it inserts no more, unmasks everything at once and is
@@ -99,7 +98,7 @@ def generate_flexmdm(
     What each approximation costs is measured in tests/sampling/test_sampler_approximations.py.
 
     Returns:
-        A GenerationResult on the prompts' device.
+        A GenerationResult on the device of the prompts, where they are a tensor, or the model's.
 
     Raises:
         ValueError: bad arguments, or a network that returns no numbers.
@@ -107,13 +106,13 @@ def generate_flexmdm(
     if prompts is None:
         if batch_size is None:
             raise ValueError("without prompts, batch_size says how many rows to generate")
-        prompts = _no_tokens(batch_size)
+        prompts = [[]] * batch_size
     elif batch_size is not None and batch_size != len(prompts):
         raise ValueError(f"batch_size is {batch_size}, but there are {len(prompts)} prompts")
     return generate_flexmdm_infilling(
         model,
         prompts,
-        _no_tokens(len(prompts)),
+        [[]] * len(prompts),
         mask_id=mask_id,
         pad_id=pad_id,
         num_tokens=num_tokens,
@@ -128,8 +127,8 @@ def generate_flexmdm(
 
 def generate_flexmdm_infilling(
     model: Any,
-    prefixes: torch.Tensor,
-    suffixes: torch.Tensor,
+    prefixes: GivenRows,
+    suffixes: GivenRows,
     *,
     mask_id: int,
     pad_id: int,
@@ -141,9 +140,9 @@ def generate_flexmdm_infilling(
     on_frame: Callable[[int, TraceFrame], None] | None = None,
     **keywords: Any,
 ) -> GenerationResult:
-    """Fill the middle between prefixes (long (B, P)) and suffixes (long (B, S)), both right-padded
-    with pad_id; the rest is as in generate_flexmdm. Boundary tokens belong to prefix and suffix.
-    Row b's middle is `sequences[b, P_b : lengths[b] - S_b]`.
+    """Fill the middle between prefixes and suffixes (lists of ids; or long (B, P) and (B, S), both
+    right-padded with pad_id); the rest is as in generate_flexmdm. Boundary tokens belong to prefix
+    and suffix. Row b's middle is `sequences[b, P_b : lengths[b] - S_b]`.
     """
     if len(prefixes) != len(suffixes):
         raise ValueError(f"{len(prefixes)} prefixes, but {len(suffixes)} suffixes")
@@ -157,23 +156,13 @@ def generate_flexmdm_infilling(
         max_length = getattr(getattr(model, "config", None), "max_length", None)
         if max_length is None:
             raise ValueError("max_length is needed: the model has no config that says it")
-    device = (
-        prefixes.device
-        if prefixes.numel()
-        else suffixes.device
-        if suffixes.numel()
-        else getattr(model, "device", "cpu")
-    )
-    prefixes, suffixes = prefixes.cpu().long(), suffixes.cpu().long()
-    prefix_lengths = length_without_trailing(prefixes, pad_id)
-    suffix_lengths = length_without_trailing(suffixes, pad_id)
-    longest = int((prefix_lengths + suffix_lengths).max()) if len(prefixes) else 0
+    device = device_of(model, prefixes, suffixes)
+    before, after = id_lists(prefixes, pad_id), id_lists(suffixes, pad_id)
+    longest = max((len(prefix) + len(suffix) for prefix, suffix in zip(before, after)), default=0)
     if longest > max_length:
         raise ValueError(f"a row of {longest} given tokens is longer than max_length {max_length}")
-    if bool((prefixes == mask_id).any()) or bool((suffixes == mask_id).any()):
+    if any(mask_id in row for row in before + after):
         raise ValueError(f"the given tokens contain the mask token {mask_id}")
-    before = [row[:end] for row, end in zip(prefixes.tolist(), prefix_lengths.tolist())]
-    after = [row[:end] for row, end in zip(suffixes.tolist(), suffix_lengths.tolist())]
     row_seeds = draw_seeds(len(before), seeds, generator).numpy()
 
     def sampler(
@@ -193,7 +182,3 @@ def generate_flexmdm_infilling(
         if isinstance(value, torch.Tensor):
             setattr(result, name, value.to(device))
     return result
-
-
-def _no_tokens(batch: int) -> torch.Tensor:
-    return torch.zeros((batch, 0), dtype=torch.long, device="cpu")

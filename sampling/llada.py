@@ -17,6 +17,7 @@ from common.packed_rows import Places
 from sampling.prefix_cache import PrefixCache
 from sampling.results import GenerationResult, TraceFrame
 from sampling.row_random import row_uniforms
+from sampling.sequences import GivenRows, device_of, id_lists
 from sampling.token_choice import (
     check_tokens,
     draw_tokens,
@@ -62,7 +63,7 @@ def evaluate(model: Any, ids: Tensor, real: Tensor, wanted: Tensor) -> Tensor:
 @torch.no_grad()
 def fill_masks(
     model: Any,
-    rows: Sequence[tuple[Tensor, int, Tensor]],
+    rows: Sequence[tuple[list[int], int, list[int]]],
     plans: Sequence[Plan],
     *,
     temperature: float,
@@ -79,8 +80,8 @@ def fill_masks(
 ) -> GenerationResult:
     """Unmask every row's masks by its plan (unmasking_plan). Returns a GenerationResult on CPU.
 
-    rows: for each row (ids before the masks, number of masks, ids after them), ids long [n] on CPU;
-    the rest is generate_mdm's.
+    rows: for each row (ids before the masks, number of masks, ids after them); the rest is
+    generate_mdm's.
     All bookkeeping stays on CPU: it is small, and CPU has float64 everywhere. Only the network's
     input and logits are on its device.
     """
@@ -94,8 +95,8 @@ def fill_masks(
     canvas = torch.full((B, int(lengths.max()) if B else 0), pad_id, device="cpu")  # (B, L)
     masked = torch.zeros_like(canvas, dtype=torch.bool)  # (B, L)
     for row, (before, masks, after) in enumerate(rows):
-        canvas[row, : lengths[row]] = torch.cat(
-            [before, torch.full((masks,), mask_id, device="cpu"), after]
+        canvas[row, : lengths[row]] = torch.tensor(
+            [*before, *[mask_id] * masks, *after], dtype=torch.long, device="cpu"
         )
         masked[row, len(before) : len(before) + masks] = True
     place = torch.arange(canvas.shape[1], device="cpu")  # (L,)
@@ -237,22 +238,6 @@ def unmasking_plan(length: int, steps: int | None, block_length: int | None) -> 
     return plan
 
 
-def _rows_of(ids: Tensor, pad_id: int) -> list[Tensor]:
-    """The rows of ids (long [B, P], right-padded) as B tensors on CPU without their trailing
-    padding.
-    """
-    from flexmdm_interpolant import length_without_trailing
-
-    if ids.dim() != 2:
-        raise ValueError(
-            f"prompts, prefixes and suffixes are long [B, P], not of shape {tuple(ids.shape)}"
-        )
-    return [
-        row[:length]
-        for row, length in zip(ids.cpu(), length_without_trailing(ids.cpu(), pad_id).tolist())
-    ]
-
-
 def _generate(
     model, befores, masks, afters, device, *, steps, block_length, generator, seeds, **settings
 ):
@@ -296,7 +281,7 @@ def _generate(
 
 def generate_mdm(
     model: Any,
-    prompts: Tensor,
+    prompts: GivenRows,
     *,
     steps: int | None,
     gen_length: int | Tensor,
@@ -314,12 +299,13 @@ def generate_mdm(
     return_trace: bool = False,
     on_frame: Callable[[int, TraceFrame], None] | None = None,
 ) -> GenerationResult:
-    """Answer each prompt with gen_length tokens. Returns a GenerationResult on the prompts' device.
+    """Answer each prompt with gen_length tokens. Returns a GenerationResult on the device of
+    the prompts, where they are a tensor, or the model's.
 
     model: `model(ids, attention_mask=None).logits` [B, L, V] with a `device`; where it has
     `supports_logits_mask`, logits are computed at the masks that need them alone.
-    prompts: long [B, P], right-padded with pad_id, rows of any length; each is followed at once by
-    its masks, and padding comes after.
+    prompts: a list of ids of each row, or long [B, P], right-padded with pad_id; rows of any
+    length; each is followed at once by its masks, and padding comes after.
     steps: over all blocks, divisible by their number (None: one a token); gen_length: int, or long
     [B]; block_length: tokens a block (None: one block; the last block of a row may be shorter).
     temperature: 0 takes the most probable token; remasking: which of a step's tokens stay: the most
@@ -336,14 +322,13 @@ def generate_mdm(
     counts as one.
     Raises ValueError for bad arguments, or a network that leaves no token to choose.
     """
-    befores = _rows_of(prompts, pad_id)
-    nothing = [prompts.new_zeros(0, device="cpu")] * len(befores)
+    befores = id_lists(prompts, pad_id)
     return _generate(
         model,
         befores,
         gen_length,
-        nothing,
-        prompts.device,
+        [[]] * len(befores),
+        device_of(model, prompts),
         steps=steps,
         block_length=block_length,
         generator=generator,
@@ -363,8 +348,8 @@ def generate_mdm(
 
 def generate_mdm_infilling(
     model: Any,
-    prefixes: Tensor,
-    suffixes: Tensor,
+    prefixes: GivenRows,
+    suffixes: GivenRows,
     *,
     steps: int | None,
     middle_lengths: int | Tensor,
@@ -382,13 +367,13 @@ def generate_mdm_infilling(
     return_trace: bool = False,
     on_frame: Callable[[int, TraceFrame], None] | None = None,
 ) -> GenerationResult:
-    """Fill middle_lengths (int, or long [B]) masks between each prefix and suffix (long [B, P], [B,
-    S], right-padded), in place.
+    """Fill middle_lengths (int, or long [B]) masks between each prefix and suffix (lists of ids; or
+    long [B, P], [B, S], right-padded), in place.
 
     Everything else as in generate_mdm; guidance hides prefix and suffix. The middle of row b is
     `sequences[b, P_b : lengths[b] - S_b]`.
     """
-    befores, afters = _rows_of(prefixes, pad_id), _rows_of(suffixes, pad_id)
+    befores, afters = id_lists(prefixes, pad_id), id_lists(suffixes, pad_id)
     if len(befores) != len(afters):
         raise ValueError(f"{len(befores)} prefixes, but {len(afters)} suffixes")
     return _generate(
@@ -396,7 +381,7 @@ def generate_mdm_infilling(
         befores,
         middle_lengths,
         afters,
-        prefixes.device,
+        device_of(model, prefixes, suffixes),
         steps=steps,
         block_length=block_length,
         generator=generator,

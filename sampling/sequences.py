@@ -1,11 +1,48 @@
-"""The token ids of a FlexMDM sampler's rows, and how they grow: masks are inserted into gaps, and
-every position keeps its identity.
+"""The token ids of a sampler's rows: what is given, and how a FlexMDM's rows grow: masks are
+inserted into gaps, and every position keeps its identity.
 """
 
+from collections.abc import Sequence
+from operator import index
+from typing import Any, TypeAlias
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from flexmdm_interpolant import length_without_trailing
 from sampling.results import TraceFrame
+
+# given rows of tokens: long (B, P), right-padded with pad_id, or a list of ids of each row
+GivenRows: TypeAlias = torch.Tensor | Sequence[Sequence[int]]
+
+
+def id_lists(given: GivenRows, pad_id: int) -> list[list[int]]:
+    """The ids of each row: a tensor's without their trailing padding, lists as they are. Raises
+    ValueError for anything else.
+    """
+    if not isinstance(given, torch.Tensor):
+        try:
+            return [[index(token) for token in row] for row in given]
+        except TypeError:
+            shape = "a list of this"
+    elif given.dim() == 2:
+        given = given.cpu().long()
+        lengths = length_without_trailing(given, pad_id).tolist()
+        return [row[:length] for row, length in zip(given.tolist(), lengths)]
+    else:
+        shape = f"of shape {tuple(given.shape)}"
+    raise ValueError(f"prompts, prefixes and suffixes are long [B, P] or lists of ids, not {shape}")
+
+
+def device_of(model: Any, *given: GivenRows) -> torch.device | str:
+    """Where results belong: on the device of the given tensors that are not empty, else on the
+    model's.
+    """
+    for rows in given:
+        if isinstance(rows, torch.Tensor) and rows.numel():
+            return rows.device
+    return getattr(model, "device", "cpu")
 
 
 class Sequences:

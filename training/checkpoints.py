@@ -155,7 +155,7 @@ def trained_pairs(model: nn.Module, folder: Path) -> Iterator[tuple[nn.Parameter
     names = {
         f"base_model.model.{name.replace('.default.', '.')}" if adapter else name: name
         for name, parameter in parameters.items()
-        if parameter.requires_grad or not (adapter or holds_trainable(model))
+        if parameter.requires_grad or not (adapter or saves_trainable(model))
     }
     seen = set()
     for name, tensor in read_tensors(
@@ -181,6 +181,6 @@ def load_trained(model: nn.Module, folder: Path) -> None:
             copy_into(parameter, tensor)
 
 
-def holds_trainable(model: nn.Module) -> bool:
+def saves_trainable(model: nn.Module) -> bool:
     """Whether a checkpoint of it leaves the frozen base out: a FlexMDM's own choice."""
-    return isinstance(model, LLaDADiT) and model.config.holds == "trainable"
+    return isinstance(model, LLaDADiT) and model.config.saved_weights == "trainable"

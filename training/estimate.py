@@ -18,7 +18,7 @@ from common.errors import InputError
 from common.files import read_json
 from common.packed_rows import PaddedRows
 from llada_dit import CHUNK_BYTES, FlexMDMConfig, LLaDABlock, LLaDAConfig, LLaDAModelLM, rope_tables
-from llada_utils import add_lora, build_flexmdm, flexmdm_config, llada_config
+from llada_utils import add_lora, build_flexmdm, flexmdm_config, llada_config, named_base
 
 if TYPE_CHECKING:
     from training.arguments import RunArguments
@@ -119,10 +119,12 @@ def meta_model(args: "RunArguments", folder: str | Path | None = None) -> Any:
     adapter = Path(source) / "adapter_config.json"
     if adapter.exists():  # LoRA of a LLaDA: the base that it names
         try:
-            content = read_json(adapter)
-            source, lora["r"] = str(content["base_model_name_or_path"]), int(content["r"])
+            base, lora["r"] = named_base(Path(source)), int(read_json(adapter)["r"])
         except (KeyError, TypeError, ValueError):
-            raise InputError(f"{adapter} does not name its base and rank") from None
+            base = None
+        if base is None:
+            raise InputError(f"{adapter} does not name its base and rank")
+        source = base
     if Path(source).is_dir():
         config = llada_config(Path(source))
     elif source == "GSAI-ML/LLaDA-8B-Base":

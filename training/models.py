@@ -64,7 +64,6 @@ def build_model(args: "RunArguments") -> tuple[Any, Any]:
     else:
         model = load_llada(args.model_name_or_path, dtype=dtype)
         if not args.all_parameters:
-            model.name_or_path = args.model_name_or_path
             add_lora(
                 model,
                 {

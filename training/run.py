@@ -20,14 +20,20 @@ import torch
 from transformers import TrainerCallback
 
 from common.errors import InputError
-from common.files import lock_for_writing, read_json, write_json
+from common.files import lock_for_writing, read_json, resolve_folder, write_json
 from common.gpu_memory import out_of_memory_advice
 from common.rows import RowWriter, read_finished, write_rows
 from data.noise_stream import NoiseStream
 from data.token_rows import held_out_split, load_rows, row_lengths, rows_hash
 from data.tokenizer import reserved_ids
 from llada_dit import LLaDADiT
-from llada_utils import checkpoint_hash, checkpoint_kind, compile_network, end_process_group
+from llada_utils import (
+    checkpoint_hash,
+    checkpoint_kind,
+    compile_network,
+    end_process_group,
+    named_base,
+)
 from training.arguments import RunArguments
 from training.checkpoints import check_checkpoint, newest_complete
 from training.likelihood_bound import report
@@ -168,7 +174,7 @@ def run_settings(args: RunArguments, model: Any, rows: int) -> dict[str, Any]:
     return settings
 
 
-def input_hashes(args: RunArguments, model: Any) -> dict[str, str | None]:
+def input_hashes(args: RunArguments) -> dict[str, str]:
     """What lies on disk and must not change either: training rows, and the weights and tokenizer
     that the run starts from (with the base beneath them).
     """
@@ -177,17 +183,13 @@ def input_hashes(args: RunArguments, model: Any) -> dict[str, str | None]:
         if args.init_from
         else (args.model_name_or_path, "--model_name_or_path")
     )
-    if isinstance(model, LLaDADiT):
-        config = model.config
-        base = config.base_model_name_or_path if config.holds == "trainable" else None
-    else:
-        base = getattr(model, "name_or_path", None)  # set beneath an adapter
+    base = named_base(resolve_folder(start, flag))
     assert args.train_data is not None  # check: a run that trains has it
     hashes = {
         "train_data_hash": rows_hash(args.train_data),
         "start_hash": checkpoint_hash(start, flag),
     }
-    return hashes | {"base_hash": checkpoint_hash(base) if base and base != start else None}
+    return hashes | ({"base_hash": checkpoint_hash(base)} if base else {})
 
 
 def decide_on_rank_zero(args: RunArguments, decide: Callable[[], Decided]) -> Decided:
@@ -420,7 +422,7 @@ def train_alone(
         args.max_steps = math.ceil(args.num_train_epochs * len(train_rows) / args.global_batch)
     settings = run_settings(args, model, len(train_rows))
     checkpoint, finished = decide_on_rank_zero(
-        args, lambda: prepare_output(args, settings | input_hashes(args, model))
+        args, lambda: prepare_output(args, settings | input_hashes(args))
     )
     if finished:
         if args.process_index == 0:

@@ -6,6 +6,7 @@ pytest tests/network/test_checkpoint_files.py                         seconds
 
 import json
 import os
+import random
 import shutil
 
 import pytest
@@ -23,9 +24,12 @@ from llada_utils import (
     add_lora,
     base_of_checkpoint,
     checkpoint_kind,
+    export_merged,
     load_flexmdm,
     load_llada,
+    named_base,
     new_flexmdm,
+    own_fields,
     write_checkpoint,
 )
 
@@ -132,6 +136,46 @@ def test_the_config_classes_refuse_it_themselves(data):
             FlexMDMConfig.from_json({**flexmdm, key: value}, "given")
     with pytest.raises(InputError, match="^given does not hold one JSON object"):
         data.draw(st.sampled_from([LLaDAConfig, FlexMDMConfig])).from_json([value], "given")
+
+
+@pytest.mark.parametrize("old, now", [("trainable", "trainable"), ("everything", "full")])
+def test_a_config_with_the_older_key_holds_is_read(old, now):
+    """The rest of its values drawn anew; both keys at once, or a value of the new key, are not."""
+    content = {
+        "model_type": "flexmdm",
+        "backbone": tiny.llada_config().to_json(),
+        "base_model_name_or_path": f"base{random.randrange(10**6)}",
+        "time_epsilon": random.uniform(0.001, 0.4),
+        "max_length": random.randrange(1, 10**6),
+        "mask_token_id": tiny.MASK,
+        "pad_token_id": tiny.PAD,
+        "lora": {"r": random.randrange(1, 64), "lora_alpha": 8, "lora_dropout": 0.0},
+    }
+    read = FlexMDMConfig.from_json({**content, "holds": old})
+    fields = own_fields(read)
+    assert fields["saved_weights"] == now and "holds" not in fields
+    assert fields == own_fields(FlexMDMConfig.from_json({**content, "saved_weights": now}))
+    assert all(fields[key] == value for key, value in content.items() if key != "model_type")
+    with pytest.raises(InputError, match="^given: has both saved_weights and holds"):
+        FlexMDMConfig.from_json({**content, "holds": old, "saved_weights": now}, "given")
+    for value in ("full", 3, None, [old]):
+        with pytest.raises(InputError, match="^given: holds is .*, not one of 'trainable', 'every"):
+            FlexMDMConfig.from_json({**content, "holds": value}, "given")
+    nameless = {**content, "base_model_name_or_path": None, "holds": "trainable"}
+    with pytest.raises(InputError, match="^given: saved_weights is 'trainable', but no base"):
+        FlexMDMConfig.from_json(nameless, "given")
+
+
+def test_an_older_checkpoint_loads_and_is_written_with_the_new_key(made, tmp_path):
+    folder = copy(made, "flexmdm", tmp_path)
+    content = json.loads((folder / "config.json").read_text())
+    content["holds"] = content.pop("saved_weights")
+    assert content["holds"] == "trainable"
+    (folder / "config.json").write_text(json.dumps(content))
+    export_merged(folder, tmp_path / "merged")
+    content = json.loads((tmp_path / "merged/config.json").read_text())
+    assert content["saved_weights"] == "full" and "holds" not in content
+    load_flexmdm(tmp_path / "merged")
 
 
 @pytest.mark.parametrize("kind", LOADERS)
@@ -286,5 +330,23 @@ def test_a_missing_base_is_named_with_its_flag(made, tmp_path, kind):
     tiny.edit_json(folder / JSON[kind], base_model_name_or_path=None)
     with pytest.raises(InputError, match="names no base|base_model_name_or_path"):
         load(kind, folder)
-    with pytest.raises(InputError, match="names no base"):
-        base_of_checkpoint(folder, None, 3)
+    tiny.edit_json(folder / JSON[kind], base_model_name_or_path=3)
+    with pytest.raises(InputError, match="names no base|base_model_name_or_path"):
+        base_of_checkpoint(folder, None)
+
+
+def test_the_base_that_a_folder_names_and_needs(made, tmp_path):
+    """An export still says where it comes from, and needs it no more."""
+    base = str(made / "llada")
+    assert [named_base(made / kind) for kind in LOADERS] == [None, base, base]
+    for kind in ("flexmdm", "adapter"):
+        export_merged(made / kind, tmp_path / kind)
+        assert named_base(tmp_path / kind) is None
+    older = copy(made, "flexmdm", tmp_path / "older")
+    content = json.loads((older / "config.json").read_text())
+    content["holds"] = content.pop("saved_weights")
+    (older / "config.json").write_text(json.dumps(content))
+    assert named_base(older) == base
+    tiny.edit_json(older / "config.json", holds="everything")
+    assert named_base(older) is None
+    assert named_base(tmp_path) is None

@@ -89,7 +89,7 @@ def show(checkpoints, kind, mode, before, behind, monkeypatch, capsys, sampler):
     real, made = getattr(module, name), []
 
     def sample(model, first, last, **settings):
-        made.append((first.shape[1], last.shape[1], sampler(real, model, first, last, settings)))
+        made.append((len(first[0]), len(last[0]), sampler(real, model, first, last, settings)))
         return made[-1][-1]
 
     monkeypatch.setattr(module, name, sample)
@@ -118,7 +118,7 @@ def test_the_text_of_a_known_middle_is_shown(checkpoints, kind, mode, monkeypatc
         before, start, middle, behind = random_split(tokenizer)
 
         def oracle(real, model, first, last, settings):
-            row = torch.cat([first, torch.tensor([middle]), last], 1)
+            row = torch.tensor([[*first[0], *middle, *last[0]]])
             none = torch.zeros(1, dtype=torch.long)
             return SimpleNamespace(
                 sequences=row,

@@ -30,7 +30,14 @@ from training_helpers import (
 
 from common.errors import InputError
 from data.noise_stream import NoiseStream, balance_micro_batches
-from llada_utils import checkpoint_kind, load_flexmdm, load_llada, write_checkpoint
+from llada_utils import (
+    checkpoint_hash,
+    checkpoint_kind,
+    load_flexmdm,
+    load_llada,
+    named_base,
+    write_checkpoint,
+)
 from training.checkpoints import trained_pairs
 
 
@@ -248,6 +255,20 @@ def test_fine_tuning_starts_from_the_transferred_checkpoint(made, tmp_path, monk
     assert_same_weights(tmp_path / "transfer/final", tmp_path / "tuned/final")
     with pytest.raises(InputError, match="--init_from: .* is a FlexMDM: add --variable_length"):
         run_here(SCRIPTS["math"], run_flags(base, data, tmp_path / "other", **start), monkeypatch)
+
+
+def test_an_adapter_tuned_from_another_names_its_base(made, tmp_path, monkeypatch):
+    """LLaDA with LoRA, tuned from a base, then from the adapter that this made."""
+    base, data = made
+    start = {"task": "math", "init_from": base}
+    for name in ("first", "second"):
+        words = run_flags(base, data, tmp_path / name, max_steps=1, **start)
+        run_here(SCRIPTS["math"], words, monkeypatch)
+        assert named_base(tmp_path / name / "final") == str(base)
+        load_llada(tmp_path / name / "final")
+        start["init_from"] = tmp_path / name / "final"
+    said = json.loads((tmp_path / "second/settings.json").read_text())
+    assert said["base_hash"] == checkpoint_hash(base)
 
 
 REFUSED = {
