@@ -193,16 +193,18 @@ class Infilling(Evaluation):
             return Given([list(prefix) for prefix, _ in pairs], [list(end) for _, end in pairs])
         if layout == "paper":
             return Given([list(llada_infill_prompt(tokenizer, *pair)) for pair in texts])
-        if layout == "fixed" and not self.args.gen_length:
+        if layout == "fixed" and not self.args.gen_length and not model.counted:
             raise InputError(
-                "--llada_infill fixed: --gen_length says how many masks stand in place"
+                "--llada_infill fixed: --gen_length says how many masks stand in place, or"
+                " --llada_length counted has them counted"
             )
+        lengths: list[int] | None = self.reference_lengths
+        if layout == "fixed":
+            lengths = None if model.counted else [self.args.gen_length] * len(self.items)
         return Given(
             [model.encode(prefix) for prefix, _ in texts],
             [inner_ids(tokenizer, suffix) for _, suffix in texts],
-            self.reference_lengths
-            if layout == "oracle"
-            else [self.args.gen_length] * len(self.items),
+            lengths,
         )
 
     def settings(self, model: EvaluatedModel) -> Row:

@@ -104,6 +104,8 @@ def parse_arguments() -> argparse.Namespace:
         raise InputError("--task math goes with --prompt")
     if args.middle_length and args.prompt is not None:
         raise InputError("--middle_length goes with --prefix and --suffix")
+    if args.middle_length and args.llada_length == "counted":
+        raise InputError("--middle_length and --llada_length counted exclude each other")
     if args.middle_length and args.gen_length:
         raise InputError(
             "--gen_length and --middle_length exclude each other: the middle's length is the"
@@ -171,8 +173,14 @@ def main() -> None:
     refuse_padding((before, after), config.pad_token_id, flags, tokenizer.bos_token_id)
     refuse_mask_tokens((before, after), config.mask_token_id, flags)
     limit = args.max_length or min(config.max_sequence_length, 1024)  # 1024: the paper's canvas
-    gen_length = gen_length or limit - given
-    if gen_length < 1 or given + gen_length > limit:
+    if args.llada_length == "counted":
+        from sampling.length_law import likeliest_lengths, require_length_distribution
+
+        require_length_distribution(model, args.checkpoint_path, "--llada_length counted")
+        (gen_length,) = likeliest_lengths(model, [before], [after], limit)
+    else:
+        gen_length = gen_length or limit - given
+    if (gen_length < 1 and args.llada_length == "given") or given + gen_length > limit:
         raise InputError(
             f"{flags}: {given} tokens and {max(gen_length, 1)} to generate do not fit into"
             f" --max_length {limit}"
@@ -211,7 +219,7 @@ def main() -> None:
         print(decode_after(tokenizer, context, answer))
         print(
             f"sample {row + 1}: {len(answer)} of {gen_length} tokens before the end,"
-            f" {int(result.evaluations[row])} evaluations",
+            f" {int(result.evaluations[row]) + (args.llada_length == 'counted')} evaluations",
             file=sys.stderr,
         )
     if args.trace:

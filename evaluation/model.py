@@ -80,6 +80,7 @@ class EvaluatedModel:
         flexmdm = self.kind == "flexmdm"
         options = options_from(args, SamplerOptions if flexmdm else LLaDAOptions, default_steps)
         self.arguments = options.arguments()
+        self.counted = getattr(options, "llada_length", None) == "counted"
         uneven = flexmdm and (args.sampler == "event_driven" or args.bound_inflation is not None)
         self.rows_per_call = args.batch_size * (BATCHES_PER_CALL if uneven else 1)
         self.arguments["rows_at_once"] = args.rows_at_once or args.batch_size
@@ -96,6 +97,10 @@ class EvaluatedModel:
             )
         else:
             self.model = load_llada(args.checkpoint_path, **where)
+        if self.counted:
+            from sampling.length_law import require_length_distribution
+
+            require_length_distribution(self.model, args.checkpoint_path, "--llada_length counted")
         speed_up_sampling(self.model, args.torch_compile)
         self.tokenizer = load_tokenizer(args.checkpoint_path)
         self.seed = args.seed
@@ -206,9 +211,7 @@ class EvaluatedModel:
 
             from sampling.llada import generate_mdm
 
-            lengths = lengths or [
-                self.arguments["gen_length"] or self.max_length - len(prompt) for prompt in prompts
-            ]
+            lengths = lengths or self._lengths(prompts, [[]] * len(prompts))
             result = generate_mdm(
                 self.model,
                 prompts,
@@ -226,7 +229,7 @@ class EvaluatedModel:
         middle_lengths: list[int] | None = None,
     ) -> list[Answer]:
         """[(text, row fields)]: what lies between each prefix and suffix (lists of ids).
-        middle_lengths: LLaDA's masks of each row.
+        middle_lengths: LLaDA's masks of each row (None: as --llada_length says).
         """
         seeds = self._seeds(tasks)
         if self.kind == "flexmdm":
@@ -248,11 +251,25 @@ class EvaluatedModel:
                 prefixes,
                 suffixes,
                 seeds=seeds,
-                middle_lengths=torch.tensor(middle_lengths, device="cpu"),
+                middle_lengths=torch.tensor(
+                    middle_lengths or self._lengths(prefixes, suffixes), device="cpu"
+                ),
                 **self.ids,
                 **arguments,
             )
         return self._cut(result, [len(row) for row in prefixes], [len(row) for row in suffixes])
+
+    def _lengths(self, prefixes: Sequence[Ids], suffixes: Sequence[Ids]) -> list[int]:
+        """LLaDA's masks of each row, as --gen_length or its length distribution says."""
+        if self.counted:
+            from sampling.length_law import likeliest_lengths
+
+            at_once = self.arguments["rows_at_once"]
+            return likeliest_lengths(self.model, prefixes, suffixes, self.max_length, at_once)
+        return [
+            self.arguments["gen_length"] or self.max_length - len(before) - len(after)
+            for before, after in zip(prefixes, suffixes)
+        ]
 
     def _cut(
         self, result: "GenerationResult", starts: Sequence[int], ends: Sequence[int]
@@ -274,7 +291,9 @@ class EvaluatedModel:
                 ]
             before = result.sequences[number, :start].tolist()
             text = decode_after(self.tokenizer, before, ids, skip_special_tokens=True)
-            fields = {"evaluations": int(result.evaluations[number]), "length": len(ids)}
+            # counting is one
+            evaluations = int(result.evaluations[number]) + self.counted
+            fields = {"evaluations": evaluations, "length": len(ids)}
             for name in (
                 "truncated",
                 "dropped_insertions",

@@ -5,15 +5,17 @@ LLaDA at a single mask that stands for all that is missing.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from common.errors import InputError
 
-def missing_log_probs(
-    model: Any, prefixes: Sequence[Sequence[int]], suffixes: Sequence[Sequence[int]]
-) -> Tensor:
+Ids: TypeAlias = Sequence[Sequence[int]]
+
+
+def missing_log_probs(model: Any, prefixes: Ids, suffixes: Ids) -> Tensor:
     """log p(n) for n = 0 ... most, (B, most + 1), in fp32 on the model's device: one network
     evaluation. Raises ValueError for a network without a length distribution.
     """
@@ -49,3 +51,30 @@ def missing_log_probs(
         logits_mask=(position == at[:, None]).to(model.device),
         missing=True,
     ).logits
+
+
+def require_length_distribution(model: Any, checkpoint: str, flag: str) -> None:
+    """Refuse a checkpoint whose network cannot count. Raises InputError."""
+    if not model.config.length_distribution:
+        raise InputError(
+            f"{flag}: {checkpoint} has no length distribution;"
+            " scripts/fit_length_distribution.py fits one"
+        )
+
+
+@torch.no_grad()
+def likeliest_lengths(
+    model: Any, prefixes: Ids, suffixes: Ids, max_length: int, rows_at_once: int | None = None
+) -> list[int]:
+    """The likeliest number of tokens for each row that fits into max_length together with what is
+    given: one network evaluation per row.
+    """
+    found: list[int] = []
+    at_once = rows_at_once or max(1, len(prefixes))
+    for start in range(0, len(prefixes), at_once):
+        before, after = prefixes[start : start + at_once], suffixes[start : start + at_once]
+        log_p = missing_log_probs(model, before, after).cpu()  # (B, most + 1)
+        room = torch.tensor([max_length - len(a) - len(b) for a, b in zip(before, after)])
+        log_p[torch.arange(log_p.shape[1]) > room[:, None]] = -torch.inf
+        found += log_p.argmax(1).tolist()
+    return found

@@ -331,6 +331,13 @@ class LLaDAOptions(SharedOptions):
         metavar="L",
         at_least=1,
     )
+    llada_length: str = option(
+        "given",
+        "masks to fill: as many as given by --gen_length (default), or the likeliest number by the"
+        " network's length distribution (scripts/fit_length_distribution.py)",
+        choices=("given", "counted"),
+        words=lambda settings: "length counted" if settings["llada_length"] == "counted" else None,
+    )
     remasking: str = option(
         "low_confidence",
         "unmask the most confident tokens, or random ones (the paper's: random)",
@@ -354,13 +361,18 @@ class LLaDAOptions(SharedOptions):
     )
 
     def arguments(self) -> dict[str, Any]:
-        """All options but max_length: the sampler is told how many masks there are, not how long a
-        row may be.
+        """All options but those that say how many masks there are: the sampler is told their
+        number.
         """
-        return {name: value for name, value in super().arguments().items() if name != "max_length"}
+        counted = ("max_length", "llada_length")
+        return {name: value for name, value in super().arguments().items() if name not in counted}
 
     def check(self) -> None:
         """Blocks divide the answer, and steps the blocks. Raises OptionError."""
+        for name in ("gen_length", "steps"):
+            if self.llada_length == "counted" and getattr(self, name) is not None:
+                wanted = "left out where llada_length is counted"
+                raise OptionError(name, getattr(self, name), wanted)
         if not self.gen_length or not self.block_length:
             return
         blocks, rest = divmod(self.gen_length, self.block_length)

@@ -46,6 +46,11 @@ def checkpoints(tmp_path_factory):
         model.scalar_length_head.proj2.bias.fill_(-2.0)  # a few insertions, not hundreds
     write_checkpoint(model, folder / "flexmdm", tiny.tokenizer(), card="# test\n")
     tiny.write_llada(folder / "llada")
+    (folder / "counting").mkdir()
+    counting = tiny.llada(length_distribution=9)
+    with torch.no_grad():
+        counting.length_distribution.proj2.weight.mul_(30)  # numbers that differ between rows
+    write_checkpoint(counting, folder / "counting", tiny.tokenizer(), card="# test\n")
     return folder
 
 
@@ -307,6 +312,28 @@ def test_llada_supports_its_three_infill_layouts(checkpoints, sets, tmp_path, mo
         assert all(row["length"] <= row["reference_length"] for row in rows.values())
     else:
         assert max(row["length"] for row in rows.values()) <= 20
+
+
+@pytest.mark.parametrize("task", ["math", "code"])
+def test_a_llada_that_counts_its_answer_fills_as_many_masks(
+    checkpoints, sets, tmp_path, monkeypatch, task
+):
+    """One evaluation counts, and one unmasks each token."""
+    script = eval_gsm8k if task == "math" else eval_humaneval_infill
+    words = ["--data_path", sets / f"{task}.jsonl", "--max_length", 200, "--llada_length"]
+    words += ["counted", "--output_dir", tmp_path / "out"]
+    words += ["--llada_infill", "fixed"] if task == "code" else []
+    run_main(script, monkeypatch, "--checkpoint_path", checkpoints / "counting", *words)
+    rows = rows_of(tmp_path / "out")
+    assert all(row["length"] <= row["evaluations"] - 1 <= 9 for row in rows.values())
+    assert len({row["evaluations"] for row in rows.values()}) > 1
+    result = json.loads((tmp_path / "out/results.json").read_text())
+    assert result["settings"]["llada_length"] == "counted"
+    with pytest.raises(InputError, match="--llada_length counted: .* has no length distribution"):
+        run_main(script, monkeypatch, "--checkpoint_path", checkpoints / "llada", *words)
+    with pytest.raises(InputError, match="--gen_length"):
+        more = ["--gen_length", 4]
+        run_main(script, monkeypatch, "--checkpoint_path", checkpoints / "counting", *words, *more)
 
 
 def test_pass_at_k_of_several_samples_and_suspicious_programs(sets, tmp_path, monkeypatch):
