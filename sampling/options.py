@@ -303,6 +303,9 @@ class SamplerOptions(SharedOptions):
         if self.bound_inflation is not None and self.sampler == "count_first":
             wanted = "used with a sampler that inserts masks by their rate"
             raise OptionError("bound_inflation", self.bound_inflation, wanted)
+        if self.steps is not None and self.sampler == "count_first":
+            wanted = "used with the samplers tau_leaping and event_driven"
+            raise OptionError("steps", self.steps, wanted)
         by_likeliest = self.sampler == "count_first" and self.length_choice == "likeliest"
         if self.length_candidates > 1 and not by_likeliest:
             wanted = "1, except with the sampler count_first and length_choice likeliest"

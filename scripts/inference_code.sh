@@ -13,13 +13,14 @@
 # repository's folder:
 #   RUNS_DIR=/scratch/me/runs sbatch scripts/inference_code.sh [flags of eval_humaneval_infill.py]
 # MODEL_KIND=flexmdm|llada, CHECKPOINT_PATH (default: RUNS_DIR/IFT_code_KIND/final), DIFFUSION_STEPS
-# (default: 4096 [paper's code]), OUTPUT_DIR (default: RUNS_DIR/inference_code_KIND_STEPS).
+# (default: 4096 [paper's code]; empty: no such flag, for --sampler count_first), OUTPUT_DIR
+# (default: RUNS_DIR/inference_code_KIND_STEPS).
 # Programs that the model wrote run only with --allow_code_execution, in the sandbox of
 # evaluation/sandbox/runner.py; else the text alone is scored.
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
 MODEL_KIND=${MODEL_KIND:-flexmdm}
-DIFFUSION_STEPS=${DIFFUSION_STEPS:-4096}
+DIFFUSION_STEPS=${DIFFUSION_STEPS-4096}
 # the paper's decoding of the baseline: 1,024 tokens in one block, random remasking; FlexMDM's
 # settings are the script's defaults
 case $MODEL_KIND in
@@ -27,14 +28,16 @@ case $MODEL_KIND in
   llada) KIND=(--gen_length 1024 --block_length 1024 --remasking random) ;;
   *) echo "error: MODEL_KIND $MODEL_KIND is neither flexmdm nor llada" >&2; exit 2 ;;
 esac
+[ -z "$DIFFUSION_STEPS" ] || KIND=(--diffusion_steps "$DIFFUSION_STEPS" "${KIND[@]}")
 if [ -z "${CHECKPOINT_PATH:-}" ]; then
   : "${RUNS_DIR:?name the folder of the fine-tuned checkpoints}"
   CHECKPOINT_PATH=$RUNS_DIR/IFT_code_$MODEL_KIND/final
 fi
 if [ -z "${OUTPUT_DIR:-}" ]; then
-  OUTPUT_DIR=${RUNS_DIR:?name the folder for results}/inference_code_${MODEL_KIND}_$DIFFUSION_STEPS
+  OUTPUT_DIR=${RUNS_DIR:?name the folder for results}/inference_code_$MODEL_KIND
+  OUTPUT_DIR+=${DIFFUSION_STEPS:+_$DIFFUSION_STEPS}
 fi
 . scripts/launch.sh
 
 evaluate eval_humaneval_infill.py --checkpoint_path "$CHECKPOINT_PATH" --output_dir "$OUTPUT_DIR" \
-  --diffusion_steps "$DIFFUSION_STEPS" "${KIND[@]}" "$@"
+  "${KIND[@]}" "$@"

@@ -13,11 +13,12 @@
 # folder:
 #   RUNS_DIR=/scratch/me/runs sbatch scripts/inference_math.sh [flags of eval_gsm8k.py]
 # MODEL_KIND=flexmdm|llada, CHECKPOINT_PATH (default: RUNS_DIR/IFT_math_KIND/final), DIFFUSION_STEPS
-# (default: 256 [paper's code]), OUTPUT_DIR (default: RUNS_DIR/inference_math_KIND_STEPS).
+# (default: 256 [paper's code]; empty: no such flag, for --sampler count_first), OUTPUT_DIR
+# (default: RUNS_DIR/inference_math_KIND_STEPS).
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
 MODEL_KIND=${MODEL_KIND:-flexmdm}
-DIFFUSION_STEPS=${DIFFUSION_STEPS:-256}
+DIFFUSION_STEPS=${DIFFUSION_STEPS-256}
 # the paper's decoding of the baseline: 1,024 tokens in one block, random remasking; FlexMDM's
 # settings are the script's defaults
 case $MODEL_KIND in
@@ -25,14 +26,16 @@ case $MODEL_KIND in
   llada) KIND=(--gen_length 1024 --block_length 1024 --remasking random) ;;
   *) echo "error: MODEL_KIND $MODEL_KIND is neither flexmdm nor llada" >&2; exit 2 ;;
 esac
+[ -z "$DIFFUSION_STEPS" ] || KIND=(--diffusion_steps "$DIFFUSION_STEPS" "${KIND[@]}")
 if [ -z "${CHECKPOINT_PATH:-}" ]; then
   : "${RUNS_DIR:?name the folder of the fine-tuned checkpoints}"
   CHECKPOINT_PATH=$RUNS_DIR/IFT_math_$MODEL_KIND/final
 fi
 if [ -z "${OUTPUT_DIR:-}" ]; then
-  OUTPUT_DIR=${RUNS_DIR:?name the folder for results}/inference_math_${MODEL_KIND}_$DIFFUSION_STEPS
+  OUTPUT_DIR=${RUNS_DIR:?name the folder for results}/inference_math_$MODEL_KIND
+  OUTPUT_DIR+=${DIFFUSION_STEPS:+_$DIFFUSION_STEPS}
 fi
 . scripts/launch.sh
 
 evaluate eval_gsm8k.py --checkpoint_path "$CHECKPOINT_PATH" --output_dir "$OUTPUT_DIR" \
-  --diffusion_steps "$DIFFUSION_STEPS" "${KIND[@]}" "$@"
+  "${KIND[@]}" "$@"

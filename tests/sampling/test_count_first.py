@@ -2,6 +2,8 @@
 histogram of the head is a law over 0 ... N.
 """
 
+import random
+from argparse import ArgumentParser
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,7 +26,12 @@ from llada_dit import LengthDistribution, count_bins
 from sampling.flexmdm import generate_flexmdm, generate_flexmdm_infilling
 from sampling.flexmdm_sampler import FlexMDMSampler
 from sampling.length_search import search_lengths
-from sampling.options import SamplerOptions
+from sampling.options import (
+    SamplerOptions,
+    add_flexmdm_flags,
+    add_model_flags,
+    options_from,
+)
 from sampling.sequences import Sequences
 
 LONGEST = 7
@@ -187,6 +194,7 @@ def test_count_first_without_a_length_distribution_or_with_conflicting_options_i
         {"bound_inflation": 2.0},
         {"events_per_evaluation": 0},
         {"query_time": 1.5},
+        {"steps": 8},
         {"length_candidates": 0},
         {"length_candidates": 2},
     ):
@@ -194,3 +202,19 @@ def test_count_first_without_a_length_distribution_or_with_conflicting_options_i
             SamplerOptions(sampler="count_first", **wrong)
     with pytest.raises(ValueError, match="query_time"):
         SamplerOptions(query_time=0.5)
+
+
+def test_count_first_refuses_the_steps_flag_but_not_the_scripts_own_default():
+    parser = ArgumentParser()
+    add_model_flags(parser, checkpoint_required=False)
+    add_flexmdm_flags(parser)
+    words, steps = ["--sampler", "count_first"], random.randrange(1, 5000)
+    options = options_from(parser.parse_args(words), SamplerOptions, default_steps=256)
+    assert options.steps is None
+    words += ["--diffusion_steps", str(steps)]
+    said = f"--diffusion_steps {steps}: must be used with the samplers tau_leaping and event_driven"
+    with pytest.raises(InputError, match=said):
+        options_from(parser.parse_args(words), SamplerOptions, default_steps=256)
+    for sampler in ("tau_leaping", "event_driven"):
+        words[1] = sampler
+        assert options_from(parser.parse_args(words), SamplerOptions).steps == steps
