@@ -26,9 +26,12 @@ from common.files import content_hash
 from common.rows import read_finished, write_rows
 from data.functions import code_infill_rows
 from data.library_code import stdlib_infill_rows
+from data.tokenizer import inner_ids, load_tokenizer, text_ids
 from data.word_problems import math_rows
 from evaluation.generation_run import GENERATIONS
 from evaluation.infill_scores import REACHED, edit_similarity, parses
+from llada_utils import load_llada
+from sampling.length_law import likeliest_lengths
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +52,7 @@ def checkpoints(tmp_path_factory):
     (folder / "counting").mkdir()
     counting = tiny.llada(length_distribution=9)
     with torch.no_grad():
-        counting.length_distribution.proj2.weight.mul_(30)  # numbers that differ between rows
+        counting.length_distribution.proj2.weight.mul_(30)  # a number that is not 0
     write_checkpoint(counting, folder / "counting", tiny.tokenizer(), card="# test\n")
     return folder
 
@@ -324,9 +327,18 @@ def test_a_llada_that_counts_its_answer_fills_as_many_masks(
     words += ["counted", "--output_dir", tmp_path / "out"]
     words += ["--llada_infill", "fixed"] if task == "code" else []
     run_main(script, monkeypatch, "--checkpoint_path", checkpoints / "counting", *words)
-    rows = rows_of(tmp_path / "out")
-    assert all(row["length"] <= row["evaluations"] - 1 <= 9 for row in rows.values())
-    assert len({row["evaluations"] for row in rows.values()}) > 1
+    rows = rows_of(tmp_path / "out").values()
+    model = load_llada(checkpoints / "counting")
+    tokenizer = load_tokenizer(checkpoints / "counting")
+    asked = "prompt_input" if task == "math" else "prompt"
+    expected = likeliest_lengths(
+        model,
+        [text_ids(tokenizer, row[asked]) for row in rows],
+        [inner_ids(tokenizer, row.get("suffix", "")) for row in rows],
+        200,
+    )
+    assert [row["evaluations"] - 1 for row in rows] == expected
+    assert all(row["length"] < row["evaluations"] for row in rows)
     result = json.loads((tmp_path / "out/results.json").read_text())
     assert result["settings"]["llada_length"] == "counted"
     with pytest.raises(InputError, match="--llada_length counted: .* has no length distribution"):
