@@ -9,24 +9,24 @@ Several GPUs (the same rows as one process):
     torchrun --nproc_per_node 4 eval_gsm8k.py ...
 Slurm:
     sbatch scripts/inference_math.sh --checkpoint_path CHECKPOINT
-The baseline as the paper ran it; a left-to-right prior has --block_length 32:
+The baseline as in the paper; --block_length 32 gives it a left-to-right prior:
     ... --gen_length 1024 --block_length 1024 --remasking random
-Score what exists already:
+Score existing generations:
     python eval_gsm8k.py --score_only runs/eval_gsm8k/flexmdm other.json --answer_rule strict
-Check data and rule:
+Check data and answer rule:
     python eval_gsm8k.py --check_references --data_path gsm8k/test.jsonl --answer_rule strict
 
-Writes to --output_dir: generations-NNN.jsonl (one file a process), settings.json, results.json,
-verdicts.jsonl. A run that was stopped goes on when the same command is given again. Answer rules
+Writes to --output_dir: generations-NNN.jsonl (one file per process), settings.json, results.json,
+verdicts.jsonl. An interrupted run resumes when the same command is given again. Answer rules
 (evaluation/answer_rules.py):
-  paper   the paper's code to the letter: the first \boxed{...} that holds a number, as a float or
-          its first number (commas are not removed); else the first <answer>...</answer>, its last
-          number. A null ground truth is wrong. (The default.)
-  strict  the last answer given, read whole: sign, thousands commas, $, units, percent, LaTeX
+  paper   exactly as in the paper's code: the first \boxed{...} that holds a number, as a float or
+          its first number (commas are not removed); else the last number of the first
+          <answer>...</answer>. A null ground truth counts as wrong. (The default.)
+  strict  the last answer given, read as a whole: sign, thousands commas, $, units, percent, LaTeX
           fractions. Two numbers, or anything that may change one (roots, powers, ranges, dozens,
-          unknowns), are no answer.
+          unknowns), count as no answer.
 Defaults are the paper's for GSM8K: tau_leaping, prob_diff, no window, 256 steps; LLaDA: one block,
-a step a token, random remasking.
+one step per token, random remasking.
 """
 
 import argparse
@@ -91,7 +91,7 @@ def read_items(args: argparse.Namespace) -> list[dict[str, str]]:
 
 
 def benchmark_name(args: argparse.Namespace, items: list[dict[str, str]]) -> str:
-    """gsm8k for the real test set, by its content; else the file's or folder's name."""
+    """gsm8k for the real test set, recognised by its content; else the file's or folder's name."""
     real = len(items) == 1319 and items[0]["question"].startswith(
         "Janet\u2019s ducks lay 16 eggs per day."
     )
@@ -99,7 +99,7 @@ def benchmark_name(args: argparse.Namespace, items: list[dict[str, str]]) -> str
 
 
 class Gsm8k(Evaluation):
-    """Questions with a number for an answer."""
+    """Questions whose answer is a number."""
 
     default_steps = 256
     name_field = "question"
@@ -136,21 +136,21 @@ class Gsm8k(Evaluation):
         return is_right(row["generations"], row["ground_truth"], self.args.answer_rule)
 
     def check_given(self, row: Row, where: str) -> Row:
-        """A row whose ground truth is a number or None."""
+        """A given row with its ground truth as a number or None."""
         where = f"{where} (question {row['question'][:40]!r})"
         if not isinstance(row.get("generations"), str) or "ground_truth" not in row:
             raise InputError(f"{where} has no text under 'generations', or no 'ground_truth'")
         truth = row["ground_truth"]
         if truth is not None and (truth := gold_number(truth)) is None:
             raise InputError(
-                f"{where}: its 'ground_truth' {str(row['ground_truth'])[:60]!r} is not a number"
-                " that can be read"
+                f"{where}: its 'ground_truth' {str(row['ground_truth'])[:60]!r} is not a readable"
+                " number"
             )
         return {**row, "ground_truth": truth}
 
     def name_given(self, rows: list[Row]) -> tuple[list[Row], list[Hashable] | None]:
-        """Items may share a question: then the answer tells them apart, and rows of the same
-        question and answer are matched in turn.
+        """Names that match rows to items. Items that share a question are told apart by their
+        answer; rows with the same question and answer are matched in order.
         """
         if not self.items:
             return rows, None
@@ -162,8 +162,8 @@ class Gsm8k(Evaluation):
         )
 
     def score(self, rows: list[Row], folder: Path | None, stop: Stop | None) -> Scores:
-        """pass@k, and how many texts hold an answer. Under the strict rule the data set's ground
-        truths count where it was read, else the rows' own.
+        """pass@k, and how many texts hold an answer. Under the strict rule the ground truths are
+        the data set's if it was read, else the rows' own.
         """
         rule = self.args.answer_rule
         if rule == "strict" and self.items:
@@ -189,8 +189,8 @@ class Gsm8k(Evaluation):
         return Scores(metrics, verdicts, {"answer_rule": rule})
 
     def check_references(self) -> None:
-        """The gold rationales as if a model had written them: 100 % under the strict rule; the
-        paper's rule cannot read thousands commas.
+        """Score the gold rationales as if a model had written them: 100 % under the strict rule;
+        the paper's rule cannot read thousands commas.
         """
         from data.math_prompts import math_target
 
@@ -224,7 +224,7 @@ def make_parser() -> ArgumentParser:
         "--answer_rule",
         choices=("paper", "strict"),
         default="paper",
-        help="how answers are read (default: paper)",
+        help="how a number is read from an answer (default: paper)",
     )
     add_model_flags(parser, checkpoint_required=False)
     add_flexmdm_flags(parser)

@@ -1,5 +1,5 @@
-r"""HumanEval infilling: generate, run, report. The sets are single-line, multi-line, random-span,
-random-span-light, or any set with their fields.
+r"""HumanEval infilling: generate, run, report. Benchmarks: single-line, multi-line, random-span,
+random-span-light, or any data set with the same fields.
 
 Laptop, local data, one process:
     python eval_humaneval_infill.py --checkpoint_path runs/code/flexmdm --data_path humaneval
@@ -10,29 +10,29 @@ Several GPUs (the same rows as one process):
     torchrun --nproc_per_node 4 eval_humaneval_infill.py ...
 Slurm:
     sbatch scripts/inference_code.sh --checkpoint_path CHECKPOINT
-The baseline in the paper's layout, with as many masks in place as the reference has tokens, or
-with a fixed number:
+The baseline in the paper's layout, with as many masks in place as the reference has tokens, or with
+a fixed number:
     ... --llada_infill paper
     ... --llada_infill oracle
     ... --llada_infill fixed --gen_length 64
-Score what exists already:
+Score existing generations:
     python eval_humaneval_infill.py --score_only samples.jsonl --data_path humaneval \
         --allow_code_execution
 Check data and sandbox:
     python eval_humaneval_infill.py --check_references --data_path humaneval --allow_code_execution
 
-Writes to --output_dir: generations-NNN.jsonl (one file a process), settings.json, results.json,
-verdicts.jsonl. A run that was stopped goes on when the same command is given again. Model-written
+Writes to --output_dir: generations-NNN.jsonl (one file per process), settings.json, results.json,
+verdicts.jsonl. An interrupted run resumes when the same command is given again. Model-written
 programs run only with --allow_code_execution, in the sandbox of evaluation/sandbox/runner.py, never
-in this process; without it generations are written and scored by text alone.
+in this process; without it, generations are written and scored as text only.
 
 A completion is the middle alone. A program is prompt + completion + suffix + newline + test +
-newline + check(entry_point), 3 s, as the official scorer composes it. A set without tests is scored
-by exact match and by whether prompt + completion + suffix parses; one in which only some items have
-a test is refused with --allow_code_execution, because its score would be two measures in one.
+newline + check(entry_point), as in the official scorer, with a timeout of 3 s. A set without tests
+is scored by exact match and by whether prompt + completion + suffix parses; one in which only some
+items have a test is refused with --allow_code_execution, because its score would mix two measures.
 --llada_infill: paper = the paper's instruction layout, the middle after the prompt; oracle = masks
 in place, as many as the reference has tokens; fixed = --gen_length masks in place. Defaults are the
-paper's: top_prob, window (alpha 15, at most 32), 4096 steps; LLaDA: one block, a step a token,
+paper's: top_prob, window (alpha 15, at most 32), 4096 steps; LLaDA: one block, one step per token,
 random remasking.
 """
 
@@ -68,7 +68,7 @@ BENCHMARKS = {
     "random-span-light": "HumanEval-RandomSpanInfillingLight",
 }
 FIELDS = ("task_id", "entry_point", "prompt", "suffix", "canonical_solution", "test")
-# Characters: what is longer is refused, so that scoring ends in seconds (edit distance costs the
+# Characters: longer texts are refused, so that scoring takes seconds (edit distance costs the
 # product of two lengths / 64)
 LONGEST_REFERENCE, LONGEST_COMPLETION = 20_000, 200_000
 
@@ -89,8 +89,8 @@ def data_file(args: argparse.Namespace) -> Path | None:
 
 
 def benchmark_name(args: argparse.Namespace) -> str:
-    """humaneval-infill single-line and so on, or the file's own name where it is none of the
-    official ones.
+    """humaneval-infill single-line and so on, or the file's own name if it is not an official
+    set.
     """
     file = data_file(args)
     if file is None:
@@ -99,14 +99,14 @@ def benchmark_name(args: argparse.Namespace) -> str:
     for name, official in BENCHMARKS.items():
         if stem == official:
             if name != args.benchmark:
-                raise InputError(f"--benchmark {args.benchmark}: {file} is {name}")
+                raise InputError(f"--benchmark {args.benchmark}: {file} is the benchmark {name}")
             return f"humaneval-infill {name}"
     return stem
 
 
 def hub_rows(name: str) -> Any:
-    """One of the official sets. Those that still have a loading script are read from the copy that
-    the hub converted.
+    """One of the official sets. Sets that still have a loading script are read from the Hub's
+    converted copy.
     """
     import datasets
 
@@ -142,28 +142,27 @@ def read_items(args: argparse.Namespace) -> list[dict[str, str]]:
 
 
 class Infilling(Evaluation):
-    """Functions with a hole, and tests of what fills it."""
+    """Functions with a missing middle, and tests of the completed program."""
 
     default_steps = 4096
     name_field = "task_id"
-    run_programs = False  # whether items have tests and the flags allow to run them
+    run_programs = False  # whether the items have tests and the flags allow running them
 
     def read_items(self) -> list[Row]:
         return read_items(self.args)
 
     def check_items(self, items: list[Row]) -> None:
-        """Refuse a set in which only some items have a test; say what is measured."""
+        """Refuse a set in which only some items have a test; print what is measured."""
         without = [item["task_id"] for item in items if not item["test"].strip()]
         allowed = self.args.allow_code_execution
         self.run_programs = allowed and not without
         if allowed and 0 < len(without) < len(items):
             raise InputError(
                 f"--allow_code_execution: {len(without)} of {len(items)} items have no test (the"
-                f" first: {without[0]!r}); leave these items out, or leave the flag out to score by"
-                " text alone"
+                f" first: {without[0]!r}); remove these items, or omit the flag to score text only"
             )
         if allowed and without:
-            note = "no item has a test, so no program is run: the score is exact match"
+            note = "no item has a test, so no program is run; the score is exact match"
             print(f"note: {note}", file=sys.stderr)
 
     def benchmark(self) -> str:
@@ -177,8 +176,8 @@ class Infilling(Evaluation):
         return self.items[number]["task_id"]
 
     def encode(self, model: EvaluatedModel) -> Given:
-        """Ids of each item as the model's layout has them: a LLaDA in the paper's layout has
-        everything in its prompt.
+        """Ids of each item in the model's layout; in the paper's layout for LLaDA everything is in
+        the prompt.
         """
         from data.infills import flexmdm_infill_ids, llada_infill_prompt
         from data.tokenizer import inner_ids
@@ -195,8 +194,8 @@ class Infilling(Evaluation):
             return Given([list(llada_infill_prompt(tokenizer, *pair)) for pair in texts])
         if layout == "fixed" and not self.args.gen_length and not model.counted:
             raise InputError(
-                "--llada_infill fixed: --gen_length says how many masks stand in place, or"
-                " --llada_length counted has them counted"
+                "--llada_infill fixed: needs --gen_length, the number of masks in place, or"
+                " --llada_length counted"
             )
         lengths: list[int] | None = self.reference_lengths
         if layout == "fixed":
@@ -239,7 +238,7 @@ class Infilling(Evaluation):
         return rows, [item["task_id"] for item in self.items]
 
     def score(self, rows: list[Row], folder: Path | None, stop: Stop | None) -> Scores:
-        """By text, and by running the programs where that is asked for; else a verdict is an exact
+        """Score the text and, if the programs are run, pass@k; otherwise a verdict is an exact
         match.
         """
         present = {row["task_id"] for row in rows}
@@ -261,15 +260,15 @@ class Infilling(Evaluation):
             }
             if counts["sandbox error"]:
                 print(
-                    f"warning: {counts['sandbox error']} programs could not be run and count as"
-                    " failed (see verdicts.jsonl)",
+                    f"warning: {counts['sandbox error']} programs could not be run and are counted"
+                    " as failed (see verdicts.jsonl)",
                     file=sys.stderr,
                 )
         else:
             if not self.args.allow_code_execution and all(item["test"].strip() for item in items):
                 print(
-                    "note: programs were not run; --allow_code_execution runs them in a sandbox and"
-                    " gives pass@k",
+                    "note: programs were not run; --allow_code_execution runs them in a sandbox to"
+                    " measure pass@k",
                     file=sys.stderr,
                 )
             references = {item["task_id"]: item["canonical_solution"] for item in items}
@@ -295,11 +294,13 @@ class Infilling(Evaluation):
         (folder / REACHED).unlink(missing_ok=True)
 
     def check_references(self) -> None:
-        """Canonical solutions (all must pass) and, as the trivial baseline, empty completions."""
+        """Score canonical solutions (all must pass) and, as the trivial baseline, empty
+        completions.
+        """
         if not self.args.allow_code_execution:
             raise InputError(
-                "--check_references: runs the data set's programs, so it needs"
-                " --allow_code_execution"
+                "--check_references: needs --allow_code_execution, because it runs the data set's"
+                " programs"
             )
         items, results = self.load_items(), {}
         for name, label in (("reference", "canonical solutions"), ("empty", "empty completions")):
@@ -330,34 +331,34 @@ def make_parser() -> ArgumentParser:
         "--benchmark",
         choices=tuple(BENCHMARKS),
         default="single-line",
-        help="which set (default: single-line)",
+        help="which data set (default: single-line)",
     )
     group.add_argument(
         "--llada_infill",
         choices=("paper", "oracle", "fixed"),
         default="paper",
-        help="LLaDA's layout (default: paper)",
+        help="LLaDA's prompt layout (default: paper)",
     )
     group.add_argument(
-        "--allow_code_execution", action="store_true", help="run the model's programs, in a sandbox"
+        "--allow_code_execution", action="store_true", help="run the model's programs in a sandbox"
     )
     group.add_argument(
         "--code_workers",
         type=int,
         metavar="N",
-        help="programs that run at once (default: one a core)",
+        help="programs run in parallel (default: one per core)",
     )
     group.add_argument(
         "--timeout",
         type=finite_number,
         default=3.0,
         metavar="S",
-        help="seconds a program may take (default: 3, the official)",
+        help="time limit per program in seconds (default: 3, as in the official scorer)",
     )
     group.add_argument(
         "--unsafe_as_root",
         action="store_true",
-        help="run programs as root where root cannot become another user",
+        help="run programs as root if root cannot become another user",
     )
     add_model_flags(parser, checkpoint_required=False)
     add_flexmdm_flags(parser)

@@ -1,5 +1,5 @@
-r"""Sample from a FlexMDM: a library (generate_flexmdm, generate_flexmdm_infilling), and a command
-for one's own prompt or infill.
+r"""Sample from a FlexMDM, as a library (generate_flexmdm, generate_flexmdm_infilling) or on the
+command line for your own prompt or infill.
 
 Laptop, a prompt:
     python flexmdm_inference.py --checkpoint_path C --prompt "Once upon a time"
@@ -12,14 +12,14 @@ An infill:
         --confidence_method top_prob --use_sliding_window --alpha 15
 Exact sampling (no discretisation error; about four evaluations per token):
     ... --sampler event_driven --temperature 1
-Nothing given (free generation):
+Unconditional generation:
     ... --prompt ""
-Watch it (a page that plays the generation, or its curves):
+Watch it in the terminal, as a page that replays the generation, or as curves:
     ... --watch, or --trace page.html, or --trace curves.png
-One GPU: the same command (--device auto takes it, in bfloat16). Slurm:
+One GPU: the same command (--device auto uses it, in bfloat16). Slurm:
     srun --gpus 1 python flexmdm_inference.py ...
 
-The answer goes to stdout, its length and cost to stderr. The sampler's one step is in
+The answer goes to stdout, its length and cost to stderr. The sampling loop is in
 sampling/flexmdm.py.
 """
 
@@ -42,8 +42,8 @@ from sampling.options import (
 
 
 def __getattr__(name):
-    """generate_flexmdm and generate_flexmdm_infilling, loaded when they are asked for: torch takes
-    seconds, and --help does not need it.
+    """generate_flexmdm and generate_flexmdm_infilling, imported on first access: importing torch
+    takes seconds, and --help does not need it.
     """
     if name in ("generate_flexmdm", "generate_flexmdm_infilling"):
         from sampling import flexmdm
@@ -64,15 +64,15 @@ def make_parser() -> ArgumentParser:
         "--task",
         choices=("text", "math"),
         default="text",
-        help="math: the prompt is a question, framed as in fine-tuning",
+        help="math: the prompt is a question, formatted as in fine-tuning",
     )
-    text.add_argument("--prefix", help="infill: what stands before the gap")
-    text.add_argument("--suffix", help="infill: what stands behind it")
+    text.add_argument("--prefix", help="infill: text before the gap")
+    text.add_argument("--suffix", help="infill: text after the gap")
     text.add_argument("--num_samples", type=int, default=1, help="samples to draw (default: 1)")
     text.add_argument(
         "--trace",
         metavar="FILE",
-        help="FILE.html: a page that plays the generation; FILE.png: its curves",
+        help="FILE.html: a page that replays the generation; FILE.png: its curves",
     )
     text.add_argument(
         "--watch", action="store_true", help="show the first sample's text as it grows"
@@ -83,14 +83,14 @@ def make_parser() -> ArgumentParser:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The flags. Raises InputError for those that do not go together."""
+    """The flags. Raises InputError for flags that do not go together."""
     args = make_parser().parse_args()
     if (args.prompt is None) == (args.prefix is None and args.suffix is None):
         raise InputError("give either --prompt, or --prefix and --suffix")
     if args.num_samples < 1:
         raise InputError(f"--num_samples {args.num_samples}: must be at least 1")
     if args.task == "math" and args.prompt is None:
-        raise InputError("--task math goes with --prompt")
+        raise InputError("--task math: needs --prompt")
     if args.trace and not args.trace.endswith((".html", ".png")):
         raise InputError(f"--trace {args.trace}: must end in .html or .png")
     return args
@@ -98,7 +98,7 @@ def parse_arguments() -> argparse.Namespace:
 
 @out_of_memory_advice(ONE_PROMPT)
 def main() -> None:
-    """Write samples as the flags say. Raises InputError."""
+    """Sample as the flags say and print the results. Raises InputError."""
     args = parse_arguments()
     settings = options_from(args, SamplerOptions, default_steps=256).arguments()
     if args.trace:
@@ -115,8 +115,7 @@ def main() -> None:
 
     if checkpoint_kind(args.checkpoint_path) != "flexmdm":
         raise InputError(
-            f"--checkpoint_path: {args.checkpoint_path} is a LLaDA; llada_inference.py samples from"
-            " those"
+            f"--checkpoint_path: {args.checkpoint_path} is a LLaDA; use llada_inference.py"
         )
     device = pick_device(args.device)
     # the paper code's folders hold none
@@ -181,8 +180,8 @@ def main() -> None:
         print(
             f"sample {row + 1}: {len(answer)} tokens, {int(result.evaluations[row])} evaluations"
             f"{', stopped at --diffusion_steps' if result.truncated[row] else ''}"
-            f"{f', {dropped} insertions refused' if dropped else ''}"
-            f"{f', {violations} times more missing than the bound' if violations else ''}",
+            f"{f', {dropped} insertions dropped' if dropped else ''}"
+            f"{f', {violations} rate bound violations' if violations else ''}",
             file=sys.stderr,
         )
     if args.trace:

@@ -1,7 +1,7 @@
-r"""Transfer learning: a pretrained LLaDA becomes a FlexMDM (or, without --variable_length, trains
-on as a LLaDA).
+r"""Transfer learning: train a pretrained LLaDA into a FlexMDM (or, without --variable_length,
+continue training it as a LLaDA).
 
-Data: a folder that flexmdm_transfer_preprocess.py wrote.
+Data: a folder written by flexmdm_transfer_preprocess.py.
 
 Laptop:
     python flexmdm_transfer_openwebtext.py --variable_length \
@@ -13,20 +13,20 @@ One GPU:
 Slurm (16 H100, 200,000 steps, three days [paper]):
     sbatch scripts/flexmdm_transfer.sh
 
-The matched baseline, same data and budget: the same command without --variable_length. Other runs:
-A small base from nothing:
+The matched baseline (same data and budget): the same command without --variable_length. Other runs:
+A small base from scratch:
     ... --from_scratch --all_parameters --model_name_or_path FOLDER_WITH_CONFIG_AND_TOKENIZER
-Going on after a stop of any kind:
+Resume after any interruption:
     ... --resume_from_checkpoint auto
-The paper's learning rate shape:
+The paper's learning rate schedule:
     ... --lr_scheduler_kwargs '{"num_cycles": 5}'
 The paper code's network:
     ... --length_head softplus --time_scale 1 --attend_to_padding
-Weights in shards (or ds_zero1.json, ds_zero3.json, ds_zero3_offload.json):
+Sharding (or ds_zero1.json, ds_zero3.json, ds_zero3_offload.json):
     ... --fully_shard, or --deepspeed scripts/ds_zero2.json
-How well a checkpoint models a text, or a data folder:
+NLL upper bound of a checkpoint on a text file or a data folder:
     ... --evaluate_only --init_from CHECKPOINT --eval_data FILE.txt
-What a run will need, without weights:
+Estimate a run's cost, without loading weights:
     ... --dry_run --variable_length --gradient_checkpointing
 Every flag of transformers.TrainingArguments works. Results: runs/JOB_NAME/{checkpoint-N, final,
 train_log.jsonl, settings.json}.

@@ -1,38 +1,38 @@
-r"""Text corpora -> rows of at most --max_length tokens for transfer learning: a
-datasets.DatasetDict on disk, columns `input_ids` and `prompt_length` (0, but for documents with a
---prompt_field: the beginning of their text that training keeps clean).
+r"""Turn text corpora into rows of at most --max_length tokens for transfer learning: a
+datasets.DatasetDict on disk, columns `input_ids` and `prompt_length` (0, except for documents with
+a --prompt_field: the beginning of their text, which training keeps clean).
 
 Laptop, local files:
     python flexmdm_transfer_preprocess.py --data_path wiki.test.raw tinyshakespeare.txt \
         --tokenizer llada_tokenizer
-Small hub run:
+A small run from the Hub:
     python flexmdm_transfer_preprocess.py --corpus wikitext --max_documents 2000 \
         --output_dir data_cache/small
 The paper's data:
     python flexmdm_transfer_preprocess.py --corpus openwebtext proof-pile-2 \
         --rows_per_corpus 6400000 --num_proc 32
-Slurm (CPUs only; the same flags may follow):
+Slurm (CPUs only; takes the same flags):
     sbatch scripts/flexmdm_transfer_preprocess.sh
 Then:
     python flexmdm_transfer_openwebtext.py --variable_length --train_data data_cache/transfer ...
 
---rows_per_corpus makes corpora equal: 200,000 steps of 64 rows, half from each, are 6.4 million
-rows a corpus. Every --corpus and every --data_path (a file, or a folder's files) is one corpus.
-Documents: rows of JSONL, .jsonl.zst and parquet files (field --text_field); a plain text file
-(.txt, .raw) is one document, or, where it begins with a WikiText heading ` = Title = `, one an
+--rows_per_corpus balances the corpora: 200,000 steps of 64 rows, half from each, are 6.4 million
+rows per corpus. Each --corpus and each --data_path (a file, or the files of a folder) is one
+corpus. Documents: rows of JSONL, .jsonl.zst and parquet files (field --text_field); a plain text
+file (.txt, .raw) is one document or, if it begins with a WikiText heading ` = Title = `, one per
 article.
 
-A document is tokenised once. While a piece is longer than --max_length it is cut in two after the
-blank line nearest its middle (paper's code), without a blank line after the nearest newline,
-without a newline at the middle token: nothing is lost, and info.json says how often each happened.
-Left out, and counted there: pieces shorter than --min_tokens, and pieces in whose text the mask or
-padding token is written out (a model would take them for its own).
-Splits, seed 42: `heldout` 2 % of each corpus, `validation` 0.1 % of the rest (paper's code),
-`train`. Whole documents are held out where a corpus has 50 or more, single rows otherwise.
+A document is tokenised once. Pieces longer than --max_length are split in two, repeatedly: after
+the blank line nearest the middle (paper's code), else after the nearest newline, else at the middle
+token. No text is lost, and info.json counts each kind of split. Dropped, and counted there: pieces
+shorter than --min_tokens, and pieces whose text contains the mask or padding token (a model would
+mistake them for its own).
+Splits, seed 42: `heldout` 2 % of each corpus, `validation` 0.1 % of the remainder (paper's code),
+`train`. Whole documents are held out if a corpus has 50 or more, single rows otherwise.
 
-A stopped run goes on where it was: documents and tokenised parts of 100,000 documents lie under
---cache_path, which may be deleted when the output is there. A finished output made with the same
-settings is kept; with others the script refuses unless --overwrite.
+An interrupted run resumes: documents and tokenised parts of 100,000 documents are kept under
+--cache_path, which can be deleted once the output is complete. Finished output made with the same
+settings is kept; output made with other settings is replaced only with --overwrite.
 """
 
 import json
@@ -46,14 +46,6 @@ from data.corpora import CORPORA, hub_files, local_files
 from data.token_rows import write_dataset
 from data.tokenizer import open_tokenizer, tokenizer_hash
 
-# ---- what every preprocessing script shares ------------------------------------------------------
-
-
-# ---- documents -----------------------------------------------------------------------------------
-
-
-# ---- pieces --------------------------------------------------------------------------------------
-
 
 def make_parser() -> ArgumentParser:
     """The flags."""
@@ -63,51 +55,51 @@ def make_parser() -> ArgumentParser:
         nargs="+",
         default=[],
         choices=sorted(CORPORA),
-        help="sets of the hub; fetched file by file",
+        help="data sets of the Hub, downloaded file by file",
     )
     parser.add_argument(
-        "--data_path", nargs="+", default=[], help="local files or folders; each is a corpus"
+        "--data_path", nargs="+", default=[], help="local files or folders, each one corpus"
     )
     parser.add_argument(
         "--text_field",
         default="text",
-        help="field of local JSONL and parquet rows that is the document",
+        help="field of local JSONL and parquet rows that holds the document",
     )
     parser.add_argument(
         "--prompt_field",
-        help="field with the beginning of the text that training keeps clean (default: none)",
+        help="field with the beginning of the text, which training keeps clean (default: none)",
     )
     parser.add_argument("--tokenizer", default="GSAI-ML/LLaDA-8B-Base", help="folder or hub id")
     parser.add_argument("--output_dir", default="data_cache/transfer")
-    parser.add_argument("--cache_path", help="work files of a run (default: OUTPUT_DIR_cache)")
+    parser.add_argument("--cache_path", help="intermediate files (default: OUTPUT_DIR_cache)")
     parser.add_argument(
         "--max_length", type=int, default=1024, help="longest row, in tokens (paper: 1024)"
     )
     parser.add_argument(
-        "--min_tokens", type=int, default=1, help="shorter pieces are left out and counted"
+        "--min_tokens", type=int, default=1, help="shorter pieces are dropped and counted"
     )
     parser.add_argument(
-        "--max_documents", type=int, help="read only the first so many of each corpus"
+        "--max_documents", type=int, help="read at most this many documents of each corpus"
     )
     parser.add_argument(
         "--rows_per_corpus",
         type=int,
-        help="at most so many training rows of each corpus, drawn with seed 42",
+        help="at most this many training rows per corpus, drawn with seed 42",
     )
     parser.add_argument("--num_proc", type=int, default=1, help="processes that read and tokenise")
-    parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing output")
     return parser
 
 
 def main() -> None:
-    """Cut every corpus into rows, split them, write the data set."""
+    """Split every corpus into rows, divide them into splits, write the data set."""
     args = make_parser().parse_args()
     require_positive(
         args, "max_length", "min_tokens", "max_documents", "rows_per_corpus", "num_proc"
     )
     if not args.corpus and not args.data_path:
         raise InputError(
-            f"--data_path: name local files, or by --corpus one of {', '.join(sorted(CORPORA))}"
+            f"--data_path: give local files, or --corpus with one of {', '.join(sorted(CORPORA))}"
         )
     local = {path: local_files(path) for path in args.data_path}
     tokenizer = open_tokenizer(args.tokenizer, args.num_proc)

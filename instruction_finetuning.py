@@ -1,4 +1,4 @@
-r"""Instruction fine-tuning of either model on either task (the paper tunes one model per task).
+r"""Instruction fine-tuning of either model on either task (the paper trains one model per task).
 
 Laptop:
     python instruction_finetuning.py --task math --variable_length \
@@ -9,22 +9,22 @@ One GPU:
     python instruction_finetuning.py --task code --variable_length \
         --init_from runs/transfer/final --train_data DATA --gradient_accumulation_steps 16 \
         --gradient_checkpointing
-Slurm (16 H100, batch 4 a GPU; 100 and 50 epochs [paper's code]):
+Slurm (16 H100, batch 4 per GPU; 100 and 50 epochs [paper's code]):
     sbatch scripts/IFT_math.sh
     sbatch scripts/IFT_code.sh
 
---task math   DATA by preprocess_math.py: the prompt stays clean, the answer is noised
---task code   DATA by preprocess_code_infilling.py: every time a row is read another middle of it is
-              drawn. FlexMDM sees prefix <infill-boundary> middle <infill-boundary> suffix, LLaDA an
-              instruction with both and the middle at its end
+--task math   DATA from preprocess_math.py: the prompt stays clean, the answer is noised
+--task code   DATA from preprocess_code_infilling.py: a new middle span is drawn each time a row is
+              read. FlexMDM sees prefix <infill-boundary> middle <infill-boundary> suffix, LLaDA an
+              instruction with prefix and suffix, then the middle
 --variable_length
               FlexMDM, from --init_from; without it LLaDA from --model_name_or_path (or
               --init_from): LoRA on q, k, v, head
-LLaDA's rows are filled to --sft_max_length with end-of-text, which belongs to the answer: it is how
-LLaDA learns to stop.
-Without training: --evaluate_only (likelihood bound of the answers), --dry_run (memory, steps, GPU
+LLaDA's rows are filled to --sft_max_length with end-of-text, which belongs to the answer: this is
+how LLaDA learns to stop.
+Without training: --evaluate_only (NLL upper bound of the answers), --dry_run (memory, steps, GPU
 hours).
-Going on after a stop of any kind: ... --resume_from_checkpoint auto. Results:
+Resume after any interruption: ... --resume_from_checkpoint auto. Results:
 runs/JOB_NAME/{checkpoint-N, final, train_log.jsonl}.
 """
 
@@ -61,13 +61,13 @@ class InstructionArguments(RunArguments):
             raise InputError(f"--task: {self.task} is neither math nor code")
         if self.variable_length and not self.init_from:
             print(
-                "note: no --init_from, so the FlexMDM parts start untrained; the paper fine-tunes a"
-                " transferred checkpoint"
+                "note: no --init_from, so the newly initialised modules start untrained; the paper"
+                " fine-tunes a transferred checkpoint"
             )
 
 
 def collator_of(args: InstructionArguments, model: Any, tokenizer: Any) -> tuple[Any, int]:
-    """The collator of a task for a kind of model, and the number of tokens its frame adds to a
+    """The collator of a task for a kind of model, and the number of tokens its format adds to a
     row.
     """
     from data.infills import infill_boundary_ids, llada_infill_layout
@@ -91,8 +91,8 @@ def collator_of(args: InstructionArguments, model: Any, tokenizer: Any) -> tuple
 def rows_that_fit(
     rows: "dict[str, Dataset]", extra: int, limit: int, flag: str = "--sft_max_length"
 ) -> "dict[str, Dataset]":
-    """Leave out, and say so, the rows that do not fit whole with their frame. Raises InputError
-    when none does.
+    """Drop the rows that do not fit with their formatting tokens, and print how many. Raises
+    InputError if no row fits.
     """
     from data.token_rows import row_lengths
 
@@ -101,13 +101,13 @@ def rows_that_fit(
             fits = row_lengths(rows[split]) + extra <= limit
             if not fits.any():
                 raise InputError(
-                    f"{flag}: no {split} row fits into {limit} tokens (the frame takes {extra} of"
-                    " them)"
+                    f"{flag}: no {split} row fits into {limit} tokens ({extra} of them for"
+                    " formatting)"
                 )
             if not fits.all():
                 print(
                     f"{(~fits).sum()} of {len(fits)} {split} rows are longer than {limit} tokens"
-                    f" with their frame ({extra}): left out"
+                    f" with their format ({extra} tokens): left out"
                 )
                 rows[split] = rows[split].select(fits.nonzero()[0])
     return rows
@@ -142,8 +142,8 @@ def main() -> None:
         return
     kind = "FlexMDM" if args.variable_length else "LLaDA"
     card = (
-        f"# {kind} tuned on {args.task}\n\nFrom `{args.init_from or args.model_name_or_path}` on"
-        f" `{args.train_data}`. Training settings: settings.json of the run.\n"
+        f"# {kind} fine-tuned on {args.task}\n\nFrom `{args.init_from or args.model_name_or_path}`"
+        f" on `{args.train_data}`. Training settings: settings.json of the run.\n"
     )
     train(args, trainer_cls, model, tokenizer, rows, collator, card)
 

@@ -1,25 +1,25 @@
-r"""Sample from a LLaDA, the baseline: a library (generate_mdm, generate_mdm_infilling), and a
-command for one's own prompt or infill.
+r"""Sample from a LLaDA, the baseline, as a library (generate_mdm, generate_mdm_infilling) or on the
+command line for your own prompt or infill.
 
 Laptop, a prompt:
     python llada_inference.py --checkpoint_path C --prompt "Once upon a time" --gen_length 64
 A GSM8K question:
     python llada_inference.py --checkpoint_path C --task math \
         --prompt "Tom has 3 apples ..." --gen_length 256 --block_length 32 --diffusion_steps 128
-An infill, framed as in fine-tuning (the missing middle is written behind prefix and suffix):
+An infill, formatted as in fine-tuning (the missing middle is written after prefix and suffix):
     python llada_inference.py --checkpoint_path C \
         --prefix $'def add(a, b):\n    return ' --suffix $'\n' --gen_length 32
 In place, with exactly 12 tokens between prefix and suffix, instead of --gen_length:
     ... --middle_length 12
 The paper's setting (one block of 1024):
     ... --gen_length 1024 --max_length 2048 --remasking random --diffusion_steps 256
-Watch it (a page that plays the generation, or its curves):
+Watch it in the terminal, as a page that replays the generation, or as curves:
     ... --watch, or --trace page.html, or --trace curves.png
-One GPU: the same command (--device auto takes it, in bfloat16). Slurm:
+One GPU: the same command (--device auto uses it, in bfloat16). Slurm:
     srun --gpus 1 python llada_inference.py ...
 
-A canvas of masks of fixed length follows the prompt and is unmasked in a fixed number of steps,
-block by block from the left; the loop is in sampling/llada.py. The answer, up to the first end
+A fixed number of masks follows the prompt and is unmasked in a fixed number of steps, block by
+block from the left; the sampling loop is in sampling/llada.py. The answer, up to the first end
 token, goes to stdout, its length and cost to stderr.
 """
 
@@ -43,8 +43,8 @@ from sampling.options import (
 
 
 def __getattr__(name):
-    """generate_mdm and generate_mdm_infilling, loaded when they are asked for: torch takes seconds,
-    and --help does not need it.
+    """generate_mdm and generate_mdm_infilling, imported on first access: importing torch takes
+    seconds, and --help does not need it.
     """
     if name in ("generate_mdm", "generate_mdm_infilling"):
         from sampling import llada
@@ -65,21 +65,21 @@ def make_parser() -> ArgumentParser:
         "--task",
         choices=("text", "math"),
         default="text",
-        help="math: the prompt is a question, framed as in fine-tuning",
+        help="math: the prompt is a question, formatted as in fine-tuning",
     )
-    text.add_argument("--prefix", help="infill: what stands before the gap")
-    text.add_argument("--suffix", help="infill: what stands behind it")
+    text.add_argument("--prefix", help="infill: text before the gap")
+    text.add_argument("--suffix", help="infill: text after the gap")
     text.add_argument(
         "--middle_length",
         type=int,
         metavar="N",
-        help="infill in place with exactly N tokens, prefix and suffix as they are",
+        help="infill in place with exactly N tokens between prefix and suffix",
     )
     text.add_argument("--num_samples", type=int, default=1, help="samples to draw (default: 1)")
     text.add_argument(
         "--trace",
         metavar="FILE",
-        help="FILE.html: a page that plays the generation; FILE.png: its curves",
+        help="FILE.html: a page that replays the generation; FILE.png: its curves",
     )
     text.add_argument(
         "--watch", action="store_true", help="show the first sample's text as it is unmasked"
@@ -90,7 +90,7 @@ def make_parser() -> ArgumentParser:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The flags. Raises InputError for those that do not go together."""
+    """The flags. Raises InputError for flags that do not go together."""
     args = make_parser().parse_args()
     if (args.prompt is None) == (args.prefix is None and args.suffix is None):
         raise InputError("give either --prompt, or --prefix and --suffix")
@@ -101,20 +101,20 @@ def parse_arguments() -> argparse.Namespace:
         if value is not None and value < 1:
             raise InputError(f"{flag} {value}: must be at least 1")
     if args.task == "math" and args.prompt is None:
-        raise InputError("--task math goes with --prompt")
+        raise InputError("--task math: needs --prompt")
     if args.middle_length and args.prompt is not None:
-        raise InputError("--middle_length goes with --prefix and --suffix")
+        raise InputError("--middle_length: needs --prefix or --suffix")
     if args.middle_length and args.llada_length == "counted":
-        raise InputError("--middle_length and --llada_length counted exclude each other")
+        raise InputError("--middle_length and --llada_length counted: give only one")
     if args.middle_length and args.gen_length:
         raise InputError(
-            "--gen_length and --middle_length exclude each other: the middle's length is the"
-            " generated length"
+            "--gen_length and --middle_length: give only one; the middle's length is the generated"
+            " length"
         )
     if args.lora_alpha is not None:
         raise InputError(
-            "--lora_alpha: only the paper code's FlexMDM checkpoints need it; a LLaDA adapter"
-            " stores its own"
+            "--lora_alpha: only for FlexMDM checkpoints of the paper's code; a LLaDA adapter stores"
+            " its own"
         )
     if args.trace and not args.trace.endswith((".html", ".png")):
         raise InputError(f"--trace {args.trace}: must end in .html or .png")
@@ -122,7 +122,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def given_ids(args: argparse.Namespace, tokenizer: Any) -> tuple[list[int], list[int]]:
-    """(ids before the masks, ids behind them) as the flags say."""
+    """(ids before the masks, ids after them) as the flags say."""
     from data.tokenizer import inner_ids, text_ids
 
     if args.prompt is not None:
@@ -140,7 +140,7 @@ def given_ids(args: argparse.Namespace, tokenizer: Any) -> tuple[list[int], list
 
 @out_of_memory_advice(ONE_PROMPT)
 def main() -> None:
-    """Write samples as the flags say. Raises InputError."""
+    """Sample as the flags say and print the results. Raises InputError."""
     args = parse_arguments()
     settings = options_from(args, LLaDAOptions).arguments()
     if args.trace:
@@ -157,8 +157,7 @@ def main() -> None:
 
     if checkpoint_kind(args.checkpoint_path) != "llada":
         raise InputError(
-            f"--checkpoint_path: {args.checkpoint_path} is a FlexMDM; flexmdm_inference.py samples"
-            " from those"
+            f"--checkpoint_path: {args.checkpoint_path} is a FlexMDM; use flexmdm_inference.py"
         )
     device = pick_device(args.device)
     tokenizer = load_tokenizer(args.checkpoint_path)
@@ -182,7 +181,7 @@ def main() -> None:
         gen_length = gen_length or limit - given
     if (gen_length < 1 and args.llada_length == "given") or given + gen_length > limit:
         raise InputError(
-            f"{flags}: {given} tokens and {max(gen_length, 1)} to generate do not fit into"
+            f"{flags}: {given} tokens and {max(gen_length, 1)} to generate do not fit in"
             f" --max_length {limit}"
         )
     try:

@@ -1,9 +1,9 @@
-r"""opc-sft-stage2 -> infilling rows for fine-tuning, and how an infill is written for each model,
-in training and inference alike.
+r"""Turn opc-sft-stage2 into infilling rows for fine-tuning. Also documents the infill format of
+each model, the same in training and inference.
 
-Laptop, local copy (no network):
+Laptop, local copy (offline):
     python preprocess_code_infilling.py --data_path mbpp_as_opc.jsonl --tokenizer llada_tokenizer
-From the hub (118,278 rows):
+From the Hub (118,278 rows):
     python preprocess_code_infilling.py --num_proc 4
 Slurm (no GPU needed):
     sbatch --cpus-per-task=8 --mem=32GB \
@@ -11,19 +11,19 @@ Slurm (no GPU needed):
 Then:
     python instruction_finetuning.py --task code --train_data data_cache/opc_sft ...
 
-A row: `input_ids` = instruction + output tokenised as one text (a newline is put between them where
-the instruction ends in none), `prompt_length` = number of instruction tokens; a token that
-straddles the border belongs to the output. The trainer draws a fresh middle of the output every
-time a row is read (draw_middle) and frames the row:
+A row: `input_ids` = instruction + output tokenised as one text (with a newline between them if the
+instruction does not end in one), `prompt_length` = number of instruction tokens; a token that
+straddles the boundary belongs to the output. The trainer draws a new middle span of the output each
+time a row is read (draw_middle) and formats the row:
     FlexMDM   prefix <infill-boundary> MIDDLE <infill-boundary> suffix
     LLaDA     request <prefix>prefix</prefix><suffix>suffix</suffix>MIDDLE
-FlexMDM keeps everything but the middle clean; LLaDA's answer is the middle, then end-of-text.
-Markers are ordinary text. They, prefix and suffix are tokenised apart from each other, so a prompt
-made from text (inference) is framed exactly like a training row whose prefix and suffix have these
+For FlexMDM everything but the middle stays clean; LLaDA's answer is the middle, then end-of-text.
+The markers are ordinary text. Markers, prefix and suffix are tokenised separately, so a prompt made
+from text (inference) has exactly the format of a training row whose prefix and suffix have the same
 tokens.
-Both models train on the same rows: those whose longer framing fits --max_length. The others, and
-rows without output, are left out, counted in info.json and on the screen. A finished output made
-with the same settings is kept; with other settings the script refuses unless --overwrite.
+Both models train on the same rows: those that fit --max_length in both formats. The others, and
+rows without output, are dropped and counted in info.json and in the output. Finished output made
+with the same settings is kept; output made with other settings is replaced only with --overwrite.
 """
 
 from common.command_line import ArgumentParser, require_positive
@@ -49,15 +49,15 @@ def make_parser() -> ArgumentParser:
         "--max_length",
         type=int,
         default=1024,
-        help="tokens of a framed row; longer ones are left out (paper: 1024)",
+        help="tokens of a formatted row; longer rows are dropped (paper: 1024)",
     )
     parser.add_argument("--num_proc", type=int, default=1, help="processes that tokenise")
-    parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing output")
     return parser
 
 
 def main() -> None:
-    """Tokenise the rows, leave out those whose framing is too long, write the data set."""
+    """Tokenise the rows, drop those that are too long when formatted, write the data set."""
     args = make_parser().parse_args()
     from data.instruction_rows import read_training_rows, write_instruction_rows
     from data.tokenizer import open_tokenizer

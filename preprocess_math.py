@@ -1,25 +1,25 @@
-r"""GSM8K -> instruction rows for fine-tuning: `input_ids` (prompt + answer, tokenised as one text)
-and `prompt_length`.
+r"""Turn GSM8K into instruction rows for fine-tuning: `input_ids` (prompt + answer, tokenised as one
+text) and `prompt_length`.
 
-Laptop, local copy (7,473 rows; no network):
+Laptop, local copy (7,473 rows; offline):
     python preprocess_math.py --data_path gsm8k/train.jsonl --tokenizer llada_tokenizer
-From the hub, LLaDA's tokenizer:
+From the Hub, LLaDA's tokenizer:
     python preprocess_math.py
 Slurm (no GPU needed):
     sbatch --cpus-per-task=8 --mem=16GB --wrap "python preprocess_math.py --num_proc 8"
 Then:
     python instruction_finetuning.py --task math --train_data data_cache/gsm8k ...
 
-A row, as text (layout: the paper's code; the wording of the system text is ours):
+A row as text (layout of the paper's code; the wording of the system text is ours):
     prompt   chat template of one user turn (system text, blank line, question) + assistant header
              + `<reasoning>`
     answer   rationale + `</reasoning>` newline `<answer>\boxed{A}</answer>`, A = what follows
              `####`, stripped
-Nothing follows the answer: the LLaDA trainer fills rows with end-of-text itself, FlexMDM learns the
+Nothing follows the answer: the LLaDA trainer itself fills rows with end-of-text, FlexMDM learns the
 length from the row's end. `prompt_length` counts the tokens that end inside the prompt; a token
-that straddles the border belongs to the answer. Rows longer than --max_length are left out, counted
-in info.json and on the screen. A finished output made with the same settings is kept as it is; with
-other settings the script refuses unless --overwrite.
+that straddles the boundary belongs to the answer. Rows longer than --max_length are dropped and
+counted in info.json and in the output. Finished output made with the same settings is kept; output
+made with other settings is replaced only with --overwrite.
 """
 
 from common.command_line import ArgumentParser, require_positive
@@ -46,15 +46,15 @@ def make_parser() -> ArgumentParser:
         "--max_length",
         type=int,
         default=1024,
-        help="tokens; longer rows are left out and counted (paper: 1024)",
+        help="in tokens; longer rows are dropped and counted (paper: 1024)",
     )
     parser.add_argument("--num_proc", type=int, default=1, help="processes that tokenise")
     parser.add_argument(
         "--strip_annotations",
         action="store_true",
-        help="remove the calculator annotations <<48/2=24>>",
+        help="remove calculator annotations such as <<48/2=24>>",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing output")
     return parser
 
 
@@ -73,8 +73,8 @@ def main() -> None:
             )
         if not answer.rpartition("####")[2].strip():
             raise InputError(
-                f"--data_path: the answer of row {number} has nothing behind its '####'; it would"
-                " be trained as an empty box"
+                f"--data_path: the answer of row {number} has nothing after its '####'; the model"
+                " would be trained on an empty box"
             )
     settings = {
         "script": "preprocess_math.py",

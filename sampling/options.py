@@ -1,8 +1,8 @@
 """The options of both samplers: each is a field of a frozen dataclass, with its default, help text,
-range and words in the results table beside it. Nothing here imports torch.
+range and label in the results table. Nothing here imports torch.
 
-Flags, checks, arguments of the library calls, what a run's settings.json says and the sampler's
-name in a table are all made from the fields:
+Flags, checks, arguments of the library calls, the entries of settings.json and the sampler's name
+in a table are all derived from the fields:
 
     parser = ArgumentParser(description=...)
     add_model_flags(parser)          # which checkpoint, where it runs, and what both samplers take
@@ -12,7 +12,7 @@ name in a table are all made from the fields:
     generate_flexmdm(model, prompts, mask_id=..., pad_id=..., options=options)
     generate_flexmdm(model, prompts, mask_id=..., pad_id=..., sampler="event_driven")    # the same
 
-A script with other defaults than these says so with parser.set_defaults(...) before it parses.
+A script with other defaults calls parser.set_defaults(...) before it parses.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class OptionError(ValueError):
-    """A value that an option cannot have. name: the option's; wanted: what it must be."""
+    """An invalid value of an option. name: the option's; wanted: what the value must be."""
 
     def __init__(self, name: str, value: object, wanted: str):
         super().__init__(f"{name} ({value}) must be {wanted}")
@@ -43,11 +43,11 @@ def option(default: Any, help: str | None, **more: Any) -> Any:
     Args:
         default: of the library calls.
         help: of the flag, or None for an option without a flag.
-        more: type (float, int, bool or str), choices, at_least, above, at_most: what it may be;
-            flag: its name where it is not the option's; flag_default: where the flag's is another;
-            parse: from the flag's text; metavar; in_settings=False: the text does not depend on it;
-            words: how the results table names a value, a format string or a function of all
-            settings, None for nothing to say.
+        more: type (float, int, bool or str), choices, at_least, above, at_most: allowed values;
+            flag: its name, if not the option's; flag_default: the flag's default, if different;
+            parse: converts the flag's text; metavar; in_settings=False: the generated text does not
+            depend on it; words: label of a value in the results table, a format string or a
+            function of all settings, None for no label.
     """
     return field(default=default, metadata={"help": help, **more})
 
@@ -58,7 +58,7 @@ def flag_of(which: Any) -> str:
 
 
 def parse_schedule_flag(text: str) -> Schedule:
-    """A schedule from a flag. Raises ValueError for what is none, or has numbers that are not
+    """A schedule from a flag. Raises ValueError if it is not a schedule or has numbers that are not
     finite.
     """
     from flexmdm_interpolant import parse_schedule
@@ -82,7 +82,7 @@ class SharedOptions:
     steps: int | None = option(
         None,
         "FlexMDM tau_leaping: steps of its grid (default: 256, the paper's for GSM8K; for HumanEval"
-        " infilling 4096); event_driven: most evaluations a row may take (default: no limit);"
+        " infilling 4096); event_driven: maximum evaluations per row (default: no limit);"
         " LLaDA: steps over all blocks (default: one per token)",
         type=int,
         flag="--diffusion_steps",
@@ -92,7 +92,7 @@ class SharedOptions:
     )
     max_length: int | None = option(
         None,
-        "tokens a row may have, prompt included (default: the model's own; evaluations and LLaDA:"
+        "maximum tokens per row, prompt included (default: the model's own; evaluations and LLaDA:"
         " 1024 at most, the paper's canvas)",
         type=int,
         metavar="L",
@@ -100,7 +100,7 @@ class SharedOptions:
     )
     rows_at_once: int | None = option(
         None,
-        "rows in the network's batch; waiting ones enter as others finish (default: all;"
+        "rows in the network's batch; waiting rows take the places of finished ones (default: all;"
         " evaluations: --batch_size)",
         type=int,
         metavar="R",
@@ -109,8 +109,8 @@ class SharedOptions:
     )
     cache_refresh: int | None = option(
         None,
-        "approximation: keep keys and values of the prompt (LLaDA: of all that is left of the"
-        " current block) for R evaluations (default: no cache)",
+        "approximation: reuse keys and values of the prompt (LLaDA: of everything to the left of"
+        " the current block) for R evaluations (default: no cache)",
         type=int,
         metavar="R",
         at_least=1,
@@ -142,7 +142,7 @@ class SharedOptions:
         self.check()
 
     def check(self) -> None:
-        """What one field alone does not tell. Raises OptionError."""
+        """Checks that involve several fields. Raises OptionError."""
 
     def arguments(self) -> dict[str, Any]:
         """All options, by name."""
@@ -176,6 +176,10 @@ def _window_words(settings: dict[str, Any]) -> str:
     return f"window {settings.get('max_window')}" if windowed else "no window"
 
 
+def _counted_words(length: str | None) -> str | None:
+    return "length counted" if length == "counted" else None
+
+
 def _candidates_words(candidates: int | None) -> str | None:
     return f"{candidates} lengths tried" if candidates not in (None, 1) else None
 
@@ -195,7 +199,7 @@ class SamplerOptions(SharedOptions):
     sampler: str = option(
         "tau_leaping",
         "tau_leaping: a grid of --diffusion_steps; event_driven: exact, about four evaluations per"
-        " token; count_first: the number of tokens first, then one evaluation per token",
+        " token; count_first: first the number of tokens, then one evaluation per token",
         choices=("tau_leaping", "event_driven", "count_first"),
         words=_sampler_words,
     )
@@ -207,35 +211,35 @@ class SamplerOptions(SharedOptions):
     )
     confidence_method: str = option(
         "position",
-        "what --unmasking confidence goes by (default: prob_diff, the paper's for GSM8K)",
+        "confidence measure of --unmasking confidence (default: prob_diff, the paper's for GSM8K)",
         choices=("position", "top_prob", "prob_diff", "entropy"),
         flag_default="prob_diff",
     )
     use_sliding_window: bool = option(
         False,
-        "only the first masks compete (the paper's for code)",
+        "only the leftmost masks compete (the paper's setting for code)",
         type=bool,
         words=_window_words,
     )
     alpha: float = option(
         5.0,
-        "window: masks that compete for each one to unmask (default: 5)",
+        "window: competing masks per mask to unmask (default: 5)",
         type=float,
         above=0,
     )
     max_window: int = option(
-        32, "window: most masks that compete (default: 32)", type=int, at_least=1
+        32, "window: maximum number of competing masks (default: 32)", type=int, at_least=1
     )
     length_choice: str = option(
         "drawn",
-        "count_first: the likeliest number of tokens (default), or one drawn from its law",
+        "count_first: the likeliest number of tokens (default), or one drawn from p(n)",
         choices=("likeliest", "drawn"),
         flag_default="likeliest",
     )
     length_candidates: int = option(
         1,
-        "count_first: fill in the K likeliest numbers of tokens and keep the most probable answer,"
-        " number and tokens together (default: 1)",
+        "count_first: try the K likeliest numbers of tokens and keep the answer with the highest"
+        " joint probability of number and tokens (default: 1)",
         type=int,
         metavar="K",
         at_least=1,
@@ -243,29 +247,29 @@ class SamplerOptions(SharedOptions):
     )
     query_time: float | None = option(
         None,
-        "count_first: the t at which the network is asked for tokens (default: when in training as"
-        " many masks were left, but not before next to nothing is missing)",
+        "count_first: the t at which the network is queried for tokens (default: the time at which"
+        " training has as many masks, but late enough that almost nothing is missing)",
         type=float,
         metavar="T",
         at_least=0,
         at_most=1,
-        words="asked at {:g}",
+        words="queried at {:g}",
     )
     events_per_evaluation: int = option(
         1,
-        "event_driven and count_first, approximation: K events to an evaluation, the most confident"
-        " masks first; event_driven never more than a quarter of what is left to do (default: 1,"
+        "event_driven and count_first, approximation: K events per evaluation, the most confident"
+        " masks first; event_driven never more than a quarter of the remaining events (default: 1,"
         " exact)",
         type=int,
         metavar="K",
         at_least=1,
-        words="{} events an evaluation",
+        words="{} events per evaluation",
     )
     bound_inflation: float | None = option(
         None,
-        "event_driven, approximation: keep a stale rate bound over events, C >= 1 times as large"
-        " (default: measure); tau_leaping: skip the evaluations of steps in which, by that bound,"
-        " nothing can happen",
+        "event_driven, approximation: keep a stale rate bound across events, C >= 1 times as large"
+        " (default: measure again); tau_leaping: skip the evaluations of steps in which, by that"
+        " bound, nothing can happen",
         type=float,
         metavar="C",
         at_least=1,
@@ -273,16 +277,16 @@ class SamplerOptions(SharedOptions):
     )
     confidence_threshold: float | None = option(
         None,
-        "approximation: also unmask every mask at least this sure (default: off); needs --unmasking"
-        " confidence; saves evaluations with event_driven, with tau_leaping it changes the order"
-        " alone",
+        "approximation: also unmask every mask at least this confident (default: off); needs"
+        " --unmasking confidence; saves evaluations with event_driven, changes only the order with"
+        " tau_leaping",
         type=float,
         metavar="P",
         words="threshold {}",
     )
     insertion_schedule: Schedule | None = option(
         None,
-        "linear, power:P or geometric:MIN,MAX, if not the trained one; the network is queried at"
+        "linear, power:P or geometric:MIN,MAX (default: the trained one); the network is queried at"
         " the matched time",
         parse=parse_schedule_flag,
         metavar="S",
@@ -291,14 +295,14 @@ class SamplerOptions(SharedOptions):
     unmask_schedule: Schedule | None = option(None, None)
 
     def check(self) -> None:
-        """Which options go together. Raises OptionError."""
+        """Refuse options that do not go together. Raises OptionError."""
         event_driven, threshold = self.sampler == "event_driven", self.confidence_threshold
         if self.events_per_evaluation > 1 and self.sampler == "tau_leaping":
             wanted = "1, except with the samplers event_driven and count_first"
             raise OptionError("events_per_evaluation", self.events_per_evaluation, wanted)
         if self.bound_inflation is not None and threshold is not None and not event_driven:
             # skipped steps could unmask nothing
-            wanted = "used with the sampler event_driven where there is a confidence_threshold"
+            wanted = "used with the sampler event_driven when a confidence_threshold is set"
             raise OptionError("bound_inflation", self.bound_inflation, wanted)
         if self.bound_inflation is not None and self.sampler == "count_first":
             wanted = "used with a sampler that inserts masks by their rate"
@@ -329,27 +333,27 @@ class LLaDAOptions(SharedOptions):
 
     gen_length: int | None = option(
         None,
-        "tokens after the prompt (default: --max_length less the prompt)",
+        "tokens after the prompt (default: --max_length minus the prompt's length)",
         type=int,
         metavar="L",
         at_least=1,
     )
     llada_length: str = option(
         "given",
-        "masks to fill: as many as given by --gen_length (default), or the likeliest number by the"
-        " network's length distribution (scripts/fit_length_distribution.py)",
+        "number of masks: given by --gen_length (default), or counted: the likeliest number under"
+        " the network's length distribution (scripts/fit_length_distribution.py)",
         choices=("given", "counted"),
-        words=lambda settings: "length counted" if settings["llada_length"] == "counted" else None,
+        words=lambda settings: _counted_words(settings.get("llada_length")),
     )
     remasking: str = option(
         "low_confidence",
-        "unmask the most confident tokens, or random ones (the paper's: random)",
+        "unmask the most confident tokens, or random ones (paper: random)",
         choices=("low_confidence", "random"),
         words=lambda settings: f"remasking {settings.get('remasking')}",
     )
     block_length: int | None = option(
         None,
-        "tokens per block, blocks go left to right (default: one block)",
+        "tokens per block; blocks are filled left to right (default: one block)",
         type=int,
         metavar="L",
         at_least=1,
@@ -364,14 +368,16 @@ class LLaDAOptions(SharedOptions):
     )
 
     def arguments(self) -> dict[str, Any]:
-        """All options but those that say how many masks there are: the sampler is told their
-        number.
+        """All options but those that determine the number of masks, which the sampler takes
+        instead.
         """
         counted = ("max_length", "llada_length")
         return {name: value for name, value in super().arguments().items() if name not in counted}
 
     def check(self) -> None:
-        """Blocks divide the answer, and steps the blocks. Raises OptionError."""
+        """Refuse blocks that do not divide the answer, and steps that are not a multiple of the
+        blocks. Raises OptionError.
+        """
         for name in ("gen_length", "steps"):
             if self.llada_length == "counted" and getattr(self, name) is not None:
                 wanted = "left out where llada_length is counted"
@@ -391,26 +397,26 @@ class LLaDAOptions(SharedOptions):
 
 
 def add_model_flags(parser: argparse.ArgumentParser, checkpoint_required: bool = True) -> None:
-    """Which model, on what, and the settings that every sampler takes. A script that can also work
-    without a model says so.
+    """Which model, on which device, and the options that every sampler takes. checkpoint_required:
+    False for a script that can also work without a model.
     """
     group = parser.add_argument_group("model")
     group.add_argument(
         "--checkpoint_path",
         required=checkpoint_required,
-        help="folder of the checkpoint to sample from; its kind is read from it",
+        help="folder of the checkpoint to sample from; FlexMDM or LLaDA is detected",
     )
     group.add_argument(
         "--base_model",
         help=(
-            "base weights, folder or hub id, when the checkpoint does not name them or they have"
+            "base weights, folder or hub id, if the checkpoint does not name them or they have"
             " moved"
         ),
     )
     group.add_argument(
         "--lora_alpha",
         type=float,
-        help="LoRA alpha of a checkpoint that does not store it (default: its rank)",
+        help="LoRA alpha, for a checkpoint that does not store it (default: its rank)",
     )
     group.add_argument(
         "--dtype",
@@ -424,10 +430,10 @@ def add_model_flags(parser: argparse.ArgumentParser, checkpoint_required: bool =
     group.add_argument(
         "--torch_compile",
         action="store_true",
-        help="compile the network: a minute at the start, then faster steps on a GPU",
+        help="compile the network: takes a minute at the start, then faster on a GPU",
     )
     group.add_argument(
-        "--seed", type=int, default=42, help="every random number follows from it (default: 42)"
+        "--seed", type=int, default=42, help="seed of every random number (default: 42)"
     )
     _add_options(group, SharedOptions, set())
 
@@ -443,7 +449,7 @@ def add_llada_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def shared_names() -> set[str]:
-    """The options that both samplers have."""
+    """Names of the options that both samplers have."""
     return {each.name for each in fields(SharedOptions)}
 
 
@@ -466,8 +472,8 @@ Options = TypeVar("Options", bound=SharedOptions)
 def options_from(
     args: argparse.Namespace, kind: type[Options], default_steps: int | None = None
 ) -> Options:
-    """A sampler's options from parsed flags. default_steps: tau-leaping's, where --diffusion_steps
-    does not say. Raises InputError naming the flag.
+    """A sampler's options from parsed flags. default_steps: tau-leaping's, if --diffusion_steps is
+    not given. Raises InputError naming the flag.
     """
     if not 0 <= args.seed < 2**31:
         raise InputError(f"--seed {args.seed}: must be in 0 ... 2147483647")
@@ -492,7 +498,9 @@ def options_from(
 
 
 def sampler_words(settings: dict[str, Any], with_steps: bool = True) -> list[str]:
-    """How a text was made, from its run's settings: what a fair comparison has to name."""
+    """Labels that say how a text was sampled, from its run's settings: what a fair comparison must
+    state.
+    """
     kinds = {"flexmdm": SamplerOptions, "llada": LLaDAOptions}
     if settings.get("kind") not in kinds:
         return [f"T {settings['temperature']:g}"] if settings.get("temperature") else []
@@ -520,27 +528,26 @@ def sampler_words(settings: dict[str, Any], with_steps: bool = True) -> list[str
 def refuse_padding(
     given: Iterable[Sequence[int]], pad_id: int, flag: str, start_id: int | None = None
 ) -> None:
-    """Padding ends a text: at the end of given tokens it would be dropped, before the end the model
-    has never seen anything follow it. InputError where a given row holds pad_id.
+    """Padding ends a text: at the end of given tokens it would be dropped, and the model has never
+    seen anything follow it. Raises InputError if a given row holds pad_id.
 
-    start_id: the token that a chat template puts first. Some imported tokenizers have one token for
-    the start and the end of a text; as a first token with others behind it, it is the start.
+    start_id: the token that a chat template puts first. Some imported tokenizers use one token for
+    both start and end of a text; as a first token followed by others, it is the start.
     """
     for row in given:
         starts = pad_id == start_id and len(row) > 1
         if pad_id in (row[1:] if starts else row):
             raise InputError(
-                f"{flag}: holds the padding token {pad_id} (end of text), which stands only where a"
-                " text is over"
+                f"{flag}: holds the padding token {pad_id} (end of text), which is only allowed"
+                " after the end of a text"
             )
 
 
 def refuse_mask_tokens(given: Iterable[Sequence[int]], mask_id: int, flag: str) -> None:
-    """Given tokens are kept and masks are filled in: one cannot be the other. InputError where a
-    given row holds mask_id.
+    """Given tokens are kept and masks are filled in, so a given token cannot be a mask. Raises
+    InputError if a given row holds mask_id.
     """
     if any(mask_id in row for row in given):
         raise InputError(
-            f"{flag}: holds the mask token {mask_id}, which stands for text that is yet to be"
-            " written"
+            f"{flag}: holds the mask token {mask_id}, which is reserved for text yet to be written"
         )

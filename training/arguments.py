@@ -1,7 +1,7 @@
 """The flags of every training script: Hugging Face's TrainingArguments with the paper's values as
 defaults, and our own.
 
-What cannot work is refused here, by the flag's name, before anything is read or written.
+Settings that cannot work are refused here, naming the flag, before anything is read or written.
 """
 
 import importlib.util
@@ -19,7 +19,7 @@ from common.config_values import LENGTH_DISTRIBUTION
 from common.errors import InputError
 from flexmdm_interpolant import parse_schedule
 
-# (what a value must be, the same in words, flags); None is no value
+# (test of a value, the same in words, flags); None means not given
 RANGES = (
     (
         lambda value: value > 0,
@@ -69,7 +69,7 @@ RANGES = (
     ),
     (
         lambda value: 0 <= value < 1,
-        "between 0 and 1, without 1",
+        "at least 0 and below 1",
         ("adam_beta1", "adam_beta2", "lora_dropout", "start_share"),
     ),
     (LENGTH_DISTRIBUTION[0], "between 0 and 1048575", ("length_distribution",)),
@@ -93,13 +93,14 @@ class RunArguments(TrainingArguments):
     )
     init_from: str | None = field(
         default=None,
-        metadata={"help": "checkpoint to start from (transfer -> IFT); its settings are kept"},
+        metadata={"help": "checkpoint to start from (transfer -> fine-tuning); keeps its settings"},
     )
     from_scratch: bool = field(
-        default=False, metadata={"help": "random weights of --model_name_or_path's config.json"}
+        default=False, metadata={"help": "random weights, config.json of --model_name_or_path"}
     )
     all_parameters: bool = field(
-        default=False, metadata={"help": "train every parameter instead of LoRA + new parts"}
+        default=False,
+        metadata={"help": "train every parameter, not just LoRA and newly initialised modules"},
     )
     lora_r: int = field(default=128, metadata={"help": "LoRA rank on q, k, v and the head [paper]"})
     lora_alpha: float = field(
@@ -123,9 +124,9 @@ class RunArguments(TrainingArguments):
         default=0,
         metadata={
             "help": (
-                "FlexMDM: most missing tokens of a gap that a head for p(n | xt, t) can say, as"
-                " --sampler count_first needs it; 0: no such head [paper]. An --init_from without"
-                " one gets one"
+                "FlexMDM: largest number of missing tokens in a gap for the head p(n | xt, t) that"
+                " --sampler count_first needs; 0: no such head [paper]. Added to an --init_from"
+                " that has none"
             )
         },
     )
@@ -133,23 +134,23 @@ class RunArguments(TrainingArguments):
         default=0.1,
         metadata={
             "help": (
-                "with a length distribution: share of the rows that are trained at t = 0, where"
-                " count_first asks it"
+                "with a length distribution: share of the rows trained at t = 0, where count_first"
+                " queries it"
             )
         },
     )
     time_scale: float = field(
         default=1000.0,
-        metadata={"help": "t is multiplied by this before its embedding; 1 [paper's code]"},
+        metadata={"help": "t is multiplied by this before it is embedded; 1 [paper's code]"},
     )
     time_epsilon: float = field(
         default=1e-3,
-        metadata={"help": "t is drawn from [0, 1 - this): weights stay below 1 / this"},
+        metadata={"help": "t is drawn from [0, 1 - this); loss weights stay below 1 / this"},
     )
     mask_ratio_epsilon: float = field(
         default=1e-3,
         metadata={
-            "help": "LLaDA: mask ratios are drawn from [this, 1); weights stay below 1 / this"
+            "help": "LLaDA: mask ratios are drawn from [this, 1); loss weights stay below 1 / this"
         },
     )
     adaln_group_size: int = field(
@@ -157,18 +158,18 @@ class RunArguments(TrainingArguments):
     )
     attend_to_padding: bool = field(
         default=False,
-        metadata={"help": "as the paper's code does; every call is then max length long"},
+        metadata={"help": "as in the paper's code; every batch is then padded to full length"},
     )
     # data
     train_data: str | None = field(
         default=None, metadata={"help": "folder written by a preprocessing script"}
     )
     cache_path: str | None = field(
-        default=None, metadata={"help": "same as --train_data, the paper's name for it"}
+        default=None, metadata={"help": "same as --train_data (the paper's code calls it this)"}
     )
     sft_max_length: int = field(
         default=1024,
-        metadata={"help": "longest row, in tokens; LLaDA's instruction rows are filled to it"},
+        metadata={"help": "longest row in tokens; LLaDA's instruction rows are filled to it"},
     )
     low_discrepancy: bool = field(
         default=True, metadata={"help": "stratify t over the global batch [paper]"}
@@ -178,18 +179,18 @@ class RunArguments(TrainingArguments):
         metadata={"help": "the loss is the sum over the global batch / (rows x this) [paper]"},
     )
     sanity_run: bool = field(
-        default=False, metadata={"help": "10 steps on 64 rows: does everything fit and run?"}
+        default=False, metadata={"help": "check that everything fits and runs: 10 steps on 64 rows"}
     )
     # run
     output_dir: str | None = field(default=None, metadata={"help": "default runs/JOB_NAME"})
     job_name: str | None = field(default=None, metadata={"help": "name of the run"})
     wandb: bool = field(default=False, metadata={"help": "same as --report_to wandb"})
     overwrite: bool = field(
-        default=False, metadata={"help": "delete what an earlier run left in --output_dir"}
+        default=False, metadata={"help": "delete the files of an earlier run in --output_dir"}
     )
     logging_nan_inf_filter: bool = field(
         default=False,
-        metadata={"help": "off: it would wait for every loss; ours leaves them out on the device"},
+        metadata={"help": "off: it would synchronise at every step; ours filters on the device"},
     )
     max_nonfinite_steps: int = field(
         default=10,
@@ -203,8 +204,8 @@ class RunArguments(TrainingArguments):
         default=False,
         metadata={
             "help": (
-                "FSDP2 by torch's own fully_shard, on CPUs too: weights, gradients and optimizer in"
-                " shards"
+                "FSDP2 by torch's own fully_shard, on CPUs too: shards weights, gradients and"
+                " optimizer"
             )
         },
     )
@@ -217,14 +218,17 @@ class RunArguments(TrainingArguments):
     )
     lora_weight_decay: float = field(default=0.0, metadata={"help": "[paper's code]"})
     per_device_train_batch_size: int = field(
-        default=4, metadata={"help": "rows a process and micro-batch [paper]"}
+        default=4, metadata={"help": "rows per process and micro-batch [paper]"}
     )
     per_device_eval_batch_size: int = field(default=4)
     learning_rate: float = field(default=1e-4, metadata={"help": "[paper's code]"})
     weight_decay: float = field(
         default=0.01,
         metadata={
-            "help": "of new parts and, with --all_parameters, of all matrices [paper's code]"
+            "help": (
+                "of newly initialised modules and, with --all_parameters, of all matrices"
+                " [paper's code]"
+            )
         },
     )
     lr_scheduler_type: str = field(
@@ -235,7 +239,7 @@ class RunArguments(TrainingArguments):
     )
     warmup_steps: float = field(
         default=0.05,
-        metadata={"help": "steps, or a share of the run when below 1 [paper's code: 5 %%]"},
+        metadata={"help": "steps, or a fraction of the run when below 1 [paper's code: 5 %%]"},
     )
     max_grad_norm: float = field(default=1.0)
     seed: int = field(default=42)
@@ -243,11 +247,11 @@ class RunArguments(TrainingArguments):
     save_total_limit: int | None = field(default=3)
     logging_steps: float = field(default=10)
     report_to: str = field(
-        default="none", metadata={"help": "wandb or tensorboard, besides train_log.jsonl"}
+        default="none", metadata={"help": "wandb or tensorboard, in addition to train_log.jsonl"}
     )
-    # None, until __post_init__ has asked the GPU
+    # None until __post_init__ has queried the GPU
     bf16: bool | None = field(  # type: ignore[assignment]
-        default=None, metadata={"help": "default: where the GPU has it"}
+        default=None, metadata={"help": "default: if the GPU supports it"}
     )
     remove_unused_columns: bool = field(default=False)
     ddp_find_unused_parameters: bool | None = field(
@@ -256,40 +260,40 @@ class RunArguments(TrainingArguments):
     # instead of training
     evaluate_only: bool = field(
         default=False,
-        metadata={"help": "print the likelihood bound of --init_from (or the base) and stop"},
+        metadata={"help": "print the NLL upper bound of --init_from (or the base) and stop"},
     )
     eval_data: str | None = field(
         default=None,
         metadata={
             "help": (
-                "what --evaluate_only reads: folder of a preprocessing script, or text "
+                "data for --evaluate_only: folder of a preprocessing script, or text "
                 "(.txt, .raw, JSONL); default: the validation split of --train_data"
             )
         },
     )
     eval_draws: int = field(
         default=4,
-        metadata={"help": "noised copies of every held-out row, stratified in t over all of them"},
+        metadata={"help": "noised copies of each held-out row, t stratified over all of them"},
     )
     dry_run: bool = field(
         default=False,
         metadata={
-            "help": "print sizes, memory, steps and GPU hours of the run, without weights, and stop"
+            "help": "print sizes, memory, steps and GPU hours without loading weights, and stop"
         },
     )
     dry_run_gpus: int = field(
-        default=16, metadata={"help": "GPUs of the run that --dry_run describes [paper: 16]"}
+        default=16, metadata={"help": "--dry_run: number of GPUs [paper: 16]"}
     )
     dry_run_tokens: float = field(
         default=13.1e9,
-        metadata={"help": "tokens of x1, where neither --max_steps nor --train_data says [paper]"},
+        metadata={"help": "--dry_run: tokens of x1, without --max_steps and --train_data [paper]"},
     )
     mfu: float = field(
-        default=0.4, metadata={"help": "--dry_run: share of the GPU's peak that is reached"}
+        default=0.4, metadata={"help": "--dry_run: model FLOPs utilisation, a fraction of the peak"}
     )
     gpu_tflops: float = field(
         default=989.0,
-        metadata={"help": "--dry_run: peak, bf16 dense [H100 SXM, NVIDIA's data sheet]"},
+        metadata={"help": "--dry_run: peak of the GPU, bf16 dense [H100 SXM, NVIDIA's data sheet]"},
     )
 
     def __post_init__(self) -> None:
@@ -318,13 +322,12 @@ class RunArguments(TrainingArguments):
                 )
         if self.fsdp and self.use_cpu:
             raise InputError(
-                "--fsdp: on CPUs transformers would train with DDP without saying so; --fully_shard"
-                " does shard there"
+                "--fsdp: on CPUs transformers would train with DDP instead; use --fully_shard"
             )
         if self.fully_shard and (self.fsdp or self.deepspeed):
             raise InputError(
-                "--fully_shard: cannot be combined with --fsdp or --deepspeed, each of them shards"
-                " by itself"
+                "--fully_shard: cannot be combined with --fsdp or --deepspeed, which shard by"
+                " themselves"
             )
         if not self.use_cpu:
             # copies to the GPU do not wait for what it still does
@@ -346,11 +349,11 @@ class RunArguments(TrainingArguments):
                     raise InputError(f"--{name}: {value} is not {words}")
 
     def check(self) -> None:
-        """Refuse what cannot work, by the flag's name, before anything is read or written. Raises
-        InputError.
+        """Refuse settings that cannot work, naming the flag, before anything is read or written.
+        Raises InputError.
         """
         if not self.train_data and not self.dry_run and not (self.evaluate_only and self.eval_data):
-            raise InputError("--train_data: name the folder that a preprocessing script wrote")
+            raise InputError("--train_data: give the folder that a preprocessing script wrote")
         for flag in ("insertion_schedule", "unmask_schedule"):
             try:
                 parse_schedule(getattr(self, flag))
@@ -375,18 +378,18 @@ class RunArguments(TrainingArguments):
         if self.load_best_model_at_end or self.save_strategy == "best":
             raise InputError(
                 "--load_best_model_at_end, --save_strategy best: not supported; checkpoints are"
-                " taken by their step"
+                " chosen by step"
             )
         if self.auto_find_batch_size:
             raise InputError(
-                "--auto_find_batch_size: it would change the global batch, and with it every step's"
-                " rows and noise"
+                "--auto_find_batch_size: it would change the global batch, and with it the rows and"
+                " noise of every step"
             )
         if self.load_in_4bit:
             if self.all_parameters or self.from_scratch:
                 raise InputError(
-                    "--load_in_4bit: only a frozen base can be in 4 bits, so not with"
-                    " --all_parameters or --from_scratch"
+                    "--load_in_4bit: only a frozen base can be in 4 bits; not with --all_parameters"
+                    " or --from_scratch"
                 )
             if not torch.cuda.is_available() or not importlib.util.find_spec("bitsandbytes"):
                 missing = (
@@ -397,12 +400,11 @@ class RunArguments(TrainingArguments):
         if self.world_size != world:
             raise InputError(
                 f"the launcher started {world} processes, but the Trainer sees {self.world_size}:"
-                " every one would train the same rows"
+                " each would train on the same rows"
             )
         if self.fully_shard and world == 1:
             raise InputError(
-                "--fully_shard: there is one process only, nothing to shard over; start several"
-                " with torchrun"
+                "--fully_shard: needs more than one process; start several with torchrun"
             )
 
     @property
@@ -412,8 +414,8 @@ class RunArguments(TrainingArguments):
 
     @property
     def engine(self) -> str:
-        """What holds weights and optimizer: a checkpoint's optimizer can be read by the same one
-        only.
+        """What holds weights and optimizer; a checkpoint's optimizer can only be loaded by the same
+        engine.
         """
         if self.deepspeed:
             zero = self.hf_deepspeed_config.config.get("zero_optimization", {})
@@ -453,7 +455,7 @@ class Parser(HfArgumentParser):
 
     def add_argument(self, *flags: Any, **options: Any) -> Any:
         """argparse's."""
-        # transformers lets a `bool` stand bare, but not a `bool | None`
+        # transformers allows a `bool` without a value, but not a `bool | None`
         if options.get("type") is string_to_bool:
             options |= {"nargs": "?", "const": True}
         return super().add_argument(*flags, **options)
@@ -465,7 +467,7 @@ class Parser(HfArgumentParser):
 
 def make_parser(cls: Any, description: str | None = None) -> Parser:
     """The parser of a training script, whose flags are the fields of a dataclass, cls. Every
-    boolean flag may stand bare (`--bf16`) or with a value (`--bf16 false`).
+    boolean flag may be given without a value (`--bf16`) or with one (`--bf16 false`).
     """
     return Parser(cls, description=description, allow_abbrev=False)
 

@@ -115,7 +115,7 @@ def test_sampler_name_states_the_settings_that_a_comparison_needs():
         == "tau-leaping 128, random order, window 32"
     )
     assert sampler_name(result(events_per_evaluation=4, confidence_threshold=0.9)).endswith(
-        "4 events an evaluation, threshold 0.9"
+        "4 events per evaluation, threshold 0.9"
     )
     llada = {
         "settings": {

@@ -272,7 +272,7 @@ def test_an_adapter_tuned_from_another_names_its_base(made, tmp_path, monkeypatc
 
 
 REFUSED = {
-    "no data": ({"train_data": None}, "--train_data: name the folder"),
+    "no data": ({"train_data": None}, "--train_data: give the folder"),
     "data that is not there": ({"train_data": "nowhere"}, "--train_data: nowhere is not a folder"),
     "no base": (
         {"model_name_or_path": "nowhere"},
@@ -289,7 +289,7 @@ REFUSED = {
     "a word for a number": ({"seed": "many"}, "--seed.*invalid int value"),
     "a FlexMDM from nothing": ({"from_scratch": True, "variable_length": True}, "--from_scratch"),
     "FSDP on a CPU": ({"fsdp": "full_shard"}, "--fsdp: on CPUs transformers would train with DDP"),
-    "shards of one process": ({"fully_shard": True}, "--fully_shard: there is one process only"),
+    "shards of one process": ({"fully_shard": True}, "--fully_shard: needs more than one process"),
     "4 bits without a GPU": ({"load_in_4bit": True}, "--load_in_4bit: needs a CUDA GPU"),
     "4 bits of what is trained": (
         {"load_in_4bit": True, "all_parameters": True},
