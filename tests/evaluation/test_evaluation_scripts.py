@@ -583,7 +583,7 @@ def test_completion_is_the_middle_alone():
     model.tokenizer = SimpleNamespace(
         decode=lambda ids, **_: "".join(words[token] for token in ids)
     )
-    model.kind, model.stop_ids = "flexmdm", {0}
+    model.kind, model.stop_ids, model.counted = "flexmdm", {0}, False
     result = GenerationResult(
         sequences=torch.tensor(
             [[5, 9, 1, 2, 3, 9, 6], [5, 9, 9, 6, 6, 0, 0], [9, 2, 9, 0, 0, 0, 0]]
