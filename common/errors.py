@@ -28,8 +28,7 @@ def run(main: Callable[[], object]) -> NoReturn:
         sys.exit(2)
     except KeyboardInterrupt:
         print(
-            f"{script}: interrupted; what was finished is on disk, the same command goes on from"
-            " there",
+            f"{script}: interrupted; finished work is on disk, the same command resumes from there",
             file=sys.stderr,
         )
         sys.exit(130)

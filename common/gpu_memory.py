@@ -35,7 +35,7 @@ MANY_PROMPTS = (
 )
 EVALUATION = (
     MANY_PROMPTS
-    + ". Finished rows are on disk; the same command with a smaller --batch_size goes on from there"
+    + ". Finished rows are on disk; the same command with a smaller --batch_size resumes from there"
 )
 # torch's allocator raises OutOfMemoryError; libraries that allocate past it, only these words.
 WORDS = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "MPS backend out of memory")

@@ -110,9 +110,9 @@ class NoiseStream(Dataset):
         self._order = lru_cache(2)(
             lambda epoch: random_stream(seed, ORDER, epoch).permutation(len(rows))
         )
-        self._step = lru_cache(2)(self._deal)
+        self._step = lru_cache(2)(self._balance)
 
-    def _deal(self, step):
+    def _balance(self, step):
         """(positions in balanced order, row of each, time of each) of one step, arrays of
         global_batch.
         """
