@@ -1,4 +1,3 @@
-"""The ground that everything stands on: refusals, files and folders, rows on disk, the argument
-parser, GPU memory, and rows of tokens as one batch. Everybody may import it; it imports nothing of
-ours.
+"""What everything else builds on: input errors, files and folders, rows on disk, the argument
+parser, GPU memory, and batches of packed rows. Every module may import it; it imports none of ours.
 """

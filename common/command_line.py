@@ -1,4 +1,4 @@
-"""The argument parser of every script, and what their flags have in common. Nothing here imports
+"""The argument parser of every script, and checks that their flags share. Nothing here imports
 torch.
 """
 
@@ -13,14 +13,14 @@ from common.errors import InputError
 
 
 def process_rank() -> tuple[int, int]:
-    """(rank, world size) as torchrun and srun launchers set them in the environment; (0, 1) without
-    one.
+    """(rank, world size) from the environment, as set by torchrun or srun; (0, 1) without a
+    launcher.
     """
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 def finite_number(text: str) -> float:
-    """argparse type of a number that may be neither nan nor inf (ArgumentTypeError)."""
+    """argparse type of a number that is neither nan nor inf. Raises ArgumentTypeError."""
     value = float(text)
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
@@ -28,15 +28,15 @@ def finite_number(text: str) -> float:
 
 
 def require_positive(args: argparse.Namespace, *names: str) -> None:
-    """Raises InputError for the first of the named flags that is given and not at least 1."""
+    """Raises InputError for the first of the named flags that is given but below 1."""
     for name in names:
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise InputError(f"--{name}: {getattr(args, name)} is not at least 1")
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse, but a wrong flag is an InputError (one line, exit code 2 under common.errors.run)
-    and the description keeps its lines.
+    """argparse's, but a wrong flag raises InputError (one line, exit code 2 under
+    common.errors.run) and the description keeps its line breaks.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -55,5 +55,5 @@ class ArgumentParser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Raises InputError where argparse would print the usage and exit."""
+        """Raises InputError instead of printing the usage and exiting."""
         raise InputError(message)

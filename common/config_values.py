@@ -1,7 +1,8 @@
-"""What the values of a checkpoint's config.json may be: types and ranges, each said once.
+"""Allowed types and ranges of the values in a checkpoint's config.json.
 
-A config comes from anywhere: a size as text is a traceback deep in the network, one of 10^9 layers
-never ends, an epsilon of -1 or a time_epsilon of 5 gives numbers that are wrong.
+A config may come from anywhere: without these checks a size given as text would be a traceback deep
+in the network, 10^9 layers would never finish, and an epsilon of -1 or a time_epsilon of 5 would
+give wrong numbers.
 """
 
 from collections.abc import Callable
@@ -9,12 +10,12 @@ from typing import Any, TypeAlias
 
 from common.errors import InputError
 
-# whether a value fits, and the words for what would
+# (whether a value is allowed, description of allowed values)
 Rule: TypeAlias = tuple[Callable[[Any], bool], str]
 
 
 def whole(least: int, most: int) -> Rule:
-    """Whole numbers of a range; a bool is none."""
+    """Whole numbers in a range; not a bool."""
     return (
         lambda value: type(value) is int and least <= value <= most,
         f"a whole number from {least} to {most}",
@@ -42,7 +43,7 @@ def optional(rule: Rule) -> Rule:
 
 TRUTH: Rule = (lambda value: type(value) is bool, "true or false")
 TEXT: Rule = (lambda value: type(value) is str and value != "", "text")
-# far above every model there is, and still a network that can be laid out in seconds
+# far above every existing model, but such a network can still be built in seconds
 WIDTH, ROWS = whole(1, 10**6), whole(1, 10**8)
 LENGTH_DISTRIBUTION = whole(0, 2**20 - 1)
 LLADA = {
@@ -63,7 +64,7 @@ SPECIAL_IDS = ("mask_token_id", "pad_token_id", "eos_token_id")
 LORA = {
     "r": whole(1, 10**5),
     "lora_alpha": real(lambda value: value > 0, "above 0"),
-    "lora_dropout": real(lambda value: 0 <= value < 1, "from 0 to 1, without 1"),
+    "lora_dropout": real(lambda value: 0 <= value < 1, "of at least 0 and below 1"),
 }
 FLEXMDM = {
     "base_model_name_or_path": optional(TEXT),
@@ -81,8 +82,8 @@ HOLDS = {"trainable": "trainable", "everything": "full"}
 
 
 def check(content: Any, rules: dict[str, Rule], source: object) -> None:
-    """Raises InputError for the first of the rules' keys that `content` has with a wrong value, and
-    where it is no dict. source: the file or flag that the message begins with.
+    """Raises InputError for the first key of `content` whose value breaks its rule, and if content
+    is not a dict. source: the file or flag that the message begins with.
     """
     if not isinstance(content, dict):
         raise InputError(f"{source} does not hold one JSON object")
@@ -92,7 +93,7 @@ def check(content: Any, rules: dict[str, Rule], source: object) -> None:
 
 
 def check_llada(content: Any, source: object) -> None:
-    """A LLaDA's config.json; what is missing or unsupported is said by LLaDAConfig.from_json.
+    """Check a LLaDA's config.json; LLaDAConfig.from_json reports missing and unsupported keys.
     Raises InputError.
     """
     check(content, LLADA, source)
@@ -118,7 +119,7 @@ def with_saved_weights(content: Any, source: object) -> Any:
 
 
 def check_flexmdm(content: Any, source: object) -> None:
-    """A FlexMDM's config.json, and the base's within it. Raises InputError."""
+    """Check a FlexMDM's config.json, and the base's config in it. Raises InputError."""
     check(content, FLEXMDM, source)
     backbone = content.get("backbone")
     check_llada(backbone, f"{source}: backbone")
@@ -129,12 +130,12 @@ def check_flexmdm(content: Any, source: object) -> None:
         check_lora(content["lora"], f"{source}: lora")
     if content.get("saved_weights") == "trainable" and not content.get("base_model_name_or_path"):
         raise InputError(
-            f"{source}: saved_weights is 'trainable', but no base_model_name_or_path is there"
+            f"{source}: saved_weights is 'trainable', but base_model_name_or_path is missing"
         )
 
 
 def check_lora(content: Any, source: object) -> None:
-    """The fields r, lora_alpha and lora_dropout, all of which must be there. Raises InputError."""
+    """Check r, lora_alpha and lora_dropout, all of which are required. Raises InputError."""
     check(content, LORA, source)
     missing = [key for key in LORA if key not in content]
     if missing:

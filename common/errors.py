@@ -1,5 +1,5 @@
-"""How a script says no: raise `InputError` with one sentence that names the flag or file; `run`
-turns it into that one line and exit code 2. Nothing here imports torch.
+"""How a script refuses bad input: raise `InputError` with one sentence that names the flag or file;
+`run` prints it as one line and exits with code 2. Nothing here imports torch.
 """
 
 import os
@@ -17,7 +17,7 @@ class InputError(Exception):
 
 def run(main: Callable[[], object]) -> NoReturn:
     """Call main() and exit: 0, 2 with one line for an InputError, 130 with one line for Ctrl-C, 1
-    where nobody reads what is printed.
+    if the output pipe was closed.
     """
     script = Path(sys.argv[0]).name
     try:
@@ -28,8 +28,7 @@ def run(main: Callable[[], object]) -> NoReturn:
         sys.exit(2)
     except KeyboardInterrupt:
         print(
-            f"{script}: interrupted; what was finished is on disk, the same command goes on from"
-            " there",
+            f"{script}: interrupted; finished work is on disk, the same command resumes from there",
             file=sys.stderr,
         )
         sys.exit(130)

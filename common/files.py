@@ -1,5 +1,5 @@
-"""Files and folders: read as UTF-8 or refused, written whole or not at all, locked, hashed,
-fetched.
+"""Files and folders: read as UTF-8 or refused, written completely or not at all, locked, hashed,
+downloaded.
 
 Nothing here imports torch, so `--help` stays fast.
 """
@@ -24,8 +24,8 @@ MARKER = ".written-by-flexmdm.json"  # in every folder that complete_folder wrot
 
 
 def lock_for_writing(path: str | Path) -> BinaryIO:
-    """An open file that no other process can lock until it is closed. Raises InputError where one
-    has it, or the file cannot be made.
+    """An open file that no other process can lock until it is closed. Raises InputError if another
+    process has locked it, or the file cannot be created.
 
     (Some network file systems have no locks; there nothing is refused.)"""
     import fcntl
@@ -46,14 +46,14 @@ def lock_for_writing(path: str | Path) -> BinaryIO:
 
 def open_bytes(path: str | Path) -> io.BufferedReader | gzip.GzipFile:
     """A binary file for reading, .gz and .zst decompressed. Reading raises OSError, EOFError or
-    zlib.error where a compressed file is damaged or was cut short.
+    zlib.error if a compressed file is damaged or truncated.
     """
     if str(path).endswith(".gz"):
         return gzip.open(path, "rb")
     if str(path).endswith(".zst"):
         import pyarrow
 
-        # zstandard's own reader ends without a word where a file was cut short
+        # zstandard's own reader silently stops if a file is truncated
         return pyarrow.input_stream(path, compression="zstd")
     return open(path, "rb")
 
@@ -78,8 +78,8 @@ def open_text(path: str | Path) -> io.TextIOWrapper:
 
 
 def parse_json(text: AnyStr) -> Any:
-    """One JSON value. ValueError also for what Python's reader lets through or fails at: half a
-    character, nesting without end.
+    """One JSON value. Raises ValueError also for lone surrogates, which Python's reader accepts,
+    and for nesting that is too deep for it.
     """
     try:
         value = json.loads(text)
@@ -96,10 +96,10 @@ def parse_json(text: AnyStr) -> Any:
 
 
 def require_writable(folder: str | Path, flag: str) -> None:
-    """Try to write into a folder, before work that would be lost. Leaves nothing behind, not even
-    the folder where it was not there.
+    """Try to write into a folder before doing work that would be lost. Leaves nothing behind, not
+    even the folder if it did not exist.
 
-    Raises InputError naming the flag where files cannot be written there.
+    Raises InputError naming the flag if files cannot be written there.
     """
     folder, made = Path(folder), []
     try:
@@ -122,7 +122,7 @@ def require_writable(folder: str | Path, flag: str) -> None:
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a whole file: under a temporary name beside it, renamed when complete. Raises
-    InputError where that cannot be done.
+    InputError if that fails.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -165,8 +165,8 @@ def describe_files(files: Iterable[str | Path]) -> list[dict[str, str]]:
 
 
 def is_finished(output_dir: str | Path, settings: dict[str, Any], overwrite: bool) -> bool:
-    """Whether output_dir holds a finished output of these settings. Raises InputError for anything
-    else that is there.
+    """Whether output_dir holds finished output of these settings. Raises InputError if it holds
+    anything else.
     """
     folder = Path(output_dir)
     try:
@@ -194,12 +194,12 @@ def is_finished(output_dir: str | Path, settings: dict[str, Any], overwrite: boo
             f"--output_dir: {folder} was made with other settings ({', '.join(different)}); "
             "add --overwrite to replace it, or name another"
         )
-    print(f"{folder} is finished and has these settings: kept as it is")
+    print(f"{folder} is finished and has the same settings: kept")
     return True
 
 
 def resolve_folder(name: str | Path, flag: str = "--model_name_or_path") -> Path:
-    """The local folder of a path or hub id (fetched: weights, configs and tokenizer only). Raises
+    """The local folder of a path or hub id (downloads only weights, configs and tokenizer). Raises
     InputError naming `flag`.
     """
     if Path(name).is_dir():
@@ -234,9 +234,9 @@ def files_hash(folder: str | Path, files: Iterable[Path]) -> str:
 
 
 def require_replaceable(folder: str | Path, kind: str) -> None:
-    """Refuse, before work that would be lost, a folder that complete_folder must not replace: only
-    an empty one, or one that it wrote as this kind and in which nothing else lies. Raises
-    InputError.
+    """Refuse, before doing work that would be lost, a folder that complete_folder must not replace.
+    It may replace an empty folder, or one that it wrote as this kind and that holds nothing else.
+    Raises InputError.
     """
     folder = Path(folder).resolve()
     try:
@@ -267,19 +267,19 @@ def require_replaceable(folder: str | Path, kind: str) -> None:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a path is a folder itself, no link to one."""
+    """Whether a path is a folder itself, not a link to one."""
     return path.is_dir() and not path.is_symlink()
 
 
 @contextmanager
 def complete_folder(folder: str | Path, kind: str) -> Iterator[Path]:
-    """Write a folder under a temporary name beside it; it takes its place, whole, when the block
-    ends without an error.
+    """Write a folder under a temporary name beside it; it is renamed to its final name, complete,
+    when the block ends without an error.
 
-    Gives the temporary folder to the block.
-    kind: what it is called, as "data set". MARKER in it says so and lists its files: what
-    require_replaceable lets a later run of the same kind replace. Raises InputError for a folder
-    that cannot be written or is not ours.
+    Yields the temporary folder.
+    kind: the kind of folder, such as "data set". MARKER in the folder records it and lists the
+    files, so that require_replaceable lets a later run of the same kind replace it. Raises
+    InputError for a folder that cannot be written or that we did not write.
     """
     require_replaceable(folder, kind)
     folder = Path(folder).resolve()
@@ -293,7 +293,7 @@ def complete_folder(folder: str | Path, kind: str) -> Iterator[Path]:
             str(path.relative_to(staging)) for path in staging.rglob("*") if path.is_file()
         )
         write_json(staging / MARKER, {"kind": kind, "files": files})
-        require_replaceable(folder, kind)  # also of what came in the meantime
+        require_replaceable(folder, kind)  # again: it may have changed in the meantime
         if folder.exists():
             folder.rename(old)
         staging.rename(folder)
@@ -307,8 +307,8 @@ def complete_folder(folder: str | Path, kind: str) -> Iterator[Path]:
 
 
 def read_json(path: str | Path) -> Any:
-    """The content of a JSON file. Raises InputError, also for what is no regular file (a pipe would
-    wait for ever).
+    """The content of a JSON file. Raises InputError, also if it is not a regular file (reading a
+    pipe would block for ever).
     """
     try:
         if Path(path).exists() and not Path(path).is_file():
@@ -319,7 +319,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def content_hash(content: Any) -> str:
-    """12 hex digits over anything JSON can hold."""
+    """12 hex digits over any JSON value."""
     return hashlib.sha256(
         json.dumps(content, sort_keys=True, ensure_ascii=False, default=str).encode()
     ).hexdigest()[:12]

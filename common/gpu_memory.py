@@ -1,10 +1,11 @@
-"""GPU memory: how much there is, whether the weights can fit, and one line when it runs out.
+"""GPU memory: how much there is, whether the weights can fit, and a one-line error when it runs
+out.
 
     require_room("cuda:0", {"weights": 16e9}, "...")     before weights are read
     @out_of_memory_advice("...")                         torch's OutOfMemoryError -> InputError
 
-What a run needs is estimated as --dry_run does (training/estimate.py); refused beforehand is only
-what cannot fit whatever the batch. Nothing here imports torch at import.
+A run's memory is estimated as in --dry_run (training/estimate.py); refused beforehand is only what
+cannot fit with any batch size. Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ MANY_PROMPTS = (
 )
 EVALUATION = (
     MANY_PROMPTS
-    + ". Finished rows are on disk; the same command with a smaller --batch_size goes on from there"
+    + ". Finished rows are on disk; the same command with a smaller --batch_size resumes from there"
 )
 # torch's allocator raises OutOfMemoryError; libraries that allocate past it, only these words.
 WORDS = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "MPS backend out of memory")
@@ -59,7 +60,7 @@ def gib(parts: Mapping[str, float]) -> str:
 def require_room(
     device: str | torch.device, parts: Parts | Callable[[], Parts], advice: str | Callable[[], str]
 ) -> None:
-    """Raise InputError where what a device holds all the time is more than all its memory.
+    """Raise InputError if what a device must hold at all times exceeds its total memory.
 
     parts: {name: bytes}, or a function that returns it and is called for a GPU only;
     advice: what would help, or a function that returns it.
@@ -76,7 +77,7 @@ def require_room(
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether torch ran out of a GPU's memory: the error itself, or one that it was made of."""
+    """Whether torch ran out of GPU memory: the error itself, or one that caused it."""
     torch = sys.modules.get("torch")
     while torch and error is not None:
         if isinstance(error, torch.OutOfMemoryError):

@@ -1,12 +1,12 @@
-"""How the tokens of a batch lie in memory, and attention over them: rows padded to one length, or
-packed end to end.
+"""Memory layouts of a batch's tokens, and attention over them: rows padded to one length, or packed
+end to end.
 
     PaddedRows   (B, T, ...): a key mask keeps padding from being attended to; its own outputs are
                  computed and never read
     PackedRows   (N, ...): the N real tokens, row after row, nothing else. On a GPU in half
                  precision attention runs by row boundaries (torch's variable-length flash
-                 attention); elsewhere rows are padded for it and packed again
-Both give a token the same result; what differs is the work spent on padding.
+                 attention); elsewhere rows are padded for attention and packed again
+Both give a token the same result; they differ in the work spent on padding.
 """
 
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ def varlen_attention(
 
 
 def has_varlen(x: Tensor) -> bool:
-    """Whether attention by row boundaries works on a tensor's device and in its dtype."""
+    """Whether attention by row boundaries supports a tensor's device and dtype."""
     return x.is_cuda and x.dtype in (torch.bfloat16, torch.float16)
 
 
@@ -71,7 +71,7 @@ class PaddedRows:
         return scaled_attention(q, k, v, self.mask)
 
     def spread(self, part: Tensor) -> Tensor:
-        """(B, d), one vector a row -> what broadcasts over its tokens, (B, 1, d)."""
+        """(B, d), one vector per row -> (B, 1, d), which broadcasts over the row's tokens."""
         return part[:, None]
 
 
@@ -105,7 +105,7 @@ class PackedRows:
         return self.pack(scaled_attention(self.pad(q), self.pad(k), self.pad(v), mask))
 
     def spread(self, part: Tensor) -> Tensor:
-        """(B, d), one vector a row -> (N, d)."""
+        """(B, d), one vector per row -> (N, d)."""
         return SpreadRows.apply(part, self.row)
 
     def pad(self, x: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ class PackedRows:
 
 class CachedRows(PackedRows):
     """Packed rows of which only a part is computed; they attend to keys and values of all their
-    tokens, kept in stores, one a block.
+    tokens, kept in stores, one per block.
 
     stores: per block (S, 2, H_kv, D), keys and values of many rows; written: long (N,), where those
     of the computed tokens go; keys: long (M,), where the rows' tokens lie, row after row;
@@ -196,12 +196,12 @@ class SpreadRows(torch.autograd.Function):
 
 @dataclass
 class Places:
-    """Where a padded batch (B, L) has what the network must compute: known to whoever makes the
-    batch, so that the device need not be asked.
+    """Which positions of a padded batch (B, L) the network must compute. Known on the CPU when the
+    batch is made, so that there is no need to synchronise with the device.
 
-    tokens: long (N,), ascending flat places of real tokens, the end slot included where there is
+    tokens: long (N,), ascending flat positions of real tokens, including the end slot if there is
     one (then among B * (L + 1)), or None: all;
-    logits: long (M,), flat places among B * L whose vocabulary logits are wanted, or None: all.
+    logits: long (M,), flat positions among B * L whose vocabulary logits are needed, or None: all.
     """
 
     tokens: Tensor | None = None

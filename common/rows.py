@@ -1,14 +1,11 @@
-"""Rows on disk, and how a script says no. Nothing here imports torch, so `--help` stays fast.
+"""Rows on disk. Nothing here imports torch, so `--help` stays fast.
 
 Reading: `read_rows` takes a data set's local copy (JSONL, JSON, parquet, compressed or not, one
-file or a folder); `open_text` is the one way text files are opened, `parse_json` the one way JSON
-is read.
+file or a folder); all text files are opened by `open_text`, all JSON is read by `parse_json`.
 Writing: `write_rows` / `write_json` write whole files, under a temporary name that is renamed when
-complete; `RowWriter` appends finished rows one by one, so that a run stopped at any moment can go
-on (`read_finished`); `is_finished` tells whether an output folder with an info.json was made with
-the same settings.
-Refusing: raise `InputError` with one sentence that names the flag or file; `run` turns it into exit
-code 2.
+complete; `RowWriter` appends finished rows one by one, so that an interrupted run can resume
+(`read_finished`); `is_finished` tells whether an output folder with an info.json was made with the
+same settings.
 """
 
 import json
@@ -110,28 +107,28 @@ def write_rows(path: str | Path, rows: Iterable[Row]) -> None:
 
 
 def read_finished(path: str | Path) -> list[Any]:
-    """Rows of a JSONL file that a RowWriter made; a torn last line (a killed process) does not
-    count. [] without a file. Raises InputError for another line that is not JSON.
+    """Rows of a JSONL file written by a RowWriter; a truncated last line (a killed process) is
+    ignored. [] if there is no file. Raises InputError for any other line that is not JSON.
     """
     if not Path(path).exists():
         return []
     with open(path, "rb") as file:
         lines = file.read().split(b"\n")
     rows = []
-    for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is torn, or empty
+    for number, line in enumerate(lines[:-1], 1):  # after the last newline: truncated, or empty
         if line.strip():
             try:
                 rows.append(parse_json(line))
             except ValueError as error:
                 raise InputError(
-                    f"{path}, line {number} is not JSON ({error}): mend or move the file"
+                    f"{path}, line {number} is not JSON ({error}): repair or move the file"
                 ) from None
     return rows
 
 
 class RowWriter:
-    """Append rows to a JSONL file, each whole and flushed before `append` returns. A torn last line
-    is cut off on opening. Raises InputError where the file cannot be written.
+    """Append rows to a JSONL file, each complete and flushed before `append` returns. A truncated
+    last line is removed on opening. Raises InputError if the file cannot be written.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -148,7 +145,7 @@ class RowWriter:
             raise InputError(f"cannot write {self.path}: {error.strerror}") from None
 
     def append(self, row: Row) -> None:
-        """Write one row. Raises InputError where it cannot be written whole."""
+        """Write one row. Raises InputError if it cannot be written completely."""
         try:
             self.file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
             self.file.flush()
@@ -156,7 +153,7 @@ class RowWriter:
             raise InputError(f"cannot write {self.path}: {error.strerror}") from None
 
     def close(self) -> None:
-        """Close the file; `with` does."""
+        """Close the file; done by `with`."""
         try:
             self.file.close()
         except OSError:  # a full disk: `append` has said so

@@ -1,8 +1,8 @@
-"""Messages written as text by a tokenizer's chat template.
+"""Render messages as text with a tokenizer's chat template.
 
-A chat template is a program (Jinja) that comes from anywhere: a line of it can ask for a gigabyte,
-or never end. Templates known to be LLaDA's or ours are rendered in this process; any other is
-rendered in a process of its own, in which memory and time are bounded.
+A chat template is a program (Jinja) that may come from anywhere: one line of it can allocate a
+gigabyte, or never end. Templates known to be LLaDA's or ours are rendered in this process; any
+other is rendered in a process of its own, with limits on memory and time.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def render_chat(
     messages: list[dict[str, Any]],
     add_generation_prompt: bool = True,
 ) -> str:
-    """tokenizer.apply_chat_template as text. Raises InputError that names the template's file where
-    the template is none, fails, or passes a bound.
+    """tokenizer.apply_chat_template as text. Raises InputError naming the template's file if the
+    template is missing, fails, or exceeds a limit.
     """
     folder = Path(tokenizer.name_or_path)
     files = [folder / "chat_template.jinja", folder / "tokenizer_config.json"]

@@ -1,4 +1,4 @@
-"""Documents -> rows of at most max_length tokens: where a long one is cut, which rows are held
+"""Documents -> rows of at most max_length tokens: where long ones are split, which rows are held
 out.
 """
 
@@ -35,8 +35,8 @@ def cut_document(text: str, starts: np.ndarray, max_length: int) -> list[tuple[i
     begins with.
 
     starts: (n,) array, the character at which each token begins, ascending. While a piece is too
-    long it is cut nearest its middle: at the first token after a blank line, else after a newline,
-    else at the middle. One bisection a cut, no tokenising again.
+    long it is split nearest its middle: at the first token after a blank line, else after a
+    newline, else at the middle. One bisection per split, without tokenising again.
     """
     import numpy as np
 
@@ -120,10 +120,10 @@ def tokenise_and_cut(
 
 def split_rows(document: np.ndarray, seed: int = 42) -> tuple[np.ndarray, str]:
     """(labels, unit): "train", "validation" or "heldout" for each row, given each row's document
-    number (rows,). labels: (rows,) array; unit: "documents" or "rows", what was dealt.
+    number (rows,). labels: (rows,) array; unit: "documents" or "rows", what was split.
 
-    2 % held out, then 0.1 % of the rest for validation, of documents where there are 50 or more, of
-    rows otherwise; at least one unit each, none with fewer than 3.
+    2 % held out, then 0.1 % of the remainder for validation, of documents if there are 50 or more,
+    of rows otherwise; at least one unit each, none with fewer than 3.
     """
     import numpy as np
 
@@ -155,10 +155,10 @@ def cut_corpus(
     tokenizer: PreTrainedTokenizerFast,
     args: argparse.Namespace,
 ) -> tuple[datasets.Dataset, int]:
-    """(all pieces of a corpus, number of its documents). Everything done is found again under
-    --cache_path by `key`. Raises InputError for files that cannot be read or hold no text.
+    """(all pieces of a corpus, number of its documents). Finished work is cached under --cache_path
+    by `key`. Raises InputError for files that cannot be read or hold no text.
 
-    name: what messages call it; key: all that the pieces depend on; args: parsed flags.
+    name: for messages; key: everything the pieces depend on; args: parsed flags.
     """
     import datasets
 
@@ -226,7 +226,7 @@ def cut_corpus(
 def choose_rows(
     pieces: datasets.Dataset, args: argparse.Namespace
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """({split: row numbers}, what info.json says) of one corpus's pieces. Raises InputError where
+    """({split: row numbers}, entries of info.json) for one corpus's pieces. Raises InputError if
     --min_tokens leaves none.
     """
     import numpy as np

@@ -139,7 +139,7 @@ def documents(
                 # the hub's client raises a dozen kinds: no network, no such set, no rights
                 raise InputError(
                     f"--corpus: cannot fetch {name} of {repo} ({type(error).__name__}); "
-                    "the same command goes on from there"
+                    "the same command resumes from there"
                 ) from None
             texts = (text for text, _ in file_documents(path, "text"))
             if repo == CORPORA["wikitext"][0]:  # a row is a line there, a blank line an empty row

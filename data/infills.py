@@ -1,11 +1,11 @@
-"""How an infill is written for each model, in training and inference alike.
+"""The infill format of each model, the same in training and inference.
 
     FlexMDM   prefix <infill-boundary> MIDDLE <infill-boundary> suffix
     LLaDA     request <prefix>prefix</prefix><suffix>suffix</suffix>MIDDLE
 
-FlexMDM keeps everything but the middle clean; LLaDA's answer is the middle, then end-of-text. The
-markers are ordinary text. They, prefix and suffix are tokenised apart from each other, so a prompt
-made from text (inference) is framed exactly like a training row whose prefix and suffix have these
+For FlexMDM everything but the middle stays clean; LLaDA's answer is the middle, then end-of-text.
+The markers are ordinary text. Markers, prefix and suffix are tokenised separately, so a prompt made
+from text (inference) has exactly the format of a training row whose prefix and suffix have the same
 tokens.
 """
 
@@ -64,7 +64,7 @@ def draw_middle(n: int, prompt_length: int, u1: float, u2: float) -> tuple[int, 
     """
     if not 0 <= prompt_length < n:
         raise ValueError(
-            f"a row of {n} tokens with a prompt of {prompt_length} has no output to take a middle"
+            f"a row of {n} tokens with a prompt of {prompt_length} has no output to draw a middle"
             " from"
         )
     prefix_end = prompt_length + int(u1 * max(n - 2 - prompt_length, 0))

@@ -1,4 +1,4 @@
-"""Instruction data -> rows of prompt and answer, tokenised as one text: what both tasks share."""
+"""Instruction data -> rows of prompt and answer, tokenised as one text; shared by both tasks."""
 
 from __future__ import annotations
 
@@ -86,11 +86,11 @@ def write_instruction_rows(
     settings: dict[str, Any],
     room: int,
 ) -> None:
-    """Tokenise every row by make_row(row, tokenizer, **options), leave out what is longer than
-    `room` tokens or has no answer, write.
+    """Tokenise every row by make_row(row, tokenizer, **options), drop rows that are longer than
+    `room` tokens or have no answer, and write the rest.
 
-    args: parsed flags (output_dir, max_length, num_proc, overwrite, tokenizer); settings: what
-    besides the tokenizer makes this output. Raises InputError where no row fits.
+    args: parsed flags (output_dir, max_length, num_proc, overwrite, tokenizer); settings: what the
+    output depends on besides the tokenizer. Raises InputError if no row fits.
     """
     import datasets
 
@@ -155,7 +155,7 @@ def write_instruction_rows(
     print(
         f"{len(rows)} rows read; left out: {too_long} longer than --max_length {args.max_length},"
         f" {without_answer} without an answer, {len(forbidden)} with the mask or padding token in"
-        f" their text; in {straddling} a token straddles the border of prompt and answer (it"
+        f" their text; in {straddling} a token straddles the boundary of prompt and answer (it"
         " belongs to the answer)"
     )
     write_dataset(

@@ -34,8 +34,8 @@ SKIPPED_FOLDERS = {
 
 
 def parses(code: str) -> bool:
-    """Whether code is Python on its own (a method with text at the margin is not, once its
-    indentation is taken away).
+    """Whether code is valid Python by itself (a method with text at the left margin is not, once
+    its indentation is removed).
     """
     try:
         ast.parse(code)
@@ -79,8 +79,8 @@ def stdlib_functions(max_lines: int = 10, max_characters: int = 400) -> tuple[Fu
 
 
 def split_functions(split: str) -> list[Function]:
-    """The library functions of one split. Raises InputError where Python came without the sources
-    of its library.
+    """The standard-library functions of one split. Raises InputError if this Python was installed
+    without the sources of its library.
     """
     items = [
         item
@@ -89,8 +89,8 @@ def split_functions(split: str) -> list[Function]:
     ]
     if not items:
         raise InputError(
-            f"no library sources under {sysconfig.get_path('stdlib')}: use a Python that has them,"
-            " or another kind of data"
+            f"no standard-library sources under {sysconfig.get_path('stdlib')}: use a Python that"
+            " has them, or another kind of data"
         )
     return items
 
@@ -103,7 +103,7 @@ def stdlib_items(split: str, n: int, seed: int | str, view: str) -> list[Functio
     if n > len(items):
         raise InputError(
             f"--n: this Python's library has {len(items)} usable functions in the {split} split,"
-            f" {n} were asked for"
+            f" {n} were requested"
         )
     random.Random(f"{view} {split} {seed}").shuffle(items)
     return items[:n]

@@ -1,4 +1,4 @@
-"""How a math problem is written for a model: the prompt, and the text that answers it."""
+"""The format of a math problem: the prompt, and the target text that answers it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ SYSTEM_PROMPT = (
 
 
 def math_prompt(tokenizer: PreTrainedTokenizerFast, question: str) -> str:
-    """The prompt as text; encode it with add_special_tokens=False, because the template has written
-    the start token already.
+    """The prompt as text; encode it with add_special_tokens=False, because the template already
+    contains the start token.
     """
     turn = [{"role": "user", "content": f"{SYSTEM_PROMPT}\n\n{question}"}]
     return render_chat(tokenizer, turn) + "<reasoning>"

@@ -1,12 +1,12 @@
-"""Data order and noise as functions of (seed, step, sample): not of processes, workers or
+"""Data order and noise as functions of (seed, step, sample), independent of processes, workers and
 accumulation.
 
 Training reads positions p = step * global_batch + i of an endless stream. Position p fixes which
-row is read (a fresh permutation every epoch), its time (low-discrepancy: one draw in each of the
+row is read (a new permutation every epoch), its time (low-discrepancy: one draw in each of the
 step's global_batch strata, shuffled so that time does not follow the row) and every later uniform.
-Within a step the rows are dealt (`balance_micro_batches`) to micro-batches and processes by what
-they cost. However a step is dealt, and wherever a resumed run starts, the same step sees the same
-noised rows.
+Within a step the rows are balanced over micro-batches and processes by cost
+(`balance_micro_batches`). However they are balanced, and wherever a resumed run starts, the same
+step sees the same noised rows.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ def random_stream(seed: int, purpose: int, number: int) -> np.random.Generator:
 def balance_micro_batches(
     tokens: np.ndarray, micro_batch: int | None, processes: int
 ) -> np.ndarray:
-    """Order in which a step's rows are handed out: rows k * micro_batch ... of it are micro-batch
-    k, which the Trainer gives to process k % processes. tokens: (global batch,), what every row
-    costs. Returns (global batch,); micro_batch may be None for one process.
+    """Order of a step's rows: rows k * micro_batch ... of it are micro-batch k, which the Trainer
+    gives to process k % processes. tokens: (global batch,), the cost of each row. Returns (global
+    batch,); micro_batch may be None for one process.
 
-    One process: by length, so that rows padded to each other are alike. Several: all micro-batches
-    cost as nearly the same as can be (longest rows first, each to the cheapest micro-batch that has
-    room), because every process waits for the slowest at every step, and with sharded weights in
-    every layer.
+    One process: sorted by length, so that rows padded together have similar lengths. Several: all
+    micro-batches cost as nearly the same as possible (longest rows first, each to the cheapest
+    micro-batch that has room), because every process waits for the slowest at every step, and with
+    sharded weights in every layer.
     """
     if processes == 1:
         return np.argsort(tokens, kind="stable")
@@ -70,13 +70,14 @@ class NoiseStream(Dataset):
     carries its `time_uniform` in [0, 1), its `row` number and its own generator `random`, from
     which a collator draws in a fixed order.
 
-    steps x global_batch positions; shuffle=False reads the rows as they are, over and over
-    (evaluation: one step over all draws). expected_cost(lengths, time_uniform) -> array: what to
-    deal a step's rows by; default their lengths. processes > 1: dealt by tokens(item), the exact
-    number of tokens a row has after noising, into micro-batches of micro_batch rows.
+    steps x global_batch positions; shuffle=False reads the rows in order, over and over
+    (evaluation: one step over all draws). expected_cost(lengths, time_uniform) -> array: cost by
+    which a step's rows are balanced; default their lengths. processes > 1: balanced by
+    tokens(item), the exact number of tokens a row has after noising, into micro-batches of
+    micro_batch rows.
     fixed_time: every row's time_uniform. start_share: this share of the rows is read at
-    time_uniform 0 and has weight 0, the others have weight 1 / (1 - start_share): what they sum up
-    to is as without it, and the start is seen, too.
+    time_uniform 0 with weight 0, the others have weight 1 / (1 - start_share): the expected loss is
+    unchanged, and t = 0 is trained too.
     """
 
     def __init__(
@@ -109,10 +110,10 @@ class NoiseStream(Dataset):
         self._order = lru_cache(2)(
             lambda epoch: random_stream(seed, ORDER, epoch).permutation(len(rows))
         )
-        self._step = lru_cache(2)(self._deal)
+        self._step = lru_cache(2)(self._balance)
 
-    def _deal(self, step):
-        """(positions in dealt order, row of each, time of each) of one step, arrays of
+    def _balance(self, step):
+        """(positions in balanced order, row of each, time of each) of one step, arrays of
         global_batch.
         """
         size = self.global_batch
@@ -157,7 +158,7 @@ class NoiseStream(Dataset):
         return self.steps * self.global_batch
 
     def __getitem__(self, index: int) -> Row:
-        """The row at a place in dealt order, as the class says. Raises IndexError."""
+        """The row at an index of the balanced order (see the class). Raises IndexError."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         step, place = divmod(index, self.global_batch)

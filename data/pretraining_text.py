@@ -46,9 +46,9 @@ def text_rows(
     equations, generated functions (code; functions: with their comment and head given) and library
     functions (stdlib).
 
-    prompt: the beginning of the text that is given and not learned: the question of a word problem,
-    the left side of an equation. With the numbers in sight a small network learns to copy them and
-    to calculate; hidden, they teach it nothing, being random.
+    prompt: the beginning of the text, which is given and not learned: the question of a word
+    problem, the left side of an equation. If it sees the numbers, a small network learns to copy
+    them and to calculate; if they are masked, it learns nothing, because they are random.
     weights: share of each kind. Documents are drawn one by one and may repeat.
     """
     rng = random.Random(f"text {split} {seed}")

@@ -1,4 +1,4 @@
-"""Which generated rows belong to the test split: fixed shares of all keys, the same everywhere."""
+"""Which generated rows belong to the test split: a fixed share of all keys, the same everywhere."""
 
 import hashlib
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ def held_out(share: float, *key: Any) -> bool:
 
 def take_distinct(rows: Iterator[Row], n: int, key: str) -> list[Row]:
     """The first n rows of an endless iterator that differ in row[key]. Raises InputError when
-    hardly any new ones come.
+    almost no new ones appear.
     """
     taken: dict[Any, Row]
     taken, misses = {}, 0
@@ -28,7 +28,7 @@ def take_distinct(rows: Iterator[Row], n: int, key: str) -> list[Row]:
         taken.setdefault(row[key], row)
         if misses > 2000:
             raise InputError(
-                f"--n: {n} different rows were asked for; this split holds hardly more than"
+                f"--n: {n} different rows were requested; this split holds hardly more than"
                 f" {len(taken)}"
             )
     return list(taken.values())

@@ -27,7 +27,7 @@ def load_rows(path: str | Path, flag: str = "--train_data") -> Splits:
     from datasets import DatasetDict, load_from_disk
 
     if not Path(path).is_dir():
-        raise InputError(f"{flag}: {path} is not a folder; a preprocessing script writes it")
+        raise InputError(f"{flag}: {path} is not a folder written by a preprocessing script")
     try:
         rows = load_from_disk(str(path))
     except Exception as error:
@@ -71,8 +71,8 @@ def write_dataset(
     info: dict[str, Any],
     num_proc: int | None = None,
 ) -> None:
-    """A DatasetDict and its info.json as one folder, complete or not there. Prints what was
-    written.
+    """Write a DatasetDict and its info.json as one folder, completely or not at all. Prints what
+    was written.
     """
     from common.files import complete_folder
 

@@ -1,5 +1,5 @@
-"""LLaDA's tokenizer: reading it, the tokens that the base may lack, ids and text in the midst of
-other text, and one hash of all it does.
+"""LLaDA's tokenizer: loading it, adding the tokens that the base may lack, encoding and decoding
+text in the middle of other text, and a hash of its behaviour.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CHAT_TEMPLATE = (
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer of a folder as it lies there. Raises InputError."""
+    """The tokenizer of a folder, unchanged. Raises InputError."""
     from transformers import PreTrainedTokenizerFast
 
     if not (folder / "tokenizer.json").is_file():
@@ -108,21 +108,21 @@ def open_tokenizer(name: str, num_proc: int) -> PreTrainedTokenizerFast:
 
 
 def reserved_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
-    """{"mask": id, "padding": id}: what no text may hold. A mask in it would be its own target, and
-    what follows padding would not be seen. Training rows with one are left out and counted, or
+    """{"mask": id, "padding": id}: tokens that no text may hold. A mask would be its own target,
+    and text after padding would be ignored. Training rows with one are dropped and counted, or
     refused by their number; prompts of samplers and evaluations are refused.
     """
     return {"mask": tokenizer.mask_token_id, "padding": tokenizer.pad_token_id}
 
 
 def text_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-    """Ids of a text that begins a document, nothing added to it."""
+    """Ids of a text that begins a document, without special tokens."""
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def inner_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-    """Ids of a text that follows another, as text_ids of both together would have them: without the
-    space that SentencePiece-like tokenizers put before a document.
+    """Ids of a text that follows another, as in text_ids of both together: without the space that
+    SentencePiece-like tokenizers put before a document.
     """
     alone = text_ids(tokenizer, "a")
     if text_ids(tokenizer, "\na")[-len(alone) :] != alone:  # a beginning is told apart
@@ -140,8 +140,8 @@ def decode_after(
     ids: Sequence[int],
     skip_special_tokens: bool = False,
 ) -> str:
-    """The text that `ids` add to that of `before` (lists of ids): by themselves they would lose a
-    leading space in SentencePiece-like tokenizers.
+    """The text of `ids` after that of `before` (lists of ids): decoded alone they would lose a
+    leading space with SentencePiece-like tokenizers.
     """
 
     def decode(ids):

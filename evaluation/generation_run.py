@@ -206,7 +206,7 @@ class GenerationRun:
             print(
                 f"stopped: {len(missing)} of {len(self.tasks)} rows are missing (the first: item"
                 f" {missing[0]['item']}, sample {missing[0]['sample']}); what is done is in"
-                f" {self.folder}, the same command goes on from there",
+                f" {self.folder}, the same command resumes from there",
                 file=sys.stderr,
             )
             return None

@@ -1,8 +1,8 @@
-"""When things happen in a FlexMDM sampler: the survival of both schedules, Poisson counts, and the
-clock that a sampler asks what a network evaluation is for.
+"""When events happen in a FlexMDM sampler: the survival of both schedules, Poisson counts, and the
+clock that decides what each network evaluation is for.
 
-Time is kept as `time_remaining` = 1 - t in float64: near the end t has no digits left. Nothing here
-knows a network. tau_leaping.py, event_driven.py and count_first.py are the clocks.
+Time is kept as `time_remaining` = 1 - t in float64, because t loses precision near 1. Nothing here
+depends on a network. tau_leaping.py, event_driven.py and count_first.py are the clocks.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from sampling.row_random import RowUniforms
 
 # What a row's next evaluation is for
 LEAP = 0  # tau-leaping: unmask Binomial(masks, p) tokens and insert Poisson(G q) masks
-MEASURE = 1  # G = sum of g in the present state: the bound from which what comes next is proposed
+MEASURE = 1  # G = sum of g in the current state: the bound from which the next event is proposed
 EVENT = 2  # event-driven: a proposed unmasking, or a proposed insertion, accepted by G(now) / bound
-FINAL_LEAP = 3  # the network's time is used up (1 - time_epsilon): one leap over what remains
+FINAL_LEAP = 3  # the network's time ends (1 - time_epsilon): one leap over the remaining time
 FINAL_UNMASK = 4  # ... and the remaining masks one at a time
 LAST = 5  # event-driven, one evaluation before the cap: unmask everything
 COUNTING = 6  # count-first: how many tokens are missing
@@ -32,10 +32,10 @@ Flags = NDArray[np.bool_]
 
 
 def survival(schedule: Schedule, remaining: Floats, starts_at_zero: bool = False) -> Floats:
-    """P(T > t) of a schedule's times at t = 1 - remaining, without the detour over t.
+    """P(T > t) of a schedule's times at t = 1 - remaining, computed without forming t.
 
-    starts_at_zero: for insertion times, where what a schedule already has at t = 0 has not happened
-    yet in the empty sequence that sampling starts from.
+    starts_at_zero: for insertion times: sampling starts from an empty sequence, so mass that the
+    schedule already has at t = 0 counts as not yet inserted.
     """
     if isinstance(schedule, LinearSchedule):
         return remaining
@@ -46,8 +46,8 @@ def survival(schedule: Schedule, remaining: Floats, starts_at_zero: bool = False
 
 
 def remaining_at(schedule: Schedule, value: Floats) -> Floats:
-    """The inverse of `survival`, at most 1; zero or negative where the schedule ends before it gets
-    there.
+    """The inverse of `survival`, at most 1; zero or negative if the schedule ends before reaching
+    the value.
     """
     if isinstance(schedule, LinearSchedule):
         return value
@@ -57,7 +57,7 @@ def remaining_at(schedule: Schedule, value: Floats) -> Floats:
 
 
 def poisson_quantile(u: Floats, rate: Floats) -> NDArray[np.int64]:
-    """Smallest k with P(Poisson(rate) <= k) >= u: the law's exact inverse, at any rate, (R,)."""
+    """Smallest k with P(Poisson(rate) <= k) >= u: the exact inverse CDF, at any rate, (R,)."""
     count = np.zeros(rate.shape, dtype=np.int64)
     some = u > np.exp(-rate)
     if some.any():
@@ -76,19 +76,19 @@ def poisson_quantile(u: Floats, rate: Floats) -> NDArray[np.int64]:
 def share_of_waiting(
     schedule: Schedule, remaining: Floats, after: Floats, insertions: bool = False
 ) -> Floats:
-    """The probability that what still waits at `remaining` happens until `after`."""
+    """The probability that an event still pending at `remaining` happens by `after`."""
     waiting = survival(schedule, remaining, insertions)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(waiting > 0, 1 - survival(schedule, after, insertions) / waiting, 1.0)
 
 
 class Clock:
-    """The time of B rows, and what their next evaluations are for. A sampler asks it, for the R
-    rows of an evaluation: before the network, how many masks to unmask; after it, how many to
-    insert, and to move on.
+    """The time of B rows, and what their next evaluations are for. For the R rows of an evaluation
+    the sampler calls it before the network (how many masks to unmask) and after it (how many to
+    insert, then advance).
 
-    insertion, unmasking: schedules; end: 1 - t of the last time at which the network may be asked;
-    random: the rows' random numbers; first_stage: of every row.
+    insertion, unmasking: schedules; end: 1 - t of the last time at which the network may be
+    queried; random: the rows' random numbers; first_stage: of every row.
     """
 
     def __init__(
@@ -109,8 +109,9 @@ class Clock:
         self.rate_bound_violations = np.zeros(batch, dtype=np.int64)
 
     def to_unmask(self, rows: Rows, masks: Flags) -> tuple[Rows, Rows, Flags]:
-        """How many masks each row unmasks with this evaluation, how many might be unmasked if the
-        network is sure of them (both (R,), no more than there are), and whether it is all of them.
+        """How many masks each row unmasks with this evaluation, how many may be unmasked if the
+        network is confident (both (R,), at most the number of masks), and whether it is all of
+        them.
         """
         everything = self._unmasks_everything(rows)
         available = masks.sum(1)
@@ -119,7 +120,7 @@ class Clock:
 
     def to_insert(self, rows: Rows, total: Floats) -> Rows:
         """How many masks each row inserts, (R,), with G = total (R,): a Poisson number over a leap,
-        and those proposals that thinning accepts, each with probability G / bound.
+        plus the proposals accepted by thinning, each with probability G / bound.
         """
         number = np.zeros(len(rows), dtype=np.int64)
         share = self._leap_share(rows)
@@ -140,9 +141,9 @@ class Clock:
     def advance(self, rows: Rows, total: Floats, masks: Rows, changed: Flags, full: Flags) -> None:
         """Move every row to its next stage.
 
-        total: (R,), G of this evaluation; masks: (R,), how many there are after it; changed:
-        whether anything was written or inserted; full: whether a row has no room left, so that its
-        G is 0 from now on.
+        total: (R,), G of this evaluation; masks: (R,), number of masks after it; changed: whether
+        anything was written or inserted; full: whether a row has no room left, so that its G is 0
+        from now on.
         """
         stage = self.stage[rows]
         over = (stage == LAST) | (stage == FINAL_LEAP) | (stage == FINAL_UNMASK)

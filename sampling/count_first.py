@@ -1,13 +1,13 @@
-"""The count-first sampler: the number of missing tokens is drawn from p(n | given), n masks are put
-in place at once, and from there they are unmasked, several to an evaluation if asked for.
+"""The count-first sampler: draw the number n of missing tokens from p(n | given), insert n masks at
+once, then unmask them, optionally several per evaluation.
 
-The law is exact where the network's is, with one mask to an evaluation in random order: p(n) is the
-length distribution at t = 0, and what the network says of a mask at a time at which nothing is
-missing any more is its posterior given the others. This is the interpolant whose insertions end
-before the first mask is unmasked; any order of insertions and unmaskings has the posteriors of the
-joint interpolant, as those depend on t through the share of tokens that are missing alone. The
-network is asked at `query_time`, by default the time at which that share is NOTHING_MISSING or, if
-later, the one at which in training as many masks were left.
+With one mask per evaluation in random order, the distribution is exact if the network is: p(n) is
+the length distribution at t = 0, and the network's prediction for a mask, at a time at which
+nothing is missing any more, is its posterior given the other tokens. This corresponds to an
+interpolant whose insertions all end before the first mask is unmasked. Any order of insertions and
+unmaskings has the posteriors of the joint interpolant, because these depend on t only through the
+share of missing tokens. The network is queried at `query_time`, by default the time at which that
+share is NOTHING_MISSING or, if later, the time at which training has as many masks.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ NOTHING_MISSING = 1e-3  # share of a text's tokens
 
 
 class CountFirst(Clock):
-    """The clock of the count-first sampler. number: masks to an evaluation; drawn: whether n is
-    drawn from its law, or its likeliest value taken; query_time: None, or the t at which the
-    network is asked for tokens.
+    """The clock of the count-first sampler. number: masks per evaluation; drawn: whether n is drawn
+    from p(n) or its likeliest value is taken; query_time: None, or the t at which the network is
+    queried for tokens.
     """
 
     def __init__(

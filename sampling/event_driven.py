@@ -2,11 +2,11 @@
 
 Masks are unmasked at rate beta'/(1-beta) each, and masks are inserted at rate alpha'/(1-alpha) G.
 Both have an inverse in closed form as long as G does not change, so the next event is drawn from a
-dominating rate (G as it was measured, or a bound c times as large) at its own time; an insertion is
-then accepted with probability G(now) / bound. An event is one evaluation of the network, and where
-the bound is not carried over, measuring G after it is another: about four evaluations a token.
+dominating rate (the measured G, or a bound c times as large) at its own time; an insertion is then
+accepted with probability G(now) / bound. An event costs one evaluation of the network; measuring G
+after it, unless a stale rate bound is kept, costs another: about four evaluations per token.
 
-Approximations, off by default: several events to an evaluation, and a stale rate bound.
+Approximations, off by default: several events per evaluation, and a stale rate bound.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from sampling.clock import (
 )
 from sampling.row_random import RowUniforms
 
-# several events to an evaluation: at most this share of the expected rest (masks, missing tokens)
+# several events per evaluation: at most this share of the expected remaining masks and tokens
 PARALLEL_SHARE = 0.25
 TOLERANCE = 1e-6  # a row without masks that misses fewer tokens than this is finished
 
 
 class EventDriven(Clock):
-    """The clock of the event-driven sampler. events: proposed to an evaluation, at most; inflation:
-    None to measure G after every event, or c >= 1 for a bound c times what G was before it; cap:
-    None, or the most evaluations that a row may take. Raises ValueError where the unmasking
-    schedule does not reach 1: masks would remain.
+    """The clock of the event-driven sampler. events: maximum proposals per evaluation; inflation:
+    None to measure G after every event, or c >= 1 for a bound of c times the G before it; cap:
+    None, or the maximum evaluations per row. Raises ValueError if the unmasking schedule does not
+    reach 1, because masks would remain.
     """
 
     def __init__(
@@ -61,8 +61,8 @@ class EventDriven(Clock):
         self.resume = self.time_remaining.copy()  # the time after the events under way
 
     def stop_at_cap(self, rows: Rows, masks: Rows) -> Flags:
-        """With one evaluation left, a row that is not about to finish unmasks what it has; whether
-        each row was stopped, (R,). masks: (R,), how many it has.
+        """With one evaluation left, a row that is not about to finish unmasks all its masks.
+        Returns whether each row was stopped, (R,). masks: (R,), how many it has.
         """
         if self.cap is None:
             return np.zeros(len(rows), dtype=bool)
@@ -109,10 +109,10 @@ class EventDriven(Clock):
         """Draw the next events, and keep how many are unmaskings, how many insertions, and the time
         after the last. Returns the time of the first, as 1 - t, (R,).
 
-        Two clocks, each with its own inverse; the first to ring is the event, and what rings after
-        t = 1 never does. Exact is one event; more of them are drawn as if nothing had changed
-        between, up to the end of the network's time, and at most a PARALLEL_SHARE of what is left
-        to do: the last tokens are worth an evaluation each.
+        Two clocks, each with its own inverse; the first to ring is the event, and rings after t = 1
+        are discarded. With one event this is exact. Several events are drawn as if nothing changed
+        between them, up to the end of the network's time, and at most a PARALLEL_SHARE of the
+        remaining work, so that the last tokens get an evaluation each.
         """
         unmaskings, proposals = np.zeros((2, len(rows)), dtype=np.int64)
         first, rings = remaining, np.ones(len(rows), dtype=bool)

@@ -1,4 +1,4 @@
-"""What FlexMDM's samplers are called by: continue prompts, generate freely, fill middles.
+"""Entry points of FlexMDM's samplers: continue prompts, generate unconditionally, fill middles.
 
     result = generate_flexmdm(model, prompts, mask_id=..., pad_id=..., steps=256)
     result = generate_flexmdm_infilling(model, prefixes, suffixes, mask_id=..., pad_id=...,
@@ -38,12 +38,12 @@ def generate_flexmdm(
     on_frame: Callable[[int, TraceFrame], None] | None = None,
     **keywords: Any,
 ) -> GenerationResult:
-    """Continue prompts, or generate freely, with a FlexMDM. Time t runs from 0 (nothing but the
+    """Continue prompts, or generate unconditionally, with a FlexMDM. Time t runs from 0 (only the
     prompt) to 1 (clean).
 
     Args:
         model: `model(input_ids, timesteps, attention_mask)` -> {"logits": (B, L, V), "length":
-            (B, L+1)} with a `device`. Used when there: `supports_logits_mask`, and `config` with
+            (B, L+1)} with a `device`. Used if present: `supports_logits_mask`, and `config` with
             its schedules, time_epsilon, max_length and attend_to_padding.
         prompts: a list of ids of each row; or long (B, P), right-padded with pad_id (only trailing
             padding counts); or None with batch_size=B.
@@ -51,51 +51,51 @@ def generate_flexmdm(
         steps: tau_leaping: its grid, uniform in t. event_driven: None, or a cap on a row's
             evaluations; a row that reaches it inserts no more, unmasks everything at once and is
             marked `truncated`.
-        max_length: tokens of a row, prompt included; None: the model's own. Masks that do not fit
-            are dropped, favouring no gap. A network that attends to padding gets rows padded to its
-            own max_length, as in training, whatever this limit.
+        max_length: maximum tokens of a row, prompt included; None: the model's own. Masks that do
+            not fit are dropped, favouring no gap. A network that attends to padding gets rows
+            padded to its own max_length, as in training, whatever this limit.
         sampler: "tau_leaping" (first order in 1/steps), "event_driven" (no discretisation error) or
             "count_first" (the number of tokens first; needs a network with a length distribution).
-            What a config's time_epsilon leaves is one leap for both: its tokens come in a Poisson
-            number, right on average.
+            The last time_epsilon of the clock is one leap for the first two: its number of tokens
+            is Poisson, correct on average.
         unmasking: "random" order, or "confidence": the most confident first by confidence_method
             "position" (leftmost), "top_prob", "prob_diff" or "entropy".
         use_sliding_window: only the first K = min(int(alpha * number to unmask), max_window, number
             of masks) compete.
         temperature: 0 writes the most probable token, 1 draws from the posterior. Never written:
             mask_id, pad_id, ids >= num_tokens.
-        insertion_schedule, unmask_schedule: None: the model's own, or linear where it has no
-            config. A model with a config whose insertion schedule is another is queried at the
-            matched time tau(t) = alpha_own^-1(alpha(t)); without a config it is queried at t.
+        insertion_schedule, unmask_schedule: None: the model's own, or linear if it has no config. A
+            model with a config whose insertion schedule differs is queried at the matched time
+            tau(t) = alpha_own^-1(alpha(t)); without a config it is queried at t.
         seeds: long (B,); every random number of a row is a function of (its seed, its evaluation,
-            purpose), so results do not depend on what shares the batch. Seeds that are not given
+            purpose), so results do not depend on the rest of the batch. Seeds that are not given
             are drawn from `generator` (None: torch's global one).
-        rows_at_once: most rows in the network's batch; waiting ones enter as others finish.
+        rows_at_once: maximum rows in the network's batch; waiting rows enter as others finish.
         return_trace: `trace[b]` is a list of frames (results.TraceFrame): the initial state, the
             state after each evaluation that changed it, and the result. Prompt (or prefix and
             suffix) have slots 0 ... P-1, every inserted mask the next number.
-        on_frame: on_frame(row, frame) gets the frames as they are made.
+        on_frame: on_frame(row, frame) is called with each frame as it is made.
         length_choice: count_first: "likeliest" or "drawn" number of tokens; query_time: the t at
-            which it asks for tokens (sampling/count_first.py); length_candidates: how many numbers
-            it tries (sampling/length_search.py).
+            which the network is queried for tokens (sampling/count_first.py); length_candidates:
+            how many lengths are tried (sampling/length_search.py).
         events_per_evaluation: approximation: count_first unmasks this many; event_driven proposes
-            this many events at once, unmasks that many of the most confident, inserts what is
-            accepted; never more than a quarter of what is left to do, so that rows which miss few
-            tokens are sampled as without it.
+            this many events at once, unmasks that many of the most confident masks and inserts what
+            is accepted; never more than a quarter of the remaining events, so that rows missing
+            only a few tokens are sampled exactly.
         bound_inflation: approximation, c >= 1: event_driven does not measure G again after an
-            event, but proposes from c times what it was before. tau_leaping draws what may happen
-            from c times the G it last saw, and skips the evaluations of steps in which nothing may:
-            the law of its grid is kept wherever G stays below that, at the cost of its events
-            instead of its steps.
+            event, but proposes from c times its last value. tau_leaping proposes events from c
+            times the last G and skips the evaluations of steps without a proposal: the distribution
+            of its grid is unchanged wherever G stays below that bound, and the cost is that of its
+            events instead of its steps.
         confidence_threshold: approximation: whenever masks may be unmasked, all that are at least
-            this sure are (in the units of confidence_method: a probability, a difference of two, or
-            negative nats). Needs unmasking="confidence" by anything but position. event_driven then
-            takes fewer evaluations; tau_leaping takes its grid's all the same, so there it changes
-            the order alone.
-        cache_refresh: approximation: keys and values of the prompt (or prefix) are kept for this
-            many evaluations; what comes behind it is computed every time.
+            this confident are (in the units of confidence_method: a probability, a difference of
+            two, or negative nats). Needs unmasking="confidence" by anything but position. It saves
+            evaluations with event_driven; tau_leaping still evaluates its whole grid, so there it
+            changes only the order.
+        cache_refresh: approximation: keys and values of the prompt (or prefix) are reused for this
+            many evaluations; everything after it is computed every time.
 
-    What each approximation costs is measured in tests/sampling/test_sampler_approximations.py.
+    The error of each approximation is measured in tests/sampling/test_sampler_approximations.py.
 
     Returns:
         A GenerationResult on the device of the prompts, where they are a tensor, or the model's.
@@ -105,7 +105,7 @@ def generate_flexmdm(
     """
     if prompts is None:
         if batch_size is None:
-            raise ValueError("without prompts, batch_size says how many rows to generate")
+            raise ValueError("without prompts, give batch_size, the number of rows to generate")
         prompts = [[]] * batch_size
     elif batch_size is not None and batch_size != len(prompts):
         raise ValueError(f"batch_size is {batch_size}, but there are {len(prompts)} prompts")
@@ -155,7 +155,7 @@ def generate_flexmdm_infilling(
     if max_length is None:
         max_length = getattr(getattr(model, "config", None), "max_length", None)
         if max_length is None:
-            raise ValueError("max_length is needed: the model has no config that says it")
+            raise ValueError("give max_length: the model has no config with one")
     device = device_of(model, prefixes, suffixes)
     before, after = id_lists(prefixes, pad_id), id_lists(suffixes, pad_id)
     longest = max((len(prefix) + len(suffix) for prefix, suffix in zip(before, after)), default=0)

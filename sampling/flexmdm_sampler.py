@@ -1,15 +1,15 @@
 """FlexMDM's samplers (arXiv 2509.01025; the event-driven one is ours): the loop around the network.
 
-One step for every live row: the row's clock says how many masks to unmask, the network is evaluated
-once, tokens are written, masks are inserted, the clock moves on. Tau-leaping and the event-driven
-sampler differ in the clock alone (tau_leaping.py, event_driven.py, count_first.py); free
-generation, prompts and infills differ in where masks may be inserted (sequences.py).
+One step for every active row: the row's clock says how many masks to unmask, the network is
+evaluated once, tokens are written, masks are inserted, the clock advances. The samplers differ only
+in the clock (tau_leaping.py, event_driven.py, count_first.py); unconditional generation, prompts
+and infills differ in where masks may be inserted (sequences.py).
 
-How many masks a row unmasks never depends on the evaluation, and in random order which ones does
-not either: that is why vocabulary logits are needed at few positions only.
+How many masks a row unmasks never depends on the evaluation; in random order, neither does which
+ones. This is why vocabulary logits are needed at only a few positions.
 
 All bookkeeping is on the CPU, in numpy, vectorised over rows; only the network and its logits are
-on a device, and the device is waited for once a step.
+on a device, with one synchronisation per step.
 """
 
 from collections.abc import Callable
@@ -46,8 +46,8 @@ class FlexMDMSampler:
     """B rows and their clock. `run` steps until all are done.
 
     sequences: the rows' prefixes and suffixes; seeds: int64 (B,); counts: (B,), the numbers of
-    masks that count-first starts from, each row having had the evaluation that tells its law (None:
-    it counts them itself); the other arguments are generate_flexmdm's.
+    masks that count-first starts from, if the evaluation of p(n) has already been made for each row
+    (None: the sampler makes it); the other arguments are generate_flexmdm's.
     """
 
     def __init__(
@@ -134,15 +134,15 @@ class FlexMDMSampler:
         self.log_probs = None if counts is None else np.zeros(batch)
 
     def _last_query(self) -> float:
-        """1 - t of the last time at which the network may be asked."""
+        """1 - t of the last time at which the network may be queried."""
         if self.trained is None:
             return self.time_epsilon
         missing = survival(self.trained, np.array([self.time_epsilon]))
         return float(np.maximum(remaining_at(self.insertion, missing), 0)[0])
 
     def _query_time(self, remaining: NDArray[np.float64]) -> torch.Tensor:
-        """The t that the network is asked at: where its own schedule has inserted as much as the
-        one that is sampled with (the matched time tau(t)).
+        """The t at which the network is queried: the time at which its own schedule has inserted as
+        much as the sampling schedule (the matched time tau(t)).
         """
         if self.trained is None:
             return torch.from_numpy(1 - remaining).float()
@@ -152,8 +152,8 @@ class FlexMDMSampler:
 
     @torch.no_grad()
     def run(self) -> GenerationResult:
-        """Step until every row is done. Returns the result, on the CPU. Raises ValueError where the
-        network returns no numbers.
+        """Step until every row is done. Returns the result, on the CPU. Raises ValueError if the
+        network's output is not finite.
         """
         sequences, clock, batch = self.sequences, self.clock, len(self.sequences)
         self._record(np.arange(batch), np.zeros(batch))
@@ -202,8 +202,8 @@ class FlexMDMSampler:
         return np.concatenate(laws)
 
     def _stop_at_cap(self, live):
-        """The rows of live that go on; those that may take one more evaluation unmask all they have
-        with it, and are marked truncated.
+        """The rows of live that continue; rows with one evaluation left unmask all their masks with
+        it and are marked truncated.
         """
         self.truncated[live[self.clock.stop_at_cap(live, self.sequences.masks(live).sum(1))]] = True
         ended = self.clock.stage[live] == DONE

@@ -1,10 +1,10 @@
-"""Count first with several lengths tried: the K likeliest numbers of missing tokens are filled in,
-and the answer with the largest log p(n) + sum of log p(token) is kept.
+"""Count first with several candidate lengths: the K likeliest numbers of missing tokens are filled
+in, and the answer with the largest log p(n) + sum of log p(token) is kept.
 
-The sum goes along the order in which the tokens were written, each given those before it: by the
-chain rule it is the log-probability of number and tokens together, where the network's posteriors
-are exact. What the law of n alone leaves open, the text decides: a number that is one off leaves
-tokens that the network finds improbable. Every candidate's evaluations count.
+The sum follows the order in which the tokens were written, each given those before it: by the chain
+rule it is the joint log-probability of number and tokens, if the network's posteriors are exact.
+The text decides where p(n) alone is undecided: a number that is off by one leads to tokens that the
+network finds improbable. Every candidate's evaluations count.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ def search_lengths(
     return_trace: bool = False,
     on_frame: Callable[[int, TraceFrame], None] | None = None,
 ) -> GenerationResult:
-    """The best of K lengths for each of B rows. sampler(rows, seeds, ...): of rows that may be
-    repeated. The trace, and the frames that on_frame gets at the end, are those of the answer kept.
+    """The best of K lengths for each of B rows. sampler(rows, seeds, ...): samples rows, which may
+    be repeated. The trace, and the frames passed to on_frame at the end, are those of the answer
+    that is kept.
     """
     batch = np.arange(len(seeds))
     first = sampler(batch, seeds)

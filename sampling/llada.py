@@ -1,9 +1,9 @@
-"""LLaDA's sampler: the loop that unmasks a canvas of masks (arXiv 2502.09992).
+"""LLaDA's sampler: the loop that unmasks a fixed number of masks (arXiv 2502.09992).
 
-One step for all rows: which masks of a row's current block are in question, one evaluation of the
-network, a token for each of them, and the most confident (or random) ones stay. Prompts and infills
-differ only in where the masks lie. Every row follows a plan of its own, so rows of different
-lengths share a batch, finished rows leave it and waiting ones take their place.
+One step for all rows: find the masks of each row's current block, evaluate the network, draw a
+token for each, and keep the most confident (or random) ones. Prompts and infills differ only in
+where the masks are. Every row follows its own plan, so rows of different lengths share a batch,
+finished rows leave it and waiting rows take their places.
 """
 
 from collections.abc import Callable, Sequence
@@ -82,7 +82,7 @@ def fill_masks(
 
     rows: for each row (ids before the masks, number of masks, ids after them); the rest is
     generate_mdm's.
-    All bookkeeping stays on CPU: it is small, and CPU has float64 everywhere. Only the network's
+    All bookkeeping stays on CPU: it is cheap, and CPUs always have float64. Only the network's
     input and logits are on its device.
     """
     B = len(rows)
@@ -216,10 +216,10 @@ def unmasking_plan(length: int, steps: int | None, block_length: int | None) -> 
     """The evaluations of one row: a list of (block start, block end, masks to unmask), places
     counted from the first mask.
 
-    length: masks of the row; steps: over all blocks, None for one a mask; block_length: masks of a
-    block (the last one may be shorter), None for a single block. A step that unmasks nothing (more
-    steps than masks in a block) needs no evaluation and is left out. Raises ValueError where steps
-    is not divisible by the number of blocks.
+    length: masks of the row; steps: over all blocks, None for one per mask; block_length: masks of
+    a block (the last one may be shorter), None for a single block. A step that unmasks nothing
+    (more steps than masks in a block) needs no evaluation and is skipped. Raises ValueError if
+    steps is not divisible by the number of blocks.
     """
     block_length = max(length, 1) if block_length is None else block_length
     blocks = max(-(-length // block_length), 1)
@@ -302,25 +302,26 @@ def generate_mdm(
     """Answer each prompt with gen_length tokens. Returns a GenerationResult on the device of
     the prompts, where they are a tensor, or the model's.
 
-    model: `model(ids, attention_mask=None).logits` [B, L, V] with a `device`; where it has
-    `supports_logits_mask`, logits are computed at the masks that need them alone.
+    model: `model(ids, attention_mask=None).logits` [B, L, V] with a `device`; if it has
+    `supports_logits_mask`, logits are computed only at the masks that need them.
     prompts: a list of ids of each row, or long [B, P], right-padded with pad_id; rows of any
-    length; each is followed at once by its masks, and padding comes after.
-    steps: over all blocks, divisible by their number (None: one a token); gen_length: int, or long
-    [B]; block_length: tokens a block (None: one block; the last block of a row may be shorter).
-    temperature: 0 takes the most probable token; remasking: which of a step's tokens stay: the most
-    probable ("low_confidence") or random ones; cfg_scale w: logits u + (w + 1)(c - u), u with the
-    prompt masked, at two evaluations a step.
-    Never drawn: mask_id and ids from num_tokens on. pad_id is: in LLaDA it is the end of text,
-    which fills the answer's rest.
+    length; each is followed directly by its masks, then padding.
+    steps: over all blocks, divisible by their number (None: one per token); gen_length: int, or
+    long [B]; block_length: tokens per block (None: one block; the last block of a row may be
+    shorter).
+    temperature: 0 takes the most probable token; remasking: which of a step's tokens are kept: the
+    most probable ("low_confidence") or random ones; cfg_scale w: logits u + (w + 1)(c - u), u with
+    the prompt masked, at two evaluations per step.
+    Never drawn: mask_id and ids from num_tokens on. pad_id can be drawn: in LLaDA it is the
+    end-of-text token, which fills the remainder of the answer.
     seeds: long [B]; every random number of a row is a function of (its seed, its step, purpose).
     generator draws seeds that are not given.
     rows_at_once: rows in the network's batch (None: all); on_frame(row, frame): called with every
     frame of the trace as it is made.
-    cache_refresh: None, or r: keys and values of what lies left of a row's block are kept for r
-    evaluations (sampling/prefix_cache.py); an approximation for r > 1, and every evaluation still
-    counts as one.
-    Raises ValueError for bad arguments, or a network that leaves no token to choose.
+    cache_refresh: None, or r: keys and values of everything to the left of a row's block are reused
+    for r evaluations (sampling/prefix_cache.py); an approximation for r > 1, and every evaluation
+    still counts as one.
+    Raises ValueError for bad arguments, or if the network leaves no token to choose.
     """
     befores = id_lists(prompts, pad_id)
     return _generate(

@@ -1,8 +1,8 @@
-"""CUDA graphs of a network's trunk: at sampling's sizes a GPU otherwise waits for a few thousand
-kernel launches an evaluation.
+"""CUDA graphs of a network's trunk: at the batch sizes of sampling a GPU otherwise waits for a few
+thousand kernel launches per evaluation.
 
-A graph has fixed shapes, so packed rows are filled up to a bucket: of tokens (at most a sixteenth
-more), of rows, of the longest row. A bucket is captured when it is first met, in a tenth of a
+A graph has fixed shapes, so packed rows are padded to a bucket: of tokens (at most a sixteenth
+more), of rows, of the longest row. A bucket is captured when it first occurs, in a tenth of a
 second, and replayed from then on, whatever rows are in it. Blocks that are compiled
 (llada_utils.compile_network) are captured compiled. Only for inference on CUDA in half precision,
 where attention goes by row boundaries.
@@ -59,8 +59,8 @@ class TrunkGraphs:
 
 
 class TrunkGraph:
-    """One bucket: buffers of fixed shape, a row of nothing but filling behind the real ones, the
-    captured graph and its output.
+    """One bucket: buffers of fixed shape, a row of padding after the real rows, the captured graph
+    and its output.
     """
 
     def __init__(
@@ -105,8 +105,8 @@ class TrunkGraph:
         return torch.zeros(batch + 1, dtype=torch.int32, device=ids.device)
 
     def fill(self, ids: Tensor, rows: PackedRows, times: Sequence[Tensor]) -> None:
-        """Put one call's input into the buffers; what is behind it belongs to a row of its own and,
-        with stores, to their last place.
+        """Copy one call's input into the buffers; the padding after it belongs to a row of its own
+        and, with stores, to their last place.
         """
         batch = len(rows.offsets) - 1
         wanted = [
@@ -137,8 +137,8 @@ class TrunkGraph:
 
 def speed_up_sampling(model: Any, torch_compile: bool = False) -> None:
     """Make a loaded model (LoRA merged) ready to sample: on a GPU in half precision fused
-    projections, CUDA graphs and TF32 for the fp32 parts, and compiled blocks where asked for. What
-    it computes stays the same, to rounding."""
+    projections, CUDA graphs and TF32 for the fp32 parts, and compiled blocks if torch_compile. The
+    results stay the same up to rounding."""
     if torch_compile:
         compile_network(model)
     backbone = getattr(model, "backbone", model)

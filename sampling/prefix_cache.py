@@ -1,17 +1,16 @@
-"""Keys and values of what lies left of the answer, kept between evaluations: an approximation that
-saves most of a step's work.
+"""The prompt cache: reuse the keys and values of everything to the left of the answer between
+evaluations, an approximation that saves most of a step's work.
 
 Attention is bidirectional, so the keys and values of a prompt (and of LLaDA's finished blocks)
-change whenever something to their right does. Between refreshes they are kept as they were, and
-only places from a row's start on go through the network: LLaDA's current block, FlexMDM's first
-gap. A row is refreshed when its start changes and every `refresh` evaluations; with refresh = 1
-nothing is approximated. Rows do not depend on each other, and refreshed and other rows share a
-batch.
+change whenever something to their right does. Between refreshes the old ones are reused, and only
+positions from a row's start on go through the network: from LLaDA's current block, or FlexMDM's
+first gap. A row is refreshed when its start changes and every `refresh` evaluations; refresh = 1 is
+exact. Rows are independent of each other, and refreshed and other rows share a batch.
 Idea: Fast-dLLM's prefix cache (arXiv 2505.22618) and dLLM-Cache (arXiv 2506.06295).
 
 Measured (the quickstart's LLaDA, 200 held-out problems, prompts of 76 to 89 tokens in 136, blocks
-of 8, one token an evaluation, temperature 0, one CPU core, shared machine, November 2026); "same"
-is answers equal to the uncached ones, token for token:
+of 8, one token per evaluation, temperature 0, one CPU core, shared machine, November 2026); "same"
+counts answers equal to the uncached ones, token for token:
     refresh        no cache    1       2       4       8 (once a block)
     right of 200   153         153     156     151     148    (95 % interval of one row: +- 12)
     same of 200    200         200     195     183     172
@@ -60,9 +59,9 @@ class PrefixCache:
         """The `Places` of one evaluation, on the model's device.
 
         names: R numbers that tell the rows apart; lengths: long (R,) on the CPU, tokens of each
-        row, an end slot included; starts: R ints, what lies before them is computed only where the
-        row is refreshed; width: columns of the batch, end slot included; wanted: long (M,), places
-        of logits.
+        row, an end slot included; starts: R ints, positions before them are computed only when the
+        row is refreshed; width: columns of the batch, end slot included; wanted: long (M,),
+        positions of logits.
         """
         self._make_room(names, int(lengths.max()))
         # (R,)

@@ -31,9 +31,9 @@ class GenerationResult:
     trace: None, or for each row a list of frames: the first is the initial state, the last the
         result.
     dropped_insertions: long (B,), FlexMDM only: masks for which a row had no room.
-    rate_bound_violations: long (B,), FlexMDM only: events at which the insertion rate was above the
-        bound from which they were proposed, so that their law is not exact.
-    log_probs: float (B,), where several lengths were tried: log p(n) and of each token written.
+    rate_bound_violations: long (B,), FlexMDM only: events at which the insertion rate exceeded the
+        bound from which they were proposed, so that sampling is not exact.
+    log_probs: float (B,), if several lengths were tried: log p(n) plus that of each token written.
     """
 
     sequences: torch.Tensor

@@ -1,7 +1,7 @@
 """Random numbers of a row as functions of (seed of the row, event number, purpose, index).
 
-A row's draws do not depend on what else is in the batch, on when it entered it, or on how many
-numbers other purposes used. Nothing here imports torch at import.
+A row's draws do not depend on what else is in the batch, on when the row entered it, or on how many
+numbers other purposes used. Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _MIX = tuple(
 
 
 def item_seed(seed: int, item: object, sample: int) -> int:
-    """Seed of one row, 0 ... 2^62 - 1: a function of --seed, the item's index in the data set and
-    the sample's number alone.
+    """Seed of one row, 0 ... 2^62 - 1: a function only of --seed, the item's index in the data set
+    and the sample's number.
     """
     digest = hashlib.blake2b(f"{seed}/{item}/{sample}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 2
@@ -35,8 +35,8 @@ def item_seed(seed: int, item: object, sample: int) -> int:
 def draw_seeds(
     batch_size: int, seeds: ArrayLike | None = None, generator: torch.Generator | None = None
 ) -> torch.Tensor:
-    """One seed a row, long (B,) on the CPU: `seeds` as given, else drawn from `generator` (None:
-    torch's global one). Raises ValueError where `seeds` has another shape.
+    """One seed per row, long (B,) on the CPU: `seeds` if given, else drawn from `generator` (None:
+    torch's global one). Raises ValueError if `seeds` has another shape.
     """
     import torch
 
@@ -46,7 +46,7 @@ def draw_seeds(
     seeds = torch.as_tensor(seeds, dtype=torch.long, device="cpu")
     if seeds.shape != (batch_size,):
         raise ValueError(
-            f"seeds must be one number a row, shape ({batch_size},), not {tuple(seeds.shape)}"
+            f"seeds must be one number per row, shape ({batch_size},), not {tuple(seeds.shape)}"
         )
     return seeds
 

@@ -46,10 +46,10 @@ def device_of(model: Any, *given: GivenRows) -> torch.device | str:
 
 
 class Sequences:
-    """B rows of ids, each a prefix (or prompt), what is being written, and a suffix.
+    """B rows of ids, each a prefix (or prompt), the text being written, and a suffix.
 
     ids: (B, max_length), right-padded with pad_id; lengths: (B,); slots: (B, max_length), the
-    identity of each position, -1 behind a row's end: prefix and suffix have 0 ... P-1, every
+    identity of each position, -1 after a row's end: prefix and suffix have 0 ... P-1, every
     inserted mask the next number. All int64.
     """
 
@@ -83,9 +83,7 @@ class Sequences:
         return self.lengths[rows] == self.max_length
 
     def masks(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Where some rows have masks that are to be unmasked: behind the prefix, before the suffix.
-        (R, W)
-        """
+        """Where some rows have masks to unmask: after the prefix and before the suffix. (R, W)"""
         position = np.arange(self.width(rows))
         end = (self.lengths - self.suffix_lengths)[rows, None]
         writable = (position >= self.prefix_lengths[rows, None]) & (position < end)

@@ -1,14 +1,14 @@
 """Tau-leaping (arXiv 2509.01025): a grid of steps, uniform in t, over each of which the network's
 predictions are frozen.
 
-In step k a mask is unmasked with probability p_k, so Binomial(masks, p_k) of them are, and a
-Poisson(G q_k) number of masks is inserted, G = sum of g: p_k and q_k are the shares of what still
-waits that happen within the step. First order in 1 / steps.
+In step k each mask is unmasked with probability p_k, so Binomial(masks, p_k) of them are, and a
+Poisson(G q_k) number of masks is inserted, G = sum of g: p_k and q_k are the shares of the pending
+unmaskings and insertions that fall within the step. First order in 1 / steps.
 
-With a rate bound, the evaluations of steps in which nothing can happen are skipped: the counts of
-all steps are proposed from c times the G last seen, and only a step with a proposal asks the
-network and thins. A grid of 4,096 steps then costs what its events cost, and keeps its law wherever
-G stays below the bound.
+With a rate bound, no-op steps are skipped: the counts of all steps are proposed from c times the
+last G, and only a step with a proposal evaluates the network and thins. A grid of 4,096 steps then
+costs only as much as its events, and its distribution is unchanged wherever G stays below the
+bound.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Grid:
 
 class TauLeaping(Clock):
     """The clock of tau-leaping. steps: of its grid; inflation: None, or c >= 1 to skip no-op steps;
-    threshold: whether masks may be unmasked beyond the binomial number, where one is sure of them.
+    threshold: whether confident masks may be unmasked beyond the binomial number.
     """
 
     def __init__(

@@ -1,5 +1,5 @@
-"""From vocabulary logits to tokens: how sure the network is at a position, and which token is
-written there.
+"""From vocabulary logits to tokens: the network's confidence at a position, and the token written
+there.
 
 Both work through (n, V) logits in pieces, so that a vocabulary of 126,464 never needs a second full
 copy.
@@ -39,11 +39,11 @@ def _pieces(logits: Tensor) -> tuple[Tensor, ...]:
 
 
 def confidence(logits: Tensor, excluded: Tensor, method: str) -> Tensor:
-    """How sure the posterior is at each position, larger is surer; the same dtype as logits, at
-    least fp32.
+    """The confidence at each position, larger is more confident; the same dtype as logits, at least
+    fp32.
 
     logits: (n, V); excluded: bool (V,); method: "top_prob" (largest probability), "prob_diff"
-    (largest less second), "entropy" (negative entropy, in nats). Returns (n,).
+    (largest minus second), "entropy" (negative entropy, in nats). Returns (n,).
     """
     result = [_confidence(part, excluded, method) for part in _pieces(logits)]
     return torch.cat(result) if result else logits.new_zeros(0)
@@ -64,8 +64,8 @@ def _confidence(part: Tensor, excluded: Tensor, method: str) -> Tensor:
 
 
 def draw_tokens(logits: Tensor, excluded: Tensor, temperature: float, uniforms: Tensor) -> Tensor:
-    """One token for each position, long (n,), -1 where the logits are not numbers or nothing is
-    left to choose from (`check_tokens`).
+    """One token for each position, long (n,), -1 where the logits are not numbers or no token can
+    be chosen (`check_tokens`).
 
     logits: (n, V); excluded: bool (V,); temperature: 0 takes the most probable token (the first of
     equals), T > 0 draws from softmax(logits / T) by inverting its distribution function; uniforms:
@@ -115,9 +115,7 @@ def log_probability(logits: Tensor, tokens: Tensor, excluded: Tensor) -> Tensor:
 
 
 def check_tokens(tokens: Tensor) -> None:
-    """Raises ValueError where draw_tokens had nothing to choose from. tokens: long (n,), on the
-    CPU.
-    """
+    """Raises ValueError if draw_tokens had no token to choose. tokens: long (n,), on the CPU."""
     if bool((tokens < 0).any()):
         raise ValueError(
             "the network's logits leave no token to choose (not a number, infinite, or all"

@@ -1,18 +1,18 @@
-"""Make a generation visible: a page that plays it, its length curves as a picture, its text growing
-in a terminal.
+"""Make a generation visible: an HTML page that replays it, a plot of its length curves, its text
+growing in a terminal.
 
 The inference scripts make them (--trace FILE.html, --trace FILE.png, --watch);
-scripts/trace_page.py puts several side by side. Nothing here needs a GPU.
+scripts/trace_page.py shows several side by side. Nothing here needs a GPU.
 
 A trace is what the samplers return: frames {"t": float, "evaluations": int, "ids": list[int],
 "slots": list[int]}, the first the initial state, the last the result; slots are the lasting
-identities of positions. Tokens are only ever inserted as masks and revealed, so the whole story is
-the final sequence with two numbers a token: the frame it was inserted in, and the frame it was
-revealed in. That is what a page holds (4,096 frames of 1,024 tokens: 100 KB), as JSON that this
+identities of positions. Tokens are only ever inserted as masks and then unmasked, so a trace is the
+final sequence plus two numbers per token: the frame in which it was inserted, and the frame in
+which it was unmasked. A page holds these (4,096 frames of 1,024 tokens: 100 KB) as JSON that this
 script can read back.
 
-The page (trace_page.html is its template) is one file that asks for nothing else: it opens from a
-disk, a mail, a web server. Nothing here imports torch or transformers.
+The page (trace_page.html is its template) is one self-contained file: it opens from a disk, an
+e-mail, a web server. Nothing here imports torch or transformers.
 """
 
 import html
@@ -46,10 +46,9 @@ def make_panel(
 
     decode: list of ids -> text; trace: frames (see above); special: ids that are shown small, such
     as end of text. Returns {"title", "t": [frames], "evaluations": [frames], "tokens": [[text,
-    special]], "slots": [[index into tokens, frame it came in, frame it was revealed in or -1,
-    whether it was given]]}, slots in the order of the final sequence. Raises ValueError where a
-    position disappears, moves past another, or changes after it was revealed: no sampler may do
-    that.
+    special]], "slots": [[index into tokens, frame of insertion, frame of unmasking or -1, whether
+    it was given]]}, slots in the order of the final sequence. Raises ValueError if a position
+    disappears, moves past another, or changes after it was unmasked: no sampler may do that.
     """
     if not trace:
         raise ValueError(f"{title}: an empty trace")
@@ -70,7 +69,7 @@ def make_panel(
             first_seen.setdefault(slot, number)
             if slot in revealed and token != token_of[slot]:
                 raise ValueError(
-                    f"{title}: position {slot} changes after it was revealed, in frame {number}"
+                    f"{title}: position {slot} changes after it was unmasked, in frame {number}"
                 )
             if token != mask_id:
                 revealed.setdefault(slot, number)
@@ -91,9 +90,9 @@ def make_panel(
 
 
 def _texts(ids, shown, decode):
-    """The text of each token of the final sequence. Where neighbours spell one character together
-    (bytes of UTF-8), it stands at the one that was revealed last, and the others are empty. shown:
-    frame each was revealed in."""
+    """The text of each token of the final sequence. If neighbours together spell one character
+    (bytes of UTF-8), it is put at the one unmasked last, and the others are empty. shown: the frame
+    in which each was unmasked."""
     alone = {token: decode([token]) for token in set(ids)}
     texts, start = [alone[token] for token in ids], 0
     while start < len(ids):
@@ -125,8 +124,9 @@ def write_trace(
     mask_id: int,
     title: str = "FlexMDM",
 ) -> None:
-    """Write a sampler's `trace` (a list of frames for each row) to FILE.html or FILE.png, a panel a
-    row. tokenizer: any with `decode` and `all_special_ids`. Raises InputError where it cannot.
+    """Write a sampler's `trace` (a list of frames for each row) to FILE.html or FILE.png, one panel
+    per row. tokenizer: any with `decode` and `all_special_ids`. Raises InputError if it cannot be
+    written.
     """
     titles = [
         title if len(traces) == 1 else f"{title}, sample {number}"
@@ -158,7 +158,7 @@ def write_trace_page(
 
 
 def read_panels(path: str | Path) -> list[Panel]:
-    """The panels of a page that write_trace_page made. Raises InputError where it is none."""
+    """The panels of a page written by write_trace_page. Raises InputError for any other file."""
     try:
         page = Path(path).read_text(encoding="utf-8")
         panels = parse_json(
@@ -178,7 +178,7 @@ def read_panels(path: str | Path) -> list[Panel]:
 
 
 def panel_fault(panel: Any) -> str:
-    """What of a panel is not as make_panel makes it, in words; "" where all is."""
+    """What is wrong with a panel, in words; "" if it is as make_panel makes it."""
 
     def numbers(values: Any) -> bool:
         return isinstance(values, list) and all(
@@ -214,7 +214,9 @@ def panel_fault(panel: Any) -> str:
 
 
 def curves(panel: Panel) -> tuple[list[int], list[int]]:
-    """(tokens written, of them clean) in each frame, two lists; what was given does not count."""
+    """(tokens written, clean tokens among them) in each frame, two lists; given tokens do not
+    count.
+    """
     length, clean = [0] * len(panel["t"]), [0] * len(panel["t"])
     for _, first, shown, given in panel["slots"]:
         if not given:

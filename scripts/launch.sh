@@ -203,7 +203,7 @@ requeue() {
   fi
   say "requeueing"
   scontrol requeue "$SLURM_JOB_ID" || {
-    say "cannot requeue: submit the same command again, it goes on from there"
+    say "cannot requeue: submit the same command again, it resumes from there"
     exit 1
   }
   trap - TERM USR1

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Remake LLaDA-tiny-Base from nothing: tokenizer, text, MDM pretraining in four parts, bf16 export.
-# About 30 minutes on 2 cores; stop it whenever you like, the same command goes on.
+# About 30 minutes on 2 cores; it can be stopped at any time, the same command resumes.
 #   bash scripts/make_tiny_base.sh [OUTPUT_DIR]
 #     (default LLaDA-tiny-Base; work files in runs/tiny_base)
 #   STEPS_COPY=20 STEPS_COUNT=20 STEPS_ALL=20 STEPS_NAMES=20 \

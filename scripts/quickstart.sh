@@ -2,7 +2,7 @@
 # The whole method on a laptop, at most 15 minutes on 2 cores: the tiny base becomes a FlexMDM,
 # FlexMDM and LLaDA are tuned on word problems and on code infilling, both are evaluated on both,
 # and one table is printed.
-#   bash scripts/quickstart.sh            a second run goes on with, or reuses, what is there
+#   bash scripts/quickstart.sh            a second run resumes, or reuses what is there
 #                                         (runs/quickstart)
 #   SHORT=1 bash scripts/quickstart.sh    few steps: does everything run? (runs/quickstart_short;
 #                                         its numbers mean nothing)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The evidence of RESULTS.md, at a scale anyone can rerun: planned for 150 minutes on 2 cores
 # (RESULTS.md: what it took), no GPU, no network.
-#   Every chain; stopped and started again it goes on:
+#   Every chain; stopped and started again it resumes:
 #     bash scripts/reproduce_small.sh
 #   One chain alone; more seeds: comparison_4, ablations_4, ...:
 #     bash scripts/reproduce_small.sh comparison_1

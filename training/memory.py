@@ -73,5 +73,5 @@ def training_advice(args: "RunArguments", trainer_cls: Any, model: Any, *rest: A
     need = run_bytes(args, model, args.world_size)[strategy]
     return (
         f"--dry_run's estimate a GPU, {strategy}: {gib(need)}; what helps: {', '.join(helps)}. "
-        "--resume_from_checkpoint auto goes on from the newest checkpoint"
+        "--resume_from_checkpoint auto resumes from the newest checkpoint"
     )

@@ -3,7 +3,7 @@ rows and collator.
 
 OUTPUT_DIR/settings.json says what the run is; going on with other settings is refused.
 train_log.jsonl has every log line; final is the result. SIGTERM and SIGUSR1 (a scheduler's warning)
-let the step end, save and stop; --resume_from_checkpoint auto goes on.
+let the step end, save and stop; --resume_from_checkpoint auto resumes.
 """
 
 import math
@@ -261,7 +261,7 @@ def prepare_locked(args: RunArguments, settings: Mapping[str, Any]) -> tuple[str
         if not args.resume_from_checkpoint:
             raise InputError(
                 f"--output_dir: {output_dir} already holds a run; --resume_from_checkpoint auto"
-                " goes on with it, --overwrite deletes it"
+                " resumes it, --overwrite deletes it"
             )
         changed = [
             f"{key} (was {old.get(key)!r}, is {settings[key]!r})"
@@ -471,7 +471,7 @@ def train_alone(
         if args.process_index == 0:
             print(
                 f"stopped by {stop.received} at step {trainer.state.global_step} of"
-                f" {args.max_steps}; --resume_from_checkpoint auto goes on"
+                f" {args.max_steps}; --resume_from_checkpoint auto resumes"
             )
     else:
         save_final(trainer)

@@ -482,6 +482,6 @@ def named_failure(what: str | Path) -> Iterator[None]:
             raise  # only torch.save's own kind of "cannot write"
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"cannot write {what}: {reason}. The run stops; --resume_from_checkpoint auto goes on"
+            f"cannot write {what}: {reason}. The run stops; --resume_from_checkpoint auto resumes"
             " from the newest complete one"
         ) from None
