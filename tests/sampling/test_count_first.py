@@ -144,7 +144,7 @@ def test_of_several_lengths_the_most_probable_answer_is_kept(law, order, tempera
 
 def test_a_rarer_length_wins_with_a_likelier_answer():
     """Two tokens are the likeliest number, but each text of two is rarer than the one of one."""
-    middles = {(0,): 0.4, **{(a, b): 0.1 for a, b in [(0, 0), (0, 1), (1, 2), (2, 0), (2, 2)]}}
+    middles = {(0,): 0.4, **dict.fromkeys([(0, 0), (0, 1), (1, 2), (2, 0), (2, 2)], 0.1)}
     middles[0, 1, 2] = 0.1
     model = WithCount([Context((), (), middles)], PowerSchedule(1.7))
     settings = COMMON | dict(
