@@ -68,8 +68,8 @@ def fit(monkeypatch, *words):
 def test_the_head_learns_the_law_and_nothing_else_changes(tmp_path, monkeypatch, kind):
     source, data = checkpoint(tmp_path / "source", kind), write_rows(tmp_path / "data", "math")
     words = ["--checkpoint_path", source, "--task", "math", "--train_data", data]
-    words += ["--output_dir", tmp_path / "out", "--most", 12, "--max_steps", 250]
-    words += ["--batch_size", 32, "--learning_rate", 1e-2]
+    words += ["--output_dir", tmp_path / "out", "--most", 12, "--max_steps", 150]
+    words += ["--examples", 800, "--learning_rate", 1e-2]
     fit(monkeypatch, *words)
     load = load_flexmdm if kind.startswith("flexmdm") else load_llada
     before, after = load(source), load(tmp_path / "out")
@@ -89,7 +89,8 @@ def test_the_head_learns_the_law_and_nothing_else_changes(tmp_path, monkeypatch,
     assert one.mean(0)[1] > 0.95 and more.mean(0)[6:8].sum() > 0.95
     assert 0.5 < more.mean(0)[6] < 0.83  # two in three
     log = [json.loads(line) for line in (tmp_path / "out/fit_log.jsonl").read_text().splitlines()]
-    assert log[-1]["step"] == 250 and log[-1]["nats"] < 0.6 * log[0]["nats"]
+    assert [row["step"] for row in log] == [100, 150]
+    assert min(row["held_out_nats"] for row in log) < 0.6  # half of 0.64 nats are chance
 
 
 def test_holes_are_cut_and_framed_as_in_tuning():
