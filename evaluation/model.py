@@ -219,7 +219,7 @@ class EvaluatedModel:
                 **self.ids,
                 **{**self.arguments, "gen_length": torch.tensor(lengths, device="cpu")},
             )
-        return self._cut(result, [len(prompt) for prompt in prompts], [0] * len(prompts))
+        return self.answers_of(result, [len(prompt) for prompt in prompts], [0] * len(prompts))
 
     def infill(
         self,
@@ -257,7 +257,9 @@ class EvaluatedModel:
                 **self.ids,
                 **arguments,
             )
-        return self._cut(result, [len(row) for row in prefixes], [len(row) for row in suffixes])
+        return self.answers_of(
+            result, [len(row) for row in prefixes], [len(row) for row in suffixes]
+        )
 
     def _lengths(self, prefixes: Sequence[Ids], suffixes: Sequence[Ids]) -> list[int]:
         """LLaDA's masks of each row, as --gen_length or its length distribution says."""
@@ -271,7 +273,7 @@ class EvaluatedModel:
             for before, after in zip(prefixes, suffixes)
         ]
 
-    def _cut(
+    def answers_of(
         self, result: "GenerationResult", starts: Sequence[int], ends: Sequence[int]
     ) -> list[Answer]:
         """[(text, row fields)]: what lies between the given tokens, special tokens left out,

@@ -138,17 +138,25 @@ def generate_flexmdm_infilling(
     generator: torch.Generator | None = None,
     return_trace: bool = False,
     on_frame: Callable[[int, TraceFrame], None] | None = None,
+    middle_lengths: Sequence[int] | None = None,
     **keywords: Any,
 ) -> GenerationResult:
     """Fill the middle between prefixes and suffixes (lists of ids; or long (B, P) and (B, S), both
     right-padded with pad_id); the rest is as in generate_flexmdm. Boundary tokens belong to prefix
     and suffix. Row b's middle is `sequences[b, P_b : lengths[b] - S_b]`.
+
+    middle_lengths: for the sampler count_first, the number of tokens of each middle where it is
+    known; no length distribution is needed then.
     """
     if len(prefixes) != len(suffixes):
         raise ValueError(f"{len(prefixes)} prefixes, but {len(suffixes)} suffixes")
     options = SamplerOptions(**keywords) if options is None else replace(options, **keywords)
     if options.steps is None and options.sampler == "tau_leaping":
         raise ValueError("tau_leaping needs steps")
+    if middle_lengths is not None and (
+        options.sampler != "count_first" or len(middle_lengths) != len(prefixes)
+    ):
+        raise ValueError("middle_lengths: one for each row, and only with the sampler count_first")
     if mask_id == pad_id:
         raise ValueError(f"mask_id and pad_id are both {mask_id}")
     max_length = options.max_length
@@ -158,9 +166,10 @@ def generate_flexmdm_infilling(
             raise ValueError("give max_length: the model has no config with one")
     device = device_of(model, prefixes, suffixes)
     before, after = id_lists(prefixes, pad_id), id_lists(suffixes, pad_id)
-    longest = max((len(prefix) + len(suffix) for prefix, suffix in zip(before, after)), default=0)
+    middles = middle_lengths if middle_lengths is not None else [0] * len(before)
+    longest = max(map(sum, zip(map(len, before), map(len, after), middles)), default=0)
     if longest > max_length:
-        raise ValueError(f"a row of {longest} given tokens is longer than max_length {max_length}")
+        raise ValueError(f"a row of {longest} tokens is longer than max_length {max_length}")
     if any(mask_id in row for row in before + after):
         raise ValueError(f"the given tokens contain the mask token {mask_id}")
     row_seeds = draw_seeds(len(before), seeds, generator).numpy()
@@ -174,7 +183,11 @@ def generate_flexmdm_infilling(
         return FlexMDMSampler(model, sequences, row_seeds, options, num_tokens=num_tokens, **more)
 
     watching: dict[str, Any] = {"return_trace": return_trace, "on_frame": on_frame}
-    if options.length_candidates > 1:
+    if middle_lengths is not None:
+        counts = np.array(middle_lengths, dtype=np.int64)
+        result = sampler(range(len(before)), row_seeds, counts=counts, **watching).run()
+        result.evaluations = (result.evaluations - 1).clamp(min=0)  # nothing had to be counted
+    elif options.length_candidates > 1:
         result = search_lengths(sampler, row_seeds, options.length_candidates, **watching)
     else:
         result = sampler(range(len(before)), row_seeds, **watching).run()

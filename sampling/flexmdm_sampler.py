@@ -107,7 +107,7 @@ class FlexMDMSampler:
                 cap=options.steps,
             )
         elif options.sampler == "count_first":
-            if not getattr(config, "length_distribution", 0):
+            if counts is None and not getattr(config, "length_distribution", 0):
                 raise ValueError("count_first needs a network with a length distribution")
             self.clock = CountFirst(
                 *schedules,

@@ -592,7 +592,7 @@ def test_completion_is_the_middle_alone():
         evaluations=torch.tensor([4, 5, 6]),
         truncated=torch.tensor([False, True, False]),
     )
-    rows = model._cut(result, [2, 2, 1], [2, 3, 1])
+    rows = model.answers_of(result, [2, 2, 1], [2, 3, 1])
     assert [text for text, _ in rows] == ["a bc\n", "", " b"] and [
         fields["length"] for _, fields in rows
     ] == [3, 0, 1]
@@ -602,7 +602,7 @@ def test_completion_is_the_middle_alone():
         [[5, 1, 2, 0, 3, 0, 0], [5, 0, 0, 0, 0, 0, 0], [5, 1, 2, 3, 1, 2, 3]]
     )
     result.lengths = torch.tensor([7, 7, 7])
-    assert [text for text, _ in model._cut(result, [1, 1, 1], [0, 0, 0])] == [
+    assert [text for text, _ in model.answers_of(result, [1, 1, 1], [0, 0, 0])] == [
         "a b",
         "",
         "a bc\na bc\n",

@@ -16,8 +16,10 @@ from exact_posterior import (
     Context,
     ExactPosterior,
     law_inputs,
+    noise_quantile,
     random_lengths,
     random_prompts,
+    total_variation,
 )
 from test_sampler_exactness import COMMON, LAWS, ORDERS, is_exact
 
@@ -140,6 +142,29 @@ def test_of_several_lengths_the_most_probable_answer_is_kept(law, order, tempera
         for row, trace in enumerate(result.trace):
             assert trace[0]["evaluations"] == 0
             assert trace[-1]["ids"] == result.sequences[row, : result.lengths[row]].tolist()
+
+
+def test_a_known_number_of_tokens_is_filled_in_by_the_law_given_it(rng):
+    """Without a length distribution, and one evaluation for each token."""
+    contexts, schedule = random_lengths(rng), PowerSchedule(1.7)
+    number = int(rng.integers(2, 5))
+    model = ExactPosterior(contexts, schedule)
+    rows = [[]] * 20_000
+    settings = COMMON | dict(sampler="count_first", query_time=1.0, insertion_schedule=schedule)
+    result = generate_flexmdm_infilling(
+        model, rows, rows, middle_lengths=[number] * len(rows), **settings
+    )
+    assert set(result.lengths.tolist()) == set(result.evaluations.tolist()) == {number}
+    given = {text: p for text, p in contexts[0].middles.items() if len(text) == number}
+    law = [Context((), (), given)]
+    distance, judged = total_variation(law, torch.zeros(len(rows), dtype=torch.long), result)
+    assert distance <= 1.5 * noise_quantile(judged, rng)
+    for wrong in ({"middle_lengths": [1]}, {"sampler": "event_driven"}):
+        with pytest.raises(ValueError, match="middle_lengths"):
+            more = {"middle_lengths": [1, 2]} | settings | wrong
+            generate_flexmdm_infilling(model, rows[:2], rows[:2], **more)
+    with pytest.raises(ValueError, match="longer than max_length"):
+        generate_flexmdm_infilling(model, rows[:2], rows[:2], middle_lengths=[1, 17], **settings)
 
 
 def test_a_rarer_length_wins_with_a_likelier_answer():
