@@ -57,13 +57,13 @@ def ratio_with_error(costs: np.ndarray, tokens: np.ndarray) -> tuple[float, floa
     return float(ratio), float(np.sqrt(spread * rows / max(rows - 1, 1)) / tokens.sum())
 
 
-def likelihood_bound(main: Draws, rest: Draws, epsilon: float) -> dict[str, Any]:
-    """main, rest: draws from the trained times and at their end. Returns {"nats_per_token", its
+def likelihood_bound(main: Draws, end: Draws, epsilon: float) -> dict[str, Any]:
+    """main, end: draws from the trained times and at their end. Returns {"nats_per_token", its
     standard error "nats_per_token_error", "nats_per_row", "rows", "tokens"}.
     """
     bound: dict[int, float] = {}
     tokens: dict[int, float] = {}
-    for (costs, rows, counts), share in ((main, 1 - epsilon), (rest, 1.0)):
+    for (costs, rows, counts), share in ((main, 1 - epsilon), (end, 1.0)):
         for row in np.unique(rows):
             bound[row] = bound.get(row, 0.0) + share * float(
                 costs[rows == row].astype(np.float64).mean()
@@ -97,12 +97,12 @@ def report(
         if "loss" in name
     }
     if ends is not None:
-        trainer.rest = True
-        rest = trainer.predict(ends, metric_key_prefix="heldout")
-        trainer.rest = False
+        trainer.at_end = True
+        end = trainer.predict(ends, metric_key_prefix="heldout")
+        trainer.at_end = False
         drawn, at_the_end = (
             (output.predictions.sum(1), output.label_ids[:, 1], output.label_ids[:, 2])
-            for output in (main, rest)
+            for output in (main, end)
         )
         values = likelihood_bound(drawn, at_the_end, epsilon) | values
     if trainer.is_world_process_zero():
@@ -110,9 +110,9 @@ def report(
             f"{what}: no NLL bound, its insertion schedule ends below 1"
             if ends is None
             else (
-                f"{what}: at most {values['nats_per_token']:.4f} +-"
-                f" {values['nats_per_token_error']:.4f} nats a token ({values['rows']} rows,"
-                f" {values['tokens']:.0f} tokens, {len(draws) // values['rows']} draws a row)"
+                f"{what}: NLL upper bound {values['nats_per_token']:.4f} +-"
+                f" {values['nats_per_token_error']:.4f} nats/token ({values['rows']} rows,"
+                f" {values['tokens']:.0f} tokens, {len(draws) // values['rows']} draws per row)"
             )
         )
         print(

@@ -98,7 +98,7 @@ class DiffusionTrainer(Trainer):
         self.args._n_gpu = min(self.args._n_gpu, 1)
         # the Trainer then wraps nothing around the model
         self.is_distributed_loading_by_transformers = self.sharded = sharded
-        self.card, self.rest = card, False
+        self.card, self.at_end = card, False
         # so that the Trainer divides by the accumulation steps itself
         self.model_accepts_loss_kwargs = False
         self.sums: dict[str, Any] = defaultdict(float)
@@ -208,7 +208,7 @@ class DiffusionTrainer(Trainer):
             with self.compute_loss_context_manager():
                 terms = (
                     [self.reconstruction_terms(model, inputs)]
-                    if self.rest
+                    if self.at_end
                     else list(self.row_terms(model, inputs).values())
                 )
         costs = torch.stack(terms, 1)  # (B, terms)
@@ -222,7 +222,7 @@ class DiffusionTrainer(Trainer):
         costs, facts = prediction.predictions, prediction.label_ids
         return (
             {}
-            if self.rest
+            if self.at_end
             else loss_by_time(dict(zip(self.TERMS, costs.T)), facts[:, 0], self.args.loss_constant)
         )
 
