@@ -1,22 +1,22 @@
 #!/usr/bin/env python
-"""What one GPU makes of LLaDA-8B's shapes, with random weights: training steps and sampling, beside
-the card's limits and a peer.
+"""Time LLaDA-8B's shapes with random weights on one GPU: training steps and sampling, beside the
+card's limits and transformers' Llama.
 
     One 80 GB GPU, at most five minutes; writes results/gpu/benchmark_CARD.json:
         python scripts/benchmark_gpu.py
         python scripts/benchmark_gpu.py --only limits,sampling
-    A tiny network, a minute: does everything run?
+    A tiny network, one minute, to check that everything runs:
         python scripts/benchmark_gpu.py --small --device cpu
 
-limits      copy bandwidth and the rate of an 8,192^3 bf16 product, measured: what the rest is to be
-            compared with
+limits      copy bandwidth and the rate of an 8,192^3 bf16 product, measured, for comparison with
+            the other parts
 training    FlexMDM, LoRA r 128 on q, k, v and the head, bf16 base: loss and gradients of one
-            micro-batch. Tokens are those that are not padding; MFU counts 4 operations a frozen and
-            6 a trained weight and token (training/estimate.py), nothing that is computed again
+            micro-batch. Tokens exclude padding; MFU counts 4 operations per frozen and 6 per
+            trained weight and token (training/estimate.py), without recomputation
 trainer     the same step in the training scripts' Trainer, its data, optimizer and log included
-sampling    merged LoRA, bf16: one forward; then the event-driven sampler, 4 events an evaluation,
-            and LLaDA's, prompts of 100 tokens and answers of 150. The insertion head's numbers are
-            replaced by an oracle's, so that answers have their length
+sampling    merged LoRA, bf16: one forward; then the event-driven sampler, 4 events per evaluation,
+            and LLaDA's, prompts of 100 tokens and answers of 150. The insertion head is replaced by
+            an oracle, so that answers have the intended length
 peer        transformers' Llama of the same shape: its forward, and its LoRA step through peft on as
             many tokens, as its own classes come
 """

@@ -1,13 +1,13 @@
-"""results/*.json of scripts/reproduce_small.sh, and the tables and plots of RESULTS.md that are
-read from them.
+"""Write results/*.json from the runs of scripts/reproduce_small.sh, and from them the tables and
+plots of RESULTS.md.
 
     reproduce_small.sh does this itself:
         python scripts/reproduction.py collect comparison_1 --work runs/reproduce
     Fill RESULTS.md, draw results/*.png:
         python scripts/reproduction.py report
-Seconds on one CPU core; nothing is trained or sampled. A table stands in RESULTS.md between <!--
-NAME --> and <!-- /NAME -->. Intervals are 95 %: Wilson's of a share; Student's over seeds; over
-items (normal) where the models are taken as given.
+Seconds on one CPU core; nothing is trained or sampled. A table in RESULTS.md is between <!--
+NAME --> and <!-- /NAME -->. Intervals are 95 %: Wilson's for a share; Student's over seeds; normal
+over items, for the given models.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Put generations side by side: one page that plays them, or their length curves in one plot.
+"""Show generations side by side: one page that replays them, or their length curves in one plot.
 
     python scripts/trace_page.py flexmdm.html llada.html --output both.html
     python scripts/trace_page.py flexmdm.html llada.html --output curves.png
