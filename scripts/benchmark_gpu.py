@@ -285,7 +285,7 @@ def say_training(
     flops: float,
     warm: int = 2,
 ) -> float | None:
-    """Measure a step of that many tokens, `flops` each. Its seconds; None where memory ran out."""
+    """Time a step of that many tokens, `flops` each. Returns seconds, or None if memory ran out."""
     from training.estimate import peak_flops
 
     bench.forget()

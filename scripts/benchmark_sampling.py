@@ -160,7 +160,7 @@ def generate(model: Any) -> GenerationResult:
 
 
 def measure(way: str, device: str) -> dict[str, float]:
-    """{"seconds" an evaluation, "mib", "positions" an evaluation} of one way, at the same 16
+    """{"seconds" per evaluation, "mib", "positions" per evaluation} of one way, at the same 16
     states.
     """
     import torch
@@ -316,7 +316,7 @@ def main() -> None:
             f" {STATES} states of one trajectory, {args.device}"
         )
         print(
-            f"{'':<12}{'s an evaluation':>16}{'positions':>11}{'peak MiB':>10}{'faster':>8}"
+            f"{'':<12}{'s / evaluation':>16}{'positions':>11}{'peak MiB':>10}{'faster':>8}"
             f"{'memory':>8}"
         )
         for way in ["plain", "ours"] + ["compiled"] * args.compiled:

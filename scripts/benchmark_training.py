@@ -311,7 +311,7 @@ def main() -> None:
             )
     if args.only != "step":
         print(
-            "tokens of x1 a second, d 128, 5 layers, V 1,024, LoRA r 128, steps of 2 x 16 rows of"
+            "tokens of x1 per second, d 128, 5 layers, V 1,024, LoRA r 128, steps of 2 x 16 rows of"
             " 40 to 160 tokens"
         )
         for way, what in {

@@ -86,7 +86,7 @@ def main() -> None:
             print(f"{target}: {write_tokenizer(target).get_vocab_size()} tokens")
             return
         if args.n < 1:
-            raise InputError(f"--n: {args.n} rows were asked for; ask for at least 1")
+            raise InputError(f"--n: {args.n} is not at least 1")
         options: dict[str, Any] = {}
         if args.kind == "text":
             if min(args.weights) < 0 or sum(args.weights) <= 0:

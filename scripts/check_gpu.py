@@ -383,8 +383,8 @@ def checkpointing_and_compile(work: Work) -> str:
 
 @check
 def kill_and_resume(work: Work) -> str:
-    """SIGKILL in the middle; what comes out is what an undisturbed run gives (to rounding on a GPU,
-    whose sums have no fixed order).
+    """SIGKILL in the middle; the result equals that of an uninterrupted run (up to rounding on a
+    GPU, whose sums have no fixed order).
     """
     import torch
     from safetensors.torch import load_file

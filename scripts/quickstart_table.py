@@ -43,7 +43,7 @@ def plain(right: float, n: int) -> str:
 
 def table(work: Path) -> str:
     """Markdown: FlexMDM, LLaDA and what needs no model, with n, 95 % Wilson intervals and
-    evaluations a row.
+    NFE per sample.
     """
     lines = [
         "| task | n | FlexMDM | evaluations | LLaDA | evaluations | trivial baselines |",
