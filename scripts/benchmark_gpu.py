@@ -179,8 +179,8 @@ class Bench:
         return model
 
     def flexmdm(self, lora: dict[str, Any] | None = None) -> Any:
-        """A FlexMDM with random weights, on the device; without lora everything but the new parts
-        is frozen.
+        """A FlexMDM with random weights, on the device; without lora everything but the newly
+        initialised modules is frozen.
         """
         from llada_dit import FlexMDMConfig, LLaDAConfig
         from llada_utils import build_flexmdm
@@ -526,7 +526,7 @@ def say_sampler(bench: Bench, name: str, model: Any, rows: int, **options: Any) 
 
 
 def say_llada(bench: Bench, name: str, model: Any, rows: int, **options: Any) -> None:
-    """One generation by LLaDA's sampler, 96 tokens behind each prompt."""
+    """One generation by LLaDA's sampler, 96 tokens after each prompt."""
     from sampling.llada import generate_mdm
 
     torch = bench.torch

@@ -123,7 +123,7 @@ def write(args: argparse.Namespace, base: Path) -> None:
 
 
 def evaluate(model: LLaDADiT, evaluations: int) -> GenerationResult:
-    """Generate behind a prompt of 16 tokens with that many network evaluations."""
+    """Generate after a prompt of 16 tokens with that many network evaluations."""
     import torch
 
     from sampling.flexmdm import generate_flexmdm
