@@ -35,8 +35,8 @@ class LinearSchedule:
         return a
 
     def rate_scale_factor(self, t: Tensor) -> Tensor:
-        """a'(t) / (1 - a(t)): the rate at which what is still waiting happens, and the weight of
-        its loss.
+        """a'(t) / (1 - a(t)): the rate at which pending events happen, and the weight of their
+        loss.
         """
         return 1 / (1 - t)
 
@@ -46,7 +46,7 @@ class LinearSchedule:
 
 
 class PowerSchedule:
-    """a(t) = 1 - (1-t)^p. With p > 1 things happen earlier than linearly."""
+    """a(t) = 1 - (1-t)^p. With p > 1 events happen earlier than with a linear schedule."""
 
     def __init__(self, p: float):
         if not p > 0:
@@ -119,8 +119,8 @@ Schedule = LinearSchedule | PowerSchedule | GeometricSchedule
 
 
 def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
-    """The schedule that `to_config` described. Raises ValueError for a name or parameters it does
-    not know.
+    """The schedule described by `to_config`. Raises ValueError for an unknown name or unknown
+    parameters.
     """
     kinds = {"linear": LinearSchedule, "power": PowerSchedule, "geometric": GeometricSchedule}
     parameters = dict(config)
@@ -150,10 +150,10 @@ def parse_schedule(text: str) -> Schedule:
 
 @dataclass
 class JointInterpolantResult:
-    """What is left of x1 at time t, front-packed, and what was taken out between."""
+    """The tokens of x1 that are kept at time t, packed to the left, and the gaps between them."""
 
     xt: Tensor  # (B, L) kept tokens (clean or mask), then padding
-    st: Tensor  # (B, L) index in x1 of each kept token, 0 behind the last
+    st: Tensor  # (B, L) index in x1 of each kept token, 0 after the last
     mask_indices: Tensor  # (B, L) True where xt is a mask
     unmasked: Tensor  # (B, L) x1[st]: the targets at masks
     xt_length: Tensor  # (B,)
@@ -179,7 +179,9 @@ class JointInterpolantResult:
 
 
 class AnyOrderMaskInsertionInterpolant:
-    """The joint law of (xt, st) given x1 (arXiv 2509.01025, section on the joint interpolant)."""
+    """The joint distribution of (xt, st) given x1 (arXiv 2509.01025, section on the joint
+    interpolant).
+    """
 
     def __init__(
         self,
@@ -221,8 +223,8 @@ class AnyOrderMaskInsertionInterpolant:
 
         t: (B,) in [0, 1); x1: long (B, L), right-padded; prompt_indices: bool (B, L), tokens that
         stay clean;
-        x1_length: long (B,), else what is left without *trailing* padding (pad may be a token of
-        the text);
+        x1_length: long (B,), else the length without *trailing* padding (pad may be a token of the
+        text);
         uniforms: pair of (B, L) in [0, 1) for insertion and unmasking, else drawn from `generator`.
         Raises ValueError when x1 is longer than max_length or shapes disagree.
         """

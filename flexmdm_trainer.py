@@ -5,7 +5,7 @@ the Trainer around it.
                    + sum over gaps  alpha'/(1-alpha) * phi(gaps[j], g[j]) ]
     phi(x, y) = y - x + x log(x / y)
 (arXiv 2509.01025). t = 0 is the empty sequence, t = 1 the clean one. A network with a length
-distribution learns p(gaps[j] | xt, t) besides.
+distribution also learns p(gaps[j] | xt, t).
 """
 
 import math
@@ -23,7 +23,7 @@ from llada_dit import FlexMDMConfig, cross_entropy
 from training.masked_loss import Batch, masked_token_costs, places_of_masks, unwrapped
 from training.trainer import DiffusionTrainer
 
-# log g is bounded below by log of this: a true gap where the network says 0 costs about 14, not
+# log g is bounded below by log of this: a true gap where the network predicts 0 costs about 14, not
 # infinity
 SMALLEST_GAP = 1e-6
 
@@ -58,9 +58,9 @@ class FlexMDMCollator:
     """NoiseStream items -> one noised batch, trimmed to its longest xt.
 
     boundary_ids: None for text and question rows (the first prompt_length tokens stay clean); for
-    infilling the tokens of the boundary marker: a random middle of the answer is framed, prefix and
-    suffix stay clean. With attend_to_padding (the paper's code) nothing is trimmed: every call is
-    max_length long.
+    infilling the tokens of the boundary marker: a random middle of the answer is put between
+    markers, prefix and suffix stay clean. With attend_to_padding (the paper's code) nothing is
+    trimmed: every batch is max_length long.
     """
 
     LAST_TIME = 1.0  # the time_uniform at which training's times end: t = 1 - time_epsilon
@@ -71,8 +71,8 @@ class FlexMDMCollator:
         self.boundary_ids = boundary_ids
 
     def expected_cost(self, lengths: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """Expected length of xt, what a row costs the network (prompts apart), (n,). lengths,
-        times: (n,), tokens and time_uniform of each row.
+        """Expected length of xt, the cost of a row for the network (ignoring prompts), (n,).
+        lengths, times: (n,), tokens and time_uniform of each row.
         """
         alpha = self.interpolant.insertion_schedule.at(
             torch.from_numpy((1 - self.config.time_epsilon) * times)
@@ -80,7 +80,7 @@ class FlexMDMCollator:
         return lengths * alpha
 
     def frame(self, item: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        """(x1 (n,), which of it stay clean (n,)) of one row."""
+        """(x1 (n,), which of its tokens stay clean (n,)) of one row."""
         ids, random = item["input_ids"], item["random"]
         if self.boundary_ids is None:
             keep = torch.arange(len(ids), device="cpu").numpy() < item["prompt_length"]
@@ -97,7 +97,7 @@ class FlexMDMCollator:
         return (1 - self.config.time_epsilon) * item["time_uniform"]
 
     def tokens(self, item: Mapping[str, Any]) -> int:
-        """Exact length of a row's xt with its end slot. Uses the item's random numbers up."""
+        """Exact length of a row's xt with its end slot. Consumes the item's random numbers."""
         ids, keep = self.frame(item)
         if self.config.attend_to_padding:
             return self.config.max_length + 1
@@ -106,8 +106,8 @@ class FlexMDMCollator:
         return int((kept.numpy() | keep).sum()) + 1
 
     def __call__(self, items: Sequence[Mapping[str, Any]]) -> Batch:
-        """One batch: xt (B, L) as input_ids, timesteps (B,), what the losses need besides, and the
-        facts of `held_out_facts`. Uses the items' random numbers up.
+        """One batch: xt (B, L) as input_ids, timesteps (B,), the other inputs of the losses, and
+        the facts of `held_out_facts`. Consumes the items' random numbers.
         """
         config = self.config
         framed = [self.frame(item) for item in items]
@@ -160,8 +160,8 @@ class FlexMDMCollator:
 
 
 def held_out_facts(items: Sequence[Mapping[str, Any]], answer_tokens: Sequence[int]) -> Batch:
-    """What an evaluation needs to know of every row, each (B,): its time_uniform, its number, its
-    tokens that are not given.
+    """What an evaluation needs to know about each row, each (B,): its time_uniform, its number, the
+    number of its tokens that are not given.
     """
     return {
         "time_uniform": torch.tensor(
@@ -177,11 +177,11 @@ def held_out_facts(items: Sequence[Mapping[str, Any]], answer_tokens: Sequence[i
 def flexmdm_losses(
     model: Any, batch: Batch, interpolant: AnyOrderMaskInsertionInterpolant
 ) -> Batch:
-    """Both terms of the loss of every row, weighted, not yet divided by anything.
+    """Both terms of the loss of each row, weighted, not yet normalised.
 
-    batch: what FlexMDMCollator makes. Returns {"unmask": (B,), "insertion": (B,), "gap_error": (B,)
-    sum |g - gap|}, fp32; with a length distribution "missing" (B,) besides, sum over gaps of -log
-    p(gaps[j]), which is no part of the negative ELBO.
+    batch: from FlexMDMCollator. Returns {"unmask": (B,), "insertion": (B,), "gap_error": (B,) sum
+    |g - gap|}, fp32; with a length distribution also "missing" (B,), the sum over gaps of -log
+    p(gaps[j]), which is not part of the negative ELBO.
     """
     xt, t = batch["input_ids"], batch["timesteps"]
     attention_mask = torch.arange(xt.shape[1], device=xt.device) < batch["xt_length"][:, None]
@@ -210,10 +210,11 @@ def flexmdm_losses(
     return losses
 
 
-def flexmdm_rest(model: Any, batch: Batch, x1: tuple[Tensor, Tensor, int]) -> Tensor:
-    """What the likelihood bound adds at t = 1 - time_epsilon, (B,): -log of a Poisson number of
-    masks in every gap, then of all masks at once where nothing is missing any more. batch: made at
-    LAST_TIME; x1: (B, N), bool (B, N) where its tokens are still hidden, and the mask token.
+def flexmdm_reconstruction(model: Any, batch: Batch, x1: tuple[Tensor, Tensor, int]) -> Tensor:
+    """The reconstruction term of the NLL bound at t = 1 - time_epsilon, (B,): -log of a Poisson
+    number of masks in each gap, then of all masks at once when nothing is missing any more. batch:
+    made at LAST_TIME; x1: (B, N), bool (B, N) where its tokens are still hidden, and the mask
+    token.
     """
     xt, t = batch["input_ids"], batch["timesteps"]
     attention_mask = torch.arange(xt.shape[1], device=xt.device) < batch["xt_length"][:, None]
@@ -236,8 +237,8 @@ def flexmdm_rest(model: Any, batch: Batch, x1: tuple[Tensor, Tensor, int]) -> Te
 
 
 class FlexMDMTrainer(DiffusionTrainer):
-    """Hugging Face Trainer on the FlexMDM loss. Training adds the length distribution's, which is
-    no part of the likelihood bound.
+    """Hugging Face Trainer on the FlexMDM loss. Training adds the length distribution's loss, which
+    is not part of the NLL bound.
     """
 
     TERMS = ("unmask", "insertion")
@@ -265,7 +266,7 @@ class FlexMDMTrainer(DiffusionTrainer):
         return terms | counted
 
     def reconstruction_terms(self, model: Any, batch: Batch) -> Tensor:
-        """`flexmdm_rest` of a batch at LAST_TIME."""
-        return flexmdm_rest(
+        """`flexmdm_reconstruction` of a batch at LAST_TIME."""
+        return flexmdm_reconstruction(
             model, batch, (batch["x1"], batch["x1_hidden"], self.data_collator.config.mask_token_id)
         )

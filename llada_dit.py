@@ -1,10 +1,10 @@
 """The network: LLaDA's bidirectional transformer, and the LLaDA-DiT that turns it into a FlexMDM.
 
-`LLaDAModelLM` is GSAI-ML's LLaDA written natively, with the tensor names of its checkpoints
-(model.transformer.*); no code from a hub is run. `LLaDADiT` adds what a FlexMDM needs: a time
-embedding, AdaLN modulation shared by groups of blocks, one end slot behind the text, and a head
-that predicts the expected number of missing tokens in every gap. LoRA is injected into the backbone
-by peft (llada_utils.py), so a frozen base keeps its tensors.
+`LLaDAModelLM` is a native implementation of GSAI-ML's LLaDA, with the tensor names of its
+checkpoints (model.transformer.*); no code from the Hub is run. `LLaDADiT` adds what a FlexMDM
+needs: a time embedding, AdaLN modulation shared by groups of blocks, one end slot after the text,
+and a head that predicts the expected number of missing tokens in every gap. LoRA is injected into
+the backbone by peft (llada_utils.py), so a frozen base keeps its tensors.
 """
 
 import math
@@ -34,7 +34,7 @@ from flexmdm_interpolant import length_without_trailing, schedule_from_config
 Rows: TypeAlias = PaddedRows | PackedRows  # how the tokens of a batch lie
 Modulation: TypeAlias = tuple[Tensor, Tensor]  # scale and shift of a block's norms, (B, d) each
 
-# What the original class could be told and this network does not do: any other value is refused by
+# Options of the original class that this network does not implement: any other value is refused by
 # name.
 FIXED_SETTINGS = {
     "rope": True,
@@ -98,16 +98,16 @@ class LLaDAConfig(PreTrainedConfig):
     mask_token_id: int = 126336
     pad_token_id: int = 126081  # from_json refuses None, which the class above allows
     eos_token_id: int | list[int] | None = 126081
-    init_std: float = 0.02  # of a start from nothing; the original's key
+    init_std: float = 0.02  # for training from scratch; the original's key
     length_distribution: int = (
         0  # ours, as FlexMDMConfig's; written only where there is such a head
     )
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], source: str = "config.json") -> "LLaDAConfig":
-        """Check a config.json (a dict) and keep what matters. Raises ValueError naming every key
-        that is missing or unsupported: a key that is absent means the original class's GPT-2-like
-        default, which is never assumed. InputError for a value that cannot be.
+        """Check a config.json (a dict) and keep the relevant keys. Raises ValueError naming every
+        key that is missing or unsupported: a missing key would mean the original class's GPT-2-like
+        default, which is never assumed. Raises InputError for an impossible value.
         """
         check_llada(content, source)
         if content.get("model_type") != "llada":
@@ -170,8 +170,8 @@ class RMSNorm(nn.Module):
 def rope_tables(
     length: int, head_dim: int, theta: float, device: torch.device | str
 ) -> tuple[Tensor, Tensor]:
-    """cos and sin (T, head_dim) in fp32, NeoX halves. Made for any length: there is no table to
-    outgrow.
+    """cos and sin (T, head_dim) in fp32, NeoX halves. Computed for any length: there is no fixed
+    table.
     """
     return rope(torch.arange(length, device=device), head_dim, theta)
 
@@ -214,10 +214,10 @@ class LLaDABlock(GradientCheckpointingLayer):
         self.fused: list[Tensor] | None = None
 
     def fuse(self) -> None:
-        """Lay q, k, v and the two inner MLP matrices behind one another, the parameters as views:
-        two products instead of five.
+        """Concatenate q, k, v and the two inner MLP matrices, with the parameters as views: two
+        products instead of five.
 
-        For inference after LoRA is merged; weights moved or replaced afterwards would not be seen.
+        For inference after LoRA is merged; weights moved or replaced afterwards have no effect.
         """
         self.fused = []
         for names in (("q_proj", "k_proj", "v_proj"), ("ff_proj", "up_proj")):
@@ -240,7 +240,9 @@ class LLaDABlock(GradientCheckpointingLayer):
     def attention(
         self, y: Tensor, cos: Tensor, sin: Tensor, rows: Rows, store: Tensor | None = None
     ) -> Tensor:
-        """The attention branch of (normed, modulated) y, of y's shape; the rest as in `body`."""
+        """The attention branch of (normed, modulated) y, of y's shape; other arguments as in
+        `body`.
+        """
         q, k, v = self.qkv(y)
         return self.attn_out(
             rows.attend(rotate(q, cos, sin), rotate(k, cos, sin), v, store).flatten(-2)
@@ -279,7 +281,7 @@ class LLaDABlock(GradientCheckpointingLayer):
 
 
 def modulate(y: Tensor, scale: Tensor | None, shift: Tensor | None, rows: Rows) -> Tensor:
-    """(1 + scale) y + shift with a row's own scale and shift, (B, d), or y where both are None."""
+    """(1 + scale) y + shift with a row's own scale and shift, (B, d), or y if both are None."""
     if scale is None:
         return y
     assert shift is not None  # they come in pairs
@@ -292,7 +294,7 @@ CHUNK_BYTES = 2**27
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """-log p(target), in fp32 or finer: logits (M, V), targets (M,) -> (M,)."""
+    """-log p(target), in fp32 or higher precision: logits (M, V), targets (M,) -> (M,)."""
     return F.cross_entropy(
         logits if logits.dtype == torch.float64 else logits.float(), targets, reduction="none"
     )
@@ -302,7 +304,7 @@ def chunked_cross_entropy(
     head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, vocabulary: int
 ) -> Tensor:
     """head: (m, d) -> (m, V); hidden: (M, d); targets: long (M,); vocabulary: V. -> (M,), in fp32
-    or finer. M may be 0.
+    or higher precision. M may be 0.
     """
 
     def costs(hidden, targets):
@@ -353,9 +355,9 @@ class NetworkBase(PreTrainedModel):
                 nn.init.normal_(projection.weight, std=std / math.sqrt(depth))
 
     def key_stores(self, size: int) -> list[Tensor]:
-        """Per block, room for keys and values of at least so many tokens, (size, 2, H_kv,
-        head_dim), for CachedRows. They are kept from call to call, as graphs that were captured
-        with them need it: two caches of one model cannot be in use at once.
+        """Per block, storage for keys and values of at least `size` tokens, (size, 2, H_kv,
+        head_dim), for CachedRows. It is kept across calls, because captured graphs refer to it: two
+        caches of one model cannot be in use at once.
         """
         backbone = getattr(self, "backbone", self)
         block = backbone.model.transformer.blocks[0]
@@ -376,7 +378,7 @@ class NetworkBase(PreTrainedModel):
         return self.stores
 
     def add_length_distribution(self, most: int) -> None:
-        """A head for p(n missing tokens), freshly initialised, where there was none."""
+        """Add a newly initialised head for p(n missing tokens) if there is none."""
         weight: Any = self.get_input_embeddings().weight
         self.config.length_distribution = most
         with weight.device:
@@ -391,8 +393,8 @@ class NetworkBase(PreTrainedModel):
     def run_trunk(
         self, *arguments: Tensor, rows: Rows, collect: list[Tensor] | None = None
     ) -> tuple[Tensor, ...]:
-        """What lies before the vocabulary head (`trunk`), from a captured graph where there is one.
-        arguments: ids, and what else the trunk takes.
+        """Everything before the vocabulary head (`trunk`), from a captured graph if there is one.
+        arguments: ids, and the trunk's other arguments.
         """
         if self.graphs is not None and isinstance(rows, PackedRows) and not self.training:
             return self.graphs(arguments[0], rows, *arguments[1:])
@@ -401,8 +403,8 @@ class NetworkBase(PreTrainedModel):
     def find_places(
         self, key_mask: Tensor | None, logits_mask: Tensor | None, collect: list[Tensor] | None
     ) -> Places:
-        """The `Places` of two masks. Rows are packed in training, and on a GPU; elsewhere a row is
-        computed as padded as it came.
+        """The `Places` of two masks. Rows are packed in training and on a GPU; otherwise they stay
+        padded.
         """
         pack = key_mask is not None and collect is None and (self.training or key_mask.is_cuda)
         return Places(
@@ -412,7 +414,7 @@ class NetworkBase(PreTrainedModel):
 
     @staticmethod
     def lay_out(ids: Tensor, key_mask: Tensor | None, places: Places) -> tuple[Tensor, Rows]:
-        """ids (B, T) as the network reads them, and their rows: packed where the places of the real
+        """ids (B, T) in the network's layout, and their rows: packed if the positions of the real
         tokens are known.
         """
         if places.cached is not None:
@@ -500,8 +502,8 @@ class LLaDAModelLM(NetworkBase):
         return self.model.transformer.ff_out(hidden)
 
     def token_loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """-log p(target) at hidden states (M, d) -> (M,), in fp32 or finer, without all their
-        logits at once.
+        """-log p(target) at hidden states (M, d) -> (M,), in fp32 or higher precision, without
+        materialising all logits.
         """
         return chunked_cross_entropy(self.head, hidden, targets, self.config.embedding_size)
 
@@ -518,7 +520,7 @@ class LLaDAModelLM(NetworkBase):
         """input_ids: long (B, L); attention_mask: (B, L), 0 where padding, or None -> .logits (B,
         L, V), or (M, V) at logits_mask. With targets, long (M,): .loss (M,), the cross-entropy at
         logits_mask, and no logits. With missing=True: .logits (M, most + 1) are log p(n tokens
-        stand where the mask is), of the length distribution. places: the masks' places, where
+        belong where the mask is), of the length distribution. places: positions of both masks, if
         known.
         """
         collect: list[Tensor] | None = [] if output_hidden_states else None
@@ -536,15 +538,14 @@ class LLaDAModelLM(NetworkBase):
 
 
 class FlexMDMConfig(PreTrainedConfig):
-    """Everything a FlexMDM checkpoint must say about itself; inference reads it back, nothing is
-    assumed.
+    """Everything that inference must know about a FlexMDM checkpoint; nothing is assumed.
 
     backbone: config.json of the base (LLaDAConfig.to_json); schedules as
     flexmdm_interpolant.schedule_from_config reads them;
     time_epsilon: the network was trained on t in [0, 1 - time_epsilon]; time_scale: t is multiplied
     by it before its embedding (1000 ours, 1 the paper's code); length_head: "log_rate" or
-    "softplus" (x 1024, the paper's code); length_distribution: the most missing tokens of a gap
-    that the head for p(n | xt, t) can say, 0: there is no such head;
+    "softplus" (x 1024, the paper's code); length_distribution: the largest number of missing tokens
+    in a gap for the head p(n | xt, t), 0: there is no such head;
     lora: r, lora_alpha, lora_dropout, or None; saved_weights: "trainable" (needs
     base_model_name_or_path) or "full"; `holds` ("trainable" or "everything") in older checkpoints.
     """
@@ -576,8 +577,8 @@ class FlexMDMConfig(PreTrainedConfig):
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], source: str = "config.json") -> "FlexMDMConfig":
-        """Check a config.json (a dict), the base's within it and the schedules. Raises ValueError
-        for keys that this version does not know, InputError for a value that cannot be.
+        """Check a config.json (a dict), the base's config in it and the schedules. Raises
+        ValueError for keys that this version does not know, InputError for an impossible value.
         """
         content = with_saved_weights(content, source)
         check_flexmdm(content, source)
@@ -613,7 +614,7 @@ def timestep_embedding(t: Tensor, width: int) -> Tensor:
 class ScalarLengthHead(nn.Module):
     """Expected number of missing tokens from a hidden state."""
 
-    SOFTPLUS_SCALE = 1024  # the paper's code; an untrained head then says about 700 tokens a gap
+    SOFTPLUS_SCALE = 1024  # the paper's code; an untrained head predicts about 700 tokens per gap
     LOG_RATE_LIMIT = 15
 
     def __init__(self, width: int, kind: str):
@@ -624,7 +625,7 @@ class ScalarLengthHead(nn.Module):
         self.proj2 = nn.Linear(width, 1)
 
     def start_low(self) -> None:
-        """The log-rate head begins at exp(-1) missing tokens a gap, nearly everywhere."""
+        """Start the log-rate head at exp(-1) missing tokens per gap, nearly everywhere."""
         nn.init.normal_(self.proj2.weight, std=1e-3)
         nn.init.constant_(self.proj2.bias, -1.0)
 
@@ -643,7 +644,7 @@ class ScalarLengthHead(nn.Module):
 @lru_cache
 def count_bins(most: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Bins of the numbers 0 ... most: (first number of each (C,), how many numbers each holds
-    (C,)), long. Up to 63 a bin is one number; behind that every doubling has 16 bins.
+    (C,)), long. Up to 63 a bin is one number; above that every doubling has 16 bins.
     """
     starts, width = list(range(64)), 4
     while starts[-1] + width <= most:
@@ -657,7 +658,7 @@ def count_bins(most: int, device: torch.device) -> tuple[Tensor, Tensor]:
 class LengthDistribution(nn.Module):
     """p(n tokens are missing in a gap), n = 0 ... most, from a hidden state: a histogram over
     `count_bins`, uniform within a bin. Its mean is what ScalarLengthHead estimates; at t = 0, with
-    one gap, it is the law of the answer's length.
+    one gap, it is the distribution of the answer's length.
     """
 
     def __init__(self, width: int, most: int):
@@ -668,7 +669,7 @@ class LengthDistribution(nn.Module):
         self.proj2 = nn.Linear(width, len(count_bins(most, torch.device("cpu"))[0]))
 
     def start_low(self) -> None:
-        """It begins with 0 missing tokens nearly everywhere, as is true of most gaps."""
+        """Start with 0 missing tokens nearly everywhere, as is true of most gaps."""
         nn.init.normal_(self.proj2.weight, std=1e-3)
         nn.init.zeros_(self.proj2.bias)
         with torch.no_grad():
@@ -693,7 +694,7 @@ class LengthDistribution(nn.Module):
 
 
 def length_distribution(width: int, config: PreTrainedConfig) -> LengthDistribution | None:
-    """The head that a LLaDAConfig or FlexMDMConfig asks for, or None."""
+    """The head that a LLaDAConfig or FlexMDMConfig specifies, or None."""
     most = config.length_distribution
     return LengthDistribution(width, most) if most else None
 
@@ -729,12 +730,12 @@ class LLaDADiT(NetworkBase):
         return self.backbone.get_input_embeddings()
 
     def new_parts(self) -> list[nn.Module]:
-        """The modules that a LLaDA does not have."""
+        """The newly initialised modules, which a LLaDA does not have."""
         parts = [self.time_mlp, self.temb_mods, self.scalar_length_head]
         return parts if self.length_distribution is None else [*parts, self.length_distribution]
 
     def init_new_parts(self) -> None:
-        """A fresh start for them: modulation is zero, so that the first FlexMDM is LLaDA itself."""
+        """Initialise them: modulation is zero, so that the initial FlexMDM is LLaDA itself."""
         for part in self.new_parts():
             for module in part.modules():
                 reset = getattr(module, "reset_parameters", None)
@@ -788,17 +789,16 @@ class LLaDADiT(NetworkBase):
         """The network contract.
 
         input_ids: long (B, L), right-padded; timesteps: (B,), t of the FlexMDM clock (1 = clean);
-        attention_mask: (B, L), 1 on the text, or None: then what is left without trailing padding;
+        attention_mask: (B, L), 1 on the text, or None: then all but trailing padding;
         logits_mask: bool (B, L) or None;
-        places: where both are true, where known. Returns {"logits": (B, L, V), or (M, V) at
+        places: positions where both are true, if known. Returns {"logits": (B, L, V), or (M, V) at
         logits_mask; "length": (B, L+1) expected missing tokens before position j, "log_length": its
         log}, both in fp32 and meaningful for j <= length of the row only. With targets, long (M,),
         it has "token_loss" (M,), the cross-entropy at logits_mask, instead of logits.
 
-        Where there is a length distribution: with missing, long (B, L+1), the true numbers of
-        missing tokens, "missing_loss" (B, L+1) is -log p of them; with missing_at, long (m,),
-        places among B * (L+1), "missing_log_probs" (m, most + 1) is log p(n) of the gaps there. In
-        fp32.
+        If there is a length distribution: with missing, long (B, L+1), the true numbers of missing
+        tokens, "missing_loss" (B, L+1) is -log p of them; with missing_at, long (m,), positions
+        among B * (L+1), "missing_log_probs" (m, most + 1) is log p(n) of the gaps there. In fp32.
         """
         config, (batch, length) = self.config, input_ids.shape
         end_slot = input_ids.new_full((batch, 1), config.pad_token_id)

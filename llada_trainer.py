@@ -3,9 +3,9 @@
     L = E_r E [ sum over masked answer tokens  1/r * -log p(x[i]) ]
     r = mask ratio = (1 - eps) u + eps
 (arXiv 2502.09992). Here `mask_ratio` runs the other way from FlexMDM's t: 1 is all masks. The sum
-is divided by a constant. Instruction rows are filled to their length with end-of-text that belongs
-to the answer: attended to, noised, a target: it is how LLaDA learns to stop. Text rows for
-pretraining are padded instead; padding is neither attended to nor a target.
+is divided by a constant. Instruction rows are filled to full length with end-of-text tokens that
+belong to the answer: attended to, noised and predicted. This is how LLaDA learns to stop. Text rows
+for pretraining are padded instead; padding is neither attended to nor predicted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -64,7 +64,7 @@ class LLaDACollator:
 
     def __call__(self, items: Sequence[Mapping[str, Any]]) -> Batch:
         """One batch: masked rows (B, L) as input_ids, their targets and mask ratios (B,), and the
-        facts of `held_out_facts`. Uses the items' random numbers up.
+        facts of `held_out_facts`. Consumes the items' random numbers.
         """
         framed = [self.frame(item) for item in items]
         # (B, L)
@@ -121,8 +121,8 @@ def token_costs(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def llada_losses(model: Any, batch: Batch) -> Tensor:
-    """Loss of every row (B,): cross-entropy over masked answer tokens / mask_ratio, in fp32, not
-    yet divided by anything.
+    """Loss of each row (B,): cross-entropy over masked answer tokens / mask_ratio, in fp32, not yet
+    normalised.
     """
     mask_ratio = batch["mask_ratio"]
     costs, row = token_costs(model, batch)

@@ -1,18 +1,19 @@
 r"""Loading and saving: base weights, tokenizer, LoRA, checkpoints of every kind, export; devices,
 seeds and the process group.
 
-What can be read, by the files of a folder (or hub id):
+Formats that can be read, by the files of a folder (or hub id):
     LLaDA             config.json (model_type llada) + model.safetensors, or shards with
                       model.safetensors.index.json
     PEFT adapter      adapter_config.json + adapter_model.safetensors: LoRA for a LLaDA base (what
                       our baseline training writes)
     FlexMDM           config.json (model_type flexmdm) + model.safetensors: ours, the trainable
-                      tensors or (exported) everything
+                      tensors or (exported) all tensors
     paper's FlexMDM   pytorch_model.bin of the authors' code; `base` then names the folder whose
                       config.json fits it
-Missing, unexpected or misshapen tensors are errors that list them. No hub code is ever run.
+Missing, unexpected or misshapen tensors are errors that list them. No code from the Hub is ever
+run.
 
-LoRA merged, a folder that loads without peft or base:
+Merge LoRA into a folder that loads without peft or base:
     python llada_utils.py export --checkpoint_path runs/IFT_math --output_dir merged
 (other bases than LLaDA's: scripts/new_base.py)
 """
@@ -56,7 +57,7 @@ LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "transformer.ff_out"]
 
 
 def checkpoint_kind(path: str | Path, flag: str = "--checkpoint_path") -> str:
-    """ "flexmdm" or "llada". Raises InputError where a folder is neither."""
+    """ "flexmdm" or "llada". Raises InputError if a folder is neither."""
     folder = resolve_folder(path, flag)
     if (folder / "adapter_config.json").exists():
         return "llada"
@@ -84,8 +85,8 @@ HASHED = (
 
 
 def checkpoint_hash(path: str | Path, flag: str = "--checkpoint_path") -> str:
-    """12 hex digits over names and contents of all that a checkpoint's answers depend on: weights,
-    configs and tokenizer. Raises InputError where there is no such folder.
+    """12 hex digits over names and contents of all files that a checkpoint's answers depend on:
+    weights, configs and tokenizer. Raises InputError if there is no such folder.
     """
     folder = resolve_folder(path, flag)
     files = (file for file in sorted(folder.iterdir()) if file.is_file())
@@ -112,7 +113,7 @@ def read_tensors(folder: Path, name: str = "model.safetensors") -> Iterator[tupl
             raise InputError(f"{index} has no weight_map of tensor names to files")
         shards: dict[str, list[str]] = {}
         for tensor_name, file in weight_map.items():
-            # a bare name: what lies elsewhere is none of this checkpoint's
+            # a bare name: files elsewhere do not belong to this checkpoint
             if not isinstance(file, str) or Path(file).name != file or file in ("", ".", ".."):
                 raise InputError(f"{index}: {file!r} is no file name within {folder}")
             shards.setdefault(file, []).append(tensor_name)
@@ -130,7 +131,7 @@ def read_tensors(folder: Path, name: str = "model.safetensors") -> Iterator[tupl
                     yield tensor_name, content.get_tensor(tensor_name)
         except (OSError, SafetensorError) as error:
             raise InputError(
-                f"cannot read {folder / file} (damaged or cut short?): {error}"
+                f"cannot read {folder / file} (damaged or truncated?): {error}"
             ) from None
 
 
@@ -142,11 +143,11 @@ def load_into(
     source: str | Path,
     expected: Iterable[str] | None = None,
 ) -> None:
-    """Put (name, tensor) pairs into a model built on the meta device, each cast to dtype_of(name),
+    """Load (name, tensor) pairs into a model built on the meta device, each cast to dtype_of(name),
     none copied twice.
 
-    expected: names that must come (default: all of the model's). Raises InputError listing what is
-    missing, unexpected, misshapen, of another kind than floating-point, or not finite.
+    expected: names that must be present (default: all of the model's). Raises InputError listing
+    tensors that are missing, unexpected, misshapen, not floating-point, or not finite.
     """
     have = dict(model.named_parameters())
     wanted = set(have if expected is None else expected)
@@ -154,7 +155,7 @@ def load_into(
     require_room(
         device,
         {"weights": size},
-        "what helps: --dtype bfloat16 where it is float32, or --device cpu",
+        "what helps: --dtype bfloat16 instead of float32, or --device cpu",
     )
     unexpected: list[str] = []
     misshapen: list[str] = []
@@ -228,11 +229,11 @@ def add_lora(backbone: nn.Module, lora: Any) -> nn.Module:
 
 
 def quantize_base(model: Any) -> Any:
-    """The frozen matrices of all blocks in 4 bits (bitsandbytes, NF4), in place; they are packed
-    when the model moves to its device. Returns the model.
+    """Quantise the frozen matrices of all blocks to 4 bits (bitsandbytes, NF4), in place; they are
+    packed when the model moves to its device. Returns the model.
 
-    LoRA, norms, embedding, head and the FlexMDM's own parts stay as they are. Training then takes a
-    quarter of the memory for the base.
+    LoRA, norms, embedding, head and the FlexMDM's newly initialised modules are unchanged. The base
+    then takes a quarter of the memory.
     """
     import bitsandbytes
 
@@ -255,7 +256,7 @@ def quantize_base(model: Any) -> Any:
 
 
 def merge_lora(model: Any) -> Any:
-    """W + alpha/r B A in place of every adapted layer, and no peft layer left. Returns the
+    """Replace every adapted layer with W + alpha/r B A, so that no peft layer is left. Returns the
     model.
     """
     from peft.tuners.lora import LoraLayer
@@ -273,7 +274,7 @@ def merge_lora(model: Any) -> Any:
 
 
 def with_base_layer(names: Iterable[str]) -> Callable[[str], str]:
-    """Maps a base checkpoint's tensor name to its place beside LoRA: ....q_proj.weight ->
+    """Map a base checkpoint's tensor name to its name under LoRA: ....q_proj.weight ->
     ....q_proj.base_layer.weight.
     """
     known = set(names)
@@ -351,8 +352,8 @@ def load_llada(
 
 
 def named_base(folder: Path) -> str | None:
-    """The base that a checkpoint folder names and needs, or None where it holds all weights itself
-    or names none. Raises InputError for a config that cannot be read.
+    """The base that a checkpoint folder names and needs, or None if it holds all weights itself or
+    names none. Raises InputError for a config that cannot be read.
     """
     named = None
     if (folder / "adapter_config.json").exists():
@@ -365,8 +366,8 @@ def named_base(folder: Path) -> str | None:
 
 
 def base_of_checkpoint(folder: Path, base: str | Path | None) -> Path:
-    """The folder of the base that a checkpoint rests on: what --base_model says, else what the
-    checkpoint names. Raises InputError that says which of both.
+    """The folder of a checkpoint's base: --base_model if given, else the one that the checkpoint
+    names. Raises InputError that says which.
     """
     if base is not None:
         return resolve_folder(base, "--base_model")
@@ -374,13 +375,13 @@ def base_of_checkpoint(folder: Path, base: str | Path | None) -> Path:
     if named is None:
         raise InputError(f"--base_model: {folder} names no base; give it by this flag")
     return resolve_folder(
-        named, f"--base_model is not given, and the base that {folder} names cannot be had"
+        named, f"--base_model is not given, and the base that {folder} names was not found"
     )
 
 
 def lasting_name(base: str | None) -> str | None:
-    """How a checkpoint names its base: a local folder by its whole path, because the reader may
-    stand in another folder; a hub id as it is.
+    """The name of a base in a checkpoint: an absolute path for a local folder, because it may be
+    read from another folder; a hub id unchanged.
     """
     return str(Path(base).resolve()) if base and Path(base).is_dir() else base
 
@@ -415,10 +416,10 @@ def new_flexmdm(
     **settings: Any,
 ) -> LLaDADiT:
     """A FlexMDM that starts as the LLaDA `base` (path or hub id): its weights, zero modulation, a
-    fresh insertion head; in eval mode.
+    newly initialised insertion head; in eval mode.
 
-    settings: fields of FlexMDMConfig; lora=None trains every parameter. New parts and adapters are
-    fp32, the base `dtype`. Raises InputError.
+    settings: fields of FlexMDMConfig; lora=None trains every parameter. Newly initialised modules
+    and adapters are fp32, the base `dtype`. Raises InputError.
     """
     folder = resolve_folder(base)
     backbone = llada_config(folder)
@@ -453,7 +454,8 @@ def load_flexmdm(
     `base` is needed), in eval mode.
 
     lora_alpha: for pytorch_model.bin only, which does not hold it (default: r). dtype is the
-    backbone's; the new parts stay fp32. Raises InputError for anything that does not fit.
+    backbone's; newly initialised modules stay fp32. Raises InputError for anything that does not
+    fit.
     """
     folder = resolve_folder(checkpoint, "--checkpoint_path")
     if checkpoint_kind(folder) != "flexmdm":
@@ -499,8 +501,8 @@ def load_paper_checkpoint(
     dtype_of: Callable[[str], torch.dtype],
     device: torch.device | str,
 ) -> LLaDADiT:
-    """torch.save of the authors' whole wrapper: PEFT's names inside, temb_mod repeated in every
-    block of a group of 8. Raises InputError where it is something else.
+    """The authors' whole wrapper as saved by torch.save: PEFT's names inside, temb_mod repeated in
+    every block of a group of 8. Raises InputError for any other content.
     """
     if base is None:
         raise InputError(
@@ -590,7 +592,7 @@ def write_checkpoint(
 
     FlexMDM: the trainable tensors (config.saved_weights), LLaDA with LoRA: a PEFT adapter
     folder, LLaDA: a LLaDA folder.
-    state: the whole state dict where the model itself does not hold it (ZeRO, FSDP).
+    state: the full state dict if the model itself does not hold it (ZeRO, FSDP).
     """
     folder = Path(folder)
     state = dict(model.state_dict()) if state is None else state
@@ -663,16 +665,16 @@ def export_merged(
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """auto: cuda (this process's GPU), else mps, else cpu, by asking torch what exists.
+    """auto: cuda (this process's GPU), else mps, else cpu, whichever torch has.
 
-    Raises InputError for a device that is not there, and for what is no device's name."""
+    Raises InputError for a device that does not exist, and for an invalid name."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         name = "cuda" if count else "mps" if torch.backends.mps.is_available() else "cpu"
     kind, _, number = name.partition(":")
     numbered = kind == "cuda" and re.fullmatch("[0-9]+", number)
     if name not in ("cpu", "cuda", "mps") and not numbered:
-        raise InputError(f"--device: {name} is none of auto, cpu, cuda, cuda:N and mps")
+        raise InputError(f"--device: {name} is not one of auto, cpu, cuda, cuda:N and mps")
     if kind == "cuda" and int(number or 0) >= count:
         there = f"there are cuda:0 to cuda:{count - 1}" if count else "torch sees no CUDA GPU"
         raise InputError(f"--device: {name} is not available here: {there}")
@@ -691,11 +693,10 @@ def pick_dtype(name: str, device: torch.device | str) -> torch.dtype:
 
 
 def compile_network(model: Any) -> None:
-    """torch.compile of the blocks in place, for any batch size and length: they are equal, so one
-    compilation serves them all. Gradient checkpointing and the hooks of sharding stay outside of
-    it.
+    """torch.compile the blocks in place, for any batch size and length: they are equal, so one
+    compilation serves them all. Gradient checkpointing and sharding hooks stay outside.
 
-    Raises InputError where a CPU network would need a compiler that is not there."""
+    Raises InputError if a CPU network would need a compiler that is not installed."""
     if next(model.parameters()).device.type == "cpu" and not any(
         map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))
     ):
@@ -708,7 +709,7 @@ def compile_network(model: Any) -> None:
 
 
 def end_process_group() -> None:
-    """Leave a distributed run in order: barrier, destroy, flush, pause. gloo can otherwise abort a
+    """Leave a distributed run cleanly: barrier, destroy, flush, pause. gloo can otherwise abort a
     finished process at exit.
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -729,7 +730,9 @@ def make_parser() -> ArgumentParser:
     export.add_argument("--checkpoint_path", required=True)
     export.add_argument("--base_model", help="overrides the base the checkpoint names")
     export.add_argument(
-        "--lora_alpha", type=finite_number, help="of the paper code's pytorch_model.bin (default r)"
+        "--lora_alpha",
+        type=finite_number,
+        help="for the paper code's pytorch_model.bin (default r)",
     )
     export.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
     export.add_argument("--output_dir", required=True)

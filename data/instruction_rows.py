@@ -24,7 +24,7 @@ def joint_row(tokenizer: PreTrainedTokenizerFast, prompt: str, target: str) -> R
     answer: a prompt token is never noised, an answer's is.
     """
     encoded = tokenizer(prompt + target, add_special_tokens=False, return_offsets_mapping=True)
-    offsets = encoded["offset_mapping"]  # (start, end) in characters, one a token
+    offsets = encoded["offset_mapping"]  # (start, end) in characters, per token
     prompt_length = next(
         (index for index, (_, end) in enumerate(offsets) if end > len(prompt)), len(offsets)
     )

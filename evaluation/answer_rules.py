@@ -1,18 +1,18 @@
 r"""How a number is read from an answer: the paper's rule, the strict rule, and gold answers.
-Nothing here is heavy to import.
+Nothing here is slow to import.
 
-    is_right(generation, ground_truth, "paper")     # the paper's code to the letter
+    is_right(generation, ground_truth, "paper")     # exactly as in the paper's code
                                                     # (docs/evaluation.md)
-    is_right(generation, ground_truth, "strict")    # the last answer given, read whole
+    is_right(generation, ground_truth, "strict")    # the last answer given, read as a whole
     gold_answer("rationale #### 1,234")             # 1234.0
 
-The strict reader takes a text apart into numbers, signs, currencies, units and words, and reads it
-only where all of it is known: what it cannot read is no answer, never another number. It reads
+The strict reader splits a text into numbers, signs, currencies, units and words, and reads it only
+if it knows all of them: what it cannot read is no answer, never another number. It reads
 thousands separators (comma, space, underscore, {,} and \,), decimals, 1e3 and 1.5 \times 10^6,
 fractions (1/2, \frac{1}{2}, {1 \over 2}, the one-character ones) and mixed numbers, signs of any
 typography and the words "minus" and "negative", currencies, percent (50 % is 50), units, and
 hundred ... trillion. Ranges, roots, powers, factorials, unknowns, inequalities, dozens, halves and
-number words are no answer. All rules take time in proportion to the text.
+number words are no answer. All rules run in time linear in the text.
 """
 
 import math
@@ -48,8 +48,8 @@ def float_or_number(text: str, which: int) -> float | None:
 
 
 def flat_boxes(text: str) -> Iterator[str]:
-    r"""The matches of \\boxed{(.*?)} in order. By hand, because the expression is quadratic in
-    boxes that are never closed.
+    r"""The matches of \\boxed{(.*?)} in order. Without a regular expression, which would take
+    quadratic time on boxes that are never closed.
     """
     for line in text.split("\n"):
         start = line.find("\\boxed{")
@@ -83,7 +83,7 @@ UNITS = set(
     " kWh Wh kW W V A pm am sq cu pts USD EUR GBP CNY JPY CAD AUD".split()
 )
 SMALL_WORDS = {"a", "A", "I", "by", "my", "why"}  # words without a vowel, or of one letter
-# words that make another number of the one beside them; whole text with one of them is not read
+# words that change the number beside them; a text with one of them is not read at all
 CHANGING = set(
     "half halves quarter quarters third thirds fourth fourths fifth fifths tenth tenths hundredth"
     " hundredths thousandth thousandths dozen dozens pair pairs score scores gross double triple"
@@ -110,8 +110,8 @@ SHAPE = re.compile(r"[w.]*(?P<sign>(?:[-+]c?|c[-+]?)?)(?P<number>nn/[-]?n|n/[-]?
 
 
 def _plain_text(text: str) -> str:
-    """LaTeX and typography as plain text; what is left of LaTeX (a backslash) is what the reader
-    does not know.
+    """LaTeX and typography as plain text; any LaTeX that remains (a backslash) is unknown to the
+    reader.
     """
     written = []
     for character in text:
@@ -160,8 +160,8 @@ def _plain_text(text: str) -> str:
 
 
 def _tokens(text: str) -> list[tuple[str, str]] | None:
-    """[(kind, text)] with kinds n number, w word, M scale word, c currency, and - + / % . as they
-    are; None where something is unknown.
+    """[(kind, text)] with kinds n number, w word, M scale word, c currency, and - + / % . as
+    themselves; None if something is unknown.
     """
     tokens, place, before = [], 0, " "
     while place < len(text):
@@ -197,8 +197,8 @@ def _tokens(text: str) -> list[tuple[str, str]] | None:
 
 
 def _is_known(word: str, power: str | None, attached: bool) -> bool:
-    """Whether a word leaves the number beside it what it is: a unit, or an ordinary word that is
-    not in CHANGING.
+    """Whether a word leaves the number beside it unchanged: a unit, or an ordinary word that is not
+    in CHANGING.
     """
     bare = word[: len(word) - len(power)] if power else word
     lower = bare.lower()
@@ -214,7 +214,7 @@ def _is_known(word: str, power: str | None, attached: bool) -> bool:
 
 
 def read_number(text: str) -> Fraction | None:
-    """The one number that a text states, as a Fraction, or None where it states none, several, or
+    """The one number that a text states, as a Fraction, or None if it states none, several, or
     something that is not understood.
     """
     if len(text) > LONGEST:
@@ -256,8 +256,8 @@ def _is_empty(content):
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Content of the last \boxed{...} that is neither empty nor dots, its braces balanced; None
-    without one, or where it is not closed.
+    r"""Content of the last \boxed{...} that is neither empty nor dots, with balanced braces; None
+    without one, or if it is not closed.
     """
     closing, open_braces = {}, []
     for match in re.finditer(r"[{}]", text):
@@ -275,7 +275,7 @@ def last_boxed(text: str) -> str | None:
 
 
 def first_line(text: str) -> str:
-    """The first line that is not blank; "" where all are."""
+    """The first line that is not blank; "" if all are."""
     return text.strip().partition("\n")[0]
 
 
@@ -304,7 +304,7 @@ def strict_answer(text: str) -> Fraction | None:
 
 def gold_number(content: Any) -> float | None:
     """A gold answer as a finite number, from a number or from text ("3", "1,000", "... #### 3").
-    None where it cannot be read.
+    None if it cannot be read.
     """
     if isinstance(content, str):
         content = read_number(content.rpartition("####")[2])
@@ -318,8 +318,8 @@ def gold_number(content: Any) -> float | None:
 
 
 def gold_answer(answer: str) -> float | None:
-    """The number after #### of a GSM8K answer, a finite float; None where there is no #### or no
-    number behind it.
+    """The number after #### of a GSM8K answer, a finite float; None if there is no #### or no
+    number after it.
     """
     return gold_number(answer) if "####" in answer else None
 

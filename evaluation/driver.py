@@ -1,6 +1,6 @@
-"""The one course of both evaluations: generate or take rows, score them, report.
+"""The workflow of both evaluations: generate or read rows, score them, report.
 
-    class Gsm8k(Evaluation): ...              # a script says what its data set needs
+    class Gsm8k(Evaluation): ...              # a script defines what its data set needs
     run(lambda: evaluate(Gsm8k(args)))        # generate, --score_only or --check_references
 
 Rows come from a checkpoint (generate: resumable, one process or many) or from files (score_only).
@@ -26,8 +26,8 @@ from sampling.options import add_flexmdm_flags, add_llada_flags
 
 
 class Scores(NamedTuple):
-    """What scoring found: metrics (the first is the one to table), a row of verdicts.jsonl for
-    each generated row, and what results.json says besides.
+    """Result of scoring: metrics (the first goes into tables), a row of verdicts.jsonl for each
+    generated row, and further entries of results.json.
     """
 
     metrics: dict[str, Any]
@@ -36,11 +36,11 @@ class Scores(NamedTuple):
 
 
 class Evaluation:
-    """What an evaluation script knows that the other does not. `everything` are the items of its
-    data set, `items` the first --subsample of them; both are empty until load_items.
+    """What is specific to one evaluation script. `everything` are the items of its data set,
+    `items` the first --subsample of them; both are empty until load_items.
     """
 
-    default_steps: int  # tau-leaping's, where --diffusion_steps does not say
+    default_steps: int  # tau-leaping's, if --diffusion_steps is not given
     name_field: str  # what names an item in a file of generations
     needs_items = True  # whether rows of --score_only cannot be scored without the data set
 
@@ -66,10 +66,10 @@ class Evaluation:
         raise NotImplementedError
 
     def check_items(self, items: list[Row]) -> None:
-        """Refuse items that cannot be evaluated as the flags ask."""
+        """Refuse items that cannot be evaluated with the given flags."""
 
     def benchmark(self) -> str:
-        """The data set's name in results.json; items are loaded."""
+        """The data set's name in results.json; called once items are loaded."""
         raise NotImplementedError
 
     def default_folder(self) -> Path:
@@ -77,15 +77,15 @@ class Evaluation:
         raise NotImplementedError
 
     def item_name(self, number: int) -> str:
-        """An item as messages name it."""
+        """An item's name in messages."""
         raise NotImplementedError
 
     def encode(self, model: EvaluatedModel) -> Given:
-        """What the model is given of each item."""
+        """The model's input for each item."""
         raise NotImplementedError
 
     def settings(self, model: EvaluatedModel) -> dict[str, Any]:
-        """What generated text depends on besides model and data."""
+        """Settings that the generated text depends on, besides model and data."""
         return {}
 
     def row(self, number: int, text: str) -> Row:
@@ -93,16 +93,16 @@ class Evaluation:
         raise NotImplementedError
 
     def is_right(self, row: Row) -> bool:
-        """A quick look at one row, for the progress bar."""
+        """A quick check of one row, for the progress bar."""
         raise NotImplementedError
 
     def check_given(self, row: Row, where: str) -> Row:
-        """A row of --score_only, checked, as scoring takes it. Raises InputError beginning with
-        `where`."""
+        """A row of --score_only, checked and in the form that scoring takes. Raises InputError
+        beginning with `where`."""
         raise NotImplementedError
 
     def name_given(self, rows: list[Row]) -> tuple[list[Row], list[Hashable] | None]:
-        """(rows with `name`, names of all items in order); None: nobody knows the items."""
+        """(rows with `name`, names of all items in order, or None if the items are unknown)."""
         raise NotImplementedError
 
     def score(self, rows: list[Row], folder: Path | None, stop: Stop | None) -> Scores:
@@ -110,14 +110,14 @@ class Evaluation:
         raise NotImplementedError
 
     def describe(self, result: dict[str, Any]) -> str:
-        """A result for the screen."""
+        """A result as text to print."""
         return describe(result)
 
     def clean_up(self, folder: Path) -> None:
-        """Remove what scoring kept until results.json was written."""
+        """Remove temporary files of scoring once results.json is written."""
 
     def check_references(self) -> None:
-        """Score the data set's own solutions. Raises InputError where they are not all right."""
+        """Score the data set's own solutions. Raises InputError if some are not right."""
         raise NotImplementedError
 
 
@@ -204,7 +204,7 @@ def report(
     folder: str | Path | None = None,
     stop: Stop | None = None,
 ) -> dict[str, Any]:
-    """Score, write verdicts.jsonl and results.json where there is a folder, print, and return the
+    """Score, write verdicts.jsonl and results.json if there is a folder, print, and return the
     result. label: the result's name (default: --label, or the model's kind).
     """
     folder = Path(folder) if folder else None
@@ -231,7 +231,7 @@ def report(
 
 
 def kind_label(settings: dict[str, Any]) -> str:
-    """FlexMDM or LLaDA; for rows of other programs the name of their model, or "given"."""
+    """FlexMDM or LLaDA; for rows of other programs their model's name, or "given"."""
     kinds = {"flexmdm": "FlexMDM", "llada": "LLaDA"}
     return kinds.get(str(settings.get("kind")), Path(str(settings.get("model_path", "given"))).name)
 
@@ -240,12 +240,12 @@ def kind_label(settings: dict[str, Any]) -> str:
 
 
 def load_hub_set(name: str, load: Callable[[], Iterable[Row]]) -> list[Row]:
-    """What load() gets from the hub. Raises InputError where it cannot."""
+    """The rows that load() downloads from the Hub. Raises InputError if it fails."""
     try:
         return list(load())
     except Exception as error:  # the hub's client raises a dozen kinds
         raise InputError(
-            f"cannot get {name} from the hub ({type(error).__name__}); give a local copy by"
+            f"cannot load {name} from the hub ({type(error).__name__}); give a local copy with"
             " --data_path"
         ) from None
 
@@ -254,7 +254,7 @@ def load_hub_set(name: str, load: Callable[[], Iterable[Row]]) -> list[Row]:
 
 
 def add_run_flags(parser: argparse.ArgumentParser, name_of_output: str) -> None:
-    """Flags that both evaluations have besides the samplers'."""
+    """Flags that both evaluations share, besides the samplers'."""
     group = parser.add_argument_group("run")
     group.add_argument(
         "--data_path", help="local copy of the data set, file or folder (default: from the hub)"
@@ -263,29 +263,29 @@ def add_run_flags(parser: argparse.ArgumentParser, name_of_output: str) -> None:
         "--subsample", type=int, metavar="N", help="only the first N items (default: all)"
     )
     group.add_argument(
-        "--num_samples", type=int, default=1, metavar="K", help="answers to each item (default: 1)"
+        "--num_samples", type=int, default=1, metavar="K", help="samples per item (default: 1)"
     )
     group.add_argument(
         "--batch_size", type=int, default=16, help="rows in the network's batch (default: 16)"
     )
     group.add_argument(
         "--output_dir",
-        help=f"where rows and results.json go (default: runs/{name_of_output}/<checkpoint>)",
+        help=f"folder for rows and results.json (default: runs/{name_of_output}/<checkpoint>)",
     )
     group.add_argument(
         "--label",
-        help="name of this row in scripts/results_table.py's table (default: FlexMDM or LLaDA)",
+        help="name in the table of scripts/results_table.py (default: FlexMDM or LLaDA)",
     )
     group.add_argument(
         "--variable_length",
         action="store_true",
-        help="say that the checkpoint is a FlexMDM; refused where it is not",
+        help="assert that the checkpoint is a FlexMDM; refused if it is not",
     )
     group.add_argument(
         "--score_only",
         nargs="+",
         metavar="FILE",
-        help="score earlier generations: ours, the older layout, or a folder",
+        help="score existing generations: our files, the older layout, or a folder",
     )
     group.add_argument(
         "--allow_duplicates",
@@ -305,7 +305,7 @@ def add_run_flags(parser: argparse.ArgumentParser, name_of_output: str) -> None:
 
 
 def check_run_flags(args: argparse.Namespace) -> None:
-    """Refuse counts below 1, and a command without anything to do."""
+    """Refuse counts below 1, and a command with nothing to do."""
     require_positive(args, "subsample", "num_samples", "batch_size")
     if not (args.score_only or args.check_references or args.checkpoint_path):
         raise InputError(
@@ -314,7 +314,7 @@ def check_run_flags(args: argparse.Namespace) -> None:
 
 
 def note_unused_flags(kind: str, argv: Sequence[str]) -> None:
-    """Say which of the given flags have no effect, because they are the other kind's."""
+    """Print which of the given flags have no effect because they belong to the other kind."""
     add_flags, name = (
         (add_llada_flags, "LLaDA") if kind == "flexmdm" else (add_flexmdm_flags, "FlexMDM")
     )
@@ -325,6 +325,6 @@ def note_unused_flags(kind: str, argv: Sequence[str]) -> None:
     unused = sorted({flag for flag in flags if flag[2:].removeprefix("no-") in names})
     if unused and process_rank()[0] == 0:
         print(
-            f"note: {', '.join(unused)}: {name}'s, without effect on this checkpoint",
+            f"note: {', '.join(unused)}: only for {name}, no effect on this checkpoint",
             file=sys.stderr,
         )

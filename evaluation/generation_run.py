@@ -1,19 +1,19 @@
-"""The loop of both evaluations: which rows are missing, generate them in batches, append each, and
-know when all are there.
+"""The generation loop of both evaluations: find missing rows, generate them in batches, append
+each, and know when all are there.
 
     tasks = make_tasks(costs, num_samples)                     # one per (item, sample)
     run = GenerationRun(output_dir, settings, tasks)           # refuses rows of other settings
     run.generate(rows_per_call, generate_batch, is_right)      # this process's share
     rows = run.collect()                                       # process 0: all rows, or None
 
-A row is keyed by (item, sample) and carries the hash of the settings it was generated with. One
-file a process (`generations-000.jsonl`, ...), appended after every call of the sampler; every
-process reads all of them, so a run may be stopped at any moment (a truncated last line is cut off)
-and go on with another number of processes or another batch size. Random numbers follow from (seed,
-item, sample) alone. SIGTERM or SIGUSR1 (a scheduler's warning) ends the run after the call in hand,
-with exit code 0 and a line that says what is missing.
+A row is keyed by (item, sample) and carries the hash of the settings it was generated with. Each
+process appends to its own file (`generations-000.jsonl`, ...) after every call of the sampler and
+reads the files of all, so a run can be interrupted at any moment (a truncated last line is removed)
+and resume with another number of processes or another batch size. Random numbers depend only on
+(seed, item, sample). SIGTERM or SIGUSR1 (a scheduler's warning) ends the run after the current
+call, with exit code 0 and a line that says what is missing.
 
-Nothing here imports torch at import.
+Importing this module does not import torch.
 """
 
 import signal
@@ -34,13 +34,13 @@ Task = dict[str, Any]  # {"item", "sample"}
 
 
 def is_count(value: object) -> bool:
-    """Whether a value is an integer from 0 on."""
+    """Whether a value is a non-negative integer."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def make_tasks(costs: Sequence[int], num_samples: int) -> list[Task]:
-    """[{"item", "sample"}], long rows first (memory runs out at once or never, and batches hold
-    rows of like length).
+    """[{"item", "sample"}], long rows first (so that memory runs out at once or never, and batches
+    hold rows of similar length).
 
     costs: tokens of each item's prompt.
     """
@@ -65,9 +65,9 @@ class Stop:
 class GenerationRun:
     """Rows of one configuration in one folder.
 
-    settings: everything that the generated text depends on (and nothing else: batch size, device
-    and number of processes do not belong there). Raises InputError where output_dir holds rows of
-    other settings, or where another process is writing this process's file.
+    settings: everything that the generated text depends on (and nothing else: not batch size,
+    device or number of processes). Raises InputError if output_dir holds rows of other settings, or
+    another process is writing this process's file.
     """
 
     def __init__(
@@ -82,8 +82,8 @@ class GenerationRun:
         self.configuration = content_hash(settings)
         self._check_settings(settings)
         self.path = self.folder / f"generations-{self.rank:03d}.jsonl"
-        # two processes that append to one file would write rows twice; file systems without locks
-        # go without
+        # two processes that append to one file would write rows twice (not detected on file systems
+        # without locks)
         self.lock = lock_for_writing(self.path)
 
     def _check_settings(self, settings: dict[str, Any]) -> None:
@@ -122,8 +122,8 @@ class GenerationRun:
             for number, row in enumerate(read_finished(path), 1):
                 if not isinstance(row, dict) or not all(is_count(row.get(name)) for name in KEY):
                     raise InputError(
-                        f"--output_dir: row {number} of {path} is no row of an evaluation (it has"
-                        " no item and sample number)"
+                        f"--output_dir: row {number} of {path} is not a row of an evaluation (it"
+                        " has no item and sample number)"
                     )
                 if row.get("configuration") != self.configuration:
                     raise InputError(
@@ -140,7 +140,7 @@ class GenerationRun:
         generate_batch: Callable[[list[Task]], list[Row]],
         is_right: Callable[[Row], bool] | None = None,
     ) -> None:
-        """Generate what is missing of this process's share of the tasks.
+        """Generate the missing rows of this process's share of the tasks.
 
         generate_batch(tasks) -> a dict of row fields for each task; is_right(row), for the
         progress bar.
@@ -185,8 +185,8 @@ class GenerationRun:
         self.lock.close()
 
     def collect(self) -> list[Row] | None:
-        """Process 0: wait for the others, then all rows in order of (item, sample), or None (and a
-        line on stderr) where some are missing. Other processes: None.
+        """Process 0: wait for the others, then return all rows in order of (item, sample), or None
+        (and a line on stderr) if some are missing. Other processes: None.
         """
         if self.rank:
             return None
@@ -205,7 +205,7 @@ class GenerationRun:
         if missing:
             print(
                 f"stopped: {len(missing)} of {len(self.tasks)} rows are missing (the first: item"
-                f" {missing[0]['item']}, sample {missing[0]['sample']}); what is done is in"
+                f" {missing[0]['item']}, sample {missing[0]['sample']}); finished rows are in"
                 f" {self.folder}, the same command resumes from there",
                 file=sys.stderr,
             )

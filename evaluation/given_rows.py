@@ -1,9 +1,9 @@
-"""Rows that --score_only gives: generations made earlier, or by another program.
+"""Rows for --score_only: generations made earlier, or by another program.
 
     rows, settings = read_generations(paths, name_field)          # each row checked
     rows, counts = merge_rows(rows, expected, num_samples, ...)   # in order, each once
 
-`name` is what the data set calls an item, `item` its place in it.
+`name` is the data set's name of an item, `item` its index.
 """
 
 from collections.abc import Hashable, Sequence
@@ -21,9 +21,9 @@ def read_generations(paths: Sequence[str], name_field: str) -> tuple[list[Row], 
 
     name_field: what names an item in files of other programs ("question", "task_id"). Every row
     gets `name` (the item's) and `sample`.
-    Raises InputError naming file and row: not JSON (a last line that was cut short too), no name, a
-    field of the wrong kind, rows with and without `sample` or `item`. Settings that name no
-    benchmark get `benchmark`: the first file's or folder's name.
+    Raises InputError naming file and row: not JSON (including a truncated last line), no name, a
+    field of the wrong kind, only some rows with `sample` or `item`. Settings that name no benchmark
+    get `benchmark`: the first file's or folder's name.
     """
     files = []
     for path in map(Path, paths):
@@ -73,7 +73,7 @@ def read_generations(paths: Sequence[str], name_field: str) -> tuple[list[Row], 
     if len(configurations) > 1:
         shown = ", ".join(f"{name} in {file}" for name, file in configurations.items())
         raise InputError(
-            f"--score_only: rows of several configurations ({shown}); score each on its own"
+            f"--score_only: rows of several configurations ({shown}); score each separately"
         )
     if not isinstance(settings.get("benchmark"), str):
         settings["benchmark"] = Path(paths[0]).resolve().name.split(".")[0]
@@ -81,9 +81,7 @@ def read_generations(paths: Sequence[str], name_field: str) -> tuple[list[Row], 
 
 
 def check_generated_row(row: Any, name_field: str, where: str) -> None:
-    """Refuse a row of a generations file whose fields are not what every reader of them takes for
-    granted.
-    """
+    """Refuse a row of a generations file whose fields have the wrong types."""
     if not isinstance(row, dict) or not isinstance(row.get(name_field), str):
         raise InputError(
             f"{where} has no text under {name_field!r}"
@@ -104,13 +102,13 @@ def check_generated_row(row: Any, name_field: str, where: str) -> None:
 
 
 def find_places(rows: list[Row], expected: Sequence[Hashable] | None) -> list[int]:
-    """The item of each row, a number: its place in `expected` (names of all items in order; items
-    may share one), or without `expected` the row's own `item`, or the place of its name's first
-    row. Raises InputError for a name that is not expected, and for an item number that two names
-    have.
+    """The item number of each row: its index in `expected` (names of all items in order; items may
+    share a name), or without `expected` the row's own `item`, or the index of the first row with
+    its name. Raises InputError for a name that is not expected, and for two names with one item
+    number.
 
-    Rows of one name that several items have, and that do not say which by a fitting `item`, are
-    matched with them in turn.
+    Rows whose name several items share, and whose `item` does not tell them apart, are matched with
+    these items in order.
     """
     if expected is None and rows and "item" not in rows[0]:
         expected = list(dict.fromkeys(row["name"] for row in rows))
@@ -151,13 +149,13 @@ def merge_rows(
     allow_duplicates: bool,
     allow_missing: bool,
 ) -> tuple[list[Row], dict[str, int]]:
-    """Rows in order of (item, sample), each once, with `item` (its place) and `sample`; and
-    {"missing", "duplicates"}, how many there were.
+    """Rows in order of (item, sample), each once, with `item` (its index) and `sample`; and the
+    counts {"missing", "duplicates"}.
 
-    expected: names of all items in order, or None where nobody knows them (then rows with an `item`
-    number must have no hole in it). Raises InputError for duplicates and for missing rows, unless
-    allowed: then a duplicate is left out (or, in rows that have no sample number, is a further
-    sample of its item), and what is missing is not counted.
+    expected: names of all items in order, or None if unknown (then `item` numbers must be
+    consecutive). Raises InputError for duplicates and for missing rows, unless allowed: then a
+    duplicate is dropped (or, in rows without a sample number, is a further sample of its item), and
+    missing rows are not counted.
     """
     kept: dict[tuple[int, int], Row] = {}
     seen: dict[int, int] = {}
@@ -170,7 +168,7 @@ def merge_rows(
             if sample >= num_samples and not allow_duplicates:
                 raise InputError(
                     f"--score_only: item {_shown(row['name'])} occurs {sample + 1} times;"
-                    " --num_samples says how often it may, --allow_duplicates takes all as its"
+                    " --num_samples sets the number allowed, --allow_duplicates takes all as its"
                     " samples"
                 )
         elif (item, sample) in kept:
@@ -195,6 +193,6 @@ def merge_rows(
         name = f"{_shown(expected[item])}, " if expected is not None else ""
         raise InputError(
             f"--score_only: {missing} rows are missing, the first: {name}item {item}, sample"
-            f" {sample}; --allow_missing scores the rest"
+            f" {sample}; --allow_missing scores the others"
         )
     return [kept[key] for key in sorted(kept)], {"missing": missing, "duplicates": duplicates}

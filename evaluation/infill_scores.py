@@ -2,7 +2,7 @@
 
     text_metrics(rows, items)                  # exact match, parses, edit similarity, length errors
     verdicts, isolation = run_rows(rows, items, args, stop, folder)
-    pass_metrics(rows, verdicts)               # pass@k, with and without what is suspicious
+    pass_metrics(rows, verdicts)               # pass@k, with and without suspicious passes
 
 A row has `task_id` and `completion`, an item the data set's fields of the same `task_id`.
 """
@@ -22,9 +22,9 @@ from common.rows import Row, RowWriter, read_finished
 from evaluation.generation_run import Stop
 from evaluation.results import pass_rates, share_of
 
-# characters: of a longer program it is not asked whether it parses
+# characters: longer programs are not parsed
 LONGEST_PARSED = 100_000
-REACHED = "verdicts-reached.jsonl"  # while programs run: a row for each that is done
+REACHED = "verdicts-reached.jsonl"  # while programs run: a row for each finished one
 
 
 # ---- scores of text ------------------------------------------------------------------------------
@@ -57,8 +57,8 @@ def edit_similarity(a: str, b: str) -> float:
 
 
 def parses(program: str) -> bool:
-    """Whether a text is Python of the running interpreter; one of more than LONGEST_PARSED
-    characters is not read.
+    """Whether a text parses with the running interpreter; texts of more than LONGEST_PARSED
+    characters are not tried.
     """
     if len(program) > LONGEST_PARSED:
         return False
@@ -109,11 +109,11 @@ def run_rows(
     stop: Stop | None = None,
     folder: Path | None = None,
 ) -> tuple[list[Row], dict[str, str]]:
-    """(verdicts, isolation): one result of code_runner for each row. Rows in order; the items'
-    tests, prompts and suffixes are used, never those that a generations file may hold.
+    """(verdicts, isolation): one result of the runner for each row, in order. Tests, prompts and
+    suffixes come from the items, never from a generations file.
 
-    folder: where each verdict is written as it is reached (REACHED), so that a full disk or a
-    signal loses none; a later call takes those that it finds there.
+    folder: where each verdict is written when it is reached (REACHED), so that a full disk or a
+    signal loses none; a later call reuses those that it finds there.
     """
     from tqdm import tqdm
 
@@ -154,8 +154,8 @@ def run_rows(
         bar.update()
         if stop is not None and stop.asked:
             raise InputError(
-                "stopped by SIGTERM while programs ran; all generations and the verdicts reached"
-                " are on disk, the same command scores the rest"
+                "stopped by SIGTERM while programs ran; all generations and the verdicts so far are"
+                " on disk, the same command scores the others"
             )
 
     with (
@@ -191,8 +191,8 @@ def run_rows(
 
 
 def reached_verdicts(path: Path) -> dict[str, Row]:
-    """{hash of a job: its verdict} that an earlier call wrote; programs that ran out of time or
-    could not be run are tried again.
+    """{hash of a job: its verdict} written by an earlier call; programs that timed out or could not
+    be run are tried again.
     """
     found = {}
     for row in read_finished(path):
@@ -203,7 +203,7 @@ def reached_verdicts(path: Path) -> dict[str, Row]:
 
 
 def pass_metrics(rows: list[Row], verdicts: list[Row]) -> dict[str, Any]:
-    """pass@k over items (pass_rates), and pass@1 without what is suspicious."""
+    """pass@k over items (pass_rates), and pass@1 without suspicious passes."""
     names = [row["task_id"] for row in rows]
     passed = [verdict["status"] == "passed" for verdict in verdicts]
     honest = [one and not verdict["suspicious"] for one, verdict in zip(passed, verdicts)]

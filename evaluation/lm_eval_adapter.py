@@ -1,4 +1,4 @@
-"""The lm-evaluation-harness's view of a FlexMDM or a LLaDA; scripts/lm_evaluation.py is the
+"""Adapter that gives a FlexMDM or a LLaDA to lm-evaluation-harness; scripts/lm_evaluation.py is the
 command.
 """
 

@@ -5,7 +5,7 @@ scripts. Text in, text out.
     model.answer([model.encode("...")], tasks)         # [(text, {"evaluations", "length"})]
     model.infill(prefixes, suffixes, tasks)            # the same of the middle alone
 
-A task is {"item", "sample"}: random numbers follow from the two and the seed. Nothing here imports
+A task is {"item", "sample"}: random numbers depend on these and the seed. Nothing here imports
 torch before a model is made.
 """
 
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
     from llada_dit import LLaDADiT, LLaDAModelLM
     from sampling.results import GenerationResult
 
-# where rows end at different times, waiting ones take the free places; finished rows are written
-# after each call
+# rows end at different times and waiting ones take the free places; finished rows are written after
+# each call
 BATCHES_PER_CALL = 4
 Ids = list[int]
-Answer = tuple[str, dict[str, Any]]  # text; evaluations, length and what is rare and telling
+Answer = tuple[str, dict[str, Any]]  # text; evaluations, length and rare events
 
 
 class Given(NamedTuple):
-    """What a model is given of each item: a prompt alone, or a prefix and a suffix; lengths:
-    LLaDA's masks of each item (None: --gen_length behind the prompt).
+    """A model's input for each item: a prompt alone, or a prefix and a suffix; lengths: LLaDA's
+    number of masks for each item (None: --gen_length after the prompt).
     """
 
     prefixes: list[Ids]
@@ -54,8 +54,8 @@ class EvaluatedModel:
     evaluation scripts.
 
     Loads on construction (torch, transformers). `kind` is "flexmdm" or "llada"; `settings` is
-    everything the text depends on: weights by their content, not by where they lie. default_steps:
-    tau-leaping's, where --diffusion_steps does not say.
+    everything the text depends on: weights by their content, not their path. default_steps:
+    tau-leaping's, if --diffusion_steps is not given.
     """
 
     def __init__(self, args: argparse.Namespace, default_steps: int) -> None:
@@ -75,7 +75,7 @@ class EvaluatedModel:
         self.kind = checkpoint_kind(args.checkpoint_path)
         if args.variable_length and self.kind != "flexmdm":
             raise InputError(
-                f"--variable_length: {args.checkpoint_path} is a LLaDA, which has a fixed length"
+                f"--variable_length: {args.checkpoint_path} is a LLaDA, whose length is fixed"
             )
         flexmdm = self.kind == "flexmdm"
         options = options_from(args, SamplerOptions if flexmdm else LLaDAOptions, default_steps)
@@ -92,7 +92,7 @@ class EvaluatedModel:
             self.model = load_flexmdm(args.checkpoint_path, lora_alpha=args.lora_alpha, **where)
         elif args.lora_alpha is not None:
             raise InputError(
-                "--lora_alpha: only the paper code's FlexMDM checkpoints need it; a LLaDA adapter"
+                "--lora_alpha: only for FlexMDM checkpoints of the paper's code; a LLaDA adapter"
                 " stores its own"
             )
         else:
@@ -149,8 +149,8 @@ class EvaluatedModel:
         )
 
     def check_fits(self, names: Sequence[str], given: Given, flag: str) -> None:
-        """Refuse, before anything is generated, a row that cannot be: no room for an answer, steps
-        that fit no blocks, an end of text or a mask among what is given.
+        """Refuse, before anything is generated, a row that is impossible: no room for an answer,
+        steps that do not fit the blocks, an end of text or a mask in the input.
 
         names: what to call each item. Raises InputError naming the flag and the item.
         """
@@ -178,11 +178,11 @@ class EvaluatedModel:
                     unmasking_plan(masks, self.arguments["steps"], self.arguments["block_length"])
                 except ValueError as error:
                     raise InputError(
-                        f"--diffusion_steps: {name}: {error}; a --gen_length makes all rows alike"
+                        f"--diffusion_steps: {name}: {error}; --gen_length sets one length for all"
                     ) from None
 
     def respond(self, given: Given, tasks: Sequence[dict[str, Any]]) -> list[Answer]:
-        """What the tasks' items, numbers in `given`, are answered or filled with."""
+        """The answers or middles for the tasks' items, which are indices of `given`."""
         items = [task["item"] for task in tasks]
         taken = lambda rows: rows and [rows[item] for item in items]
         prefixes, suffixes, lengths = map(taken, given)
@@ -196,8 +196,8 @@ class EvaluatedModel:
         tasks: Sequence[dict[str, Any]],
         lengths: list[int] | None = None,
     ) -> list[Answer]:
-        """[(text, row fields)]: what follows each prompt (lists of ids). lengths: LLaDA's masks of
-        each row (None: --gen_length).
+        """[(text, row fields)]: the text after each prompt (lists of ids). lengths: LLaDA's number
+        of masks for each row (None: --gen_length).
         """
         seeds = self._seeds(tasks)
         if self.kind == "flexmdm":
@@ -228,8 +228,8 @@ class EvaluatedModel:
         tasks: Sequence[dict[str, Any]],
         middle_lengths: list[int] | None = None,
     ) -> list[Answer]:
-        """[(text, row fields)]: what lies between each prefix and suffix (lists of ids).
-        middle_lengths: LLaDA's masks of each row (None: as --llada_length says).
+        """[(text, row fields)]: the text between each prefix and suffix (lists of ids).
+        middle_lengths: LLaDA's number of masks for each row (None: as --llada_length says).
         """
         seeds = self._seeds(tasks)
         if self.kind == "flexmdm":
@@ -276,8 +276,8 @@ class EvaluatedModel:
     def answers_of(
         self, result: "GenerationResult", starts: Sequence[int], ends: Sequence[int]
     ) -> list[Answer]:
-        """[(text, row fields)]: what lies between the given tokens, special tokens left out,
-        LLaDA's up to its first end token.
+        """[(text, row fields)]: the text between the given tokens without special tokens; for LLaDA
+        up to the first end token.
         """
         from data.tokenizer import decode_after
 

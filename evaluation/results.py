@@ -1,5 +1,5 @@
-"""What one evaluation found: the content of a results.json, and the difference of two of them over
-the same items. Intervals are Wilson's, 95 %, over items. Nothing heavy is imported.
+"""The result of one evaluation: the content of a results.json, and the difference of two over the
+same items. Intervals are Wilson's, 95 %, over items. Nothing here is slow to import.
 """
 
 import importlib.metadata
@@ -44,8 +44,8 @@ def share_of(right: float, n: int) -> dict[str, float]:
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:
-    """Unbiased estimate of the chance that one of k samples is right, from `right` of `samples`
-    (Chen et al. 2021, arXiv 2107.03374).
+    """Unbiased estimate of the probability that one of k samples is right, given `right` of
+    `samples` (Chen et al. 2021, arXiv 2107.03374).
 
     1 - C(samples - right, k) / C(samples, k). Raises ValueError for k > samples.
     """
@@ -55,8 +55,8 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
 
 
 def pass_rates(keys: Iterable[Hashable], right: Iterable[bool]) -> dict[str, Any]:
-    """pass@k over items for k = 1, 5, 10, 100 and the number of samples, as far as every item has
-    so many. keys: the item of each sample; right: whether the sample is.
+    """pass@k over items for k = 1, 5, 10, 100 and the number of samples, if every item has that
+    many. keys: the item of each sample; right: whether the sample is right.
     """
     by_item: dict[Hashable, list[bool]] = {}
     for key, value in zip(keys, right):
@@ -82,7 +82,7 @@ def spread(values: Iterable[float | None]) -> dict[str, float] | None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the interpreter, the platform and what is installed of VERSIONED."""
+    """Versions of the interpreter, the platform and the installed packages of VERSIONED."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for name in VERSIONED:
         try:
@@ -103,9 +103,9 @@ def make_result(
 ) -> Result:
     """The content of a results.json.
 
-    metrics: name -> share_of(...) or a number, the first being the one to table; rows: generated
-    rows (evaluations, length, seconds are read where they are there); settings: everything the
-    generations depend on; details: what belongs to scoring and run.
+    metrics: name -> share_of(...) or a number, the first goes into tables; rows: generated rows
+    (evaluations, length, seconds are read if present); settings: everything the generations depend
+    on; details: of scoring and of the run.
     """
     total = lambda field: round(sum(row.get(field) or 0 for row in rows), 3)
     return {
@@ -124,7 +124,7 @@ def make_result(
 
 
 def describe(result: Result) -> str:
-    """A result in a few lines, for the screen."""
+    """A result in a few lines, to print."""
     lines = [f"{result['benchmark']}, {result['label']}:"]
     for name, metric in result["metrics"].items():
         if isinstance(metric, dict) and "low" in metric:
@@ -142,7 +142,7 @@ def describe(result: Result) -> str:
     if result["evaluations"]:
         e = result["evaluations"]
         lines.append(
-            f"  {'evaluations a row':<24} {e['mean']:7.1f}   quartiles {e['q1']:g},"
+            f"  {'NFE per sample':<24} {e['mean']:7.1f}   quartiles {e['q1']:g},"
             f" {e['median']:g}, {e['q3']:g}"
         )
     if result["seconds"]:
@@ -155,7 +155,7 @@ def describe(result: Result) -> str:
 
 def item_scores(folder: str | Path) -> dict[Item, float]:
     """{item: share of its samples that are right} from a run's verdicts.jsonl. Raises InputError
-    for a file that is not there or holds something else.
+    if the file is missing or holds something else.
     """
     right: dict[Item, list[bool]] = {}
     rows = read_rows(
@@ -168,7 +168,7 @@ def item_scores(folder: str | Path) -> dict[Item, float]:
             or not isinstance(row["right"], bool)
         ):
             raise InputError(
-                f"--pair: row {number} of {Path(folder) / 'verdicts.jsonl'} is no verdict (name:"
+                f"--pair: row {number} of {Path(folder) / 'verdicts.jsonl'} is not a verdict (name:"
                 " text, sample: whole number, right: true or false)"
             )
     one_each = len({(row["name"], row["sample"]) for row in rows}) == len(rows)
@@ -183,8 +183,8 @@ def paired_difference(a: dict[Item, float], b: dict[Item, float]) -> dict[str, f
     """Mean of a - b over items, {"difference", "low", "high" (95 %, normal), "n", "only_a",
     "only_b" (items better in one)}.
 
-    a, b: item_scores of two runs. Raises InputError where their items differ. The items' difficulty
-    cancels: the interval is narrower than what two separate intervals suggest.
+    a, b: item_scores of two runs. Raises InputError if their items differ. The items' difficulty
+    cancels, so the interval is narrower than two separate intervals suggest.
     """
     if set(a) != set(b):
         raise InputError(

@@ -1,4 +1,4 @@
-"""Many results as the paper's table and plot (accuracy against evaluations per row). The paper's
+"""Results as a table and plot like the paper's (accuracy against network evaluations). The paper's
 curves are read off the authors' plots (+-0.1 points).
 """
 
@@ -22,8 +22,8 @@ PAPER = {  # pass@1 in %, at PAPER_STEPS
 
 
 def read_results(paths: Iterable[str | Path]) -> list[tuple[str, Result]]:
-    """[(path, result)] of results.json files, or of all below some folders. Raises InputError
-    for what is no result, and where there is none.
+    """[(path, result)] of results.json files, or of all such files below some folders. Raises
+    InputError for a file that is not a result, and if there is none.
     """
     files = []
     for path in map(Path, paths):
@@ -59,7 +59,7 @@ def read_results(paths: Iterable[str | Path]) -> list[tuple[str, Result]]:
 
 
 def sampler_name(result: Result, with_steps: bool = True) -> str:
-    """How the text was made, in a few words: what a fair comparison has to name (steps, order,
+    """How the text was sampled, in a few words: what a fair comparison must state (steps, order,
     window or blocks, remasking).
     """
     settings = result.get("settings") or {}
@@ -70,8 +70,8 @@ def sampler_name(result: Result, with_steps: bool = True) -> str:
 
 
 def measured(result: Result, metric: str) -> str:
-    """What a score is a share of, with the rule it was read by: two scores under other names or
-    rules are not comparable.
+    """The metric's name with its answer rule: scores with different names or rules are not
+    comparable.
     """
     rule = result.get("answer_rule")
     return f"{metric}, {rule} rule" if isinstance(rule, str) else metric
@@ -82,8 +82,8 @@ def table_rows(results: Iterable[tuple[str, Result]], metric: str | None = None)
     high, n, evaluations (mean) and path; sorted.
 
     curve: the sampler without its steps; rows of one label, curve and measure are one line of the
-    plot. metric: which to table (default: each result's first). Raises InputError where a result
-    lacks it.
+    plot. metric: which to show (default: each result's first). Raises InputError if a result lacks
+    it.
     """
     rows = []
     for path, result in results:
@@ -129,7 +129,7 @@ def table_rows(results: Iterable[tuple[str, Result]], metric: str | None = None)
 
 
 def _cell(text):
-    """A text as a cell of a Markdown table: one line, no bar that would end it."""
+    """A text as a cell of a Markdown table: one line, without a bar that would end the cell."""
     return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
 
 
@@ -142,12 +142,9 @@ def _plot_text(text):
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The table of some rows; the paper's rows stand under each benchmark that the paper has."""
+    """The table of some rows, with the paper's rows below each benchmark that the paper has."""
     lines = [
-        (
-            "| benchmark | model | sampler | measured | score | 95 % interval | n | evaluations a"
-            " row |"
-        ),
+        ("| benchmark | model | sampler | measured | score | 95 % interval | n | NFE per sample |"),
         "|---|---|---|---|---|---|---|---|",
     ]
     for benchmark in dict.fromkeys(row["benchmark"] for row in rows):
@@ -171,7 +168,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def plot(rows: Sequence[Row], path: str | Path) -> None:
-    """Accuracy against evaluations a row, a panel for each benchmark; rows without evaluations are
+    """Accuracy against NFE per sample, one panel per benchmark; rows without evaluations are
     horizontal lines. Writes path.
     """
     import matplotlib
@@ -253,7 +250,7 @@ def plot(rows: Sequence[Row], path: str | Path) -> None:
             low, high = panel.get_xlim()
             panel.set_xlim(low / 1.5, high * 1.5)  # a single point has its ticks too
             panel.xaxis.set_major_formatter(matplotlib.ticker.ScalarFormatter())
-        panel.set_xlabel("network evaluations a row (mean)")
+        panel.set_xlabel("NFE per sample (mean)")
         panel.set_ylabel(
             f"{_plot_text(measures[0]) if len(measures) == 1 else 'score'} (%), 95 % interval"
         )

@@ -4,7 +4,7 @@
     result = generate_flexmdm_infilling(model, prefixes, suffixes, mask_id=..., pad_id=...,
                                         sampler="event_driven")
 
-The loop behind them is flexmdm_sampler.py's; options.py has the options, results.py the result.
+The sampling loop is in flexmdm_sampler.py, the options in options.py, the result in results.py.
 """
 
 from collections.abc import Callable, Sequence

@@ -223,28 +223,30 @@ class FlexMDMSampler:
             rows, places = rows[chosen], places[chosen]
         # (R, W+1), (n, V), (rows that count, N+1), on the device
         length, logits, log_count = self._ask(live, rows, places)
-        sure = tokens = log_p = None
+        confidences = tokens = log_p = None
         if len(rows):
             excluded = self._excluded(logits)
             if self.order not in ("random", "position"):
-                sure = confidence(logits, excluded, self.order)  # (n,)
+                confidences = confidence(logits, excluded, self.order)  # (n,)
             u = torch.from_numpy(self.random.at(live[rows], TOKEN, places))
             tokens = draw_tokens(logits, excluded, self.options.temperature, u)
             if self.log_probs is not None:
                 log_p = log_probability(logits, tokens, excluded)
         # the one place where the device is waited for
-        length, sure, tokens, log_count, log_p = to_cpu(length, sure, tokens, log_count, log_p)
+        length, confidences, tokens, log_count, log_p = to_cpu(
+            length, confidences, tokens, log_count, log_p
+        )
         gaps = self._gaps(live, length.double().numpy())
         if tokens is not None:
             check_tokens(tokens)
             tokens = tokens.numpy()
-            if sure is not None:
-                sure = sure.numpy()
+            if confidences is not None:
+                confidences = confidences.numpy()
                 threshold = self.options.confidence_threshold
                 if threshold is not None:
-                    above = np.bincount(rows[sure >= threshold], minlength=len(live))
+                    above = np.bincount(rows[confidences >= threshold], minlength=len(live))
                     number = np.maximum(number, above)
-                chosen = self._largest(rows, sure, number)
+                chosen = self._largest(rows, confidences, number)
                 rows, places, tokens = rows[chosen], places[chosen], tokens[chosen]
                 log_p = None if log_p is None else log_p[chosen]
             if self.log_probs is not None:
@@ -347,7 +349,7 @@ class FlexMDMSampler:
         return number
 
     def _only_gap(self, rows, gaps):
-        """Rates (R, gaps) that put every mask behind the prefix: there is no other gap yet."""
+        """Rates (R, gaps) that put every mask after the prefix, the only gap so far."""
         return (np.arange(gaps) == self.sequences.prefix_lengths[rows, None]).astype(np.float64)
 
     def _place(self, counts):

@@ -171,14 +171,17 @@ def fill_masks(
             torch.from_numpy(row_uniforms(seeds[live], event, TOKEN, L))[eligible],
         )
         # (n,)
-        sure = log_probability(logits, tokens, excluded) if remasking == "low_confidence" else None
-        tokens, sure = to_cpu(tokens, sure)  # the one place where the device is waited for
+        confidences = (
+            log_probability(logits, tokens, excluded) if remasking == "low_confidence" else None
+        )
+        # the one place where the device is waited for
+        tokens, confidences = to_cpu(tokens, confidences)
         check_tokens(tokens)
         drawn = canvas[live, :L]  # (R, L)
         drawn[eligible] = tokens
         if remasking == "low_confidence":
             confidence = torch.zeros(eligible.shape, dtype=torch.float64, device="cpu")  # (R, L)
-            confidence[eligible] = sure
+            confidence[eligible] = confidences
             eligible = most_confident(confidence, eligible, count)
         canvas[live, :L] = torch.where(eligible, drawn, canvas[live, :L])
         masked[live, :L] &= ~eligible

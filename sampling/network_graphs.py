@@ -146,5 +146,5 @@ def speed_up_sampling(model: Any, torch_compile: bool = False) -> None:
         for block in backbone.model.transformer.blocks:
             block.fuse()
         model.graphs = TrunkGraphs(model.trunk)
-        # length head, time MLP: finer than the bf16 that they read
+        # length head, time MLP: higher precision than the bf16 that they read
         torch.set_float32_matmul_precision("high")

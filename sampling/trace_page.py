@@ -53,7 +53,7 @@ def make_panel(
     if not trace:
         raise ValueError(f"{title}: an empty trace")
     first_seen: dict[int, int] = {}
-    revealed: dict[int, int] = {}
+    unmasked: dict[int, int] = {}
     token_of: dict[int, int] = {}
     order = trace[-1]["slots"]
     place = {slot: index for index, slot in enumerate(order)}
@@ -67,14 +67,14 @@ def make_panel(
             raise ValueError(f"{title}: positions disappear or move in frame {number}")
         for slot, token in zip(frame["slots"], frame["ids"]):
             first_seen.setdefault(slot, number)
-            if slot in revealed and token != token_of[slot]:
+            if slot in unmasked and token != token_of[slot]:
                 raise ValueError(
                     f"{title}: position {slot} changes after it was unmasked, in frame {number}"
                 )
             if token != mask_id:
-                revealed.setdefault(slot, number)
+                unmasked.setdefault(slot, number)
             token_of[slot] = token
-    ids, shown = [token_of[slot] for slot in order], [revealed.get(slot, -1) for slot in order]
+    ids, shown = [token_of[slot] for slot in order], [unmasked.get(slot, -1) for slot in order]
     index: dict[tuple[str, int], int] = {}
     slots = []
     for slot, token, text, at in zip(order, ids, _texts(ids, shown, decode), shown):

@@ -9,7 +9,7 @@
 #SBATCH --open-mode=append
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@300
-# Instruction fine-tuning on opc-sft-stage2: 16 H100, 50 epochs, 4 rows a GPU [paper's code]. From
+# Instruction fine-tuning on opc-sft-stage2: 16 H100, 50 epochs, 4 rows per GPU [paper's code]. From
 # the repository's folder:
 #   RUNS_DIR=/scratch/me/runs DATA_CACHE=/scratch/me/data \
 #     sbatch scripts/IFT_code.sh [flags of instruction_finetuning.py]

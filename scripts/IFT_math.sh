@@ -9,7 +9,7 @@
 #SBATCH --open-mode=append
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@300
-# Instruction fine-tuning on GSM8K: 16 H100, 100 epochs, 4 rows a GPU [paper's code]. From the
+# Instruction fine-tuning on GSM8K: 16 H100, 100 epochs, 4 rows per GPU [paper's code]. From the
 # repository's folder:
 #   RUNS_DIR=/scratch/me/runs DATA_CACHE=/scratch/me/data \
 #     sbatch scripts/IFT_math.sh [flags of instruction_finetuning.py]

@@ -1,22 +1,22 @@
 #!/usr/bin/env python
-"""What one GPU makes of LLaDA-8B's shapes, with random weights: training steps and sampling, beside
-the card's limits and a peer.
+"""Time LLaDA-8B's shapes with random weights on one GPU: training steps and sampling, beside the
+card's limits and transformers' Llama.
 
     One 80 GB GPU, at most five minutes; writes results/gpu/benchmark_CARD.json:
         python scripts/benchmark_gpu.py
         python scripts/benchmark_gpu.py --only limits,sampling
-    A tiny network, a minute: does everything run?
+    A tiny network, one minute, to check that everything runs:
         python scripts/benchmark_gpu.py --small --device cpu
 
-limits      copy bandwidth and the rate of an 8,192^3 bf16 product, measured: what the rest is to be
-            compared with
+limits      copy bandwidth and the rate of an 8,192^3 bf16 product, measured, for comparison with
+            the other parts
 training    FlexMDM, LoRA r 128 on q, k, v and the head, bf16 base: loss and gradients of one
-            micro-batch. Tokens are those that are not padding; MFU counts 4 operations a frozen and
-            6 a trained weight and token (training/estimate.py), nothing that is computed again
+            micro-batch. Tokens exclude padding; MFU counts 4 operations per frozen and 6 per
+            trained weight and token (training/estimate.py), without recomputation
 trainer     the same step in the training scripts' Trainer, its data, optimizer and log included
-sampling    merged LoRA, bf16: one forward; then the event-driven sampler, 4 events an evaluation,
-            and LLaDA's, prompts of 100 tokens and answers of 150. The insertion head's numbers are
-            replaced by an oracle's, so that answers have their length
+sampling    merged LoRA, bf16: one forward; then the event-driven sampler, 4 events per evaluation,
+            and LLaDA's, prompts of 100 tokens and answers of 150. The insertion head is replaced by
+            an oracle, so that answers have the intended length
 peer        transformers' Llama of the same shape: its forward, and its LoRA step through peft on as
             many tokens, as its own classes come
 """
@@ -179,8 +179,8 @@ class Bench:
         return model
 
     def flexmdm(self, lora: dict[str, Any] | None = None) -> Any:
-        """A FlexMDM with random weights, on the device; without lora everything but the new parts
-        is frozen.
+        """A FlexMDM with random weights, on the device; without lora everything but the newly
+        initialised modules is frozen.
         """
         from llada_dit import FlexMDMConfig, LLaDAConfig
         from llada_utils import build_flexmdm
@@ -285,7 +285,7 @@ def say_training(
     flops: float,
     warm: int = 2,
 ) -> float | None:
-    """Measure a step of that many tokens, `flops` each. Its seconds; None where memory ran out."""
+    """Time a step of that many tokens, `flops` each. Returns seconds, or None if memory ran out."""
     from training.estimate import peak_flops
 
     bench.forget()
@@ -526,7 +526,7 @@ def say_sampler(bench: Bench, name: str, model: Any, rows: int, **options: Any) 
 
 
 def say_llada(bench: Bench, name: str, model: Any, rows: int, **options: Any) -> None:
-    """One generation by LLaDA's sampler, 96 tokens behind each prompt."""
+    """One generation by LLaDA's sampler, 96 tokens after each prompt."""
     from sampling.llada import generate_mdm
 
     torch = bench.torch

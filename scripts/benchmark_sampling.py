@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What a sampler evaluation costs, and how many of them a token takes.
+"""The cost of a sampler evaluation, and the number of evaluations per token.
 
     Four minutes on one core, up to 8 GB of memory:
         python scripts/benchmark_sampling.py
@@ -16,15 +16,15 @@ states spread over one trajectory of the event-driven sampler:
               where masks compete
     compiled  ours with --torch_compile (with --compiled; the first step at each canvas length then
               compiles, and is not counted)
-Memory: the process's peak less what it held when the model stood ready. Each row of the table is a
+Memory: the process's peak minus its size once the model was ready. Each row of the table is a
 process of its own.
 
-Second table: evaluations a token for answers of 150 tokens, exact and approximated, and beside it
-each setting's distance from the truth: from a law of short strings that can be enumerated
+Second table: evaluations per token for answers of 150 tokens, exact and approximate, and each
+setting's distance from the truth: from an enumerable distribution over short strings
 (tests/helpers/exact_posterior.py), total variation of 20,000 samples, next to pure sampling noise;
-and from a law of lengths, 10 or 40 tokens with even chances (tests/helpers/length_law.py), of 5,000
-samples: there several events an evaluation do happen, while short strings have one each whatever is
-allowed.
+and from a distribution over lengths, 10 or 40 tokens with equal probability
+(tests/helpers/length_law.py), of 5,000 samples: there, several events per evaluation do occur,
+while short strings always have one.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def generate(model: Any) -> GenerationResult:
 
 
 def measure(way: str, device: str) -> dict[str, float]:
-    """{"seconds" an evaluation, "mib", "positions" an evaluation} of one way, at the same 16
+    """{"seconds" per evaluation, "mib", "positions" per evaluation} of one way, at the same 16
     states.
     """
     import torch
@@ -316,7 +316,7 @@ def main() -> None:
             f" {STATES} states of one trajectory, {args.device}"
         )
         print(
-            f"{'':<12}{'s an evaluation':>16}{'positions':>11}{'peak MiB':>10}{'faster':>8}"
+            f"{'':<12}{'s / evaluation':>16}{'positions':>11}{'peak MiB':>10}{'faster':>8}"
             f"{'memory':>8}"
         )
         for way in ["plain", "ours"] + ["compiled"] * args.compiled:

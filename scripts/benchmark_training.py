@@ -1,6 +1,6 @@
 #!/usr/bin/env python
-"""What a training step costs: CPU time and peak memory of ours against every-position full logits,
-and tokens of x1 a second.
+"""The cost of a training step: CPU time and peak memory of ours against full logits at every
+position, and tokens of x1 per second.
 
     Two minutes on one core, up to 12 GB of memory:
         python scripts/benchmark_training.py
@@ -15,10 +15,10 @@ noising left 10, 475, 901 and 1,005 tokens:
     ours      trimmed and packed (no padding in projections and MLPs), logits at masked positions
               only, chunk by chunk
     ours, gradient checkpointing
-Then tokens of x1 a second at the quickstart's size (LLaDA-tiny-Base's config), steps of 32 rows in
-micro-batches of 16.
-Each measurement is a process of its own. Memory: peak resident size minus that when the model stood
-ready.
+Then tokens of x1 per second at the quickstart's size (LLaDA-tiny-Base's config), steps of 32 rows
+in micro-batches of 16.
+Each measurement is a process of its own. Memory: peak resident size minus the size once the model
+was ready.
 """
 
 from __future__ import annotations
@@ -311,7 +311,7 @@ def main() -> None:
             )
     if args.only != "step":
         print(
-            "tokens of x1 a second, d 128, 5 layers, V 1,024, LoRA r 128, steps of 2 x 16 rows of"
+            "tokens of x1 per second, d 128, 5 layers, V 1,024, LoRA r 128, steps of 2 x 16 rows of"
             " 40 to 160 tokens"
         )
         for way, what in {

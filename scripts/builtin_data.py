@@ -1,5 +1,5 @@
-"""Built-in data: word problems, small functions with tests, library functions, and the tokenizer of
-the tiny base.
+"""Built-in data: synthetic math word problems, generated functions with tests, standard-library
+functions, and the tokenizer of the tiny base.
 
     python scripts/builtin_data.py math --split train --n 7000 --seed 0 --output math_train.jsonl
     python scripts/builtin_data.py code_infill --split test --n 200 --seed 0 --output code.jsonl
@@ -7,7 +7,7 @@ the tiny base.
     python scripts/builtin_data.py tokenizer --output_dir tokenizer
     srun --mem=2G python scripts/builtin_data.py ...      (seconds on one CPU core, no network)
 
-kind           fields of a row; the data set that has the same
+kind           fields of a row; the data set with the same fields
 math           question, answer; GSM8K
 code, stdlib   seq_id, instruction, output, code, entry_point, testcase;
                OpenCoder-LLM/opc-sft-stage2, educational_instruct
@@ -15,10 +15,10 @@ code_infill    task_id, entry_point, prompt, suffix, canonical_solution, test; H
 stdlib_infill  the same; test is empty: scored by exact match and by parsing
 text           text, prompt (its beginning that stays clean, or ""); a pretraining corpus
 
-Everything is a function of (kind, split, n, seed); where library functions come in, also of the
+Everything is a function of (kind, split, n, seed) and, for standard-library functions, of the
 Python version that runs this.
-What the test split asks never occurs in training: in math the last sum or difference, in code the
-combination of template, function name and constants, in stdlib the module.
+What the test split holds out never occurs in training: in math the last sum or difference, in code
+the combination of template, function name and constants, in stdlib the module.
 """
 
 import sys
@@ -86,7 +86,7 @@ def main() -> None:
             print(f"{target}: {write_tokenizer(target).get_vocab_size()} tokens")
             return
         if args.n < 1:
-            raise InputError(f"--n: {args.n} rows were asked for; ask for at least 1")
+            raise InputError(f"--n: {args.n} is not at least 1")
         options: dict[str, Any] = {}
         if args.kind == "text":
             if min(args.weights) < 0 or sum(args.weights) <= 0:

@@ -1,6 +1,6 @@
 #!/usr/bin/env python
-r"""LLaDA-8B for real, by hand: a random checkpoint with its exact config, tensor names, shapes and
-six shards, then what a run does with it.
+r"""Check the code at LLaDA-8B's real size: write a random checkpoint with its exact config, tensor
+names, shapes and six shards, then use it as a run would.
 
     16 GB of disk, 17 GiB of memory, CPU:
         python scripts/check_8b.py --scratch /big/disk --tokenizer llada_tokenizer
@@ -123,7 +123,7 @@ def write(args: argparse.Namespace, base: Path) -> None:
 
 
 def evaluate(model: LLaDADiT, evaluations: int) -> GenerationResult:
-    """Generate behind a prompt of 16 tokens with that many network evaluations."""
+    """Generate after a prompt of 16 tokens with that many network evaluations."""
     import torch
 
     from sampling.flexmdm import generate_flexmdm

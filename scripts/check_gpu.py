@@ -1,6 +1,6 @@
 #!/usr/bin/env python
-"""Does everything that touches a device work on this GPU? A line a check; all of them run, even if
-one fails; exit code 1 if any did.
+"""Check that everything that touches a device works on this GPU. One line per check; all of them
+run, even if one fails; exit code 1 if any failed.
 
     One GPU, at most four minutes; writes results/gpu/check_CARD.json:
         python scripts/check_gpu.py
@@ -11,9 +11,8 @@ one fails; exit code 1 if any did.
     With numbers of the original LLaDA code, skipped without:
         FLEXMDM_GOLDEN=... python scripts/check_gpu.py
 
-Networks are small (LLaDA-tiny-Base, 1.3 M parameters) and their data built in: this is about
-correctness, scripts/benchmark_gpu.py about speed. What the CPU computes in fp32 is the measure for
-the GPU.
+Networks are small (LLaDA-tiny-Base, 1.3 M parameters) and the data is built in: this checks
+correctness; scripts/benchmark_gpu.py measures speed. The reference for the GPU is the CPU in fp32.
 """
 
 from __future__ import annotations
@@ -384,8 +383,8 @@ def checkpointing_and_compile(work: Work) -> str:
 
 @check
 def kill_and_resume(work: Work) -> str:
-    """SIGKILL in the middle; what comes out is what an undisturbed run gives (to rounding on a GPU,
-    whose sums have no fixed order).
+    """SIGKILL in the middle; the result equals that of an uninterrupted run (up to rounding on a
+    GPU, whose sums have no fixed order).
     """
     import torch
     from safetensors.torch import load_file

@@ -1,8 +1,7 @@
-# Sourced by the local scripts: leaves in $PYTHON an interpreter that has requirements.txt
-# installed.
-#   FLEXMDM_PYTHON=/path/to/python   use that one as it is (a conda or cluster environment), install
-#                                    nothing
-#   otherwise .venv in the repository, made on first use and again when requirements.txt changes
+# Sourced by the local scripts: sets $PYTHON to an interpreter with requirements.txt installed.
+#   FLEXMDM_PYTHON=/path/to/python   use this one unchanged (a conda or cluster environment);
+#                                    nothing is installed
+#   otherwise .venv in the repository, created on first use and when requirements.txt changes
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 if [ -n "${FLEXMDM_PYTHON:-}" ]; then
   PYTHON=$FLEXMDM_PYTHON

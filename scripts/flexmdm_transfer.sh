@@ -15,7 +15,7 @@
 #     sbatch scripts/flexmdm_transfer.sh [flags of flexmdm_transfer_openwebtext.py]
 # MODEL_KIND=llada trains the matched baseline. BASE_MODEL, TRAIN_DATA (default:
 # DATA_CACHE/transfer), OUTPUT_DIR (RUNS_DIR/transfer_KIND), GLOBAL_BATCH. Other shapes on sbatch's
-# line: --nodes=2 --gpus-per-node=8. 300 s before its time is up the job saves and requeues itself.
+# command line: --nodes=2 --gpus-per-node=8. 300 s before its time limit the job saves and requeues.
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
 MODEL_KIND=${MODEL_KIND:-flexmdm}
@@ -31,9 +31,9 @@ OUTPUT_DIR=${OUTPUT_DIR:-${RUNS_DIR:?name the folder for checkpoints}/transfer_$
 . scripts/launch.sh
 ACCUMULATION=$(accumulation "${GLOBAL_BATCH:-64}" 4 "$@")
 
-# --save_steps: what a dead node may cost, 20 minutes at the paper's 1.3 s a step.
-# --activation_checkpointing: 4 rows of 1,024 tokens fit for sure; the backward pass takes a third
-# longer.
+# --save_steps: the most a dead node can cost, 20 minutes at the paper's 1.3 s per step.
+# --activation_checkpointing: 4 rows of 1,024 tokens are sure to fit; the backward pass takes a
+# third longer.
 train flexmdm_transfer_openwebtext.py "${KIND[@]}" \
   --model_name_or_path "${BASE_MODEL:-GSAI-ML/LLaDA-8B-Base}" --train_data "$TRAIN_DATA" \
   --output_dir "$OUTPUT_DIR" --max_steps 200000 --per_device_train_batch_size 4 \

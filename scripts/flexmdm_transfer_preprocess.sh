@@ -10,9 +10,9 @@
 # Text corpora -> tokenised chunks for the transfer. No GPU. Submit from the repository's folder:
 #   DATA_CACHE=/scratch/me/data \
 #     sbatch scripts/flexmdm_transfer_preprocess.sh [flags of flexmdm_transfer_preprocess.py]
-# Without --corpus or --data_path: the paper's OpenWebText and Proof-Pile-2, from the hub.
-# BASE_MODEL (its tokenizer), OUTPUT_DIR (default: DATA_CACHE/transfer). A job that was stopped goes
-# on from the parts that it has tokenised.
+# Without --corpus or --data_path: the paper's OpenWebText and Proof-Pile-2, from the Hub.
+# BASE_MODEL (its tokenizer), OUTPUT_DIR (default: DATA_CACHE/transfer). An interrupted job resumes
+# from the parts that it has tokenised.
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
 OUTPUT_DIR=${OUTPUT_DIR:-${DATA_CACHE:?name the folder for preprocessed data}/transfer}

@@ -15,8 +15,8 @@
 # MODEL_KIND=flexmdm|llada, CHECKPOINT_PATH (default: RUNS_DIR/IFT_code_KIND/final), DIFFUSION_STEPS
 # (default: 4096 [paper's code]; empty: no such flag, for --sampler count_first), OUTPUT_DIR
 # (default: RUNS_DIR/inference_code_KIND_STEPS).
-# Programs that the model wrote run only with --allow_code_execution, in the sandbox of
-# evaluation/sandbox/runner.py; else the text alone is scored.
+# Model-written programs run only with --allow_code_execution, in the sandbox of
+# evaluation/sandbox/runner.py; without it only the text is scored.
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
 MODEL_KIND=${MODEL_KIND:-flexmdm}

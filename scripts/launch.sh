@@ -1,33 +1,32 @@
-# The one file that knows about nodes, processes, ports, signals and resuming. The job scripts
-# source it; nothing else does.
+# Everything about nodes, processes, ports, signals and resuming. Sourced by the job scripts only.
 #
 #   train SCRIPT.py ARGS...        every process of the job; finished when --output_dir has `final`
 #   evaluate SCRIPT.py ARGS...     every process of the job; finished when --output_dir has
 #                                  `results.json`
 #   alone SCRIPT.py ARGS...        one process on the first node
 #
-# Under Slurm srun starts the processes themselves, one a GPU, on every node of the job; without
-# Slurm torchrun does, on this machine. (Not torchrun under Slurm: when its workers save after a
-# signal it kills them 30 s later and exits non-zero whatever they did.)
+# Under Slurm, srun starts the processes, one per GPU, on every node of the job; without Slurm,
+# torchrun does, on this machine. (Not torchrun under Slurm: when its workers save after a signal,
+# it kills them after 30 s and exits non-zero in any case.)
 #
 # Settings, all optional:
 #   FLEXMDM_PYTHON=/path/to/python   interpreter of any environment
 #   FLEXMDM_ENV=FOLDER or NAME       a virtual or conda environment by its folder, or a conda
 #                                    environment by its name (neither given: .venv of the repository
-#                                    if it is there, else python3)
+#                                    if it exists, else python3)
 #   FLEXMDM_SETUP=FILE               sourced first: module loads, proxies, tokens
-#   FLEXMDM_WRAP="apptainer exec --nv image.sif"   words before every python command: a container
+#   FLEXMDM_WRAP="apptainer exec --nv image.sif"   prefix of every python command: a container
 #   STRATEGY=ddp                     training: ddp, zero1, zero2, zero3, zero3_offload (DeepSpeed,
 #                                    scripts/ds_*.json), fsdp2 (--fully_shard)
-#   PROCESSES_PER_NODE=8             otherwise: --ntasks-per-node where given, else as many as the
-#                                    job has GPUs a node, else 1
+#   PROCESSES_PER_NODE=8             otherwise: --ntasks-per-node if given, else the job's GPUs per
+#                                    node, else 1
 # shellcheck shell=bash
 
 say() { echo "[launch] $*"; }
 stop() { echo "error: $*" >&2; exit 2; }
 
 # The value that argparse will see: the last `--flag value` or `--flag=value` of the arguments;
-# nothing when the flag is not there.
+# nothing if the flag is not given.
 value_of() {
   local flag=$1 value=
   shift
@@ -165,9 +164,9 @@ seconds_left() {
     && echo $((end - $(date +%s)))
 }
 
-# Tell the processes to save and stop. One that has not got to its first step has no handler yet and
-# dies, which loses nothing. Told again and again, because srun may not have started them; and given
-# up just before the end, so that there is time to say so.
+# Signal the processes to save and stop. One that has not reached its first step has no handler yet
+# and dies, which loses nothing. Repeated, because srun may not have started them yet; given up just
+# before the end, so that there is time for a message.
 on_usr1() {
   [ -z "$SIGNALLED" ] || return 0
   SIGNALLED=USR1
@@ -184,20 +183,21 @@ on_usr1() {
   done) &
 }
 
-# Slurm sends TERM to the processes itself (cancelled, preempted, out of time): only wait for them.
+# Slurm itself sends TERM to the processes (cancelled, preempted, time limit): only wait for them.
 on_term() { SIGNALLED=TERM; }
 
 job_field() { scontrol show job --oneliner "$SLURM_JOB_ID" | grep -o " $1=[^ ]*" | cut -d = -f 2; }
 
 # requeue NEW NEEDED: NEW steps or rows were saved in this start of the job. With fewer than NEEDED
-# the next start would get no further either, unless it was preempted: that may come at any moment.
+# the next start would make no progress either, unless this one was preempted, which can happen at
+# any time.
 requeue() {
   if [ "$(job_field JobState)" != RUNNING ]; then
     say "the job is being ended from outside; Slurm decides whether it comes back"
     exit 1
   fi
   if [ "$1" -lt "$2" ] && [ "$(job_field PreemptTime)" = None ]; then
-    say "signalled before its first new step: not requeued, it would come no further."
+    say "signalled before its first new step: not requeued, it would make no progress."
     say "Give it a longer --time, or a later --signal=B:USR1@SECONDS."
     exit 1
   fi
@@ -212,11 +212,11 @@ requeue() {
   exit 1
 }
 
-# run_and_judge MARK SAVED NEEDED SCRIPT ARGS...: start, wait, and end the job as what it is:
-# finished, to be requeued, or failed.
-#   MARK: path that is there when the work is complete, "" where the exit code says it; SAVED:
-#   command that prints what is saved, a number
-run_and_judge() {
+# run_and_finish MARK SAVED NEEDED SCRIPT ARGS...: start, wait, and end the job as finished, to be
+# requeued, or failed.
+#   MARK: path that exists when the work is complete, "" if the exit code decides; SAVED: command
+#   that prints the number of saved steps or rows
+run_and_finish() {
   local mark=$1 saved=$2 needed=$3 code=0 saved_before mark_before new
   shift 3
   if ! under_slurm; then
@@ -233,7 +233,7 @@ run_and_judge() {
   while :; do
     code=0
     wait "$STEP" || code=$?
-    kill -0 "$STEP" 2> /dev/null || break  # still there: a signal interrupted the wait
+    kill -0 "$STEP" 2> /dev/null || break  # still running: a signal interrupted the wait
   done
   [ -n "$mark" ] || exit $code
   new=$(($($saved) - saved_before))
@@ -281,16 +281,16 @@ has() {
   return $found
 }
 
-# Two new steps at least: a signal before the first one still lets it end, and is saved.
+# At least two new steps: after a signal before the first one, that step still ends and is saved.
 train() {
   if has --dry_run "$@"; then alone "$@"; fi
-  if has --evaluate_only "$@"; then run_and_judge "" : 0 "$@"; fi
+  if has --evaluate_only "$@"; then run_and_finish "" : 0 "$@"; fi
   OUTPUT=$(value_of --output_dir "$@")
-  run_and_judge "$OUTPUT/final" newest_checkpoint 2 "$@" "${ENGINE[@]}"
+  run_and_finish "$OUTPUT/final" newest_checkpoint 2 "$@" "${ENGINE[@]}"
 }
 
 evaluate() {
   if has --score_only "$@" || has --check_references "$@"; then alone "$@"; fi
   OUTPUT=$(value_of --output_dir "$@")
-  run_and_judge "$OUTPUT/results.json" generated_rows 1 "$@"
+  run_and_finish "$OUTPUT/results.json" generated_rows 1 "$@"
 }

@@ -1,13 +1,13 @@
-r"""Two questions about lengths that the evaluation scripts do not ask.
+r"""Two studies of lengths that the evaluation scripts do not cover.
 
     python scripts/length_study.py items --tokenizer LLaDA-tiny-Base --longest 40 --each 12 \
         --output items.jsonl
             infills of generated test functions whose middle has exactly 0, 1, ... 40 tokens, in
             HumanEval-infilling's fields (above 38 tokens the middle begins with the function's
-            name: nothing else is that long)
+            name, because nothing else is that long)
     python scripts/length_study.py free --flexmdm CHECKPOINT --llada CHECKPOINT --text FOLDER \
         --n 400 --output free.json
-            lengths of texts written from nothing, against those of the text the models were trained
+            lengths of unconditional samples, against those of the text that the models were trained
             on (rows without a prompt)
 Both run on one CPU core in a minute or two, or on a GPU; under Slurm:
     srun --gpus 1 python scripts/length_study.py ...

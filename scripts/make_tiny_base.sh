@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Remake LLaDA-tiny-Base from nothing: tokenizer, text, MDM pretraining in four parts, bf16 export.
-# About 30 minutes on 2 cores; it can be stopped at any time, the same command resumes.
+# Rebuild LLaDA-tiny-Base from scratch: tokenizer, text, MDM pretraining in four parts, bf16 export.
+# About 30 minutes on 2 cores; it can be interrupted at any time, and the same command resumes.
 #   bash scripts/make_tiny_base.sh [OUTPUT_DIR]
 #     (default LLaDA-tiny-Base; work files in runs/tiny_base)
 #   STEPS_COPY=20 STEPS_COUNT=20 STEPS_ALL=20 STEPS_NAMES=20 \
-#     bash scripts/make_tiny_base.sh runs/base       a short one, to see it work
-# Order matters at this size. Questions, left sides and heads of functions are given
+#     bash scripts/make_tiny_base.sh runs/base       a short run, to check that it works
+# Order matters at this size. Questions, left-hand sides and heads of functions are given
 # (--prompt_field), so the network first learns to copy numbers out of them, then the sums
-# themselves on mere equations, then everything, and last, from functions whose head is given, to
-# use a variable's name again. All at once, unconditionally, it had learned neither numbers nor sums
+# themselves on equations alone, then everything, and last, from functions whose head is given, to
+# reuse a variable's name. All at once, unconditionally, it had learned neither numbers nor sums
 # after 1,250 steps; functions before everything made it forget the sums.
 set -euo pipefail
 output=$(realpath -m "${1:-$(dirname "$0")/../LLaDA-tiny-Base}")

@@ -1,13 +1,13 @@
-r"""Bases other than LLaDA's own: random weights of any size, or a Llama-architecture model as a
-LLaDA.
+r"""Make other bases than LLaDA's own: random weights of any size, or a Llama-architecture model
+converted to a LLaDA.
 
     python scripts/new_base.py random --tokenizer LLaDA-tiny-Base --d_model 64 --n_layers 2 \
         --n_heads 4 --output_dir tiny
     python scripts/new_base.py llama --source SmolLM-135M --output_dir base
     python flexmdm_transfer_openwebtext.py --model_name_or_path base --all_parameters ...
 
-The last line trains what the second wrote as a masked diffusion model.
-Both write a folder that every script takes as --model_name_or_path.
+The last line trains the output of the second as a masked diffusion model.
+Both commands write a folder that every script takes as --model_name_or_path.
 """
 
 from __future__ import annotations

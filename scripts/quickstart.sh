@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# The whole method on a laptop, at most 15 minutes on 2 cores: the tiny base becomes a FlexMDM,
-# FlexMDM and LLaDA are tuned on word problems and on code infilling, both are evaluated on both,
-# and one table is printed.
+# The whole method on a laptop, at most 15 minutes on 2 cores: train the tiny base into a FlexMDM,
+# fine-tune FlexMDM and LLaDA on word problems and on code infilling, evaluate both on both, and
+# print one table.
 #   bash scripts/quickstart.sh            a second run resumes, or reuses what is there
 #                                         (runs/quickstart)
-#   SHORT=1 bash scripts/quickstart.sh    few steps: does everything run? (runs/quickstart_short;
-#                                         its numbers mean nothing)
-# WORK names another folder for the work files. Two chains run side by side, a core each: networks
-# this small gain nothing from a second thread. The screen shows one (transfer, FlexMDM on word
+#   SHORT=1 bash scripts/quickstart.sh    few steps, to check that everything runs
+#                                         (runs/quickstart_short; its numbers mean nothing)
+# WORK names another folder for the work files. Two chains run in parallel, one core each: networks
+# this small gain nothing from a second thread. The terminal shows one (transfer, FlexMDM on word
 # problems), WORK/other.log the other (LLaDA, then FlexMDM on code).
 set -euo pipefail
 . "$(dirname "$0")/environment.sh"
@@ -49,11 +49,11 @@ make_data text text train 60000 --weights 0.35 0.05 0.05 0 0 0.55
   --tokenizer $base --max_length 128 --output_dir "$work/text"
 wait "$other" || { tail -n 5 "$work/data.log" >&2; exit 1; }
 
-# Insertion power:5, not the paper's linear: most tokens stand as masks before the first is
-# revealed. A network of this size, in this time, counts what is missing between words it can see
-# far worse than it fills masks (README, "Numbers"). LoRA is a little worse (RESULTS.md), so FlexMDM
-# trains all parameters, and LLaDA where it has something new to learn, the infilling prompt; on
-# word problems LoRA keeps it from forgetting its sums.
+# Insertion power:5, not the paper's linear: most tokens are inserted as masks before the first is
+# unmasked. In this time, a network of this size is far worse at counting the tokens missing between
+# words than at filling masks (README, "Numbers"). LoRA is a little worse (RESULTS.md), so FlexMDM
+# trains all parameters, and so does LLaDA for the infilling prompt, which is new to it; on word
+# problems LoRA keeps LLaDA from forgetting its sums.
 settings=(--learning_rate 2e-3 --adam_beta2 0.98 --loss_constant 32 --logging_steps 25
   --save_steps 200 --save_total_limit 1
   --resume_from_checkpoint auto --sft_max_length 136 --per_device_train_batch_size 32)

@@ -1,5 +1,5 @@
-"""The quickstart's last step: its results as one table, with trivial baselines, and a few answers
-to read.
+"""The quickstart's last step: its results as one table, with trivial baselines, and a few sample
+answers.
 
 python scripts/quickstart_table.py runs/quickstart          (writes table.md there, and prints it)
 """
@@ -29,7 +29,7 @@ def cell(share: dict[str, Any]) -> str:
 
 
 def result(folder: Path, metric: str | None = None) -> tuple[dict[str, Any], float]:
-    """(share of a metric, mean evaluations a row) of a results.json."""
+    """(share of a metric, mean NFE per sample) of a results.json."""
     content = read_file(folder / "results.json", "WORK")[0]
     share = content["metrics"][metric or next(iter(content["metrics"]))]
     return share, (content["evaluations"] or {"mean": 0})["mean"]
@@ -43,7 +43,7 @@ def plain(right: float, n: int) -> str:
 
 def table(work: Path) -> str:
     """Markdown: FlexMDM, LLaDA and what needs no model, with n, 95 % Wilson intervals and
-    evaluations a row.
+    NFE per sample.
     """
     lines = [
         "| task | n | FlexMDM | evaluations | LLaDA | evaluations | trivial baselines |",

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# The evidence of RESULTS.md, at a scale anyone can rerun: planned for 150 minutes on 2 cores
-# (RESULTS.md: what it took), no GPU, no network.
-#   Every chain; stopped and started again it resumes:
+# The experiments behind RESULTS.md, at a scale anyone can rerun: planned for 150 minutes on 2 cores
+# (actual time: RESULTS.md), no GPU, no network.
+#   Every chain; if interrupted, the same command resumes:
 #     bash scripts/reproduce_small.sh
 #   One chain alone; more seeds: comparison_4, ablations_4, ...:
 #     bash scripts/reproduce_small.sh comparison_1
-#   20 times the steps and items, for a GPU; --scale 0.01: does everything run?
+#   20 times the steps and items, for a GPU; --scale 0.01 checks that everything runs:
 #     bash scripts/reproduce_small.sh --scale 20 --jobs 1
-#   With gsm8k/ and humaneval/ (tests/conftest.py); else left out:
+#   With gsm8k/ and humaneval/ (tests/conftest.py); skipped without them:
 #     FLEXMDM_DATA=/path bash scripts/reproduce_small.sh real_code gsm8k
 # Chains are run --jobs at a time, each in one thread (networks this small gain nothing from a
 # second):
@@ -17,7 +17,7 @@
 #                     of t
 #   real_code         the standard library's functions, held-out modules; HumanEval single-line
 #                     infilling
-#   lengths           lengths of free samples, answers and infills; exact match by true length
+#   lengths           lengths of unconditional samples, answers and infills; exact match by length
 #                     (after comparison_1)
 #   gsm8k             the 7,473 problems; loss and accuracy (after comparison_1)
 #   samplers          accuracy against evaluations (after scripts/quickstart.sh)
@@ -37,7 +37,7 @@ while [ $# -gt 0 ]; do
       printf -v "${1#--}" %s "$2"; shift 2 ;;
     comparison_[1-9]* | ablations_[1-9]* | real_code | lengths | gsm8k | samplers)
       chains+=("$1"); shift ;;
-    *) echo "reproduce_small.sh: $1 is no chain; its head lists them" >&2; exit 2 ;;
+    *) echo "reproduce_small.sh: unknown chain $1; see the top of this file" >&2; exit 2 ;;
   esac
 done
 [ ${#chains[@]} -gt 0 ] || chains=(comparison_1 comparison_2 comparison_3 real_code
@@ -77,8 +77,7 @@ shared_data() {
     --max_sequence_length 512 --init_std 0.06
 }
 
-# What every training run shares; a matched pair differs in --variable_length and what belongs
-# to it.
+# Flags of every training run; a matched pair differs only in --variable_length and its flags.
 settings=(--learning_rate 2e-3 --adam_beta2 0.98 --loss_constant 32 --logging_steps 25
   --save_steps 200 --save_total_limit 1
   --resume_from_checkpoint auto --per_device_train_batch_size 32 --sft_max_length 136)
@@ -96,7 +95,7 @@ tune() {  # folder task steps flags...
   "$PYTHON" instruction_finetuning.py --task "$task" --max_steps "$steps" \
     --output_dir "$work/$folder" "${settings[@]}" "$@"
 }
-# script run eval_data flags...: likelihood bound and held-out loss by quarter of time,
+# script run eval_data flags...: NLL bound and held-out loss by quarter of time,
 # RUN/bound.log
 bound() {
   local script=$1 run=$2 rows=$3; shift 3
@@ -122,7 +121,7 @@ surest=(--unmasking confidence --confidence_method top_prob)
 event=(--sampler event_driven "${surest[@]}" --no-use_sliding_window)
 fast=("${event[@]}" --bound_inflation 1.25 --confidence_threshold 0.9)
 tau=(--sampler tau_leaping "${surest[@]}")
-# the paper's window, wider than most holes here; then the first 8 masks, as in LLaDA's blocks of 8
+# the paper's window, wider than most gaps here; then the first 8 masks, as in LLaDA's blocks of 8
 window=(--use_sliding_window --alpha 15 --max_window 32)
 narrow=(--use_sliding_window --alpha 8 --max_window 8)
 # made of what no training text holds (scripts/builtin_data.py --split test)

@@ -1,13 +1,13 @@
-"""results/*.json of scripts/reproduce_small.sh, and the tables and plots of RESULTS.md that are
-read from them.
+"""Write results/*.json from the runs of scripts/reproduce_small.sh, and from them the tables and
+plots of RESULTS.md.
 
     reproduce_small.sh does this itself:
         python scripts/reproduction.py collect comparison_1 --work runs/reproduce
     Fill RESULTS.md, draw results/*.png:
         python scripts/reproduction.py report
-Seconds on one CPU core; nothing is trained or sampled. A table stands in RESULTS.md between <!--
-NAME --> and <!-- /NAME -->. Intervals are 95 %: Wilson's of a share; Student's over seeds; over
-items (normal) where the models are taken as given.
+Seconds on one CPU core; nothing is trained or sampled. A table in RESULTS.md is between <!--
+NAME --> and <!-- /NAME -->. Intervals are 95 %: Wilson's for a share; Student's over seeds; normal
+over items, for the given models.
 """
 
 import argparse
@@ -277,8 +277,8 @@ def table_settings(chains: Chains) -> str:
     seeds = chains["comparison"]
     lines = [
         (
-            "| task | model and sampler | %, mean (seeds) | evaluations | length wrong by, tokens |"
-            " seconds a row |"
+            "| task | model and sampler | %, mean (seeds) | evaluations | mean absolute length"
+            " error (tokens) | seconds per row |"
         ),
         "|---|---|---|---|---|---|",
     ]
@@ -313,8 +313,8 @@ def table_transfer(chains: Chains) -> str:
     seeds = chains["comparison"]
     lines = [
         (
-            "| | held-out loss, mean (seeds) | of it at masks | of it in gaps | nats a token, at"
-            " most | loss less transfer's, over seeds |"
+            "| | held-out loss, mean (seeds) | of it at masks | of it in gaps | NLL upper bound"
+            " (nats/token) | delta loss vs transfer, over seeds |"
         ),
         "|---|---|---|---|---|---|",
     ]
@@ -362,8 +362,8 @@ def table_ablations(chains: Chains) -> str:
     lines = [
         (
             "| one choice changed | held-out loss | t < 1/4 | < 1/2 | < 3/4 | < 1 | gaps (full phi)"
-            " | masks | loss less default's, over seeds | nats a token, at most | less default's,"
-            " over seeds |"
+            " | masks | delta loss vs default, over seeds | NLL upper bound (nats/token) | delta vs"
+            " default, over seeds |"
         ),
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
@@ -415,7 +415,7 @@ def table_real_code(chains: Chains) -> str:
     """Infills of library code and of HumanEval."""
     metrics = ("pass@1", "exact_match", "parses")
     lines = [
-        "| | n | pass@1 % | exact match % | parses % | tokens written a row | evaluations |",
+        "| | n | pass@1 % | exact match % | parses % | tokens written per row | evaluations |",
         "|---|---|---|---|---|---|---|",
     ]
     for data, shown in (("stdlib", "library lines"), ("humaneval", "HumanEval single-line")):
@@ -437,8 +437,8 @@ def table_gsm8k(chains: Chains) -> str:
     chain = chains["gsm8k"][0]
     lines = [
         (
-            "| | nats an answer token, at most | test problems | right % | an answer found % |"
-            " evaluations |"
+            "| | NLL upper bound (nats/answer token) | test problems | right % | an answer found %"
+            " | evaluations |"
         ),
         "|---|---|---|---|---|---|",
     ]
@@ -559,14 +559,14 @@ def table_samplers(chains: Chains) -> str:
         found.values(),
         key=lambda each: (
             "event" in each["sampler"],
-            "left out" in each["sampler"],
+            "left out" in each["sampler"] or "skipped" in each["sampler"],  # the older words, too
             each["evaluations"]["mean"],
         ),
     )
     lines = [
         (
-            "| FlexMDM sampler | items x answers | pass@1 % | evaluations a row | seconds a row |"
-            " event-driven less this, points, paired |"
+            "| FlexMDM sampler | items x answers | pass@1 % | NFE per sample | seconds per row |"
+            " event-driven minus this, points, paired |"
         ),
         "|---|---|---|---|---|---|",
     ]

@@ -1,4 +1,4 @@
-"""All results of evaluations as one table and one plot, or two of them compared item by item.
+"""Collect evaluation results into one table and one plot, or compare two item by item.
 
     python scripts/results_table.py runs --output_dir runs/tables
     python scripts/results_table.py --pair runs/event_driven runs/steps_4096

@@ -6,8 +6,8 @@
 #SBATCH --time=00:15:00
 #SBATCH --output=slurm_logs/%x-%j.out
 #SBATCH --open-mode=append
-# Every results.json below RUNS_DIR as a table and a plot, in RUNS_DIR/tables. A login node does as
-# well as a job:
+# Collect every results.json below RUNS_DIR into a table and a plot, in RUNS_DIR/tables. Run it as a
+# job or on a login node:
 #   RUNS_DIR=/scratch/me/runs bash scripts/results_table.sh [flags of scripts/results_table.py]
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"

@@ -6,18 +6,18 @@
 # From the repository's folder, on a login node:
 #   RUNS_DIR=/scratch/me/runs DATA_CACHE=/scratch/me/data bash scripts/run_all.sh
 #   ... bash scripts/run_all.sh --dry_run                   print what would be submitted
-#   ... bash scripts/run_all.sh --allow_code_execution      score code by running it, in the
-#                                                           sandbox; else by its text alone
+#   ... bash scripts/run_all.sh --allow_code_execution      score code by running it in the
+#                                                           sandbox; else only its text
 #
-# Given again it submits only what is missing: finished stages are told by their files, waiting and
-# running ones by their job ids, which are kept in RUNS_DIR/jobs. Other settings, all optional
-# (words are split at blanks):
+# Run again, it submits only what is missing: finished stages are recognised by their files, waiting
+# and running ones by their job ids in RUNS_DIR/jobs. Other settings, all optional (split at
+# spaces):
 #   BASE_MODEL, GLOBAL_BATCH, FLEXMDM_PYTHON, FLEXMDM_ENV, ...   as in the job scripts
 #   MODEL_KINDS="flexmdm llada"                     which models
 #   STEPS="128 256 512 1024 4096"                   numbers of diffusion steps [paper]
 #   ALL_OPTIONS="--account=x"  CPU_OPTIONS="--partition=cpu"  IFT_OPTIONS="--nodes=2"
 #   TRANSFER_OPTIONS="--nodes=2 --gpus-per-node=8"
-#   INFERENCE_OPTIONS="--nodes=1"                   words for sbatch: for all stages, for those
+#   INFERENCE_OPTIONS="--nodes=1"                   flags of sbatch: for all stages, for those
 #                                                   without GPU, and so on
 #   TRANSFER_PREPROCESS_ARGS  MATH_PREPROCESS_ARGS  CODE_PREPROCESS_ARGS
 #   TRANSFER_ARGS  IFT_MATH_ARGS  IFT_CODE_ARGS
@@ -35,7 +35,7 @@ for word in "$@"; do
     --dry_run) DRY_RUN=yes ;;
     --allow_code_execution) CODE_EXECUTION=$word ;;
     *)
-      echo "error: $word: run_all.sh knows --dry_run and --allow_code_execution;" \
+      echo "error: $word: run_all.sh takes --dry_run and --allow_code_execution;" \
         "flags of a stage go into its variable" >&2
       exit 2 ;;
   esac
@@ -48,7 +48,7 @@ for kind in ${MODEL_KINDS:=flexmdm llada}; do
 done
 for steps in ${STEPS:=128 256 512 1024 4096}; do
   [[ $steps =~ ^[1-9][0-9]*$ ]] || {
-    echo "error: STEPS: $steps is no number of steps" >&2
+    echo "error: STEPS: $steps is not a number of steps" >&2
     exit 2
   }
 done
@@ -59,7 +59,7 @@ fi
 export RUNS_DIR DATA_CACHE
 # one stage's settings; here they would be every stage's
 unset OUTPUT_DIR TRAIN_DATA INIT_FROM CHECKPOINT_PATH
-# Slurm opens a job's log before the job runs, and fails without a word
+# Slurm opens a job's log before the job runs, and fails silently
 [ -n "$DRY_RUN" ] || mkdir -p "$RUNS_DIR/jobs" slurm_logs
 
 declare -A JOB=()
@@ -148,4 +148,4 @@ else
   echo "$SUBMITTED jobs submitted. Follow them:   squeue --me        tail -F slurm_logs/NAME-ID.out"
   echo "Stop everything:   scancel ${JOB[*]}"
 fi
-echo "The table will be in $RUNS_DIR/tables; this command, given again, submits what is missing."
+echo "The table will be in $RUNS_DIR/tables; run this command again to submit what is missing."

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Accuracy against network evaluations on the quickstart's code models: tau-leaping, the
 # event-driven sampler, each approximation.
-#   bash scripts/sampler_curve.sh             after the quickstart; what is there is kept, so a
-#                                             stopped run goes on
-#   ITEMS=1000 SAMPLES=4 MOST=64 JOBS=2       items; answers to each by the event-driven sampler and
-#                                             the grid of 4,096 steps; tau-leaping's largest grid
-#                                             that is evaluated in every step (MOST=4096: hours,
-#                                             each row then takes 4,096 evaluations); runs at once
-# Grids of 256, 1,024 and 4,096 steps leave out the evaluations of steps in which nothing can happen
-# (--bound_inflation 2), which keeps their law (tests/sampling/test_sampler_exactness.py); the grid
-# of 64 is sampled both ways, to see it.
+#   bash scripts/sampler_curve.sh             after the quickstart; existing results are kept, so an
+#                                             interrupted run resumes
+#   ITEMS=1000 SAMPLES=4 MOST=64 JOBS=2       items; samples per item for the event-driven sampler
+#                                             and the grid of 4,096 steps; tau-leaping's largest
+#                                             grid that is evaluated at every step (MOST=4096:
+#                                             hours, 4,096 evaluations per row); runs in parallel
+# Grids of 256, 1,024 and 4,096 steps skip no-op steps (--bound_inflation 2), which does not change
+# their distribution (tests/sampling/test_sampler_exactness.py); the grid of 64 is sampled both
+# ways, to check this.
 # Writes runs/sampler_curve/{table.md, table.json, accuracy.png} and pairs.txt, the paired
 # differences of the event-driven sampler to the grids.
 set -euo pipefail

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# All tests that every change must pass; --full adds the slow ones. Other arguments go to pytest (a
-# file, -k NAME, -x).
+# All tests that every change must pass; --full adds the slow ones. Other arguments are passed to
+# pytest (a file, -k NAME, -x).
 #   bash scripts/test.sh
 #   bash scripts/test.sh --full
 #   bash scripts/test.sh tests/network/test_losses.py
-#   bash scripts/test.sh --quick              the mathematics, the layout and what comes in from
-#                                             outside: under two minutes
-# FLEXMDM_GOLDEN and FLEXMDM_DATA name folders of outside numbers and data (tests/conftest.py); what
-# needs them is skipped without.
+#   bash scripts/test.sh --quick              the mathematics, the layout and external input: under
+#                                             two minutes
+# FLEXMDM_GOLDEN and FLEXMDM_DATA name folders of external numbers and data (tests/conftest.py);
+# tests that need them are skipped without.
 set -euo pipefail
 . "$(dirname "$0")/environment.sh"
 if [ "${1:-}" = --quick ]; then

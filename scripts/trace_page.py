@@ -1,4 +1,4 @@
-"""Put generations side by side: one page that plays them, a picture that plays, or their length
+"""Show generations side by side: one page that replays them, an animated picture, or their length
 curves in one plot.
 
     python scripts/trace_page.py flexmdm.html llada.html --output both.html

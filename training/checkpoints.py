@@ -1,11 +1,11 @@
-"""Checkpoints that are complete or invisible: writing one, choosing the one to go on from, putting
-its weights back.
+"""Checkpoints that are complete or invisible: write one, choose the one to resume from, restore its
+weights.
 
 A checkpoint is written under OUTPUT_DIR/.saving. When every process has written its part,
-complete.json (every file and its size) is added, all of it is brought to disk, and the folder is
-renamed to checkpoint-N. So a folder of that name is whole, unless something cut it short
-afterwards: then its files disagree with complete.json, and it is named and set aside, never passed
-over in silence.
+complete.json (every file and its size) is added, everything is flushed to disk, and the folder is
+renamed to checkpoint-N. So a folder of that name is complete, unless something truncated it
+afterwards: then its files disagree with complete.json, and it is reported and set aside, never
+silently skipped.
 """
 
 import os
@@ -29,7 +29,7 @@ FLAG = "--resume_from_checkpoint"
 
 
 def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Add complete.json to a finished folder (files with their sizes, and `facts`) and bring
+    """Add complete.json to a finished folder (files with their sizes, and `facts`) and flush
     everything in it to disk.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -44,8 +44,8 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
 
 
 def publish_atomically(staging: Path, folder: Path) -> None:
-    """Rename a sealed folder to its name; one that had the name before is gone only when the new
-    one is there.
+    """Rename a complete folder to its final name; a folder that had the name before is removed only
+    once the new one is there.
     """
     old = folder.with_name(f".old-{folder.name}")
     shutil.rmtree(old, ignore_errors=True)
@@ -65,8 +65,8 @@ def checkpoints(output_dir: str | Path) -> list[tuple[int, Path]]:
 
 
 def keep_newest(output_dir: str | Path, count: int | None) -> None:
-    """Delete all but the newest `count` checkpoints (None or 0: keep all): renamed first, so that a
-    kill leaves no half of one visible.
+    """Delete all but the newest `count` checkpoints (None or 0: keep all). Each is renamed first,
+    so that a kill never leaves a partial one visible.
     """
     for _, folder in checkpoints(output_dir)[count or len(os.listdir(output_dir)) :]:
         folder.rename(folder.with_name(f".old-{folder.name}"))
@@ -76,7 +76,7 @@ def keep_newest(output_dir: str | Path, count: int | None) -> None:
 
 def damage_of(folder: Path) -> str | None:
     """What is wrong with a checkpoint folder, in words, or None. Without complete.json (an older
-    one) only what must be there is looked for.
+    checkpoint), only the required files are checked.
     """
     if not (folder / MANIFEST).exists():
         missing = [
@@ -96,9 +96,9 @@ def damage_of(folder: Path) -> str | None:
 
 
 def newest_complete(output_dir: str | Path) -> Path | None:
-    """Folder of the newest complete checkpoint, or None where there is none at all. Damaged newer
-    ones are named and renamed to damaged-checkpoint-N. Raises InputError when all are damaged:
-    starting over would be a decision, and not ours.
+    """Folder of the newest complete checkpoint, or None if there is no checkpoint. Damaged newer
+    ones are reported and renamed to damaged-checkpoint-N. Raises InputError if all are damaged:
+    starting over is for the user to decide.
     """
     named: list[tuple[Path, str]] = []
     for _, folder in checkpoints(output_dir):
@@ -109,7 +109,7 @@ def newest_complete(output_dir: str | Path) -> Path | None:
                 shutil.rmtree(aside, ignore_errors=True)
                 damaged.rename(aside)
                 print(
-                    f"{damaged} is damaged ({why}): set aside as {aside.name}; going on from"
+                    f"{damaged} is damaged ({why}): set aside as {aside.name}; resuming from"
                     f" {folder.name}",
                     flush=True,
                 )
@@ -125,8 +125,8 @@ def newest_complete(output_dir: str | Path) -> Path | None:
 
 
 def check_checkpoint(folder: Path, engine: str, processes: int) -> None:
-    """Raises InputError when a checkpoint is damaged, or was written by what this run cannot read
-    it with.
+    """Raises InputError if a checkpoint is damaged, or was written in a way that this run cannot
+    read.
     """
     problem = damage_of(folder)
     if problem:
@@ -136,20 +136,20 @@ def check_checkpoint(folder: Path, engine: str, processes: int) -> None:
     written = read_json(folder / MANIFEST)
     if written["engine"] != engine:
         raise InputError(
-            f"{FLAG}: {folder} was written with its optimizer {written['engine']} (--deepspeed,"
-            f" --fully_shard or neither); this run is {engine}"
+            f"{FLAG}: {folder} was written with optimizer state {written['engine']} (--deepspeed,"
+            f" --fully_shard or neither); this run uses {engine}"
         )
     if engine.startswith("zero") and written["processes"] != processes:
         raise InputError(
             f"{FLAG}: {folder} was written by {written['processes']} DeepSpeed processes, this run"
-            f" has {processes}; ds_to_universal (part of DeepSpeed) converts it, or start as many"
+            f" has {processes}; convert it with DeepSpeed's ds_to_universal, or start as many"
         )
 
 
 def trained_pairs(model: nn.Module, folder: Path) -> Iterator[tuple[nn.Parameter, Tensor]]:
-    """(parameter, its tensor) of all that write_checkpoint wrote of a model of this kind, one at a
-    time. Raises InputError for a tensor that this run does not train, and at the end for what is
-    missing."""
+    """(parameter, its tensor) for each tensor that write_checkpoint wrote of a model of this kind,
+    one at a time. Raises InputError for a tensor that this run does not train, and at the end for
+    missing tensors."""
     parameters = dict(model.named_parameters())
     adapter = (folder / "adapter_model.safetensors").exists()
     names = {
@@ -175,12 +175,12 @@ def trained_pairs(model: nn.Module, folder: Path) -> Iterator[tuple[nn.Parameter
 
 
 def load_trained(model: nn.Module, folder: Path) -> None:
-    """Put what write_checkpoint wrote back into a model of the same kind, in place."""
+    """Load the tensors of write_checkpoint into a model of the same kind, in place."""
     with torch.no_grad():
         for parameter, tensor in trained_pairs(model, folder):
             copy_into(parameter, tensor)
 
 
 def saves_trainable(model: nn.Module) -> bool:
-    """Whether a checkpoint of it leaves the frozen base out: a FlexMDM's own choice."""
+    """Whether a checkpoint of the model omits the frozen base, as a FlexMDM may choose."""
     return isinstance(model, LLaDADiT) and model.config.saved_weights == "trainable"

@@ -1,10 +1,10 @@
-"""What a training run costs, without its weights: parameters by group, bytes a GPU for each way of
-sharding, steps, GPU hours (--dry_run).
+"""Estimate the cost of a training run without its weights: parameters by group, bytes per GPU for
+each way of sharding, steps, GPU hours (--dry_run).
 
-The network is built on torch's meta device, so LLaDA-8B costs nothing here. Bytes of activations
-are measured on a small block of the same code (what autograd saves for a token, by width) and
-scaled up. GPU hours are floating point operations / (peak x MFU); MFU has the usual meaning, in
-which repeated work of gradient checkpointing does not count.
+The network is built on torch's meta device, so LLaDA-8B costs nothing here. Activation bytes are
+measured on a small block of the same code (what autograd saves per token, by width) and scaled up.
+GPU hours are floating point operations / (peak x MFU); MFU has its usual meaning, without the
+recomputation of gradient checkpointing.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from llada_utils import add_lora, build_flexmdm, flexmdm_config, llada_config, n
 if TYPE_CHECKING:
     from training.arguments import RunArguments
 
-# Dense bf16 peaks in floating point operations a second, from NVIDIA's data sheets; a GPU's name
+# Dense bf16 peaks in floating point operations per second, from NVIDIA's data sheets; a GPU's name
 # contains the key.
 PEAK_FLOPS = {
     "H100 PCIe": 756e12,
@@ -37,7 +37,7 @@ GIB = 2**30
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Peak of this process's GPU, or None where it is not known (then no MFU is logged)."""
+    """Peak of this process's GPU, or None if it is not known (then no MFU is logged)."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
@@ -45,7 +45,7 @@ def peak_flops(device: torch.device) -> float | None:
 
 
 def size_of(parameter: Tensor) -> int:
-    """Number of elements, also where ZeRO-3 holds a shard only, or 4 bits are packed two in a
+    """Number of elements, also if ZeRO-3 holds only a shard, or 4-bit values are packed two per
     byte.
     """
     packed = getattr(parameter, "quant_state", None)
@@ -57,9 +57,9 @@ def size_of(parameter: Tensor) -> int:
 
 
 def flops_per_token(model: nn.Module) -> int:
-    """Operations for a token that passes the network in training: 2 a weight forward, 2 for the
-    gradient of its input, and 2 for its own where it is trained. Matrices only; the embedding (a
-    look-up) and the vocabulary head (masked positions only) are left out.
+    """Operations per token that passes through the network in training: per weight 2 forward, 2 for
+    the gradient of its input, and 2 for its own gradient if it is trained. Matrices only, without
+    the embedding (a look-up) and the vocabulary head (masked positions only).
     """
     return sum(
         size_of(parameter) * (6 if parameter.requires_grad else 4)
@@ -107,10 +107,11 @@ def elements(model: nn.Module) -> tuple[int, int]:
 
 
 def meta_model(args: "RunArguments", folder: str | Path | None = None) -> Any:
-    """The model that the flags describe, on the meta device; no weights are read or fetched. Raises
-    InputError.
+    """The model that the flags describe, on the meta device; no weights are read or downloaded.
+    Raises InputError.
 
-    folder: where --init_from or --model_name_or_path lies, if it is a hub id that has been fetched.
+    folder: local folder of --init_from or --model_name_or_path, if it is a hub id that has been
+    downloaded.
     """
     source = folder or args.init_from or args.model_name_or_path
     lora = {"r": args.lora_r, "lora_alpha": args.lora_alpha, "lora_dropout": args.lora_dropout}
@@ -215,9 +216,9 @@ def bytes_a_gpu(
     frozen: float, trained: float, gpus: int, gathered: float
 ) -> dict[str, dict[str, float]]:
     """{strategy: {what: bytes}} of weights, gradients and optimizer. frozen, trained: elements;
-    gathered: elements that a sharded run holds whole for a moment. Without DeepSpeed: bf16 base,
-    fp32 trained weights and gradients, 8 bytes of AdamW. DeepSpeed: everything bf16, and 12 bytes a
-    trained weight (fp32 master, two moments) in the optimizer."""
+    gathered: elements that a sharded run temporarily holds in full. Without DeepSpeed: bf16 base,
+    fp32 trained weights and gradients, 8 bytes of AdamW. DeepSpeed: everything bf16, and 12 bytes
+    per trained weight (fp32 master, two moments) in the optimizer."""
     n = gpus
     return {
         # and DDP's buckets
@@ -264,7 +265,7 @@ def strategy_of(args: "RunArguments") -> str:
 
 
 def run_bytes(args: "RunArguments", model: Any, gpus: int) -> dict[str, dict[str, float]]:
-    """{strategy: {"weights", "gradients", "optimizer", "activations": bytes a GPU}} of a run."""
+    """{strategy: {"weights", "gradients", "optimizer", "activations": bytes per GPU}} of a run."""
     config = (model.backbone if args.variable_length else model).config.to_json()
     frozen, trained = elements(model)
     checkpointing = bool(args.gradient_checkpointing or args.activation_checkpointing)
@@ -279,7 +280,7 @@ def run_bytes(args: "RunArguments", model: Any, gpus: int) -> dict[str, dict[str
 
 
 def dry_run(args: "RunArguments", mean_length: float | None = None) -> None:
-    """Print everything. mean_length: mean tokens of x1 a row, where --train_data was given."""
+    """Print the estimate. mean_length: mean tokens of x1 per row, if --train_data was given."""
     model = meta_model(args)
     backbone = model.backbone.config if args.variable_length else model.config
     config = backbone.to_json()
@@ -289,7 +290,7 @@ def dry_run(args: "RunArguments", mean_length: float | None = None) -> None:
     mean_length = mean_length or length
     print(
         f"{'FlexMDM' if args.variable_length else 'LLaDA'} from"
-        f" {args.init_from or args.model_name_or_path}, nothing read or trained"
+        f" {args.init_from or args.model_name_or_path}, no weights read"
     )
     for group, (size, trains) in groups.items():
         print(f"  {group:<16}{size:>16,}  {'trained' if trains else 'frozen'}")
@@ -297,7 +298,7 @@ def dry_run(args: "RunArguments", mean_length: float | None = None) -> None:
     rows = args.per_device_train_batch_size
     checkpointing = args.gradient_checkpointing or args.activation_checkpointing
     print(
-        f"GiB a GPU on {gpus} GPUs, micro-batch {rows} x {length} tokens,"
+        f"GiB per GPU on {gpus} GPUs, micro-batch {rows} x {length} tokens,"
         f" {'with' if checkpointing else 'without'} gradient checkpointing:"
     )
     print(
@@ -314,7 +315,7 @@ def dry_run(args: "RunArguments", mean_length: float | None = None) -> None:
         )
     print(
         f"  (offload keeps {(2 * (frozen + trained) + 12 * trained) / GIB:.1f} GiB, spread over the"
-        " nodes, in main memory; add 1 to 2 GiB a GPU for CUDA and NCCL)"
+        " nodes, in main memory; add 1 to 2 GiB per GPU for CUDA and NCCL)"
     )
     batch = rows * args.gradient_accumulation_steps * gpus
     x1_tokens = batch * mean_length
@@ -327,9 +328,9 @@ def dry_run(args: "RunArguments", mean_length: float | None = None) -> None:
     operations = steps * x1_tokens * passed * (flops_per_token(model) + attention + head)
     hours = operations / (args.gpu_tflops * 1e12 * args.mfu) / 3600
     print(
-        f"steps: {steps:,} of {batch} rows, {x1_tokens:,.0f} tokens of x1 a step ({mean_length:.0f}"
-        f" a row), {steps * x1_tokens:.3g} in all; {passed:.0%} of them pass the network,"
-        f" {masked:.0%} are masks"
+        f"steps: {steps:,} of {batch} rows, {x1_tokens:,.0f} tokens of x1 per step"
+        f" ({mean_length:.0f} per row), {steps * x1_tokens:.3g} in all; {passed:.0%} of them pass"
+        f" the network, {masked:.0%} are masks"
     )
     print(
         f"GPU hours: {hours:,.0f} at {args.mfu:.0%} of {args.gpu_tflops:.0f} TFLOP/s, that is"

@@ -1,14 +1,14 @@
-"""How well a checkpoint models text: its likelihood bound in nats a token, and its loss on held-out
-rows by quarter of time.
+"""How well a checkpoint models text: its NLL upper bound in nats per token, and its loss on
+held-out rows by quarter of time.
 
 FlexMDM     -log p(x1) <= E[loss]: the loss is the relative entropy between the paths that lead to
-            x1 and the model's paths (arXiv 2509.01025). Length is part of what is modelled.
+            x1 and the model's paths (arXiv 2509.01025). The model covers the length as well.
 LLaDA       -log p(x | length) <= E[loss] (arXiv 2502.09992). Where rows are filled with
-            end-of-text, the length is part of it too.
-Training draws times from all but the last time_epsilon of its clock. What is left there is added as
-the cost of one last leap at that point: FlexMDM's Poisson number of masks a gap, then all masks at
-once; LLaDA's last masks at once. So the sum is a bound, not nearly one. The error is the standard
-error over rows (every row's draws of noise are averaged first).
+            end-of-text, the length is covered too.
+Training never draws times from the last time_epsilon of its clock. A reconstruction term at that
+point accounts for them: for FlexMDM a Poisson number of masks per gap, then all masks at once; for
+LLaDA the last masks at once. With it the sum is a proper upper bound. The error is the standard
+error over rows (each row's draws of noise are averaged first).
 """
 
 import json
@@ -21,7 +21,7 @@ import numpy as np
 if TYPE_CHECKING:
     from data.noise_stream import NoiseStream
 
-# of N draws, each (N,): what they cost, the number of their row, its tokens that are not given
+# of N draws, each (N,): cost, row number, number of tokens of the row that are not given
 Draws: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -49,21 +49,21 @@ def loss_by_time(
 
 
 def ratio_with_error(costs: np.ndarray, tokens: np.ndarray) -> tuple[float, float]:
-    """(sum of costs / sum of tokens, its standard error), one entry a row: the error of a ratio of
-    two means.
+    """(sum of costs / sum of tokens, its standard error), one entry per row: the error of a ratio
+    of two means.
     """
     ratio, rows = costs.sum() / tokens.sum(), len(costs)
     spread = np.square(costs - ratio * tokens).sum()
     return float(ratio), float(np.sqrt(spread * rows / max(rows - 1, 1)) / tokens.sum())
 
 
-def likelihood_bound(main: Draws, rest: Draws, epsilon: float) -> dict[str, Any]:
-    """main, rest: draws from the trained times and at their end. Returns {"nats_per_token", its
+def likelihood_bound(main: Draws, end: Draws, epsilon: float) -> dict[str, Any]:
+    """main, end: draws from the trained times and at their end. Returns {"nats_per_token", its
     standard error "nats_per_token_error", "nats_per_row", "rows", "tokens"}.
     """
     bound: dict[int, float] = {}
     tokens: dict[int, float] = {}
-    for (costs, rows, counts), share in ((main, 1 - epsilon), (rest, 1.0)):
+    for (costs, rows, counts), share in ((main, 1 - epsilon), (end, 1.0)):
         for row in np.unique(rows):
             bound[row] = bound.get(row, 0.0) + share * float(
                 costs[rows == row].astype(np.float64).mean()
@@ -84,10 +84,10 @@ def report(
     trainer: Any, draws: "NoiseStream", ends: "NoiseStream | None", epsilon: float, what: str
 ) -> dict[str, Any]:
     """Evaluate two NoiseStreams with a trainer, print the bound and the loss by quarter, and one
-    JSON line of both.
+    JSON line with both.
 
-    ends None: a model whose law is not the text's (geometric insertion stops below 1) has no bound;
-    its loss is printed all the same. Returns what the JSON line says.
+    ends None: a model that does not sample the distribution of the text (geometric insertion stops
+    below 1) has no bound; its loss is still printed. Returns the content of the JSON line.
     """
     begin = perf_counter()
     main = trainer.predict(draws, metric_key_prefix="heldout")
@@ -97,22 +97,22 @@ def report(
         if "loss" in name
     }
     if ends is not None:
-        trainer.rest = True
-        rest = trainer.predict(ends, metric_key_prefix="heldout")
-        trainer.rest = False
+        trainer.at_end = True
+        end = trainer.predict(ends, metric_key_prefix="heldout")
+        trainer.at_end = False
         drawn, at_the_end = (
             (output.predictions.sum(1), output.label_ids[:, 1], output.label_ids[:, 2])
-            for output in (main, rest)
+            for output in (main, end)
         )
         values = likelihood_bound(drawn, at_the_end, epsilon) | values
     if trainer.is_world_process_zero():
         print(
-            f"{what}: no bound, its insertion schedule ends below 1"
+            f"{what}: no NLL bound, its insertion schedule ends below 1"
             if ends is None
             else (
-                f"{what}: at most {values['nats_per_token']:.4f} +-"
-                f" {values['nats_per_token_error']:.4f} nats a token ({values['rows']} rows,"
-                f" {values['tokens']:.0f} tokens, {len(draws) // values['rows']} draws a row)"
+                f"{what}: NLL upper bound {values['nats_per_token']:.4f} +-"
+                f" {values['nats_per_token_error']:.4f} nats/token ({values['rows']} rows,"
+                f" {values['tokens']:.0f} tokens, {len(draws) // values['rows']} draws per row)"
             )
         )
         print(

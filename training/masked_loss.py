@@ -1,10 +1,10 @@
-"""Cross-entropy of a large vocabulary at chosen positions, a chunk of positions at a time: logits
-(M, V) never exist at once.
+"""Cross-entropy over a large vocabulary at chosen positions, one chunk of positions at a time: the
+full logits (M, V) never exist.
 
     loss[i] = -log softmax(head(hidden[i]))[target[i]]
-Each chunk's logits are made, reduced to its losses and dropped; the backward pass makes them again
-(activation checkpointing), with the same dropout. `head` is called as it is: LoRA on it, autocast
-and ZeRO-3's or FSDP's hooks work as everywhere else.
+Each chunk's logits are computed, reduced to losses and dropped; the backward pass recomputes them
+(activation checkpointing), with the same dropout. `head` is called as a module: LoRA on it,
+autocast and ZeRO-3's or FSDP's hooks work as usual.
 """
 
 from collections.abc import Mapping
@@ -27,15 +27,15 @@ def unwrapped(model: Any) -> Any:
 
 
 def supports(model: Any, what: str) -> bool:
-    """Whether a model, or the one inside DDP or DeepSpeed, takes what a `supports_...` attribute
-    names.
+    """Whether a model, or the one inside DDP or DeepSpeed, has the `supports_...` attribute of this
+    name set.
     """
     return getattr(unwrapped(model), f"supports_{what}", False)
 
 
 def places_of_masks(batch: Mapping[str, Tensor]) -> Tensor:
-    """Flat places (M,) of a batch's masks: as its collator says, who knows them without asking the
-    device.
+    """Flat positions (M,) of a batch's masks, from its collator if it gives them, which avoids a
+    synchronisation with the device.
     """
     return (
         batch["mask_places"]
@@ -52,9 +52,9 @@ def masked_token_costs(
     mask_places: Tensor,
     **options: Any,
 ) -> tuple[Any, Tensor]:
-    """(what the model returns, -log p(target) at every mask (M,) in fp32 or finer). batch:
-    mask_indices and targets (B, L), and token_places where rows are to be packed; mask_places: long
-    (M,), from `places_of_masks`; options: passed to the model."""
+    """(what the model returns, -log p(target) at every mask (M,) in fp32 or higher precision).
+    batch: mask_indices and targets (B, L), and token_places if rows are to be packed; mask_places:
+    long (M,), from `places_of_masks`; options: passed to the model."""
     targets = batch["targets"].flatten().index_select(0, mask_places)
     options |= {"attention_mask": attention_mask, "logits_mask": batch["mask_indices"]}
     if supports(model, "places") and (attention_mask is None or "token_places" in batch):

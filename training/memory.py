@@ -1,4 +1,4 @@
-"""What a training needs of a GPU's memory, whether it can fit, and what helps when it does not."""
+"""How much GPU memory a training run needs, whether it can fit, and what helps if it does not."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ HELD_OUT = "what helps: a smaller --per_device_eval_batch_size"
 
 
 def always_held(args: "RunArguments", model: Any) -> dict[str, float]:
-    """{"weights", "optimizer": bytes} that a run holds on a GPU all the time, at the least."""
+    """{"weights", "optimizer": bytes} that a run holds on a GPU at all times, at least."""
     from training.estimate import bytes_a_gpu, elements, strategy_of
 
     frozen, trained = elements(model)
@@ -29,7 +29,7 @@ def always_held(args: "RunArguments", model: Any) -> dict[str, float]:
 
 def require_room_for_training(args: "RunArguments", folder: Path) -> None:
     """Refuse, before its weights are read, a model that cannot be trained on this process's GPU.
-    folder: where its start lies. Raises InputError.
+    folder: of the checkpoint or base to start from. Raises InputError.
     """
 
     def parts():
@@ -37,7 +37,7 @@ def require_room_for_training(args: "RunArguments", folder: Path) -> None:
 
         try:
             model = meta_model(args, folder)
-        except InputError:  # what is wrong with the folder is said when it is read
+        except InputError:  # errors in the folder are reported when it is read
             return {}
         return always_held(args, model)
 
@@ -45,7 +45,7 @@ def require_room_for_training(args: "RunArguments", folder: Path) -> None:
 
 
 def smaller_weights(args: "RunArguments") -> list[str]:
-    """What makes weights and optimizer smaller on each GPU and is not in use yet."""
+    """Options that reduce weights and optimizer per GPU and are not in use yet."""
     helps = ["LoRA instead of --all_parameters"] if args.all_parameters else []
     if args.engine == "whole":
         helps.append("--fully_shard or --deepspeed scripts/ds_zero3.json on several GPUs")
@@ -57,7 +57,7 @@ def smaller_weights(args: "RunArguments") -> list[str]:
 
 
 def training_advice(args: "RunArguments", trainer_cls: Any, model: Any, *rest: Any) -> str:
-    """What a run that is out of memory needs by --dry_run's estimate, and what helps."""
+    """What an out-of-memory run needs, by --dry_run's estimate, and what helps."""
     from training.estimate import run_bytes, strategy_of
 
     helps, rows = [], args.per_device_train_batch_size
@@ -72,6 +72,6 @@ def training_advice(args: "RunArguments", trainer_cls: Any, model: Any, *rest: A
     strategy = strategy_of(args)
     need = run_bytes(args, model, args.world_size)[strategy]
     return (
-        f"--dry_run's estimate a GPU, {strategy}: {gib(need)}; what helps: {', '.join(helps)}. "
+        f"--dry_run's estimate per GPU, {strategy}: {gib(need)}; what helps: {', '.join(helps)}. "
         "--resume_from_checkpoint auto resumes from the newest checkpoint"
     )

@@ -1,4 +1,4 @@
-"""The model that a training script trains: from a base, a checkpoint, or nothing."""
+"""The model that a training script trains: from a base, a checkpoint, or from scratch."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
 
 def build_model(args: "RunArguments") -> tuple[Any, Any]:
-    """(model to train, its tokenizer) as the flags say: from a base, a checkpoint, or nothing.
+    """(model to train, its tokenizer) as the flags say: from a base, a checkpoint, or from scratch.
     Raises InputError.
     """
     import torch
@@ -55,7 +55,7 @@ def build_model(args: "RunArguments") -> tuple[Any, Any]:
     elif args.from_scratch:
         if args.variable_length or not args.all_parameters:
             raise InputError(
-                "--from_scratch: a LLaDA is made from nothing with --all_parameters and without"
+                "--from_scratch: only a LLaDA with --all_parameters starts from scratch, without"
                 " --variable_length"
             )
         model = LLaDAModelLM(llada_config(resolve_folder(args.model_name_or_path)))

@@ -1,5 +1,5 @@
-"""Training rows are looked at once, before the first step: for what a collator would stumble over
-days later, or train on without a word.
+"""Check all training rows once, before the first step, for errors that would make a collator fail
+days later or be trained on silently.
 """
 
 from collections.abc import Mapping
@@ -26,9 +26,9 @@ def check_rows(
 ) -> None:
     """Refuse, by its number, the first row (0 based) that cannot be trained on. Raises InputError.
 
-    rows: with input_ids, and prompt_length where it has one; vocabulary: ids are
-    below it; reserved: data.tokenizer.reserved_ids, which are in no row; longest: tokens a row may
-    have; flag: names the data; answers: every row needs tokens behind its prompt.
+    rows: with input_ids, and optionally prompt_length; vocabulary: ids must be below it; reserved:
+    data.tokenizer.reserved_ids, which no row may hold; longest: maximum tokens per row; flag: of
+    the data, for messages; answers: whether every row needs tokens after its prompt.
     """
     import numpy as np
     import pyarrow as pa
@@ -64,7 +64,7 @@ def check_rows(
             or np.isnan(prompt.astype(float)).any()
             or (prompt != np.floor(prompt)).any()
         ):
-            raise InputError(f"{flag}: prompt_length is no column of whole numbers")
+            raise InputError(f"{flag}: prompt_length is not a column of whole numbers")
         wrong_id = (ids < 0) | (ids >= vocabulary)
         for what, bad in (
             (
@@ -83,7 +83,7 @@ def check_rows(
                 "has a prompt_length that is not within its tokens",
                 (prompt < 0) | (prompt > lengths),
             ),
-            ("has no tokens behind its prompt", answers & (prompt >= lengths)),
+            ("has no tokens after its prompt", answers & (prompt >= lengths)),
         ):
             if bad.any():
                 row = int(bad.argmax())
@@ -107,8 +107,8 @@ def _rows_with(marked, starts, lengths):
 
 
 def check_origin(path: str | Path, tokenizer: Any, task: str | None, flag: str) -> None:
-    """Refuse rows that info.json says were made by another tokenizer, or for another task (None:
-    any). Folders without it are taken as they are. Raises InputError.
+    """Refuse rows made with another tokenizer or for another task (None: any), according to
+    info.json. Folders without it are accepted. Raises InputError.
     """
     from data.tokenizer import tokenizer_hash
 
@@ -122,7 +122,7 @@ def check_origin(path: str | Path, tokenizer: Any, task: str | None, flag: str) 
     if settings.get("tokenizer_hash") not in (None, tokenizer_hash(tokenizer)):
         raise InputError(
             f"{flag}: the rows of {path} were tokenised by another tokenizer"
-            f" ({content.get('tokenizer')}) than the model's"
+            f" ({content.get('tokenizer')}), not the model's"
         )
     script = settings.get("script")
     if task and script in SCRIPT_OF_TASK.values() and script != SCRIPT_OF_TASK[task]:

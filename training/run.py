@@ -1,9 +1,9 @@
 """Starting, resuming and ending a run: what every training script does with its arguments, model,
 rows and collator.
 
-OUTPUT_DIR/settings.json says what the run is; going on with other settings is refused.
-train_log.jsonl has every log line; final is the result. SIGTERM and SIGUSR1 (a scheduler's warning)
-let the step end, save and stop; --resume_from_checkpoint auto resumes.
+OUTPUT_DIR/settings.json holds the run's settings; resuming with other settings is refused.
+train_log.jsonl has every log line; final is the result. On SIGTERM or SIGUSR1 (a scheduler's
+warning) the run finishes its step, saves and stops; --resume_from_checkpoint auto resumes.
 """
 
 import math
@@ -59,7 +59,7 @@ WRITTEN = re.compile(
 
 
 class JsonlLog(TrainerCallback):
-    """Every log line of the Trainer, as a row of train_log.jsonl. What is not finite is null."""
+    """Every log line of the Trainer, as a row of train_log.jsonl. Non-finite values are null."""
 
     def on_log(
         self,
@@ -103,9 +103,9 @@ class StopOnSignal(TrainerCallback):
             signal.signal(each, signal.SIG_IGN)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The Trainer calls it after every step: save and stop where any process was told to."""
+        """The Trainer calls it after every step: save and stop if any process was signalled."""
         stop = self.received is not None
-        if args.world_size > 1:  # one process may have been told and the others not yet
+        if args.world_size > 1:  # one process may have been signalled and the others not yet
             flag = torch.tensor(float(stop), device=args.device)
             torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
             stop = bool(flag.item())
@@ -150,7 +150,7 @@ SETTINGS = (
 
 
 def run_settings(args: RunArguments, model: Any, rows: int) -> dict[str, Any]:
-    """What must not change between a run and its continuation. rows: how many it trains on."""
+    """Settings that must not change when a run is resumed. rows: how many it trains on."""
     settings = {key: getattr(args, key) for key in SETTINGS if hasattr(args, key)} | {
         "global_batch": args.global_batch
     }
@@ -175,8 +175,8 @@ def run_settings(args: RunArguments, model: Any, rows: int) -> dict[str, Any]:
 
 
 def input_hashes(args: RunArguments) -> dict[str, str]:
-    """What lies on disk and must not change either: training rows, and the weights and tokenizer
-    that the run starts from (with the base beneath them).
+    """Hashes of files that must not change either: training rows, and the weights and tokenizer
+    that the run starts from (with their base).
     """
     start, flag = (
         (args.init_from, "--init_from")
@@ -193,8 +193,8 @@ def input_hashes(args: RunArguments) -> dict[str, str]:
 
 
 def decide_on_rank_zero(args: RunArguments, decide: Callable[[], Decided]) -> Decided:
-    """decide() in the first process; every process gets what it returned, or ends as it did: one
-    line from the first process, exit code 2.
+    """Call decide() in the first process; every process gets its result, or ends with its error:
+    one line from the first process, exit code 2.
     """
     outcome: list[Any] = [None, None]
     if args.process_index == 0:
@@ -234,7 +234,7 @@ def prepare_output(args: RunArguments, settings: Mapping[str, Any]) -> tuple[str
 
 
 def prepare_locked(args: RunArguments, settings: Mapping[str, Any]) -> tuple[str | None, bool]:
-    """prepare_output, in a folder that nobody else writes."""
+    """prepare_output, in a folder that this run has locked."""
     assert args.output_dir is not None  # __post_init__ names it
     output_dir = Path(args.output_dir)
     before = output_dir / "settings.json"
@@ -245,7 +245,7 @@ def prepare_locked(args: RunArguments, settings: Mapping[str, Any]) -> tuple[str
         )
         if foreign:
             raise InputError(
-                f"--output_dir: {output_dir} holds {foreign[0]} and is no run of ours; name another"
+                f"--output_dir: {output_dir} holds {foreign[0]}: no run of ours; name another"
             )
         old = None
     elif args.overwrite and not args.resume_from_checkpoint:
@@ -285,7 +285,7 @@ def prepare_locked(args: RunArguments, settings: Mapping[str, Any]) -> tuple[str
     if checkpoint:
         check_checkpoint(checkpoint, args.engine, args.world_size)
     log = output_dir / "train_log.jsonl"
-    if log.exists():  # lines of steps that will be taken again
+    if log.exists():  # drop lines of steps that will be repeated
         step = read_json(checkpoint / "trainer_state.json")["global_step"] if checkpoint else 0
         write_rows(log, [row for row in read_finished(log) if row["step"] <= step])
     # of a process that was killed
@@ -300,7 +300,7 @@ def prepare_locked(args: RunArguments, settings: Mapping[str, Any]) -> tuple[str
 def held_out_rows(
     args: RunArguments, rows: "dict[str, Dataset] | None", tokenizer: Any
 ) -> "Dataset":
-    """What --evaluate_only reads: --eval_data (a data folder or text), else the held-out split of
+    """The rows for --evaluate_only: --eval_data (a data folder or text), else the held-out split of
     --train_data. Raises InputError.
     """
     if not args.eval_data:
@@ -338,8 +338,8 @@ def held_out_rows(
 
 
 def dry_run(args: RunArguments) -> None:
-    """Sizes, memory, steps and GPU hours (training/estimate.py), with the mean length of
-    --train_data where it is given.
+    """Print sizes, memory, steps and GPU hours (training/estimate.py), with the mean length of
+    --train_data if it is given.
     """
     from training.estimate import dry_run as describe
 
@@ -376,7 +376,9 @@ def check_data(args: RunArguments, model: Any, tokenizer: Any, rows: "dict[str, 
 
 
 def check_kind(args: RunArguments) -> None:
-    """--init_from must be the kind of model that --variable_length asks for. Raises InputError."""
+    """Refuse an --init_from that is not the kind of model that --variable_length asks for. Raises
+    InputError.
+    """
     if args.init_from and checkpoint_kind(args.init_from, "--init_from") != (
         "flexmdm" if args.variable_length else "llada"
     ):
@@ -390,8 +392,8 @@ def check_kind(args: RunArguments) -> None:
 
 @out_of_memory_advice(training_advice)
 def train(args: RunArguments, *what: Any) -> None:
-    """Train to the end (or to a signal) and write OUTPUT_DIR/final, as the only process group that
-    does so there.
+    """Train to the end (or until a signal) and write OUTPUT_DIR/final, as the only process group
+    that writes there.
 
     what: trainer class, model, tokenizer, rows {"train": ..., "validation": ... or absent},
     collator, text of the model card.
@@ -413,7 +415,7 @@ def train_alone(
     collator: Any,
     card: str,
 ) -> None:
-    """`train`, once the folder's lock is its caller's to let go of."""
+    """`train`, while the caller holds the folder's lock."""
     decide_on_rank_zero(args, lambda: check_data(args, model, tokenizer, rows))
     train_rows = rows["train"]
     if args.sanity_run:
@@ -479,8 +481,8 @@ def train_alone(
 
 
 def save_final(trainer: DiffusionTrainer) -> None:
-    """OUTPUT_DIR/final, complete or not there. Every process takes part: gathering sharded weights
-    needs them all.
+    """Write OUTPUT_DIR/final, completely or not at all. Every process must call it: gathering
+    sharded weights needs them all.
     """
     final = Path(trainer.args.output_dir) / "final"
     staging = final.with_name(".final")
@@ -502,8 +504,8 @@ def evaluate_only(
     rows: "Dataset",
     collator: Any,
 ) -> None:
-    """Print the likelihood bound and the loss by quarter of time of a model on rows (a data set
-    with input_ids). Nothing is written.
+    """Print the NLL upper bound and the loss by quarter of time of a model on rows (a data set with
+    input_ids). Nothing is written.
     """
     check_rows(
         rows,

@@ -1,9 +1,10 @@
-"""Weights in shards, one a process: by FSDP2 (torch's fully_shard, any device) or DeepSpeed ZeRO-3;
-and whole tensors out of them.
+"""Sharded weights, one shard per process, by FSDP2 (torch's fully_shard, any device) or DeepSpeed
+ZeRO-3; and gathering full tensors from them.
 
-Loading: safetensors files are mapped, not read, so a base in the dtype of its file costs page cache
-that all processes of a node share. Both functions below then take one block or parameter at a time,
-keep this process's part and drop the rest: none ever holds the whole base in memory of its own.
+Loading: safetensors files are memory-mapped, not read, so a base in the dtype of its file costs
+page cache that all processes of a node share. Both functions below then take one block or parameter
+at a time, keep this process's shard and drop the rest: no process ever holds a full copy of the
+base.
 """
 
 from pathlib import Path
@@ -17,8 +18,8 @@ from llada_dit import LLaDABlock
 
 
 def shard_by_fsdp2(model: nn.Module, device: torch.device) -> nn.Module:
-    """fully_shard every transformer block, then the rest, over all processes. In place; returns the
-    model.
+    """fully_shard every transformer block, then the other modules, over all processes. In place;
+    returns the model.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -32,8 +33,8 @@ def shard_by_fsdp2(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def shard_by_zero3(model: nn.Module, deepspeed_config: dict[str, Any]) -> nn.Module:
-    """What deepspeed.initialize would do after it has moved the whole model to the GPU, parameter
-    by parameter. In place; returns the model.
+    """Do parameter by parameter what deepspeed.initialize would do after moving the whole model to
+    the GPU. In place; returns the model.
     """
     import deepspeed
 
@@ -43,7 +44,7 @@ def shard_by_zero3(model: nn.Module, deepspeed_config: dict[str, Any]) -> nn.Mod
 
 
 def whole_tensor(parameter: Tensor) -> Tensor:
-    """The whole value of a parameter, detached, however it is held; ZeRO's fp32 master where there
+    """The full value of a parameter, detached, however it is sharded; ZeRO's fp32 master if there
     is one. Every process must call it.
     """
     if isinstance(parameter, DTensor):
@@ -57,8 +58,8 @@ def whole_tensor(parameter: Tensor) -> Tensor:
 
 
 def copy_into(parameter: Tensor, tensor: Tensor) -> None:
-    """Copy a whole tensor into a parameter: into this process's part where the parameter is sharded
-    by FSDP2.
+    """Copy a full tensor into a parameter: only this process's shard if the parameter is sharded by
+    FSDP2.
     """
     if not isinstance(parameter, DTensor):
         parameter.copy_(tensor)
@@ -73,7 +74,7 @@ def copy_into(parameter: Tensor, tensor: Tensor) -> None:
 def save_sharded_optimizer(
     model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path
 ) -> None:
-    """Every process writes its part of the optimizer's state; a run on another number of processes
+    """Write the optimizer's state, each process its shard; a run with another number of processes
     can read it.
     """
     import torch.distributed.checkpoint as checkpoint
@@ -85,7 +86,7 @@ def save_sharded_optimizer(
 def load_sharded_optimizer(
     model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path
 ) -> None:
-    """Put what save_sharded_optimizer wrote back into the optimizer."""
+    """Load the state written by save_sharded_optimizer into the optimizer."""
     import torch.distributed.checkpoint as checkpoint
     from torch.distributed.checkpoint.state_dict import (
         get_optimizer_state_dict,

@@ -1,9 +1,9 @@
-"""The Hugging Face Trainer that both losses sit in: loss accounting, optimizer groups, skipped
-steps, evaluation by time, the log, saving.
+"""The Hugging Face Trainer that both losses use: loss accounting, optimizer groups, skipped steps,
+evaluation by time, logging, saving.
 
-DDP, DeepSpeed (--deepspeed) and the rest come with the Trainer. Ours: data in NoiseStream's order,
-the loss divided by one constant over the global batch, steps that are not finite skipped and
-counted, checkpoints complete or invisible (training/checkpoints.py).
+DDP, DeepSpeed (--deepspeed) and so on come with the Trainer. Added here: data in NoiseStream's
+order, the loss divided by one constant over the global batch, non-finite steps skipped and counted,
+checkpoints complete or invisible (training/checkpoints.py).
 """
 
 import contextlib
@@ -40,8 +40,8 @@ from training.sharding import load_sharded_optimizer, save_sharded_optimizer, wh
 
 OPTIMIZER_FOLDER = "optimizer_shards"
 
-# Methods of transformers' Trainer that DiffusionTrainer replaces or calls, private ones among them:
-# the parameters it relies on, and what for. A new version of transformers is looked at here first.
+# Methods of transformers' Trainer that DiffusionTrainer replaces or calls, including private ones:
+# the parameters it relies on, and why. Check these first when transformers is upgraded.
 TRAINER_METHODS = {
     # replaced
     "compute_loss": ("model inputs return_outputs num_items_in_batch", "our loss and its constant"),
@@ -50,7 +50,7 @@ TRAINER_METHODS = {
     "_defer_fsdp_gradient_reduction": ("", "accumulation under fully_shard"),
     "prediction_step": (
         "model inputs prediction_loss_only ignore_keys",
-        "what held-out rows cost, for the likelihood bound",
+        "cost of held-out rows, for the NLL bound",
     ),
     "evaluate": ("eval_dataset ignore_keys metric_key_prefix", "its time is no training time"),
     "log": ("logs start_time", "means over rows, speed and balance besides"),
@@ -74,11 +74,11 @@ TRAINER_METHODS = {
 
 
 class DiffusionTrainer(Trainer):
-    """Trainer whose subclasses say what each row of a batch costs.
+    """Trainer whose subclasses define the loss of each row of a batch.
 
     row_terms(model, batch) -> {term: (B,)}, whose sum is a row's loss; reconstruction_terms(model,
-    batch) -> (B,), what the likelihood bound adds for the times that training leaves out. card:
-    text of the model card; sharded: the model's parameters are shards already.
+    batch) -> (B,), what the NLL bound adds for the times that training never draws. card: text of
+    the model card; sharded: the model's parameters are already sharded.
     """
 
     TERMS: tuple[str, ...] = ()
@@ -98,7 +98,7 @@ class DiffusionTrainer(Trainer):
         self.args._n_gpu = min(self.args._n_gpu, 1)
         # the Trainer then wraps nothing around the model
         self.is_distributed_loading_by_transformers = self.sharded = sharded
-        self.card, self.rest = card, False
+        self.card, self.at_end = card, False
         # so that the Trainer divides by the accumulation steps itself
         self.model_accepts_loss_kwargs = False
         self.sums: dict[str, Any] = defaultdict(float)
@@ -113,12 +113,12 @@ class DiffusionTrainer(Trainer):
     # ---- loss
 
     def row_terms(self, model: Any, batch: Batch) -> Batch:
-        """{term: (B,)}, of each row; a subclass says it."""
-        raise TypeError(f"{type(self).__name__} does not say what a row costs")
+        """{term: (B,)} of each row; defined by a subclass."""
+        raise TypeError(f"{type(self).__name__} does not define row_terms")
 
     def reconstruction_terms(self, model: Any, batch: Batch) -> Tensor:
-        """(B,), what the bound adds at the collator's LAST_TIME; a subclass says it."""
-        raise TypeError(f"{type(self).__name__} does not say what the bound lacks")
+        """(B,), what the NLL bound adds at t = 1 - epsilon; defined by a subclass."""
+        raise TypeError(f"{type(self).__name__} does not define reconstruction_terms")
 
     def compute_loss(
         self,
@@ -129,8 +129,8 @@ class DiffusionTrainer(Trainer):
     ) -> Any:
         """Sum over rows / (rows of the global batch x constant). The Trainer divides by the
         accumulation steps and DDP averages over processes, so the micro-batch's share is multiplied
-        by both first: the result is the same however the batch is dealt. Returns the loss, or with
-        return_outputs (loss, every row's (B,)).
+        by both first: the result does not depend on how the batch is split. Returns the loss, or
+        with return_outputs (loss, every row's (B,)).
         """
         first, *others = self.row_terms(model, inputs).values()
         losses = sum(others, start=first)
@@ -140,22 +140,22 @@ class DiffusionTrainer(Trainer):
             * args.gradient_accumulation_steps
             / (args.global_batch * args.loss_constant)
         )
-        # A loss that is not finite makes every gradient so, in all processes: then all of them skip
+        # A non-finite loss makes every gradient non-finite in all processes, so all of them skip
         # the step (_get_grad_norm).
         loss = loss * torch.where(torch.isfinite(loss.detach()), 1.0, math.nan)
         return (loss, losses) if return_outputs else loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The Trainer's, but a loss that is not finite counts as 0 in the log; the Trainer's own
-        filter would wait for every loss.
+        """The Trainer's, but a non-finite loss counts as 0 in the log; the Trainer's own filter
+        would synchronise at every step.
         """
         return torch.nan_to_num(
             super().training_step(*args, **kwargs), nan=0.0, posinf=0.0, neginf=0.0
         )
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> float:
-        """Norm of the whole gradient, a float. Where it is not finite the step is skipped and
-        counted; it is the same in all processes.
+        """Norm of the whole gradient, a float, the same in all processes. If it is not finite, the
+        step is skipped and counted.
         """
         norm = super()._get_grad_norm(model, grad_norm)
         norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
@@ -200,7 +200,7 @@ class DiffusionTrainer(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(loss, what every row costs (B, terms), its time, row number and tokens (B, 3)) for
+        """(loss, terms of each row (B, terms), its time, row number and tokens (B, 3)) for
         held_out_metrics.
         """
         with torch.no_grad():
@@ -208,7 +208,7 @@ class DiffusionTrainer(Trainer):
             with self.compute_loss_context_manager():
                 terms = (
                     [self.reconstruction_terms(model, inputs)]
-                    if self.rest
+                    if self.at_end
                     else list(self.row_terms(model, inputs).values())
                 )
         costs = torch.stack(terms, 1)  # (B, terms)
@@ -218,11 +218,11 @@ class DiffusionTrainer(Trainer):
         return costs.sum(1).mean() / self.args.loss_constant, costs, facts
 
     def held_out_metrics(self, prediction: Any) -> dict[str, float]:
-        """`loss_by_time` of what prediction_step returned of all rows; nothing at LAST_TIME."""
+        """`loss_by_time` of prediction_step's results for all rows; none at LAST_TIME."""
         costs, facts = prediction.predictions, prediction.label_ids
         return (
             {}
-            if self.rest
+            if self.at_end
             else loss_by_time(dict(zip(self.TERMS, costs.T)), facts[:, 0], self.args.loss_constant)
         )
 
@@ -234,8 +234,8 @@ class DiffusionTrainer(Trainer):
     # ---- log
 
     def note(self, rows: int, passed_tokens: Tensor, **values: Tensor) -> None:
-        """Keep per-row values (B,) for the next log line, as means over the rows since the last
-        one. passed_tokens: those the network saw.
+        """Accumulate per-row values (B,) for the next log line, which has their means over the rows
+        since the last one. passed_tokens: tokens that passed through the network.
         """
         if self.model.training:
             self.noted_rows += rows
@@ -251,13 +251,13 @@ class DiffusionTrainer(Trainer):
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """Time spent inside does not count as training in tokens a second."""
+        """Time spent inside does not count as training time in tokens per second."""
         started = time.perf_counter()
         yield
         self.paused += time.perf_counter() - started
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """The Trainer's; a line of training says `log_values` besides."""
+        """The Trainer's; a training line also has `log_values`."""
         if "loss" in logs and self.noted_rows:
             logs.update(self.log_values())
         super().log(logs, start_time)
@@ -311,8 +311,8 @@ class DiffusionTrainer(Trainer):
         return torch.utils.data.SequentialSampler(self.train_dataset)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """The optimizer, made at the first call: LoRA, matrices and vectors are groups with
-        learning rates and weight decays of their own.
+        """The optimizer, created at the first call: LoRA, matrices and vectors are groups with
+        their own learning rates and weight decays.
         """
         if self.optimizer is None:
             args, groups = self.args, defaultdict(list)
@@ -377,8 +377,8 @@ class DiffusionTrainer(Trainer):
             self.accelerator.wait_for_everyone()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Weights, config, tokenizer and card, by one process; all take part, because shards must
-        be gathered.
+        """Weights, config, tokenizer and card, written by one process; all must call it, because
+        shards are gathered.
         """
         state: dict[str, Tensor] | None = None
         if self.sharded or self.is_deepspeed_enabled or self.is_fsdp_enabled:
@@ -408,7 +408,7 @@ class DiffusionTrainer(Trainer):
         if self.args.should_save:
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
 
-    # ---- going on
+    # ---- resuming
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_trained(
@@ -466,8 +466,8 @@ class DiffusionTrainer(Trainer):
 
 @contextlib.contextmanager
 def named_failure(what: str | Path) -> Iterator[None]:
-    """A full disk, a quota, lost rights: one line that names what could not be written. What was
-    complete before is untouched.
+    """A full disk, a quota, lost permissions: one line that names what could not be written.
+    Whatever was complete before is untouched.
     """
     from safetensors import SafetensorError
 

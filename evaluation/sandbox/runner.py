@@ -1,18 +1,18 @@
-"""Run model-written programs and say which pass their test: never in this process, and never
-without being asked to.
+"""Run model-written programs and report which pass their test: never in this process, and only on
+request.
 
     with CodeRunner() as runner:
         # one dict each: status, error, suspicious, seconds, ...
         results = runner.run_all([(program, test, entry_point), ...])
-        runner.isolation    # what separates the programs from this machine
+        runner.isolation    # what isolates the programs from this machine
 
-Each program is run as the official HumanEval scorer composes it (program, newline, test, newline,
-check(entry_point); 3 s), in a fresh interpreter inside the sandbox of sandbox.py, and its
-verdict comes from judge.py in a way it cannot forge.
+Each program is run as in the official HumanEval scorer (program, newline, test, newline,
+check(entry_point); 3 s), in a fresh interpreter inside the sandbox of sandbox.py, and its verdict
+comes from judge.py in a way the program cannot forge.
 
-The threat that this stands against: careless code, and code that cheats or does damage (deleting
-files, endless processes, forged verdicts, patched builtins). Out of scope: holes in the kernel, and
-timing. Where the machine allows no namespaces the isolation is weaker; `isolation` and every
+Threat model: careless code, and code that cheats or does damage (deleting files, endless processes,
+forged verdicts, patched builtins). Out of scope: kernel vulnerabilities and timing side channels.
+If the machine does not allow namespaces, the isolation is weaker; `isolation` and every
 results.json say so.
 
 Only the standard library can be imported by the programs. Needs Linux for isolation; runs on macOS
@@ -48,8 +48,8 @@ SELF_TEST = (
     "def check(candidate):\n    assert candidate(1) == [1]\n",
     "f",
 )
-# what an honest middle of a function does not say; passing completions with such words are flagged
-# for a human to read
+# words that an honest middle of a function does not contain; passing completions with such words
+# are flagged for a human to read
 SUSPICIOUS = re.compile(
     r"__(eq|ne|lt|le|gt|ge|bool|hash|sub|rsub|abs|float|getattribute|getattr|class|subclasses"
     r"|builtins|globals|code|dict|mro|import|instancecheck)__"
@@ -59,8 +59,8 @@ SUSPICIOUS = re.compile(
 
 
 def suspicious_text(completion: str, reference: str = "") -> str:
-    """The first word in a completion that hints at cheating and that the reference solution does
-    not have; "" where there is none.
+    """The first word in a completion that hints at cheating and is not in the reference solution;
+    "" if there is none.
     """
     for match in SUSPICIOUS.finditer(completion):
         if match.group() not in reference:
@@ -93,7 +93,7 @@ def bound_names(program: str) -> Counter[str]:
 
 def rebound_name(program: str, reference_program: str) -> str:
     """A top-level name of the reference program that this one binds more often (a helper of its
-    prompt, say); "" where there is none.
+    prompt, say); "" if there is none.
     """
     try:
         with warnings.catch_warnings():
@@ -105,8 +105,8 @@ def rebound_name(program: str, reference_program: str) -> str:
 
 
 def test_with_helpers(reference_program: str, test: str, entry_point: str) -> str:
-    """The test, behind the helpers that it uses of the prompt: they are the prompt's own then,
-    whatever the program made of them.
+    """The test, preceded by the helpers of the prompt that it uses, so that it uses the prompt's
+    own versions whatever the program made of them.
     """
     try:
         tree = ast.parse(reference_program)
@@ -136,8 +136,8 @@ def available_cores() -> int:
 
 
 class Sandbox:
-    """One sandbox.py process of one level; raises OSError with the reason where this machine
-    does not allow that level.
+    """One sandbox.py process of one level; raises OSError with the reason if this machine does not
+    allow that level.
     """
 
     def __init__(self, level: str, unsafe_as_root: bool, python: str) -> None:
@@ -213,10 +213,10 @@ class CodeRunner:
     """Sandboxes for several programs at once. A context manager: closing it ends every process and
     removes every folder it made.
 
-    workers: programs at once (None: one a core); timeout: seconds of one program; unsafe_as_root:
-    let root run programs as root where it cannot become anybody else; levels: which of LEVELS may
-    be used; python: interpreter of the programs. Raises InputError where no allowed level works,
-    with the reasons.
+    workers: programs at once (None: one per core); timeout: seconds per program; unsafe_as_root:
+    let root run programs as root if it cannot become another user; levels: which of LEVELS may be
+    used; python: interpreter of the programs. Raises InputError if no allowed level works, with the
+    reasons.
     """
 
     def __init__(
@@ -271,7 +271,7 @@ class CodeRunner:
                     self.sandboxes[slot] = Sandbox(self.level, self.unsafe_as_root, self.python)
                 return self.sandboxes[slot].run(*job, self.timeout)
             except (OSError, ValueError) as error:
-                # the sandbox is gone: a new one, and the program once more
+                # the sandbox is gone: start a new one and run the program again
                 reason = str(error)
                 if self.sandboxes[slot] is not None:
                     self.sandboxes[slot].close()
@@ -289,10 +289,9 @@ class CodeRunner:
         self, jobs: Iterable[Job], progress: Callable[[int, Result], object] | None = None
     ) -> list[Result]:
         """Results of many (program, test, entry_point), in order. progress: called with each job's
-        number and result as it comes, by one thread at a time; what it raises ends the run.
+        number and result as it comes, by one thread at a time; an exception in it ends the run.
 
-        A program that ran out of time without having had the processor (a crowded machine) is run
-        once more with nothing beside it.
+        A program that timed out with little CPU time (a busy machine) is run once more, alone.
         """
         results: list[Any]
         waiting: queue.SimpleQueue[int]

@@ -512,7 +512,7 @@ class Sandbox:
                     word.encode("utf-8", "replace").decode() for word in words
                 )
             except (ValueError, EOFError, TypeError):
-                result["error"] = "its verdict is torn"
+                result["error"] = "its verdict is truncated"
         elif verdict:
             result.update(error="it wrote into the verdict's pipe", suspicious="forged verdict")
         elif full:

@@ -761,7 +761,7 @@ def test_flags_of_the_other_model_kind_give_a_no_effect_warning(
         "--output_dir",
         tmp_path,
     )
-    assert "--gen_length, --remasking: LLaDA's" in capsys.readouterr().err
+    assert "--gen_length, --remasking: only for LLaDA" in capsys.readouterr().err
 
 
 def test_official_files_are_recognised_by_name(data_dir, tmp_path):

@@ -10,7 +10,7 @@ import torch
 from common.packed_rows import Places
 from data.noise_stream import NoiseStream
 from flexmdm_interpolant import GeometricSchedule
-from flexmdm_trainer import FlexMDMCollator, flexmdm_losses, flexmdm_rest
+from flexmdm_trainer import FlexMDMCollator, flexmdm_losses, flexmdm_reconstruction
 from llada_trainer import LLaDACollator, llada_losses, token_costs
 from sampling.flexmdm import generate_flexmdm, generate_flexmdm_infilling
 from sampling.llada import generate_mdm, generate_mdm_infilling
@@ -74,7 +74,7 @@ def test_flexmdm_loss_gradients_and_bound(flexmdm, meta, training):
     items, collator = batch_of(collator, fixed_time=1.0)
     last = collator(items)
     assert torch.isfinite(
-        flexmdm_rest(flexmdm, last, (last["x1"], last["x1_hidden"], tiny.MASK))
+        flexmdm_reconstruction(flexmdm, last, (last["x1"], last["x1_hidden"], tiny.MASK))
     ).all()
 
 

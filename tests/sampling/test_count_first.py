@@ -159,7 +159,7 @@ def test_a_known_number_of_tokens_is_filled_in_by_the_law_given_it(rng):
     law = [Context((), (), given)]
     distance, judged = total_variation(law, torch.zeros(len(rows), dtype=torch.long), result)
     assert distance <= 1.5 * noise_quantile(judged, rng)
-    for wrong in ({"middle_lengths": [1]}, {"sampler": "event_driven"}):
+    for wrong in ({"middle_lengths": [1]}, {"sampler": "event_driven", "query_time": None}):
         with pytest.raises(ValueError, match="middle_lengths"):
             more = {"middle_lengths": [1, 2]} | settings | wrong
             generate_flexmdm_infilling(model, rows[:2], rows[:2], **more)

@@ -59,7 +59,7 @@ class Words:
 
 
 def insertion_trace(length, given=0, evaluations=None):
-    """Frames of a random generation: tokens are inserted and revealed at random times, the first
+    """Frames of a random generation: tokens are inserted and unmasked at random times, the first
     `given` are there from the start.
     """
     steps = evaluations or 3 * length

@@ -110,7 +110,7 @@ def test_items_have_exactly_the_asked_length():
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["nonsense"], "nonsense is no chain"),
+        (["nonsense"], "unknown chain nonsense"),
         (["--scale", "0"], "--scale needs a number above 0"),
         (["--jobs"], "--jobs needs a number above 0"),
     ],

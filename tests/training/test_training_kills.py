@@ -217,7 +217,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_taken(forks, wh
         damage(newest)
         assert forks.run(words_of(folder, output), tmp_path / f"{case}.txt") == 0
         printed = (tmp_path / f"{case}.txt").read_text()
-        assert f"{newest} is damaged" in printed and f"going on from checkpoint-{before}" in printed
+        assert f"{newest} is damaged" in printed and f"resuming from checkpoint-{before}" in printed
         assert (output / f"damaged-checkpoint-{step}").is_dir()
         assert_same_weights(undisturbed / "final", output / "final")
 
@@ -244,7 +244,7 @@ def test_unusable_checkpoints_never_cause_a_silent_restart(forks, whole, tmp_pat
         json.dumps({**content, "engine": "zero-2", "processes": 2})
     )
     assert forks.run(words_of(folder, output), tmp_path / "engine.txt") == 2
-    assert "was written with its optimizer zero-2" in one_line(
+    assert "was written with optimizer state zero-2" in one_line(
         (tmp_path / "engine.txt").read_text()
     )
     (newest / "complete.json").write_text(json.dumps(content))

@@ -80,7 +80,7 @@ def test_malformed_id_columns_are_refused(rows, word):
 def test_an_instruction_row_needs_an_answer():
     rows = {"input_ids": [[1, 2, 3], [4, 5]], "prompt_length": [1, 2]}
     check(rows)
-    with pytest.raises(InputError, match="row 1 has no tokens behind its prompt"):
+    with pytest.raises(InputError, match="row 1 has no tokens after its prompt"):
         check(rows, answers=True)
 
 
