@@ -13,10 +13,10 @@ set -euo pipefail
 . "$(dirname "$0")/environment.sh"
 if [ -n "${SHORT:-}" ]; then
   work=${WORK:-runs/quickstart_short} transfer_steps=16 math_steps=8 code_steps=8 llada_steps=8 \
-    items=12
+    items=12 fit=(--examples 96 --max_steps 20)
 else
   work=${WORK:-runs/quickstart} transfer_steps=1300 math_steps=450 code_steps=1000 llada_steps=200 \
-    items=200
+    items=200 fit=(--examples 16000 --max_steps 4000)
 fi
 base=LLaDA-tiny-Base
 export OMP_NUM_THREADS=1
@@ -64,19 +64,31 @@ tune() {  # kind task steps flags...
     --max_steps "$steps" --output_dir "$work/${kind}_$task" "${settings[@]}" "$@"
 }
 evaluate() {  # kind set flags...
-  local kind=$1 set=$2; shift 2
+  local kind=$1 set=$2 task=code checkpoint; shift 2
   say "$kind: evaluation on $set"
+  [ "$set" = math ] && task=math
+  checkpoint=$work/${kind}_$task/final
+  [ "$kind" = counting ] && checkpoint=$work/counting_$task
   if [ "$set" = math ]; then
-    "$PYTHON" eval_gsm8k.py --checkpoint_path "$work/${kind}_math/final" \
+    "$PYTHON" eval_gsm8k.py --checkpoint_path "$checkpoint" \
       --data_path "$work/math_test.jsonl" --max_length 136 --batch_size 50 \
       --output_dir "$work/results/math_$kind" "$@"
   else
-    "$PYTHON" eval_humaneval_infill.py --checkpoint_path "$work/${kind}_code/final" \
+    "$PYTHON" eval_humaneval_infill.py --checkpoint_path "$checkpoint" \
       --data_path "$work/${set}_test.jsonl" --max_length 256 --batch_size 50 \
       --allow_code_execution --output_dir "$work/results/${set}_$kind" "$@"
   fi
 }
-flexmdm_sampler=(--sampler event_driven --unmasking confidence --confidence_method top_prob)
+# The same FlexMDM with a head for the length of an answer: the number of tokens first, then only
+# unmasking (docs/count_first.md)
+fit_lengths() {  # task
+  say "flexmdm: fitting the length distribution on $1"
+  [ -f "$work/counting_$1/config.json" ] || "$PYTHON" scripts/fit_length_distribution.py \
+    --checkpoint_path "$work/flexmdm_$1/final" --task "$1" --train_data "$work/$1" \
+    --output_dir "$work/counting_$1" --most 256 "${fit[@]}"
+}
+order=(--unmasking confidence --confidence_method top_prob)
+flexmdm_sampler=(--sampler event_driven "${order[@]}")
 llada_sampler=(--block_length 8 --remasking low_confidence)
 other_chain() {
   tune llada math "$llada_steps" --model_name_or_path $base --lora_dropout 0
@@ -90,6 +102,10 @@ other_chain() {
   tune flexmdm code "$code_steps" --variable_length --all_parameters \
     --init_from "$work/transfer/final"
   for set in code stdlib; do evaluate flexmdm $set "${flexmdm_sampler[@]}"; done
+  fit_lengths code
+  for set in code stdlib; do
+    evaluate counting $set --sampler count_first --length_candidates 3 "${order[@]}"
+  done
 }
 other_chain > "$work/other.log" 2>&1 &
 other=$!
@@ -101,6 +117,8 @@ say "flexmdm: transfer, LLaDA-tiny becomes a FlexMDM"
 tune flexmdm math "$math_steps" --variable_length --all_parameters \
   --init_from "$work/transfer/final"
 evaluate flexmdm math "${flexmdm_sampler[@]}"
+fit_lengths math
+evaluate counting math --sampler count_first "${order[@]}"
 say "waiting for LLaDA and FlexMDM on code ($work/other.log)"
 wait "$other" || { tail -n 5 "$work/other.log" >&2; exit 1; }
 
