@@ -36,10 +36,6 @@ def gap_loss(gaps: Tensor, log_length: Tensor) -> Tensor:
     return log_length.exp() - gaps + torch.xlogy(gaps, gaps) - gaps * log_length
 
 
-# -log p(target) at every masked position, in fp32: logits (M, V), targets (M,) -> (M,)
-unmask_loss = cross_entropy
-
-
 def interpolant_of(config: FlexMDMConfig) -> AnyOrderMaskInsertionInterpolant:
     """The joint interpolant that a FlexMDM checkpoint's config names."""
     assert config.insertion_schedule and config.unmask_schedule  # FlexMDMConfig fills them in

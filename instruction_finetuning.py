@@ -88,9 +88,7 @@ def collator_of(args: InstructionArguments, model: Any, tokenizer: Any) -> tuple
     return collator, sum(map(len, layout)) if layout else 0
 
 
-def rows_that_fit(
-    rows: "dict[str, Dataset]", extra: int, limit: int, flag: str = "--sft_max_length"
-) -> "dict[str, Dataset]":
+def rows_that_fit(rows: "dict[str, Dataset]", extra: int, limit: int) -> "dict[str, Dataset]":
     """Drop the rows that do not fit with their formatting tokens, and print how many. Raises
     InputError if no row fits.
     """
@@ -101,7 +99,7 @@ def rows_that_fit(
             fits = row_lengths(rows[split]) + extra <= limit
             if not fits.any():
                 raise InputError(
-                    f"{flag}: no {split} row fits into {limit} tokens ({extra} of them for"
+                    f"--sft_max_length: no {split} row fits into {limit} tokens ({extra} of them for"
                     " formatting)"
                 )
             if not fits.all():

@@ -339,12 +339,9 @@ def _pieces(positions, tokenizer, mask_id, known):
 
 
 def terminal_watcher(
-    tokenizer: Any,
-    mask_id: int,
-    stream: TextIO | None = None,
-    row: int = 0,
+    tokenizer: Any, mask_id: int, stream: TextIO | None = None
 ) -> Callable[[int, TraceFrame], None]:
-    """A sampler's on_frame(row, frame) that shows one row's text as it grows, on stderr.
+    """A sampler's on_frame(row, frame) that shows the first row's text as it grows, on stderr.
 
     On a terminal it redraws in place, at most 25 times a second, with masks dim and new tokens
     green; the end of a long text stays in view. Elsewhere (a file, a pipe) it prints a line
@@ -356,7 +353,7 @@ def terminal_watcher(
 
     def show(number, frame):
         nonlocal lines_shown, drawn_at, printed_at, given, known
-        if number != row:
+        if number:
             return
         positions = list(zip(frame["slots"], frame["ids"]))
         shown = {slot for slot, token in positions if token != mask_id}
