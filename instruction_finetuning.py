@@ -99,8 +99,8 @@ def rows_that_fit(rows: "dict[str, Dataset]", extra: int, limit: int) -> "dict[s
             fits = row_lengths(rows[split]) + extra <= limit
             if not fits.any():
                 raise InputError(
-                    f"--sft_max_length: no {split} row fits into {limit} tokens ({extra} of them for"
-                    " formatting)"
+                    f"--sft_max_length: no {split} row fits into {limit} tokens ({extra} of them"
+                    " for formatting)"
                 )
             if not fits.all():
                 print(
