@@ -91,7 +91,7 @@ def check_generated_row(row: Any, name_field: str, where: str) -> None:
     for name in KEY:
         if name in row and not is_count(row[name]):
             raise InputError(f"{where}: {name!r} is not a whole number from 0 on")
-    for name in ("evaluations", "length", "reference_length", "seconds"):
+    for name in ("evaluations", "positions", "length", "reference_length", "seconds"):
         value = row.get(name)
         if value is not None and (
             isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e15

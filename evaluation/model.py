@@ -296,6 +296,9 @@ class EvaluatedModel:
             # counting is one
             evaluations = int(result.evaluations[number]) + self.counted
             fields = {"evaluations": evaluations, "length": len(ids)}
+            if result.positions is not None:
+                of_count = start + end + 1 if self.counted else 0
+                fields["positions"] = int(result.positions[number]) + of_count
             for name in (
                 "truncated",
                 "dropped_insertions",

@@ -114,6 +114,7 @@ def make_result(
         "metrics": metrics,
         "rows": len(rows),
         "evaluations": spread([row.get("evaluations") for row in rows]),
+        "positions": spread([row.get("positions") for row in rows]),
         "tokens": total("length"),
         "seconds": total("seconds"),
         "truncated_rows": sum(bool(row.get("truncated")) for row in rows),
@@ -145,6 +146,8 @@ def describe(result: Result) -> str:
             f"  {'NFE per sample':<24} {e['mean']:7.1f}   quartiles {e['q1']:g},"
             f" {e['median']:g}, {e['q3']:g}"
         )
+    if result.get("positions"):
+        lines.append(f"  {'positions per sample':<24} {result['positions']['mean']:7.1f}")
     if result["seconds"]:
         lines.append(f"  {'tokens, seconds':<24} {result['tokens']:g}, {result['seconds']:.1f}")
     return "\n".join(lines)

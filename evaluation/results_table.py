@@ -21,6 +21,12 @@ PAPER = {  # pass@1 in %, at PAPER_STEPS
 }
 
 
+AXES = {
+    "evaluations": "NFE per sample (mean)",
+    "positions": "positions computed per sample (mean)",
+}
+
+
 def read_results(paths: Iterable[str | Path]) -> list[tuple[str, Result]]:
     """[(path, result)] of results.json files, or of all such files below some folders. Raises
     InputError for a file that is not a result, and if there is none.
@@ -49,6 +55,7 @@ def read_results(paths: Iterable[str | Path]) -> list[tuple[str, Result]]:
             ("metrics", dict, "an object"),
             ("settings", dict, "an object"),
             ("evaluations", dict, "an object"),
+            ("positions", dict, "an object"),
         ):
             if not isinstance(content.get(name), kind) and (
                 name in ("benchmark", "label", "metrics") or content.get(name) is not None
@@ -79,7 +86,7 @@ def measured(result: Result, metric: str) -> str:
 
 def table_rows(results: Iterable[tuple[str, Result]], metric: str | None = None) -> list[Row]:
     """One dict for each result: benchmark, label, sampler, curve, metric, measured, value, low,
-    high, n, evaluations (mean) and path; sorted.
+    high, n, evaluations and positions (means) and path; sorted.
 
     curve: the sampler without its steps; rows of one label, curve and measure are one line of the
     plot. metric: which to show (default: each result's first). Raises InputError if a result lacks
@@ -112,6 +119,7 @@ def table_rows(results: Iterable[tuple[str, Result]], metric: str | None = None)
                 "high": found["high"],
                 "n": found["n"],
                 "evaluations": evaluations,
+                "positions": (result.get("positions") or {}).get("mean"),
                 "path": path,
             }
         )
@@ -144,33 +152,38 @@ def _plot_text(text):
 def markdown(rows: Sequence[Row]) -> str:
     """The table of some rows, with the paper's rows below each benchmark that the paper has."""
     lines = [
-        ("| benchmark | model | sampler | measured | score | 95 % interval | n | NFE per sample |"),
-        "|---|---|---|---|---|---|---|---|",
+        "| benchmark | model | sampler | measured | score | 95 % interval | n | NFE per sample |"
+        " positions per sample |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for benchmark in dict.fromkeys(row["benchmark"] for row in rows):
         for row in rows:
             if row["benchmark"] == benchmark:
-                evaluations = "" if row["evaluations"] is None else f"{row['evaluations']:.1f}"
+                evaluations, positions = (
+                    "" if row[name] is None else f"{row[name]:.{digits}f}"
+                    for name, digits in (("evaluations", 1), ("positions", 0))
+                )
                 lines.append(
                     f"| {_cell(benchmark)} | {_cell(row['label'])} | {_cell(row['sampler'])} |"
                     f" {_cell(row['measured'])} | {100 * row['value']:.1f} % |"
                     f" {100 * row['low']:.1f} to {100 * row['high']:.1f} | {row['n']} |"
-                    f" {evaluations} |"
+                    f" {evaluations} | {positions} |"
                 )
         for model, scores in PAPER.get(benchmark, {}).items():
             for steps, score in zip(PAPER_STEPS, scores):
                 measure = "pass@1, paper rule" if benchmark == "gsm8k" else "pass@1"
                 lines.append(
                     f"| {benchmark} | {model} 8B, paper | {steps} steps | {measure} | {score:.1f} %"
-                    f" | | | {steps} |"
+                    f" | | | {steps} | |"
                 )
     return "\n".join(lines)
 
 
-def plot(rows: Sequence[Row], path: str | Path) -> None:
-    """Accuracy against NFE per sample, one panel per benchmark; rows without evaluations are
-    horizontal lines. Writes path.
+def plot(rows: Sequence[Row], path: str | Path, against: str = "evaluations") -> None:
+    """Accuracy against NFE or positions per sample, one panel per benchmark; rows without that are
+    horizontal lines. The paper's curves are against NFE. Writes path.
     """
+    paper = PAPER if against == "evaluations" else {}
     import matplotlib
 
     matplotlib.use("Agg")
@@ -196,7 +209,7 @@ def plot(rows: Sequence[Row], path: str | Path) -> None:
         layout="constrained",
     )
     for panel, benchmark in zip(panels[0], benchmarks):
-        for model, scores in PAPER.get(benchmark, {}).items():
+        for model, scores in paper.get(benchmark, {}).items():
             panel.plot(
                 PAPER_STEPS,
                 scores,
@@ -222,12 +235,12 @@ def plot(rows: Sequence[Row], path: str | Path) -> None:
                 for row in here
                 if (row["label"], row["curve"], row["measured"]) == (label, family, measure)
             ]
-            curve = [row for row in line if row["evaluations"]]
+            curve = [row for row in line if row[against]]
             sizes = sorted({row["n"] for row in line})
             words = [word for word in (label, family, measure if len(measures) > 1 else "") if word]
             name = _plot_text(f"{', '.join(words)} (n = {', '.join(map(str, sizes))})")
             if curve:
-                x, y = [row["evaluations"] for row in curve], [100 * row["value"] for row in curve]
+                x, y = [row[against] for row in curve], [100 * row["value"] for row in curve]
                 error = [
                     [100 * (row["value"] - row["low"]) for row in curve],
                     [100 * (row["high"] - row["value"]) for row in curve],
@@ -242,15 +255,15 @@ def plot(rows: Sequence[Row], path: str | Path) -> None:
                     label=name,
                 )
             for row in line:
-                if not row["evaluations"]:
+                if not row[against]:
                     panel.axhline(100 * row["value"], linestyle=":", color=color, label=name)
                     name = None
-        if any(row["evaluations"] for row in here) or benchmark in PAPER:
+        if any(row[against] for row in here) or benchmark in paper:
             panel.set_xscale("log", base=2)
             low, high = panel.get_xlim()
             panel.set_xlim(low / 1.5, high * 1.5)  # a single point has its ticks too
             panel.xaxis.set_major_formatter(matplotlib.ticker.ScalarFormatter())
-        panel.set_xlabel("NFE per sample (mean)")
+        panel.set_xlabel(AXES[against])
         panel.set_ylabel(
             f"{_plot_text(measures[0]) if len(measures) == 1 else 'score'} (%), 95 % interval"
         )

@@ -94,7 +94,7 @@ class FlexMDMSampler:
         self.time_epsilon = float(getattr(config, "time_epsilon", 0.0))
 
         batch = len(sequences)
-        self.evaluations = np.zeros(batch, dtype=np.int64)
+        self.evaluations, self.positions = np.zeros((2, batch), dtype=np.int64)
         self.random = RowUniforms(seeds, self.evaluations)
         unmasking = options.unmask_schedule or own_unmasking
         schedules = self.insertion, unmasking, self._last_query(), self.random
@@ -187,6 +187,7 @@ class FlexMDMSampler:
             self.trace,
             torch.from_numpy(self.dropped),
             torch.from_numpy(violations),
+            torch.from_numpy(self.positions),
             None if self.log_probs is None else torch.from_numpy(self.log_probs),
         )
 
@@ -326,6 +327,10 @@ class FlexMDMSampler:
             # the text and one end slot a row
             tokens = np.flatnonzero(position <= lengths[:, None])
             options["places"] = Places(there(tokens), there(rows * width + places))
+        if self.cache is not None:
+            self.positions[live] += self.cache.computed.numpy()
+        else:
+            self.positions[live] += lengths + 1 if self.canvas is None else width + 1
         time = self._query_time(self.clock.time_remaining[live])
         counting = np.flatnonzero(self.clock.stage[live] == COUNTING)
         if len(counting):  # nothing has been inserted yet: there is one gap

@@ -50,10 +50,13 @@ def search_lengths(
     room = first.sequences.max_length - first.sequences.lengths
     asked = room > 0  # a full row is its own answer
     counts = np.zeros((len(batch), candidates), dtype=np.int64)
+    positions = np.zeros(len(batch), dtype=np.int64)
     log_counts = np.full(counts.shape, -np.inf)
     log_counts[:, 0] = 0.0
     if asked.any():
-        laws = sampler(batch[asked], seeds[asked]).log_counts()
+        counting = sampler(batch[asked], seeds[asked])
+        laws = counting.log_counts()
+        positions[asked] += counting.positions
         some, log_some = likeliest_counts(laws, room[asked], candidates)
         counts[asked, : some.shape[1]], log_counts[asked, : some.shape[1]] = some, log_some
     rows, rank = np.nonzero(np.isfinite(log_counts))
@@ -85,7 +88,10 @@ def search_lengths(
         name: value[best] for name, value in vars(result).items() if isinstance(value, torch.Tensor)
     }
     width = int(kept["lengths"].max()) if len(batch) else 0
+    assert result.positions is not None
+    np.add.at(positions, rows, result.positions.numpy())
     kept |= {"sequences": kept["sequences"][:, :width], "evaluations": evaluations}
+    kept["positions"] = torch.from_numpy(positions)
     return GenerationResult(
         **{**kept, "trace": trace if return_trace else None, "log_probs": score[best]}
     )

@@ -106,7 +106,7 @@ def fill_masks(
     cache = excluded = None
     if cache_refresh is not None:
         cache = PrefixCache(model, cache_refresh)
-    evaluations = [0] * B
+    evaluations, positions = [0] * B, torch.zeros(B, dtype=torch.long, device="cpu")
     trace: list[list[TraceFrame]] | None = [[] for _ in rows] if return_trace else None
 
     def show(row: int) -> None:
@@ -155,8 +155,10 @@ def fill_masks(
         if cache:
             block = [len(rows[row][0]) + plans[row][step[row]][0] for row in live] * cost
             logits = cache.logits(names, ids, text, wanted, block)  # (n, V), or twice that
+            positions[live] += cache.computed.view(cost, len(live)).sum(0)
         else:
             logits = evaluate(model, ids, text, wanted)
+            positions[live] += cost * lengths[live]
         if cfg_scale:
             conditional, unconditional = logits.chunk(2)  # (n, V) each
             logits = unconditional + (cfg_scale + 1) * (conditional - unconditional)
@@ -205,6 +207,7 @@ def fill_masks(
         torch.tensor(evaluations, dtype=torch.long, device="cpu"),
         torch.zeros(B, dtype=torch.bool, device="cpu"),
         trace,
+        positions=positions,
     )
 
 

@@ -47,6 +47,7 @@ class PrefixCache:
         self.slot_count, self.room = 0, 0
         self.stores: list[Tensor] | None = None
         self.tokens = 0  # that went through the network
+        self.computed = torch.zeros(0, dtype=torch.long)  # (R,) of the last call, of each row
 
     def places(
         self,
@@ -76,6 +77,7 @@ class PrefixCache:
         keys, tokens = (
             mask.flatten().nonzero()[:, 0] for mask in (real, real & (position >= begin[:, None]))
         )
+        self.computed = lengths - begin
         self.tokens += len(tokens)
         ends = torch.cat([begin.new_zeros(1), lengths.cumsum(0)]).int()  # (R+1,), of the rows' keys
         parts = [

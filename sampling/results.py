@@ -33,6 +33,8 @@ class GenerationResult:
     dropped_insertions: long (B,), FlexMDM only: masks for which a row had no room.
     rate_bound_violations: long (B,), FlexMDM only: events at which the insertion rate exceeded the
         bound from which they were proposed, so that sampling is not exact.
+    positions: long (B,), token positions that the network computed for each row: its length, summed
+        over its evaluations (FlexMDM: with the end slot; with a cache: only what was recomputed).
     log_probs: float (B,), if several lengths were tried: log p(n) plus that of each token written.
     """
 
@@ -43,4 +45,5 @@ class GenerationResult:
     trace: list[list[TraceFrame]] | None = None
     dropped_insertions: torch.Tensor | None = None
     rate_bound_violations: torch.Tensor | None = None
+    positions: torch.Tensor | None = None
     log_probs: torch.Tensor | None = None

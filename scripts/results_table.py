@@ -23,7 +23,7 @@ from common.command_line import ArgumentParser
 from common.errors import InputError, run
 from common.files import write_json, write_text
 from evaluation.results import item_scores, paired_difference
-from evaluation.results_table import markdown, plot, read_results, table_rows
+from evaluation.results_table import AXES, markdown, plot, read_results, table_rows
 
 
 def make_parser() -> ArgumentParser:
@@ -47,6 +47,13 @@ def make_parser() -> ArgumentParser:
         help="where table.md, table.json and accuracy.png go (default: runs/tables)",
     )
     parser.add_argument("--metric", help="which metric to table (default: each result's first)")
+    parser.add_argument(
+        "--against",
+        choices=tuple(AXES),
+        default="evaluations",
+        help="x axis of the plot: network evaluations, or token positions computed (default:"
+        " evaluations)",
+    )
     parser.add_argument(
         "--format", choices=("png", "svg", "pdf"), default="png", help="of the plot (default: png)"
     )
@@ -81,7 +88,7 @@ def main() -> None:
     text = markdown(rows)
     write_text(folder / "table.md", text + "\n")
     write_json(folder / "table.json", rows)
-    plot(rows, folder / f"accuracy.{args.format}")
+    plot(rows, folder / f"accuracy.{args.format}", args.against)
     print(text)
     print(f"\nwritten: {folder / 'table.md'}, table.json, accuracy.{args.format}", file=sys.stderr)
 
