@@ -589,6 +589,7 @@ class FlexMDMConfig(PreTrainedConfig):
                 f"{source}: not a FlexMDM config this version knows"
                 f" ({', '.join(unknown) or 'model_type'})"
             )
+        LLaDAConfig.from_json(content["backbone"], f"{source}: backbone")
         try:
             for name in ("insertion_schedule", "unmask_schedule"):
                 if content.get(name) is not None:
