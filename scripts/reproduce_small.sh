@@ -19,6 +19,8 @@
 #                     infilling
 #   lengths           lengths of unconditional samples, answers and infills; exact match by length
 #                     (after comparison_1)
+#   counting_SEED     count first: the length distribution fitted to the models of
+#                     comparison_SEED (trained if they are not there), on other items
 #   gsm8k             the 7,473 problems; loss and accuracy (after comparison_1)
 #   samplers          accuracy against evaluations (after scripts/quickstart.sh)
 # Each writes results/CHAIN.json when it is done; scripts/reproduction.py report fills the tables
@@ -35,7 +37,7 @@ while [ $# -gt 0 ]; do
         exit 2
       }
       printf -v "${1#--}" %s "$2"; shift 2 ;;
-    comparison_[1-9]* | ablations_[1-9]* | real_code | lengths | gsm8k | samplers)
+    comparison_[1-9]* | counting_[1-9]* | ablations_[1-9]* | real_code | lengths | gsm8k | samplers)
       chains+=("$1"); shift ;;
     *) echo "reproduce_small.sh: unknown chain $1; see the top of this file" >&2; exit 2 ;;
   esac
@@ -128,8 +130,8 @@ narrow=(--use_sliding_window --alpha 8 --max_window 8)
 unseen=$work/text_test/train
 fixed=(--remasking low_confidence)
 
-comparison() {  # seed
-  local s=seed$1 name text math code items problems=$work/math_test.jsonl
+train_both() {  # seed: FlexMDM by transfer and LLaDA continued, each tuned on both tasks
+  local s=seed$1 text math code
   settings+=(--seed "$1")
   text=$(scaled 800) math=$(scaled 300) code=$(scaled 500)
   transfer "$s/transfer" "$text" "${flexmdm[@]}" --train_data "$work/text" \
@@ -144,6 +146,12 @@ comparison() {  # seed
     --init_from "$work/$s/transfer/final" --all_parameters
   tune "$s/llada_code" code "$code" --train_data "$work/code" "${llada[@]}" \
     --init_from "$work/$s/continued/final" --all_parameters
+}
+
+comparison() {  # seed
+  local s=seed$1 name text items problems=$work/math_test.jsonl
+  text=$(scaled 800)
+  train_both "$1"
   math "$s/results/math_flexmdm_event" "$s/flexmdm_math" "$problems" --max_length 136 "${event[@]}"
   math "$s/results/math_flexmdm_fast" "$s/flexmdm_math" "$problems" --max_length 136 "${fast[@]}"
   math "$s/results/math_flexmdm_tau40" "$s/flexmdm_math" "$problems" --max_length 136 "${tau[@]}" \
@@ -179,6 +187,49 @@ comparison() {  # seed
     bound flexmdm_transfer_openwebtext.py "$work/$s/$name" "$unseen" --variable_length
   done
   bound flexmdm_transfer_openwebtext.py "$work/$s/continued" "$unseen" "${llada[@]}"
+}
+
+fit() {  # folder checkpoint task
+  say "$1: length distribution"
+  [ -f "$work/$1/final/config.json" ] || "$PYTHON" scripts/fit_length_distribution.py \
+    --checkpoint_path "$work/$2/final" --task "$3" --train_data "$work/$3" \
+    --output_dir "$work/$1/final" --most 256 --examples "$(scaled 16000 96)" \
+    --max_steps "$(scaled 4000 20)"
+}
+counting() {  # seed
+  local s=seed$1 c=counting$1 k problems=$work/math_count.jsonl items=$work/code_count.jsonl
+  local first=(--sampler count_first "${surest[@]}" --no-use_sliding_window)
+  train_both "$1"
+  [ -f "$problems" ] || "$PYTHON" scripts/builtin_data.py math --split test \
+    --n "$(scaled 400 8)" --seed 31 --output "$problems"
+  [ -f "$items" ] || "$PYTHON" scripts/builtin_data.py code_infill --split test \
+    --n "$(scaled 400 8)" --seed 31 --output "$items"
+  fit "$c/flexmdm_math" "$s/flexmdm_math" math
+  fit "$c/flexmdm_code" "$s/flexmdm_code" code
+  fit "$c/llada_math" "$s/llada_math" math
+  fit "$c/llada_code" "$s/continued" code        # in place: no tuning on infilling
+  math "$c/results/math_flexmdm_event" "$s/flexmdm_math" "$problems" --max_length 136 "${event[@]}"
+  for k in 1 2 3; do
+    math "$c/results/math_flexmdm_count$k" "$c/flexmdm_math" "$problems" --max_length 136 \
+      "${first[@]}" --length_candidates $k
+  done
+  math "$c/results/math_flexmdm_count1_by2" "$c/flexmdm_math" "$problems" --max_length 136 \
+    "${first[@]}" --events_per_evaluation 2
+  math "$c/results/math_llada_blocks" "$s/llada_math" "$problems" --max_length 136 "${fixed[@]}" \
+    --gen_length 40 --block_length 8
+  math "$c/results/math_llada_counted" "$c/llada_math" "$problems" --max_length 136 \
+    "${fixed[@]}" --llada_length counted
+  infill "$c/results/code_flexmdm_event" "$s/flexmdm_code" "$items" --max_length 256 "${event[@]}"
+  for k in 1 2 3 4 6; do
+    infill "$c/results/code_flexmdm_count$k" "$c/flexmdm_code" "$items" --max_length 256 \
+      "${first[@]}" --length_candidates $k
+  done
+  infill "$c/results/code_llada_blocks" "$s/llada_code" "$items" --max_length 256 "${fixed[@]}" \
+    --gen_length 32 --block_length 8
+  infill "$c/results/code_llada_counted" "$c/llada_code" "$items" --max_length 256 "${fixed[@]}" \
+    --llada_infill fixed --llada_length counted
+  infill "$c/results/code_llada_in_place" "$s/continued" "$items" --max_length 256 "${fixed[@]}" \
+    --llada_infill oracle
 }
 
 ablations() {  # seed
@@ -292,6 +343,13 @@ chain() {
     say "FLEXMDM_DATA has no gsm8k/: gsm8k is left out"
     return 0
   }
+  # counting_SEED trains by itself where comparison_SEED is not among the chains
+  if [ "$first" = counting ] && [[ " ${chains[*]} " == *" comparison_${name##*_} "* ]]; then
+    until [ -f "$results/comparison_${name##*_}.json" ]; do
+      [ -f "$work/comparison_${name##*_}.failed" ] && return 1
+      sleep 5
+    done
+  fi
   if [ "$first" = lengths ] || [ "$first" = gsm8k ]; then
     until [ -f "$results/comparison_1.json" ]; do
       [ -f "$work/comparison_1.failed" ] && return 1

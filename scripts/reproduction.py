@@ -115,6 +115,7 @@ def evaluation(folder: Path, with_rows: bool = False) -> dict[str, Any]:
         "metrics": result["metrics"],
         "rows": result["rows"],
         "evaluations": result["evaluations"],
+        "positions": result.get("positions"),
         "tokens": result["tokens"],
         "seconds": result["seconds"],
         "items_hash": result["settings"].get("data_hash"),
@@ -149,7 +150,12 @@ def collect(args: argparse.Namespace) -> None:
     folder = (
         Path("runs/sampler_curve")
         if chain == "samplers"
-        else work / chain.replace("comparison_", "seed").replace("ablations_", "ablations")
+        else work
+        / re.sub(
+            r"^(comparison|ablations|counting)_",
+            lambda found: {"comparison": "seed"}.get(found[1], found[1]),
+            chain,
+        )
     )
     if not folder.is_dir():
         raise InputError(
@@ -296,6 +302,57 @@ def table_settings(chains: Chains) -> str:
             f" {mean_and_seeds([score(each)['value'] for each in found])} |"
             f" {statistics.fmean(each['evaluations']['mean'] for each in found):.1f} |"
             f" {f'{statistics.fmean(wrong):.1f}' if wrong else ''} | {seconds:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+COUNTING = [
+    ("word problems", "math", "FlexMDM, event-driven", "flexmdm_event"),
+    ("word problems", "math", "FlexMDM, count first", "flexmdm_count1"),
+    ("word problems", "math", "... 2 lengths", "flexmdm_count2"),
+    ("word problems", "math", "... 3 lengths", "flexmdm_count3"),
+    ("word problems", "math", "... 2 tokens per evaluation", "flexmdm_count1_by2"),
+    ("word problems", "math", "LLaDA, blocks of 8", "llada_blocks"),
+    ("word problems", "math", "LLaDA, length counted", "llada_counted"),
+    ("infilling", "code", "FlexMDM, event-driven", "flexmdm_event"),
+    ("infilling", "code", "FlexMDM, count first", "flexmdm_count1"),
+    ("infilling", "code", "... 2 lengths", "flexmdm_count2"),
+    ("infilling", "code", "... 3 lengths", "flexmdm_count3"),
+    ("infilling", "code", "... 4 lengths", "flexmdm_count4"),
+    ("infilling", "code", "... 6 lengths", "flexmdm_count6"),
+    ("infilling", "code", "LLaDA, tuned to infill, blocks of 8", "llada_blocks"),
+    ("infilling", "code", "LLaDA, in place, length counted", "llada_counted"),
+    ("infilling", "code", "LLaDA, in place, length known", "llada_in_place"),
+]
+
+
+def table_counting(chains: Chains) -> str:
+    """Every arm of count first: score, what it costs, and its difference to the event-driven
+    sampler over the same items.
+    """
+    seeds = chains["counting"]
+    lines = [
+        (
+            "| task | sampler | correct %, mean (seeds) | NFE per sample | positions per sample |"
+            " less event-driven, points: over items |"
+        ),
+        "|---|---|---|---|---|---|",
+    ]
+    for task, data, name, arm in COUNTING:
+        found = [seed["evaluations"][f"{data}_{arm}"] for seed in seeds]
+        default = [seed["evaluations"][f"{data}_flexmdm_event"] for seed in seeds]
+        share = mean_and_seeds([score(each)["value"] for each in found])
+        calls, positions = (
+            statistics.fmean(each[key]["mean"] for each in found)
+            for key in ("evaluations", "positions")
+        )
+        difference = (
+            ""
+            if arm == "flexmdm_event"
+            else signed(over_items([(a["right"], b["right"]) for a, b in zip(found, default)]))
+        )
+        lines.append(
+            f"| {task} | {name} | {share} | {calls:.1f} | {positions:,.0f} | {difference} |"
         )
     return "\n".join(lines)
 
@@ -616,6 +673,7 @@ TABLES: dict[str, tuple[str | None, Callable[[Chains], str]]] = {
     "lengths": ("lengths", table_lengths),
     "exact_by_length": ("lengths", table_exact_by_length),
     "samplers": ("samplers", table_samplers),
+    "counting": ("counting", table_counting),
     "cost": (None, table_cost),
 }
 

@@ -146,6 +146,7 @@ def test_a_chain_runs_and_a_second_run_reuses_it(tmp_path):
                 "0.01",
                 "ablations_1",
                 "comparison_1",
+                "counting_1",
                 "lengths",
             ],
             cwd=ROOT,
@@ -157,6 +158,6 @@ def test_a_chain_runs_and_a_second_run_reuses_it(tmp_path):
 
     done = once()
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    for chain in ("ablations_1", "comparison_1", "lengths"):
+    for chain in ("ablations_1", "comparison_1", "counting_1", "lengths"):
         assert json.loads((tmp_path / "results" / f"{chain}.json").read_text())["scale"] == 0.01
-    assert once().stdout.count("is there") == 3
+    assert once().stdout.count("is there") == 4
