@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common.command_line import ArgumentParser, require_positive
-from common.errors import InputError, run
+from common.errors import run
 from sampling.options import add_flexmdm_flags, add_model_flags
 
 if TYPE_CHECKING:
@@ -157,7 +157,8 @@ def surplus(
             rows = []
             for number in part:
                 hidden = torch.rand(len(references[number]), generator=random) < masked
-                middle = torch.tensor(references[number]).masked_fill(hidden, model.ids["mask_id"])
+                reference = torch.tensor(references[number], dtype=torch.long)
+                middle = reference.masked_fill(hidden, model.ids["mask_id"])
                 rows.append([*given.prefixes[number], *middle.tolist(), *suffixes[number]])
             width = max(map(len, rows))
             ids = torch.full((len(rows), width), model.ids["pad_id"])
@@ -246,8 +247,6 @@ def main() -> None:
         for item in items
     ]
     references = [inner_ids(model.tokenizer, text) for text in texts]
-    if not all(references):
-        raise InputError("--data_path: an answer without tokens cannot be studied")
     study = {
         "checkpoint": args.checkpoint_path,
         "benchmark": evaluation.benchmark(),
