@@ -20,6 +20,7 @@ from typing import Any, AnyStr, BinaryIO
 
 from common.errors import InputError
 
+FULL = 2**24  # bytes left on a disk that a failed write has filled
 MARKER = ".written-by-flexmdm.json"  # in every folder that complete_folder wrote
 
 
@@ -118,6 +119,32 @@ def require_writable(folder: str | Path, flag: str) -> None:
                 place.rmdir()
             except OSError:  # another process has written there by now, or it was never made
                 pass
+
+
+def write_reason(error: Exception, path: str | Path) -> str | None:
+    """Why writing a path failed, in words; None if the error is not of that kind. Besides OSError,
+    the libraries that write checkpoints have errors of their own for a full disk: safetensors,
+    tokenizers (a bare Exception), and torch.save, which does not say that it is full.
+    """
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if isinstance(error, OSError):
+        return error.strerror or text
+    if type(error).__name__ == "SafetensorError":
+        return text
+    if type(error) is Exception:
+        return text if "os error" in text else None
+    words = ("inline_container", "PytorchStreamWriter", "iostream")
+    if type(error) is RuntimeError and any(word in str(error) for word in words):
+        return "No space left on device" if free_bytes(path) < FULL else text
+    return None
+
+
+def free_bytes(path: str | Path) -> int:
+    """What is left on the disk of a path, or of the folder that it would be in."""
+    place = Path(path).resolve()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return shutil.disk_usage(place).free
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -298,10 +325,11 @@ def complete_folder(folder: str | Path, kind: str) -> Iterator[Path]:
             folder.rename(old)
         staging.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise InputError(
-            f"--output_dir: cannot write {folder}: {error.strerror or error}"
-        ) from None
+    except Exception as error:
+        reason = write_reason(error, staging)
+        if reason is None:
+            raise
+        raise InputError(f"--output_dir: cannot write {folder}: {reason}") from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

@@ -23,7 +23,7 @@ from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from common.errors import InputError
-from common.files import read_json
+from common.files import read_json, write_reason
 from llada_utils import write_checkpoint
 from training.checkpoints import (
     MANIFEST,
@@ -469,18 +469,12 @@ def named_failure(what: str | Path) -> Iterator[None]:
     """A full disk, a quota, lost permissions: one line that names what could not be written.
     Whatever was complete before is untouched.
     """
-    from safetensors import SafetensorError
-
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise  # not of the disk: common/gpu_memory.py says what helps
-    except (OSError, RuntimeError, SafetensorError) as error:
-        if type(error) is RuntimeError and not any(
-            word in str(error) for word in ("inline_container", "PytorchStreamWriter", "iostream")
-        ):
-            raise  # only torch.save's own kind of "cannot write"
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except Exception as error:
+        reason = write_reason(error, what)
+        if reason is None:
+            raise
         raise InputError(
             f"cannot write {what}: {reason}. The run stops; --resume_from_checkpoint auto resumes"
             " from the newest complete one"

@@ -7,17 +7,20 @@ import json
 import os
 import random
 import sys
+from types import SimpleNamespace
+from unittest import mock
 
 import new_base
 import pytest
 import tiny
+import torch
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import llada_utils
 from common.errors import InputError
-from common.files import MARKER, complete_folder, is_finished
+from common.files import MARKER, complete_folder, is_finished, write_reason
 
 NAMES = st.sampled_from(["info.json", "config.json", "a", "b.txt", "é", ".hidden", MARKER])
 # relative path (one or two deep): content
@@ -170,3 +173,35 @@ def test_an_export_never_takes_the_place_of_its_source(base, tmp_path, monkeypat
     with pytest.raises(InputError, match="--output_dir"):
         call(llada_utils, monkeypatch, *words)
     assert (source / "model.safetensors").read_bytes() == before
+
+
+def full(library):
+    """Write to a device that is always full, as a checkpoint's parts are written."""
+    if library == "open":
+        with open("/dev/full", "w") as file:
+            file.write("x")
+    elif library == "tokenizers":
+        tiny.tokenizer().backend_tokenizer.save("/dev/full")
+    elif library == "torch":
+        torch.save({"x": torch.zeros(10**6)}, "/dev/full")
+
+
+@pytest.mark.parametrize("library", ["open", "tokenizers", "torch"])
+def test_a_full_disk_is_one_line_whichever_library_meets_it(tmp_path, library):
+    with pytest.raises(InputError, match=f"--output_dir: cannot write {tmp_path / 'out'}: ."):
+        with complete_folder(tmp_path / "out", "test"):
+            full(library)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_not_of_the_disk_is_not_called_so(tmp_path):
+    for error in (ValueError("x"), RuntimeError("shapes"), Exception("x"), KeyError("x")):
+        with pytest.raises(type(error)) as caught:
+            with complete_folder(tmp_path / "out", "test"):
+                raise error
+        assert caught.value is error
+    assert not list(tmp_path.iterdir())
+    lost = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+    with mock.patch("shutil.disk_usage", return_value=SimpleNamespace(free=5)):
+        assert write_reason(lost, tmp_path / "a/b") == "No space left on device"
+    assert "unexpected pos" in write_reason(lost, tmp_path)
