@@ -354,6 +354,7 @@ def judge(
 
 def main() -> "NoReturn":
     """Fork, then judge the job of standard input and write the verdict. Never returns."""
+    import json  # noqa: F401  # both processes need it: a third of a program's time is its import
     import os
 
     requests, ask_end = os.pipe()
