@@ -327,32 +327,32 @@ COUNTING = [
 
 
 def table_counting(chains: Chains) -> str:
-    """Every arm of count first: score, what it costs, and its difference to the event-driven
-    sampler over the same items.
+    """Every arm of count first: score, what it costs, and its differences to the event-driven
+    sampler and to the LLaDA that counts, over the same items.
     """
     seeds = chains["counting"]
     lines = [
         (
             "| task | sampler | correct %, mean (seeds) | NFE per sample | positions per sample |"
-            " less event-driven, points: over items |"
+            " less event-driven, points: over items | less LLaDA, length counted |"
         ),
-        "|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|",
     ]
     for task, data, name, arm in COUNTING:
         found = [seed["evaluations"][f"{data}_{arm}"] for seed in seeds]
-        default = [seed["evaluations"][f"{data}_flexmdm_event"] for seed in seeds]
         share = mean_and_seeds([score(each)["value"] for each in found])
         calls, positions = (
             statistics.fmean(each[key]["mean"] for each in found)
             for key in ("evaluations", "positions")
         )
-        difference = (
-            ""
-            if arm == "flexmdm_event"
-            else signed(over_items([(a["right"], b["right"]) for a, b in zip(found, default)]))
-        )
+        differences = []
+        for other in ("flexmdm_event", "llada_counted"):
+            theirs = [seed["evaluations"][f"{data}_{other}"] for seed in seeds]
+            pairs = [(a["right"], b["right"]) for a, b in zip(found, theirs)]
+            differences.append("" if arm == other else signed(over_items(pairs)))
         lines.append(
-            f"| {task} | {name} | {share} | {calls:.1f} | {positions:,.0f} | {difference} |"
+            f"| {task} | {name} | {share} | {calls:.1f} | {positions:,.0f} |"
+            f" {' | '.join(differences)} |"
         )
     return "\n".join(lines)
 
