@@ -104,7 +104,7 @@ other_chain() {
   for set in code stdlib; do evaluate flexmdm $set "${flexmdm_sampler[@]}"; done
   fit_lengths code
   for set in code stdlib; do
-    evaluate counting $set --sampler count_first --length_candidates 3 "${order[@]}"
+    evaluate counting $set --sampler count_first --length_candidates 4 "${order[@]}"
   done
 }
 other_chain > "$work/other.log" 2>&1 &
