@@ -487,7 +487,7 @@ def test_any_label_fits_one_table_cell_and_one_legend_entry(tmp_path_factory, te
     line = markdown(rows).splitlines()
     assert len(line) == 3
     unescaped = line[2].replace("\\\\", "").replace("\\|", "")
-    assert unescaped.count("|") == 9
+    assert unescaped.count("|") == 10
     import matplotlib.figure
 
     shown = []
