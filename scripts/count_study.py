@@ -35,7 +35,7 @@ from sampling.options import add_flexmdm_flags, add_model_flags
 
 if TYPE_CHECKING:
     from evaluation.driver import Evaluation
-    from evaluation.model import EvaluatedModel
+    from evaluation.model import EvaluatedModel, Given
 
 TIMES = 20  # of complete states, evenly spread
 LATE = 0.97
@@ -70,9 +70,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def sampled(evaluation: "Evaluation", model: "EvaluatedModel", truth: list[int]) -> dict[str, Any]:
+def sampled(
+    evaluation: "Evaluation", model: "EvaluatedModel", given: "Given", truth: list[int]
+) -> dict[str, Any]:
     """Counts of what the sampler made: right, length right, right given either, errors by sign."""
-    rows = answers(evaluation, model)
+    rows = answers(evaluation, model, given)
     right = [evaluation.is_right(row) for row in rows]
     errors = [row["length"] - n for row, n in zip(rows, truth)]
     fits = [error == 0 for error in errors]
@@ -86,11 +88,12 @@ def sampled(evaluation: "Evaluation", model: "EvaluatedModel", truth: list[int])
     }
 
 
-def answers(evaluation: "Evaluation", model: "EvaluatedModel") -> list[dict[str, Any]]:
+def answers(
+    evaluation: "Evaluation", model: "EvaluatedModel", given: "Given"
+) -> list[dict[str, Any]]:
     """A row for each item, in order, by the model's sampler."""
     from tqdm import tqdm
 
-    given = evaluation.encode(model)
     tasks = [{"item": number, "sample": 0} for number in range(len(evaluation.items))]
     rows = []
     for start in tqdm(range(0, len(tasks), model.rows_per_call), desc="sampling", file=sys.stderr):
@@ -103,13 +106,13 @@ def answers(evaluation: "Evaluation", model: "EvaluatedModel") -> list[dict[str,
 def length_known(
     evaluation: "Evaluation",
     model: "EvaluatedModel",
+    given: "Given",
     references: list[list[int]],
     query_time: float | None,
 ) -> dict[str, Any]:
     """How many answers are right where the true number of masks is put in place."""
     from sampling.flexmdm import generate_flexmdm_infilling
 
-    given = evaluation.encode(model)
     suffixes = given.suffixes or [[]] * len(given.prefixes)
     arguments = {**model.arguments, "sampler": "count_first", "query_time": query_time}
     arguments |= {"steps": None, "events_per_evaluation": 1, "bound_inflation": None}
@@ -129,7 +132,7 @@ def length_known(
 
 
 def surplus(
-    evaluation: "Evaluation", model: "EvaluatedModel", references: list[list[int]], seed: int
+    model: "EvaluatedModel", given: "Given", references: list[list[int]], seed: int
 ) -> list[dict[str, float]]:
     """[{"t", "expected"}]: the mean number of tokens that the insertion head expects to insert
     after t into states in which nothing is missing: the integral of G alpha' / (1 - alpha) up to
@@ -142,7 +145,6 @@ def surplus(
     from flexmdm_trainer import interpolant_of
 
     network: Any = model.model
-    given = evaluation.encode(model)
     interpolant = interpolant_of(network.config)
     edges = torch.linspace(0, 1 - network.config.time_epsilon, TIMES + 1, dtype=torch.float64)
     weights = -(1 - interpolant.insertion_schedule.at(edges)).log().diff()  # of each step
@@ -241,7 +243,8 @@ def main() -> None:
     items = evaluation.load_items()
     model = EvaluatedModel(args, default_steps=256)
     names = [evaluation.item_name(number) for number in range(len(items))]
-    model.check_fits(names, evaluation.encode(model), "--data_path")
+    given = evaluation.encode(model)
+    model.check_fits(names, given, "--data_path")
     texts = [
         math_target(item["answer"]) if args.task == "math" else item["canonical_solution"]
         for item in items
@@ -253,12 +256,12 @@ def main() -> None:
         "items": len(items),
         "sampler": args.sampler,
         "settings": model.settings,
-        "sampled": sampled(evaluation, model, list(map(len, references))),
+        "sampled": sampled(evaluation, model, given, list(map(len, references))),
         "length_known": {
-            "at the matched time": length_known(evaluation, model, references, None),
-            f"at t = {LATE}": length_known(evaluation, model, references, LATE),
+            "at the matched time": length_known(evaluation, model, given, references, None),
+            f"at t = {LATE}": length_known(evaluation, model, given, references, LATE),
         },
-        "surplus": surplus(evaluation, model, references, args.seed),
+        "surplus": surplus(model, given, references, args.seed),
     }
     with complete_folder(args.output_dir, "count study") as folder:
         write_json(folder / "count_study.json", study)

@@ -201,15 +201,12 @@ def main() -> None:
     if model.config.length_distribution:
         print("note: the checkpoint's own length distribution is replaced", file=sys.stderr)
     model.add_length_distribution(args.most)
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     boundary = infill_boundary_ids(tokenizer) if kind == "flexmdm" else None
     with complete_folder(args.output_dir, "checkpoint") as folder:
         drawn = examples(rows, args.task, boundary, args.seed)
         hidden, n = hidden_states(model, drawn, args.examples, args.batch_size)
         with RowWriter(folder / "fit_log.jsonl") as log:
             fit(model.length_distribution, hidden, n, args.max_steps, args.learning_rate, log)
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name in trained)  # they say what is written
         card = f"# A length distribution for `{args.checkpoint_path}`\n\nFitted on"
         card += f" `{args.train_data}` with everything else frozen: fit_log.jsonl.\n"
         write_checkpoint(model, folder, tokenizer, card=card)
