@@ -16,7 +16,7 @@ from torch import Tensor
 from common.packed_rows import Places
 from sampling.prefix_cache import PrefixCache
 from sampling.results import GenerationResult, TraceFrame
-from sampling.row_random import row_uniforms
+from sampling.row_random import draw_seeds, row_uniforms
 from sampling.sequences import GivenRows, device_of, id_lists
 from sampling.token_choice import (
     check_tokens,
@@ -244,47 +244,6 @@ def unmasking_plan(length: int, steps: int | None, block_length: int | None) -> 
     return plan
 
 
-def _generate(
-    model, befores, masks, afters, device, *, steps, block_length, generator, seeds, **settings
-):
-    """Check the settings, plan every row, sample."""
-    import torch
-
-    from sampling.row_random import draw_seeds
-
-    remasking, temperature, cfg_scale, rows_at_once = (
-        settings[name] for name in ("remasking", "temperature", "cfg_scale", "rows_at_once")
-    )
-    masks = torch.as_tensor(masks, device="cpu").expand(len(befores)).tolist()
-    if remasking not in ("low_confidence", "random"):
-        raise ValueError(f"remasking must be 'low_confidence' or 'random', not {remasking!r}")
-    if (steps is not None and steps < 1) or temperature < 0 or cfg_scale < 0:
-        raise ValueError(
-            f"steps must be at least 1 ({steps}), temperature ({temperature}) and cfg_scale"
-            f" ({cfg_scale}) at least 0"
-        )
-    if (block_length is not None and block_length < 1) or (
-        rows_at_once is not None and rows_at_once < 1
-    ):
-        raise ValueError(
-            f"block_length ({block_length}) and rows_at_once ({rows_at_once}) must be at least 1"
-        )
-    if any(count < 0 for count in masks):
-        raise ValueError("the number of tokens to generate must not be negative")
-    plans = [unmasking_plan(count, steps, block_length) for count in masks]
-    result = fill_masks(
-        model,
-        list(zip(befores, masks, afters)),
-        plans,
-        seeds=draw_seeds(len(befores), seeds, generator),
-        **settings,
-    )
-    for name, value in vars(result).items():
-        if isinstance(value, torch.Tensor):
-            setattr(result, name, value.to(device))
-    return result
-
-
 def generate_mdm(
     model: Any,
     prompts: GivenRows,
@@ -329,23 +288,21 @@ def generate_mdm(
     still counts as one.
     Raises ValueError for bad arguments, or if the network leaves no token to choose.
     """
-    befores = id_lists(prompts, pad_id)
-    return _generate(
+    return generate_mdm_infilling(
         model,
-        befores,
-        gen_length,
-        [[]] * len(befores),
-        device_of(model, prompts),
+        prompts,
+        [[]] * len(prompts),
+        middle_lengths=gen_length,
         steps=steps,
         block_length=block_length,
-        generator=generator,
-        seeds=seeds,
         temperature=temperature,
         cfg_scale=cfg_scale,
         remasking=remasking,
         mask_id=mask_id,
         pad_id=pad_id,
         num_tokens=num_tokens,
+        generator=generator,
+        seeds=seeds,
         rows_at_once=rows_at_once,
         cache_refresh=cache_refresh,
         return_trace=return_trace,
@@ -383,16 +340,27 @@ def generate_mdm_infilling(
     befores, afters = id_lists(prefixes, pad_id), id_lists(suffixes, pad_id)
     if len(befores) != len(afters):
         raise ValueError(f"{len(befores)} prefixes, but {len(afters)} suffixes")
-    return _generate(
+    masks = torch.as_tensor(middle_lengths, device="cpu").expand(len(befores)).tolist()
+    if remasking not in ("low_confidence", "random"):
+        raise ValueError(f"remasking must be 'low_confidence' or 'random', not {remasking!r}")
+    if (steps is not None and steps < 1) or temperature < 0 or cfg_scale < 0:
+        raise ValueError(
+            f"steps must be at least 1 ({steps}), temperature ({temperature}) and cfg_scale"
+            f" ({cfg_scale}) at least 0"
+        )
+    if (block_length is not None and block_length < 1) or (
+        rows_at_once is not None and rows_at_once < 1
+    ):
+        raise ValueError(
+            f"block_length ({block_length}) and rows_at_once ({rows_at_once}) must be at least 1"
+        )
+    if any(count < 0 for count in masks):
+        raise ValueError("the number of tokens to generate must not be negative")
+    result = fill_masks(
         model,
-        befores,
-        middle_lengths,
-        afters,
-        device_of(model, prefixes, suffixes),
-        steps=steps,
-        block_length=block_length,
-        generator=generator,
-        seeds=seeds,
+        list(zip(befores, masks, afters)),
+        [unmasking_plan(count, steps, block_length) for count in masks],
+        seeds=draw_seeds(len(befores), seeds, generator),
         temperature=temperature,
         cfg_scale=cfg_scale,
         remasking=remasking,
@@ -404,3 +372,8 @@ def generate_mdm_infilling(
         return_trace=return_trace,
         on_frame=on_frame,
     )
+    device = device_of(model, prefixes, suffixes)
+    for name, value in vars(result).items():
+        if isinstance(value, torch.Tensor):
+            setattr(result, name, value.to(device))
+    return result
