@@ -26,9 +26,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-
-from pathlib import Path
-
 from common.command_line import ArgumentParser
 from common.errors import InputError, run
 from common.files import write_json

@@ -15,10 +15,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-
-import sys
-from pathlib import Path
-
 from common.command_line import ArgumentParser
 from common.errors import InputError, run
 from common.files import write_json, write_text
