@@ -97,28 +97,31 @@ def parse_json(text: AnyStr) -> Any:
 
 
 def require_writable(folder: str | Path, flag: str) -> None:
-    """Try to write into a folder before doing work that would be lost. Leaves nothing behind, not
-    even the folder if it did not exist.
+    """Try to write into a folder before doing work that would be lost; where it does not exist yet,
+    into the nearest parent that does. Leaves nothing behind, and makes no folder: several processes
+    of one run ask at once, and none may remove what another has just found.
 
     Raises InputError naming the flag if files cannot be written there.
     """
-    folder, made = Path(folder), []
     try:
-        place = folder
-        while not place.exists() and place != place.parent:
-            made.append(place)
+        place = Path(folder)
+        while is_missing(place):
             place = place.parent
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
+        with tempfile.TemporaryFile(dir=place) as file:
             file.write(b" " * 4096)
     except OSError as error:
         raise InputError(f"{flag}: cannot write {folder}: {error.strerror}") from None
-    finally:
-        for place in made:
-            try:
-                place.rmdir()
-            except OSError:  # another process has written there by now, or it was never made
-                pass
+
+
+def is_missing(path: Path) -> bool:
+    """Whether nothing is there, not even a broken link. Raises OSError for a path that can never
+    be: below a file, or with a name that is too long.
+    """
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def write_reason(error: Exception, path: str | Path) -> str | None:

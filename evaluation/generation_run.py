@@ -88,6 +88,8 @@ class GenerationRun:
 
     def _check_settings(self, settings: dict[str, Any]) -> None:
         path = self.folder / "settings.json"
+        # in this order: another process of this run writes the settings, then its rows
+        generations = next(self.folder.glob(GENERATIONS), None)
         if path.exists():
             there = read_object(path, "--output_dir")
             if content_hash(there) != self.configuration:
@@ -104,7 +106,7 @@ class GenerationRun:
                     f"--output_dir: {self.folder} holds generations made with other settings"
                     f" ({shown}); choose another folder"
                 )
-        elif next(self.folder.glob(GENERATIONS), None):
+        elif generations:
             raise InputError(
                 f"--output_dir: {self.folder} holds generations, but no settings.json that says how"
                 " they were made"

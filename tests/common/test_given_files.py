@@ -7,6 +7,7 @@ pytest tests/common/test_given_files.py                              seconds
 import codecs
 import gzip
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given, settings
@@ -110,9 +111,20 @@ def test_an_unwritable_folder_is_refused_and_a_writable_one_is_left_unchanged(tm
             require_writable(folder, "--output_dir")
         with pytest.raises(InputError, match="cannot write"):
             write_text(folder / "results.json", "x")
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    with pytest.raises(InputError, match="cannot write"):
+        require_writable(tmp_path / "link" / "sub", "--output_dir")
     require_writable(tmp_path / "new" / "deep", "--output_dir")
     require_writable(tmp_path, "--output_dir")
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
+
+
+def test_processes_that_try_one_folder_at_once_do_not_disturb_each_other(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(50):
+            folder = tmp_path / str(number) / "out"
+            list(pool.map(lambda _: require_writable(folder, "--output_dir"), range(8)))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_command_line_that_is_not_utf_8_is_refused():

@@ -156,6 +156,23 @@ def run_of(folder, settings, n=4):
     return GenerationRun(folder, settings, make_tasks([3] * n, 1), Stop())
 
 
+def test_a_process_that_begins_while_another_writes_the_first_rows_is_not_refused(
+    tmp_path, monkeypatch
+):
+    exists = Path.exists
+
+    def seen_too_early(path):
+        there = exists(path)
+        if path.name == "settings.json" and not there:  # and now the other process goes on
+            monkeypatch.setattr(Path, "exists", exists)
+            run_of(tmp_path, {"a": 1}).generate(4, lambda batch: [{} for _ in batch])
+        return there
+
+    monkeypatch.setattr(Path, "exists", seen_too_early)
+    assert len(run_of(tmp_path, {"a": 1}).finished()) == 4
+    assert Path.exists is exists
+
+
 def test_other_settings_are_refused_by_name(tmp_path):
     run_of(tmp_path, {"steps": 8, "seed": 1}).generate(2, lambda tasks: [{"x": 1} for _ in tasks])
     with pytest.raises(InputError, match="steps: 8 there, 9 now"):

