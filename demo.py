@@ -111,7 +111,7 @@ def replay_html(panels: Sequence[Panel | None] | None) -> str:
 
 def column(states: Generator[Shown | None, None, None]) -> Column:
     """(HTML of a column, panel at the end) of each state of an answer, None while there is no new
-    one. Bad input is shown in place of the numbers.
+    one. What a sampler refuses is shown in place of the numbers.
     """
     yield column_html("", "waiting for other generations"), None
     shown = Shown("", "")
@@ -120,7 +120,7 @@ def column(states: Generator[Shown | None, None, None]) -> Column:
             for new in states:
                 shown = new or shown
                 yield (column_html(new.text, new.numbers), new.panel) if new else None
-    except InputError as error:
+    except (InputError, ValueError) as error:
         yield column_html(shown.text, shown.numbers, str(error)), None
 
 

@@ -57,7 +57,14 @@ def test_without_gradio_one_line_says_how_to_install_it(tmp_path):
     assert errors.count("\n") == 1 and "pip install gradio==" in errors
 
 
-def test_columns_are_shown_together_state_by_state():
+@pytest.mark.parametrize("name", ["pyproject.toml", "demo.py", "docs/demo.md", ".ci/run"])
+def test_one_version_of_gradio_is_named(name):
+    named = re.findall(r"gradio[=<>~][^ \"\n]*", (ROOT / name).read_text())
+    assert named and set(named) == {demo.GRADIO}
+
+
+@pytest.mark.parametrize("kind", [InputError, ValueError])
+def test_columns_are_shown_together_state_by_state(kind):
     """Each column its next state at every tick, bad input in its own column, the other goes on."""
 
     def states(count, error=None):
@@ -65,7 +72,7 @@ def test_columns_are_shown_together_state_by_state():
             yield Shown(f"<b>{number}</b>", f"{number} < {count}")
             yield None  # no new state at this tick
         if error:
-            raise InputError(error)
+            raise kind(error)
         yield Shown("end", "ended", PANEL)
 
     columns = [demo.column(states(3)), demo.column(states(1, "--flag <x>: wrong"))]
