@@ -46,8 +46,9 @@ class FlexMDMSampler:
     """B rows and their clock. `run` steps until all are done.
 
     sequences: the rows' prefixes and suffixes; seeds: int64 (B,); counts: (B,), the numbers of
-    masks that count-first starts from, if the evaluation of p(n) has already been made for each row
-    (None: the sampler makes it); the other arguments are generate_flexmdm's.
+    masks that a row starts from, if the evaluation of p(n) has already been made (None: count-first
+    makes it, the others start from none); starts: (B,), the 1 - t at which event-driven starts from
+    them; the other arguments are generate_flexmdm's.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class FlexMDMSampler:
         return_trace: bool = False,
         on_frame: Callable[[int, TraceFrame], None] | None = None,
         counts: NDArray[np.int64] | None = None,
+        starts: NDArray[np.float64] | None = None,
     ):
         config = getattr(model, "config", None)
         self.model, self.device = model, torch.device(getattr(model, "device", "cpu"))
@@ -129,9 +131,10 @@ class FlexMDMSampler:
         self.trace: list[list[TraceFrame]] | None = (
             [[] for _ in range(batch)] if return_trace else None
         )
-        self.counts = counts
+        self.counts, self.starts = counts, starts
         # of the tokens written; it is worth a pass over the logits only where lengths compete
-        self.log_probs = None if counts is None else np.zeros(batch)
+        competing = counts is not None and starts is None
+        self.log_probs = np.zeros(batch) if competing else None
 
     def _last_query(self) -> float:
         """1 - t of the last time at which the network may be queried."""
@@ -363,7 +366,10 @@ class FlexMDMSampler:
         gaps = self._only_gap(rows, self.sequences.width(rows) + 1)
         inserted = self._insert(rows, gaps, counts[rows])
         nothing = np.zeros(len(rows))
-        self.clock.advance(rows, nothing, inserted, inserted > 0, self.sequences.full(rows))
+        if self.starts is None:
+            self.clock.advance(rows, nothing, inserted, inserted > 0, self.sequences.full(rows))
+        else:
+            self.clock.time_remaining[rows] = self.starts[rows]
         self.evaluations[rows] = 1
         self._record(rows, nothing)
 

@@ -232,7 +232,8 @@ class SamplerOptions(SharedOptions):
     )
     length_choice: str = option(
         "drawn",
-        "count_first: the likeliest number of tokens (default), or one drawn from p(n)",
+        "count_first, --placed_share: the likeliest number of tokens (default), or one drawn from"
+        " p(n)",
         choices=("likeliest", "drawn"),
         flag_default="likeliest",
     )
@@ -244,6 +245,17 @@ class SamplerOptions(SharedOptions):
         metavar="K",
         at_least=1,
         words=lambda settings: _candidates_words(settings.get("length_candidates")),
+    )
+    placed_share: float | None = option(
+        None,
+        "event_driven: take the number of tokens first, put a share of them in place at once and"
+        " insert the rest: P to the power of the entropy of p(n), so all of them where the number"
+        " is settled (default: insert all)",
+        type=float,
+        metavar="P",
+        above=0,
+        at_most=1,
+        words="share {:g} placed",
     )
     query_time: float | None = option(
         None,
@@ -314,6 +326,8 @@ class SamplerOptions(SharedOptions):
         if self.length_candidates > 1 and not by_likeliest:
             wanted = "1, except with the sampler count_first and length_choice likeliest"
             raise OptionError("length_candidates", self.length_candidates, wanted)
+        if self.placed_share is not None and not event_driven:
+            raise OptionError("placed_share", self.placed_share, "used with event_driven")
         if self.query_time is not None and self.sampler != "count_first":
             raise OptionError("query_time", self.query_time, "used with the sampler count_first")
         by_confidence = self.unmasking == "confidence" and self.confidence_method != "position"
