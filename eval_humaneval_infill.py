@@ -187,11 +187,13 @@ class Infilling(Evaluation):
         self.reference_lengths = [
             len(inner_ids(tokenizer, item["canonical_solution"])) for item in self.items
         ]
+        prefixes = [model.encode(prefix) for prefix, _ in texts]
         if model.kind == "flexmdm":
             pairs = [flexmdm_infill_ids(tokenizer, *pair) for pair in texts]
-            return Given([list(prefix) for prefix, _ in pairs], [list(end) for _, end in pairs])
+            return Given([start for start, _ in pairs], [end for _, end in pairs], texts=prefixes)
         if layout == "paper":
-            return Given([list(llada_infill_prompt(tokenizer, *pair)) for pair in texts])
+            prompts = [llada_infill_prompt(tokenizer, *pair) for pair in texts]
+            return Given(prompts, texts=prefixes)
         if layout == "fixed" and not self.args.gen_length and not model.counted:
             raise InputError(
                 "--llada_infill fixed: needs --gen_length, the number of masks in place, or"
@@ -200,11 +202,7 @@ class Infilling(Evaluation):
         lengths: list[int] | None = self.reference_lengths
         if layout == "fixed":
             lengths = None if model.counted else [self.args.gen_length] * len(self.items)
-        return Given(
-            [model.encode(prefix) for prefix, _ in texts],
-            [inner_ids(tokenizer, suffix) for _, suffix in texts],
-            lengths,
-        )
+        return Given(prefixes, [inner_ids(tokenizer, suffix) for _, suffix in texts], lengths)
 
     def settings(self, model: EvaluatedModel) -> Row:
         return {"llada_infill": self.args.llada_infill} if model.kind == "llada" else {}

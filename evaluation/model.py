@@ -37,12 +37,14 @@ Answer = tuple[str, dict[str, Any]]  # text; evaluations, length and rare events
 
 class Given(NamedTuple):
     """A model's input for each item: a prompt alone, or a prefix and a suffix; lengths: LLaDA's
-    number of masks for each item (None: --gen_length after the prompt).
+    number of masks for each item (None: --gen_length after the prompt); texts: what each answer
+    continues, where that is not its prefix (an infill's, without the marks around it).
     """
 
     prefixes: list[Ids]
     suffixes: list[Ids] | None = None
     lengths: list[int] | None = None
+    texts: list[Ids] | None = None
 
     def parts(self) -> list[list[Ids]]:
         """[prompt] or [prefix, suffix] of each item."""
@@ -185,19 +187,20 @@ class EvaluatedModel:
         """The answers or middles for the tasks' items, which are indices of `given`."""
         items = [task["item"] for task in tasks]
         taken = lambda rows: rows and [rows[item] for item in items]
-        prefixes, suffixes, lengths = map(taken, given)
+        prefixes, suffixes, lengths, texts = map(taken, given)
         if suffixes is None:
-            return self.answer(prefixes, tasks, lengths)
-        return self.infill(prefixes, suffixes, tasks, lengths)
+            return self.answer(prefixes, tasks, lengths, texts)
+        return self.infill(prefixes, suffixes, tasks, lengths, texts)
 
     def answer(
         self,
         prompts: Sequence[Ids],
         tasks: Sequence[dict[str, Any]],
         lengths: list[int] | None = None,
+        texts: Sequence[Ids] | None = None,
     ) -> list[Answer]:
         """[(text, row fields)]: the text after each prompt (lists of ids). lengths: LLaDA's number
-        of masks for each row (None: --gen_length).
+        of masks for each row (None: --gen_length); texts: as Given's.
         """
         seeds = self._seeds(tasks)
         if self.kind == "flexmdm":
@@ -219,7 +222,8 @@ class EvaluatedModel:
                 **self.ids,
                 **{**self.arguments, "gen_length": torch.tensor(lengths, device="cpu")},
             )
-        return self.answers_of(result, [len(prompt) for prompt in prompts], [0] * len(prompts))
+        ends = [0] * len(prompts)
+        return self.answers_of(result, [len(prompt) for prompt in prompts], ends, texts)
 
     def infill(
         self,
@@ -227,9 +231,11 @@ class EvaluatedModel:
         suffixes: Sequence[Ids],
         tasks: Sequence[dict[str, Any]],
         middle_lengths: list[int] | None = None,
+        texts: Sequence[Ids] | None = None,
     ) -> list[Answer]:
         """[(text, row fields)]: the text between each prefix and suffix (lists of ids).
-        middle_lengths: LLaDA's number of masks for each row (None: as --llada_length says).
+        middle_lengths: LLaDA's number of masks for each row (None: as --llada_length says);
+        texts: as Given's.
         """
         seeds = self._seeds(tasks)
         if self.kind == "flexmdm":
@@ -258,7 +264,7 @@ class EvaluatedModel:
                 **arguments,
             )
         return self.answers_of(
-            result, [len(row) for row in prefixes], [len(row) for row in suffixes]
+            result, [len(row) for row in prefixes], [len(row) for row in suffixes], texts
         )
 
     def _lengths(self, prefixes: Sequence[Ids], suffixes: Sequence[Ids]) -> list[int]:
@@ -274,10 +280,14 @@ class EvaluatedModel:
         ]
 
     def answers_of(
-        self, result: "GenerationResult", starts: Sequence[int], ends: Sequence[int]
+        self,
+        result: "GenerationResult",
+        starts: Sequence[int],
+        ends: Sequence[int],
+        texts: Sequence[Ids] | None = None,
     ) -> list[Answer]:
         """[(text, row fields)]: the text between the given tokens without special tokens; for LLaDA
-        up to the first end token.
+        up to the first end token. texts: as Given's.
         """
         from data.tokenizer import decode_after
 
@@ -291,7 +301,7 @@ class EvaluatedModel:
                         len(ids),
                     )
                 ]
-            before = result.sequences[number, :start].tolist()
+            before = texts[number] if texts else result.sequences[number, :start].tolist()
             text = decode_after(self.tokenizer, before, ids, skip_special_tokens=True)
             # counting is one
             evaluations = int(result.evaluations[number]) + self.counted
