@@ -21,6 +21,16 @@ from typing import Any, AnyStr, BinaryIO
 from common.errors import InputError
 
 FULL = 2**24  # bytes left on a disk that a failed write has filled
+HUB_ID = r"[\w.-]+/[\w.-]+"  # owner/name
+# what a checkpoint needs of a repository on the hub
+HUB_FILES = [
+    "*.json",
+    "*.safetensors",
+    "tokenizer*",
+    "chat_template.jinja",
+    "pytorch_model.bin",
+    "README.md",
+]
 MARKER = ".written-by-flexmdm.json"  # in every folder that complete_folder wrote
 
 
@@ -228,13 +238,15 @@ def is_finished(output_dir: str | Path, settings: dict[str, Any], overwrite: boo
     return True
 
 
-def resolve_folder(name: str | Path, flag: str = "--model_name_or_path") -> Path:
-    """The local folder of a path or hub id (downloads only weights, configs and tokenizer). Raises
-    InputError naming `flag`.
+def resolve_folder(
+    name: str | Path, flag: str = "--model_name_or_path", **hub_arguments: Any
+) -> Path:
+    """The local folder of a path or hub id (downloads only weights, configs, tokenizer and card).
+    hub_arguments: snapshot_download's, such as revision. Raises InputError naming `flag`.
     """
     if Path(name).is_dir():
         return Path(name)
-    if Path(name).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
+    if Path(name).exists() or not re.fullmatch(HUB_ID, str(name)):
         raise InputError(f"{flag}: {name} is neither a folder nor a hub id (owner/name)")
     from huggingface_hub import snapshot_download
 
@@ -242,7 +254,8 @@ def resolve_folder(name: str | Path, flag: str = "--model_name_or_path") -> Path
         return Path(
             snapshot_download(
                 str(name),
-                allow_patterns=["*.json", "*.safetensors", "tokenizer*", "pytorch_model.bin"],
+                allow_patterns=HUB_FILES,
+                **hub_arguments,
             )
         )
     except Exception as error:
