@@ -432,6 +432,15 @@ def add_model_flags(parser: argparse.ArgumentParser, checkpoint_required: bool =
         type=float,
         help="LoRA alpha, for a checkpoint that does not store it (default: its rank)",
     )
+    add_device_flags(group)
+    group.add_argument(
+        "--seed", type=int, default=42, help="seed of every random number (default: 42)"
+    )
+    _add_options(group, SharedOptions, set())
+
+
+def add_device_flags(group: Any) -> None:
+    """Where a network runs and in which precision. group: a parser or one of its groups."""
     group.add_argument(
         "--dtype",
         choices=("auto", "float32", "bfloat16"),
@@ -446,10 +455,6 @@ def add_model_flags(parser: argparse.ArgumentParser, checkpoint_required: bool =
         action="store_true",
         help="compile the network: takes a minute at the start, then faster on a GPU",
     )
-    group.add_argument(
-        "--seed", type=int, default=42, help="seed of every random number (default: 42)"
-    )
-    _add_options(group, SharedOptions, set())
 
 
 def add_flexmdm_flags(parser: argparse.ArgumentParser) -> None:
