@@ -18,8 +18,8 @@ from command_lines import (
 )
 from conftest import ROOT
 
-from instruction_finetuning import InstructionArguments
-from training.arguments import RunArguments, make_parser
+from training.arguments import InstructionArguments, RunArguments
+from training.command_line import make_parser
 
 SCRIPTS = [name for path in python_files() if parser_of(name := str(path.relative_to(ROOT)))]
 
