@@ -228,14 +228,27 @@ def is_finished(output_dir: str | Path, settings: dict[str, Any], overwrite: boo
     return True
 
 
-def resolve_folder(name: str | Path, flag: str = "--model_name_or_path") -> Path:
-    """The local folder of a path or hub id (downloads only weights, configs and tokenizer). Raises
-    InputError naming `flag`.
+def local_folder(name: str | Path, flag: str = "--model_name_or_path") -> Path | None:
+    """The local folder that a path means, a run's folder meaning its `final`; None for a hub id.
+    Neither imports nor downloads anything. Raises InputError naming `flag` if it is neither.
     """
-    if Path(name).is_dir():
-        return Path(name)
-    if Path(name).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
+    path = Path(name)
+    if path.is_dir():
+        a_run = (path / "final").is_dir() and not any(path.glob("*config.json"))
+        return path / "final" if a_run else path
+    if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
         raise InputError(f"{flag}: {name} is neither a folder nor a hub id (owner/name)")
+    if path.parent.is_dir():  # runs/transfer could be a hub id, but nobody means that
+        raise InputError(f"{flag}: {name} does not exist, and {path.parent} is a folder")
+    return None
+
+
+def resolve_folder(name: str | Path, flag: str = "--model_name_or_path") -> Path:
+    """The local folder of a path or hub id (downloads only weights, configs and tokenizer), as
+    `local_folder` has it. Raises InputError naming `flag`.
+    """
+    if folder := local_folder(name, flag):
+        return folder
     from huggingface_hub import snapshot_download
 
     try:
