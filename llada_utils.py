@@ -45,6 +45,7 @@ from common.files import (
     write_text,
 )
 from common.gpu_memory import require_room
+from common.progress import ending
 from data.tokenizer import load_tokenizer
 from llada_dit import FlexMDMConfig, LLaDABlock, LLaDAConfig, LLaDADiT, LLaDAModelLM
 
@@ -749,7 +750,11 @@ def main() -> None:
         args.lora_alpha,
         pick_dtype(args.dtype, "cpu"),
     )
-    print(f"wrote {args.output_dir}")
+    ending(
+        f"{checkpoint_kind(args.output_dir)} without LoRA, backbone in {args.dtype}",
+        args.output_dir,
+        "any --checkpoint_path; it needs no base",
+    )
 
 
 if __name__ == "__main__":

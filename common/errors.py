@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from common.progress import plain_progress
+
 
 class InputError(Exception):
     """Bad input from the command line. The message names the flag or file and says what would be
@@ -20,6 +22,7 @@ def run(main: Callable[[], object]) -> NoReturn:
     if the output pipe was closed.
     """
     script = Path(sys.argv[0]).name
+    plain_progress()
     try:
         main()
         sys.stdout.flush()
