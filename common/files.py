@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, AnyStr, BinaryIO
 
 from common.errors import InputError
+from common.hub import use_local_copies_offline
 
 FULL = 2**24  # bytes left on a disk that a failed write has filled
 MARKER = ".written-by-flexmdm.json"  # in every folder that complete_folder wrote
@@ -251,6 +252,7 @@ def resolve_folder(name: str | Path, flag: str = "--model_name_or_path") -> Path
         return folder
     from huggingface_hub import snapshot_download
 
+    use_local_copies_offline()
     try:
         return Path(
             snapshot_download(

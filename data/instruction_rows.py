@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError
 from common.files import describe_files, is_finished
+from common.hub import use_local_copies_offline
 from common.progress import command, ending
 from common.rows import DATA_SUFFIXES, Row, read_rows
 
@@ -67,6 +68,7 @@ def read_training_rows(
                     )
         rows = datasets.Dataset.from_list([{field: row[field] for field in fields} for row in rows])
         return rows, describe_files(file for file in files if file.is_file())
+    use_local_copies_offline()
     try:
         rows = datasets.load_dataset(*hub_data, split="train")
     except Exception as error:

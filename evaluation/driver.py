@@ -17,6 +17,7 @@ from common.command_line import ArgumentParser, process_rank, require_positive
 from common.errors import InputError
 from common.files import content_hash, local_folder, require_writable, write_json
 from common.gpu_memory import EVALUATION, out_of_memory_advice
+from common.hub import use_local_copies_offline
 from common.progress import add_quiet_flag, command, ending
 from common.rows import Row, write_rows
 from evaluation.generation_run import GenerationRun, Stop, make_tasks
@@ -249,6 +250,7 @@ def kind_label(settings: dict[str, Any]) -> str:
 
 def load_hub_set(name: str, load: Callable[[], Iterable[Row]]) -> list[Row]:
     """The rows that load() downloads from the Hub. Raises InputError if it fails."""
+    use_local_copies_offline()
     try:
         return list(load())
     except Exception as error:  # the hub's client raises a dozen kinds

@@ -16,6 +16,7 @@ from transformers import TrainingArguments
 
 from common.config_values import LENGTH_DISTRIBUTION
 from common.errors import InputError
+from common.hub import use_local_copies_offline
 from common.progress import silence_progress
 from flexmdm_interpolant import parse_schedule
 from training.command_line import parse_dataclass
@@ -194,10 +195,25 @@ class RunArguments(RunFlags, TrainingArguments):  # type: ignore[misc]  # our ow
                 f"the launcher started {world} processes, but the Trainer sees {self.world_size}:"
                 " each would train on the same rows"
             )
+        if self.push_to_hub:
+            self._check_hub()
         if self.fully_shard and world == 1:
             raise InputError(
                 "--fully_shard: needs more than one process; start several with torchrun"
             )
+
+    def _check_hub(self) -> None:
+        """Refuse --push_to_hub at once if the end of the run could push nothing: InputError."""
+        from huggingface_hub import whoami
+
+        use_local_copies_offline()
+        try:
+            whoami(self.hub_token)
+        except Exception as error:  # no network, no token, a wrong one
+            raise InputError(
+                f"--push_to_hub: the hub cannot be asked who you are ({type(error).__name__}); it"
+                " needs a network, and --hub_token or `hf auth login`"
+            ) from None
 
     @property
     def global_batch(self) -> int:
