@@ -192,6 +192,7 @@ class FlexMDMSampler:
                 break
         ids = sequences.ids[:, : sequences.width(np.arange(batch))]
         violations = clock.rate_bound_violations
+        lengths_compete = self.counts is not None and self.starts is None
         return GenerationResult(
             torch.from_numpy(ids),
             torch.from_numpy(sequences.lengths),
@@ -201,7 +202,7 @@ class FlexMDMSampler:
             torch.from_numpy(self.dropped),
             torch.from_numpy(violations),
             torch.from_numpy(self.positions),
-            torch.from_numpy(sequences.log_probs.sum(1)) if self.scored else None,
+            torch.from_numpy(sequences.log_probs.sum(1)) if lengths_compete else None,
         )
 
     @torch.no_grad()

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from common.command_line import Switch
 from common.errors import InputError
 
 if TYPE_CHECKING:
@@ -537,7 +538,7 @@ def _add_options(group: Any, kind: type[SharedOptions], without: set[str]) -> No
             continue
         how: dict[str, Any] = {"default": rule.get("flag_default", each.default)}
         if rule.get("type") is bool:
-            how["action"] = argparse.BooleanOptionalAction
+            how["action"] = Switch
         else:
             how |= {name: rule[name] for name in ("type", "choices", "metavar") if name in rule}
         group.add_argument(flag_of(each), help=rule["help"].replace("%", "%%"), **how)
