@@ -22,22 +22,6 @@ from sampling.results import GenerationResult
 from sampling.token_choice import confidence, excluded_tokens
 
 
-def read_drift(path: str) -> dict[str, float]:
-    """{length: mean confidence at it} from a file that scripts/length_drift.py wrote. Raises
-    InputError or ValueError for anything else.
-    """
-    from common.files import read_json
-
-    content = read_json(path)
-    try:
-        drift = {str(int(n)): float(value) for n, value in content.items()}
-    except (AttributeError, TypeError, ValueError):
-        drift = {}
-    if not drift or not all(int(n) >= 1 and np.isfinite(value) for n, value in drift.items()):
-        raise ValueError("not a file of scripts/length_drift.py")
-    return drift
-
-
 @torch.no_grad()
 def first_confidence(
     model: Any,

@@ -184,9 +184,19 @@ def _length_words(settings: dict[str, Any]) -> str | None:
 
 
 def _read_drift(path: str) -> dict[str, float]:
-    from sampling.canvas_search import read_drift
+    """{length: mean confidence at it} of a file that scripts/length_drift.py wrote. Raises
+    InputError or ValueError for anything else.
+    """
+    from common.files import read_json
 
-    return read_drift(path)
+    content = read_json(path)
+    try:
+        drift = {str(int(n)): float(value) for n, value in content.items()}
+    except (AttributeError, TypeError, ValueError):
+        drift = {}
+    if not drift or not all(int(n) >= 1 and math.isfinite(value) for n, value in drift.items()):
+        raise ValueError("not a file of scripts/length_drift.py")
+    return drift
 
 
 def _candidates_words(candidates: int | None) -> str | None:
