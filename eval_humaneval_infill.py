@@ -4,7 +4,7 @@ random-span-light, or any data set with the same fields or those of SantaCoder-F
 Laptop, local data, one process:
     python eval_humaneval_infill.py --checkpoint_path runs/code/flexmdm --data_path humaneval
 One GPU, the paper's settings:
-    python eval_humaneval_infill.py --checkpoint_path CHECKPOINT --variable_length \
+    python eval_humaneval_infill.py --checkpoint_path CHECKPOINT --preset paper \
         --allow_code_execution
 Several GPUs (the same rows as one process):
     torchrun --nproc_per_node 4 eval_humaneval_infill.py ...
@@ -34,9 +34,11 @@ is scored by exact match and by whether prompt + completion + suffix parses; one
 items have a test is refused with --allow_code_execution, because its score would mix two measures.
 SantaCoder-FIM is scored by its published measure: exact match but for white space at both ends.
 --llada_infill: paper = the paper's instruction layout, the middle after the prompt; oracle = masks
-in place, as many as the reference has tokens; fixed = --gen_length masks in place. Defaults are the
-paper's: top_prob, window (alpha 15, at most 32), 4096 steps; LLaDA: one block, one step per token,
-random remasking.
+in place, as many as the reference has tokens; fixed = --gen_length masks in place.
+
+Defaults: FlexMDM samples event-driven, some four evaluations per token; with --diffusion_steps N,
+or --preset paper (4096 steps), by tau-leaping. Everything else is the paper's: top_prob, window
+(alpha 15, at most 32); LLaDA: one block, one step per token, random remasking.
 """
 
 import argparse
@@ -196,11 +198,13 @@ class Infilling(Evaluation):
         self.reference_lengths = [
             len(inner_ids(tokenizer, item["canonical_solution"])) for item in self.items
         ]
+        prefixes = [model.encode(prefix) for prefix, _ in texts]
         if model.kind == "flexmdm":
             pairs = [flexmdm_infill_ids(tokenizer, *pair) for pair in texts]
-            return Given([list(prefix) for prefix, _ in pairs], [list(end) for _, end in pairs])
+            return Given([start for start, _ in pairs], [end for _, end in pairs], texts=prefixes)
         if layout == "paper":
-            return Given([list(llada_infill_prompt(tokenizer, *pair)) for pair in texts])
+            prompts = [llada_infill_prompt(tokenizer, *pair) for pair in texts]
+            return Given(prompts, texts=prefixes)
         if layout == "fixed" and not self.args.gen_length and not model.counted:
             raise InputError(
                 "--llada_infill fixed: needs --gen_length, the number of masks in place, or"
@@ -209,11 +213,7 @@ class Infilling(Evaluation):
         lengths: list[int] | None = self.reference_lengths
         if layout == "fixed":
             lengths = None if model.counted else [self.args.gen_length] * len(self.items)
-        return Given(
-            [model.encode(prefix) for prefix, _ in texts],
-            [inner_ids(tokenizer, suffix) for _, suffix in texts],
-            lengths,
-        )
+        return Given(prefixes, [inner_ids(tokenizer, suffix) for _, suffix in texts], lengths)
 
     def settings(self, model: EvaluatedModel) -> Row:
         return {"llada_infill": self.args.llada_infill} if model.kind == "llada" else {}
@@ -379,10 +379,17 @@ def make_parser() -> ArgumentParser:
         action="store_true",
         help="run programs as root if root cannot become another user",
     )
+    group.add_argument(
+        "--preset",
+        choices=("paper",),
+        help="paper: FlexMDM by tau-leaping, with 4096 steps if --diffusion_steps is not given"
+        " (default: event-driven)",
+    )
     add_model_flags(parser, checkpoint_required=False)
     add_flexmdm_flags(parser)
     add_llada_flags(parser)
     parser.set_defaults(
+        sampler=None,  # parse_args
         unmasking="confidence",
         confidence_method="top_prob",
         use_sliding_window=True,
@@ -396,6 +403,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = make_parser().parse_args(argv)
     check_run_flags(args)
     require_positive(args, "code_workers")
+    if args.sampler is None:  # a number of steps is of tau-leaping's grid
+        steps = args.preset == "paper" or args.diffusion_steps is not None
+        args.sampler = "tau_leaping" if steps else "event_driven"
     if args.timeout <= 0:
         raise InputError(f"--timeout: {args.timeout} is not above 0")
     return args

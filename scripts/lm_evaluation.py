@@ -38,6 +38,7 @@ from common.command_line import ArgumentParser, require_positive
 from common.errors import InputError, run
 from common.files import require_writable, write_json
 from common.gpu_memory import MANY_PROMPTS, out_of_memory_advice
+from common.progress import add_quiet_flag
 from evaluation.lm_eval_adapter import ONLY_GENERATED, make_lm
 from sampling.options import add_flexmdm_flags, add_llada_flags, add_model_flags
 
@@ -75,6 +76,7 @@ def make_parser() -> ArgumentParser:
     group.add_argument(
         "--output_dir", help="where lm_eval_results.json goes (default: only printed)"
     )
+    add_quiet_flag(parser)
     add_model_flags(parser)
     add_flexmdm_flags(parser)
     add_llada_flags(parser)
