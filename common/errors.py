@@ -2,11 +2,15 @@
 `run` prints it as one line and exits with code 2. Nothing here imports torch.
 """
 
+import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
+
+from common.progress import plain_progress
 
 
 class InputError(Exception):
@@ -20,11 +24,14 @@ def run(main: Callable[[], object]) -> NoReturn:
     if the output pipe was closed.
     """
     script = Path(sys.argv[0]).name
+    plain_progress()
     try:
         main()
         sys.stdout.flush()
     except InputError as error:
-        print(f"{script}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        line = f"{script}: error: {' '.join(str(error).split())}"
+        print(line, file=sys.stderr)
+        _tell_torchrun(line)
         sys.exit(2)
     except KeyboardInterrupt:
         print(
@@ -37,3 +44,14 @@ def run(main: Callable[[], object]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     sys.exit(0)
+
+
+def _tell_torchrun(line: str) -> None:
+    """torchrun ends with a traceback of its own, whose last lines say what this file holds."""
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if file:
+        reason = {
+            "message": line,
+            "extraInfo": {"py_callstack": line, "timestamp": int(time.time())},
+        }
+        Path(file).write_text(json.dumps({"message": reason}), encoding="utf-8")

@@ -47,8 +47,9 @@ class FlexMDMSampler:
     """B rows and their clock. `run` steps until all are done.
 
     sequences: the rows' prefixes and suffixes; seeds: int64 (B,); counts: (B,), the numbers of
-    masks that count-first starts from, if the evaluation of p(n) has already been made for each row
-    (None: the sampler makes it); the other arguments are generate_flexmdm's.
+    masks that a row starts from, if the evaluation of p(n) has already been made (None: count-first
+    makes it, the others start from none); starts: (B,), the 1 - t at which event-driven starts from
+    them; the other arguments are generate_flexmdm's.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class FlexMDMSampler:
         return_trace: bool = False,
         on_frame: Callable[[int, TraceFrame], None] | None = None,
         counts: NDArray[np.int64] | None = None,
+        starts: NDArray[np.float64] | None = None,
     ):
         config = getattr(model, "config", None)
         self.model, self.device = model, torch.device(getattr(model, "device", "cpu"))
@@ -140,9 +142,9 @@ class FlexMDMSampler:
         self.trace: list[list[TraceFrame]] | None = (
             [[] for _ in range(batch)] if return_trace else None
         )
-        self.counts = counts
+        self.counts, self.starts = counts, starts
         # of the tokens written: it is worth a pass over the logits only where they are compared
-        self.scored = counts is not None or guided
+        self.scored = (counts is not None and starts is None) or guided
 
     def _last_query(self) -> float:
         """1 - t of the last time at which the network may be queried."""
@@ -190,6 +192,7 @@ class FlexMDMSampler:
                 break
         ids = sequences.ids[:, : sequences.width(np.arange(batch))]
         violations = clock.rate_bound_violations
+        lengths_compete = self.counts is not None and self.starts is None
         return GenerationResult(
             torch.from_numpy(ids),
             torch.from_numpy(sequences.lengths),
@@ -199,7 +202,7 @@ class FlexMDMSampler:
             torch.from_numpy(self.dropped),
             torch.from_numpy(violations),
             torch.from_numpy(self.positions),
-            None if self.counts is None else torch.from_numpy(sequences.log_probs.sum(1)),
+            torch.from_numpy(sequences.log_probs.sum(1)) if lengths_compete else None,
         )
 
     @torch.no_grad()
@@ -385,7 +388,10 @@ class FlexMDMSampler:
         gaps = self._only_gap(rows, self.sequences.width(rows) + 1)
         inserted = self._insert(rows, gaps, counts[rows])
         nothing = np.zeros(len(rows))
-        self.clock.advance(rows, nothing, inserted, inserted > 0, self.sequences.full(rows))
+        if self.starts is None:
+            self.clock.advance(rows, nothing, inserted, inserted > 0, self.sequences.full(rows))
+        else:
+            self.clock.time_remaining[rows] = self.starts[rows]
         self.evaluations[rows] = 1
         self._record(rows, nothing)
 

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from common.command_line import Switch
 from common.errors import InputError
 
 if TYPE_CHECKING:
@@ -241,7 +242,8 @@ class SamplerOptions(SharedOptions):
     )
     length_choice: str = option(
         "drawn",
-        "count_first: the likeliest number of tokens (default), or one drawn from p(n)",
+        "count_first, --placed_share: the likeliest number of tokens (default), or one drawn from"
+        " p(n)",
         choices=("likeliest", "drawn"),
         flag_default="likeliest",
     )
@@ -253,6 +255,17 @@ class SamplerOptions(SharedOptions):
         metavar="K",
         at_least=1,
         words=lambda settings: _candidates_words(settings.get("length_candidates")),
+    )
+    placed_share: float | None = option(
+        None,
+        "event_driven: take the number of tokens first, put a share of them in place at once and"
+        " insert the rest: P to the power of the entropy of p(n), so all of them where the number"
+        " is settled (default: insert all)",
+        type=float,
+        metavar="P",
+        above=0,
+        at_most=1,
+        words="share {:g} placed",
     )
     query_time: float | None = option(
         None,
@@ -347,6 +360,10 @@ class SamplerOptions(SharedOptions):
         if self.length_candidates > 1 and not by_likeliest:
             wanted = "1, except with the sampler count_first and length_choice likeliest"
             raise OptionError("length_candidates", self.length_candidates, wanted)
+        if self.placed_share is not None and (not event_driven or self.corrector_spread):
+            # spread rounds assume that unmasking began at t = 0
+            wanted = "used with event_driven and without corrector_spread"
+            raise OptionError("placed_share", self.placed_share, wanted)
         if self.query_time is not None and self.sampler != "count_first":
             raise OptionError("query_time", self.query_time, "used with the sampler count_first")
         self._check_corrector()
@@ -474,6 +491,15 @@ def add_model_flags(parser: argparse.ArgumentParser, checkpoint_required: bool =
         type=float,
         help="LoRA alpha, for a checkpoint that does not store it (default: its rank)",
     )
+    add_device_flags(group)
+    group.add_argument(
+        "--seed", type=int, default=42, help="seed of every random number (default: 42)"
+    )
+    _add_options(group, SharedOptions, set())
+
+
+def add_device_flags(group: Any) -> None:
+    """Where a network runs and in which precision. group: a parser or one of its groups."""
     group.add_argument(
         "--dtype",
         choices=("auto", "float32", "bfloat16"),
@@ -488,10 +514,6 @@ def add_model_flags(parser: argparse.ArgumentParser, checkpoint_required: bool =
         action="store_true",
         help="compile the network: takes a minute at the start, then faster on a GPU",
     )
-    group.add_argument(
-        "--seed", type=int, default=42, help="seed of every random number (default: 42)"
-    )
-    _add_options(group, SharedOptions, set())
 
 
 def add_flexmdm_flags(parser: argparse.ArgumentParser) -> None:
@@ -516,7 +538,7 @@ def _add_options(group: Any, kind: type[SharedOptions], without: set[str]) -> No
             continue
         how: dict[str, Any] = {"default": rule.get("flag_default", each.default)}
         if rule.get("type") is bool:
-            how["action"] = argparse.BooleanOptionalAction
+            how["action"] = Switch
         else:
             how |= {name: rule[name] for name in ("type", "choices", "metavar") if name in rule}
         group.add_argument(flag_of(each), help=rule["help"].replace("%", "%%"), **how)

@@ -161,11 +161,16 @@ def write_trace_page(
     path: str | Path, panels: Sequence[Panel], title: str = "How the text was written"
 ) -> None:
     """One self-contained HTML file that plays the panels (make_panel) side by side."""
+    write_text(path, trace_page(panels, title))
+
+
+def trace_page(panels: Sequence[Panel], title: str = "How the text was written") -> str:
+    """The text of that file."""
     data = json.dumps(panels, ensure_ascii=True, separators=(",", ":"))
     for character in "<>&":  # the data lies inside a script element: nothing may end it
         data = data.replace(character, f"\\u{ord(character):04x}")
     page = TEMPLATE.read_text(encoding="utf-8")
-    write_text(path, page.replace("@TITLE@", html.escape(title)).replace("@DATA@", data))
+    return page.replace("@TITLE@", html.escape(title)).replace("@DATA@", data)
 
 
 def read_panels(path: str | Path) -> list[Panel]:
@@ -320,14 +325,15 @@ def screen_lines(pieces: Iterable[tuple[str, str]], columns: int) -> list[list[t
     return lines
 
 
-def _pieces(positions, tokenizer, mask_id, known):
-    """(text, style) of positions (slot, token): runs of masks, of tokens shown before, and of new
-    ones. Runs are decoded whole, so that a character that several tokens spell is readable; a
-    special token that repeats (end of text does) is written once, with its count.
+def text_pieces(
+    tokens: Iterable[tuple[int, str]], tokenizer: Any, mask_id: int
+) -> list[tuple[str, str]]:
+    """(text, style) of tokens (id, style), equal styles joined: a run is decoded whole, so that a
+    character that several tokens spell is readable; a mask is MASK_SIGN; a special token that
+    repeats (end of text does) is written once, with its count.
     """
-    special, runs = set(tokenizer.all_special_ids), []
-    for slot, token in positions:
-        style = "mask" if token == mask_id else "old" if slot in known else "new"
+    special, runs = set(tokenizer.all_special_ids), list[tuple[str, list[int]]]()
+    for token, style in tokens:
         before = runs[-1][1][-1] if runs else None
         if (
             not runs
@@ -338,7 +344,7 @@ def _pieces(positions, tokenizer, mask_id, known):
         runs[-1][1].append(token)
     pieces = []
     for style, ids in runs:
-        if style == "mask":
+        if ids[0] == mask_id:
             pieces.append((MASK_SIGN * len(ids), style))
         elif ids[0] in special:
             pieces.append(
@@ -366,6 +372,13 @@ def terminal_watcher(
     codes = {"mask": "\x1b[2m", "old": "", "new": "\x1b[1;32m"}
     lines_shown, drawn_at, printed_at, given, known = 0, 0.0, -1, None, None
 
+    def pieces(positions, known):
+        style = lambda slot, token: (
+            "mask" if token == mask_id else "old" if slot in known else "new"
+        )
+        styled = [(token, style(slot, token)) for slot, token in positions]
+        return text_pieces(styled, tokenizer, mask_id)
+
     def show(number, frame):
         nonlocal lines_shown, drawn_at, printed_at, given, known
         if number:
@@ -383,9 +396,7 @@ def terminal_watcher(
             if masks and time.monotonic() - drawn_at < 0.04:
                 return
             columns, rows = shutil.get_terminal_size()
-            lines = screen_lines(_pieces(positions, tokenizer, mask_id, known), columns)[
-                -max(1, rows - 3) :
-            ]
+            lines = screen_lines(pieces(positions, known), columns)[-max(1, rows - 3) :]
             back = f"\x1b[{lines_shown}F\x1b[J" if lines_shown else ""
             body = "".join(
                 "".join(f"{codes[style]}{c}\x1b[0m" if codes[style] else c for c, style in line)
@@ -399,7 +410,7 @@ def terminal_watcher(
                 return
             written = [index for index, (slot, _) in enumerate(positions) if slot not in given]
             middle = positions[written[0] : written[-1] + 1] if written else []
-            text = "".join(text for text, _ in _pieces(middle, tokenizer, mask_id, shown))
+            text = "".join(text for text, _ in pieces(middle, shown))
             stream.write(f"{head}  {text!r}\n")
             printed_at = frame["evaluations"]
         stream.flush()
