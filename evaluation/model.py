@@ -17,6 +17,7 @@ from common.errors import InputError
 from sampling.options import (
     LLaDAOptions,
     SamplerOptions,
+    SharedOptions,
     options_from,
     refuse_mask_tokens,
     refuse_padding,
@@ -37,100 +38,50 @@ Answer = tuple[str, dict[str, Any]]  # text; evaluations, length and rare events
 
 class Given(NamedTuple):
     """A model's input for each item: a prompt alone, or a prefix and a suffix; lengths: LLaDA's
-    number of masks for each item (None: --gen_length after the prompt).
+    number of masks for each item (None: --gen_length after the prompt); texts: what each answer
+    continues, where that is not its prefix (an infill's, without the marks around it).
     """
 
     prefixes: list[Ids]
     suffixes: list[Ids] | None = None
     lengths: list[int] | None = None
+    texts: list[Ids] | None = None
 
     def parts(self) -> list[list[Ids]]:
         """[prompt] or [prefix, suffix] of each item."""
         return [list(part) for part in zip(self.prefixes, *filter(None, [self.suffixes]))]
 
 
-class EvaluatedModel:
-    """A loaded checkpoint of either kind, its tokenizer and its sampler's settings, for the two
-    evaluation scripts.
-
-    Loads on construction (torch, transformers). `kind` is "flexmdm" or "llada"; `settings` is
-    everything the text depends on: weights by their content, not their path. default_steps:
-    tau-leaping's, if --diffusion_steps is not given.
+class AnsweringModel:
+    """A network, its tokenizer and a sampler's options, which `use` sets. `kind` is "flexmdm" or
+    "llada".
     """
 
-    def __init__(self, args: argparse.Namespace, default_steps: int) -> None:
-        from common.files import resolve_folder
-        from data.tokenizer import load_tokenizer
-        from llada_utils import (
-            checkpoint_hash,
-            checkpoint_kind,
-            load_flexmdm,
-            load_llada,
-            named_base,
-            pick_device,
-            pick_dtype,
-        )
-        from sampling.network_graphs import speed_up_sampling
-
-        self.kind = checkpoint_kind(args.checkpoint_path)
-        if args.variable_length and self.kind != "flexmdm":
-            raise InputError(
-                f"--variable_length: {args.checkpoint_path} is a LLaDA, whose length is fixed"
-            )
-        flexmdm = self.kind == "flexmdm"
-        options = options_from(args, SamplerOptions if flexmdm else LLaDAOptions, default_steps)
-        self.arguments = options.arguments()
-        self.counted = getattr(options, "llada_length", None) == "counted"
-        uneven = flexmdm and (args.sampler == "event_driven" or args.bound_inflation is not None)
-        self.rows_per_call = args.batch_size * (BATCHES_PER_CALL if uneven else 1)
-        self.arguments["rows_at_once"] = args.rows_at_once or args.batch_size
-        device = pick_device(args.device)
-        dtype = pick_dtype(args.dtype, device)
-        where: dict[str, Any] = dict(base=args.base_model, dtype=dtype, device=device)
-        self.model: LLaDADiT | LLaDAModelLM
-        if flexmdm:
-            self.model = load_flexmdm(args.checkpoint_path, lora_alpha=args.lora_alpha, **where)
-        elif args.lora_alpha is not None:
-            raise InputError(
-                "--lora_alpha: only for FlexMDM checkpoints of the paper's code; a LLaDA adapter"
-                " stores its own"
-            )
-        else:
-            self.model = load_llada(args.checkpoint_path, **where)
-        if self.counted:
-            from sampling.length_law import require_length_distribution
-
-            require_length_distribution(self.model, args.checkpoint_path, "--llada_length counted")
-        speed_up_sampling(self.model, args.torch_compile)
-        self.tokenizer = load_tokenizer(args.checkpoint_path)
-        self.seed = args.seed
-        config = self.model.config
+    def __init__(self, kind: str, model: "LLaDADiT | LLaDAModelLM", tokenizer: Any) -> None:
+        self.kind, self.model, self.tokenizer = kind, model, tokenizer
+        config = model.config
         self.ids: dict[str, Any] = {
             "mask_id": config.mask_token_id,
             "pad_id": config.pad_token_id,
-            "num_tokens": len(self.tokenizer),
+            "num_tokens": len(tokenizer),
         }
-        own = getattr(config, "max_length" if flexmdm else "max_sequence_length", 1024)
-        # 1024: the paper's canvas, prompt included
-        self.max_length = args.max_length or min(own, 1024)
-        if flexmdm:
-            self.arguments["max_length"] = self.max_length
-        base = args.base_model or named_base(resolve_folder(args.checkpoint_path))
-        self.settings = {
-            "kind": self.kind,
-            "checkpoint_hash": checkpoint_hash(args.checkpoint_path),
-            "base_hash": base and checkpoint_hash(base),
-            "lora_alpha": args.lora_alpha,
-            "dtype": str(dtype).removeprefix("torch."),
-            "seed": args.seed,
-            **options.settings(),
-            "max_length": self.max_length,
-        }
+        self.own_length = getattr(
+            config, "max_length" if kind == "flexmdm" else "max_sequence_length"
+        )
         self.stop_ids = {
             config.pad_token_id,
-            self.tokenizer.eos_token_id,
-            self.tokenizer.get_vocab().get("<|eot_id|>"),
+            tokenizer.eos_token_id,
+            tokenizer.get_vocab().get("<|eot_id|>"),
         } - {None}
+
+    def use(self, options: SharedOptions, seed: int) -> None:
+        """Answer with these options from now on."""
+        self.arguments, self.seed = options.arguments(), seed
+        self.counted = getattr(options, "llada_length", None) == "counted"
+        # 1024: the paper's canvas, prompt included
+        self.max_length = options.max_length or min(self.own_length, 1024)
+        if self.kind == "flexmdm":
+            self.arguments["max_length"] = self.max_length
 
     def encode(self, text: str) -> Ids:
         """Ids of a text, without special tokens."""
@@ -185,19 +136,20 @@ class EvaluatedModel:
         """The answers or middles for the tasks' items, which are indices of `given`."""
         items = [task["item"] for task in tasks]
         taken = lambda rows: rows and [rows[item] for item in items]
-        prefixes, suffixes, lengths = map(taken, given)
+        prefixes, suffixes, lengths, texts = map(taken, given)
         if suffixes is None:
-            return self.answer(prefixes, tasks, lengths)
-        return self.infill(prefixes, suffixes, tasks, lengths)
+            return self.answer(prefixes, tasks, lengths, texts)
+        return self.infill(prefixes, suffixes, tasks, lengths, texts)
 
     def answer(
         self,
         prompts: Sequence[Ids],
         tasks: Sequence[dict[str, Any]],
         lengths: list[int] | None = None,
+        texts: Sequence[Ids] | None = None,
     ) -> list[Answer]:
         """[(text, row fields)]: the text after each prompt (lists of ids). lengths: LLaDA's number
-        of masks for each row (None: --gen_length).
+        of masks for each row (None: --gen_length); texts: as Given's.
         """
         seeds = self._seeds(tasks)
         if self.kind == "flexmdm":
@@ -219,7 +171,8 @@ class EvaluatedModel:
                 **self.ids,
                 **{**self.arguments, "gen_length": torch.tensor(lengths, device="cpu")},
             )
-        return self.answers_of(result, [len(prompt) for prompt in prompts], [0] * len(prompts))
+        ends = [0] * len(prompts)
+        return self.answers_of(result, [len(prompt) for prompt in prompts], ends, texts)
 
     def infill(
         self,
@@ -227,9 +180,11 @@ class EvaluatedModel:
         suffixes: Sequence[Ids],
         tasks: Sequence[dict[str, Any]],
         middle_lengths: list[int] | None = None,
+        texts: Sequence[Ids] | None = None,
     ) -> list[Answer]:
         """[(text, row fields)]: the text between each prefix and suffix (lists of ids).
-        middle_lengths: LLaDA's number of masks for each row (None: as --llada_length says).
+        middle_lengths: LLaDA's number of masks for each row (None: as --llada_length says);
+        texts: as Given's.
         """
         seeds = self._seeds(tasks)
         if self.kind == "flexmdm":
@@ -258,7 +213,7 @@ class EvaluatedModel:
                 **arguments,
             )
         return self.answers_of(
-            result, [len(row) for row in prefixes], [len(row) for row in suffixes]
+            result, [len(row) for row in prefixes], [len(row) for row in suffixes], texts
         )
 
     def _lengths(self, prefixes: Sequence[Ids], suffixes: Sequence[Ids]) -> list[int]:
@@ -274,10 +229,14 @@ class EvaluatedModel:
         ]
 
     def answers_of(
-        self, result: "GenerationResult", starts: Sequence[int], ends: Sequence[int]
+        self,
+        result: "GenerationResult",
+        starts: Sequence[int],
+        ends: Sequence[int],
+        texts: Sequence[Ids] | None = None,
     ) -> list[Answer]:
         """[(text, row fields)]: the text between the given tokens without special tokens; for LLaDA
-        up to the first end token.
+        up to the first end token. texts: as Given's.
         """
         from data.tokenizer import decode_after
 
@@ -291,7 +250,7 @@ class EvaluatedModel:
                         len(ids),
                     )
                 ]
-            before = result.sequences[number, :start].tolist()
+            before = texts[number] if texts else result.sequences[number, :start].tolist()
             text = decode_after(self.tokenizer, before, ids, skip_special_tokens=True)
             # counting is one
             evaluations = int(result.evaluations[number]) + self.counted
@@ -309,3 +268,68 @@ class EvaluatedModel:
                     fields[name] = counted[number].item()
             rows.append((text, fields))
         return rows
+
+
+class EvaluatedModel(AnsweringModel):
+    """A loaded checkpoint of either kind and its sampler's settings, for the evaluation scripts.
+
+    Loads on construction (torch, transformers). `settings` is everything the text depends on:
+    weights by their content, not their path. default_steps: tau-leaping's, if --diffusion_steps is
+    not given.
+    """
+
+    def __init__(self, args: argparse.Namespace, default_steps: int) -> None:
+        from common.files import resolve_folder
+        from data.tokenizer import load_tokenizer
+        from llada_utils import (
+            checkpoint_hash,
+            checkpoint_kind,
+            load_flexmdm,
+            load_llada,
+            named_base,
+            pick_device,
+            pick_dtype,
+        )
+        from sampling.network_graphs import speed_up_sampling
+
+        kind = checkpoint_kind(args.checkpoint_path)
+        if args.variable_length and kind != "flexmdm":
+            raise InputError(
+                f"--variable_length: {args.checkpoint_path} is a LLaDA, whose length is fixed"
+            )
+        flexmdm = kind == "flexmdm"
+        options = options_from(args, SamplerOptions if flexmdm else LLaDAOptions, default_steps)
+        uneven = flexmdm and (args.sampler == "event_driven" or args.bound_inflation is not None)
+        self.rows_per_call = args.batch_size * (BATCHES_PER_CALL if uneven else 1)
+        device = pick_device(args.device)
+        dtype = pick_dtype(args.dtype, device)
+        where: dict[str, Any] = dict(base=args.base_model, dtype=dtype, device=device)
+        model: LLaDADiT | LLaDAModelLM
+        if flexmdm:
+            model = load_flexmdm(args.checkpoint_path, lora_alpha=args.lora_alpha, **where)
+        elif args.lora_alpha is not None:
+            raise InputError(
+                "--lora_alpha: only for FlexMDM checkpoints of the paper's code; a LLaDA adapter"
+                " stores its own"
+            )
+        else:
+            model = load_llada(args.checkpoint_path, **where)
+        if getattr(options, "llada_length", None) == "counted":
+            from sampling.length_law import require_length_distribution
+
+            require_length_distribution(model, args.checkpoint_path, "--llada_length counted")
+        speed_up_sampling(model, args.torch_compile)
+        super().__init__(kind, model, load_tokenizer(args.checkpoint_path))
+        self.use(options, args.seed)
+        self.arguments["rows_at_once"] = args.rows_at_once or args.batch_size
+        base = args.base_model or named_base(resolve_folder(args.checkpoint_path))
+        self.settings = {
+            "kind": kind,
+            "checkpoint_hash": checkpoint_hash(args.checkpoint_path),
+            "base_hash": base and checkpoint_hash(base),
+            "lora_alpha": args.lora_alpha,
+            "dtype": str(dtype).removeprefix("torch."),
+            "seed": args.seed,
+            **options.settings(),
+            "max_length": self.max_length,
+        }

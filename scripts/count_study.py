@@ -126,7 +126,8 @@ def length_known(
         **model.ids,
         **arguments,
     )
-    rows = model.answers_of(result, list(map(len, given.prefixes)), list(map(len, suffixes)))
+    starts, ends = list(map(len, given.prefixes)), list(map(len, suffixes))
+    rows = model.answers_of(result, starts, ends, given.texts)
     right = [
         evaluation.is_right(evaluation.row(number, text)) for number, (text, _) in enumerate(rows)
     ]

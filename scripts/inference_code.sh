@@ -39,7 +39,8 @@ if [ -z "${OUTPUT_DIR:-}" ]; then
 fi
 . scripts/launch.sh
 
-has --allow_code_execution "$@" || say "programs will not be run, only the text is scored: no" \
-  "pass@1. To run them in the sandbox: sbatch scripts/inference_code.sh --allow_code_execution"
+has --allow_code_execution "$@" || say "programs will not be run, only the text is scored:" \
+  "no pass@1. To run them in the sandbox:" \
+  "sbatch scripts/inference_code.sh --allow_code_execution"
 evaluate eval_humaneval_infill.py --checkpoint_path "$CHECKPOINT_PATH" --output_dir "$OUTPUT_DIR" \
   "${KIND[@]}" "$@"
