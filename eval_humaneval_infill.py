@@ -180,8 +180,8 @@ class Infilling(Evaluation):
         return benchmark_name(self.args)
 
     def default_folder(self) -> Path:
-        checkpoint = Path(self.args.checkpoint_path).resolve().name
-        return Path("runs/eval_humaneval_infill") / f"{checkpoint}-{self.args.benchmark}"
+        name = f"{self.checkpoint_name()}-{self.args.benchmark}"
+        return Path("runs/eval_humaneval_infill") / name
 
     def item_name(self, number: int) -> str:
         return self.items[number]["task_id"]
