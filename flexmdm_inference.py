@@ -29,8 +29,9 @@ from pathlib import Path
 
 from common.command_line import ArgumentParser
 from common.errors import InputError, run
-from common.files import require_writable
+from common.files import local_folder, require_writable
 from common.gpu_memory import ONE_PROMPT, out_of_memory_advice
+from common.progress import add_quiet_flag
 from sampling.options import (
     SamplerOptions,
     add_flexmdm_flags,
@@ -77,6 +78,7 @@ def make_parser() -> ArgumentParser:
     text.add_argument(
         "--watch", action="store_true", help="show the first sample's text as it grows"
     )
+    add_quiet_flag(parser)
     add_model_flags(parser)
     add_flexmdm_flags(parser)
     return parser
@@ -91,6 +93,9 @@ def parse_arguments() -> argparse.Namespace:
         raise InputError(f"--num_samples {args.num_samples}: must be at least 1")
     if args.task == "math" and args.prompt is None:
         raise InputError("--task math: needs --prompt")
+    for name in ("checkpoint_path", "base_model"):
+        if getattr(args, name):
+            local_folder(getattr(args, name), f"--{name}")
     if args.trace and not args.trace.endswith((".html", ".png")):
         raise InputError(f"--trace {args.trace}: must end in .html or .png")
     return args
@@ -111,6 +116,7 @@ def main() -> None:
     from llada_utils import checkpoint_kind, load_flexmdm, pick_device, pick_dtype
     from sampling.flexmdm import generate_flexmdm_infilling
     from sampling.network_graphs import speed_up_sampling
+    from sampling.progress import evaluations_bar
     from sampling.row_random import item_seed
 
     if checkpoint_kind(args.checkpoint_path) != "flexmdm":
@@ -151,25 +157,26 @@ def main() -> None:
         raise InputError(
             f"{flags}: {len(before) + len(after)} tokens leave no room within --max_length {limit}"
         )
-    on_frame = None
-    if args.watch:
-        from sampling.trace_page import terminal_watcher
+    with evaluations_bar(settings["steps"]) as on_frame:
+        if args.watch:
+            from sampling.trace_page import terminal_watcher
 
-        on_frame = terminal_watcher(tokenizer, mask_id)
-    result = generate_flexmdm_infilling(
-        model,
-        [before] * args.num_samples,
-        [after] * args.num_samples,
-        mask_id=mask_id,
-        pad_id=pad_id,
-        num_tokens=len(tokenizer),
-        seeds=torch.tensor(
-            [item_seed(args.seed, 0, sample) for sample in range(args.num_samples)], device="cpu"
-        ),
-        on_frame=on_frame,
-        return_trace=bool(args.trace),
-        **settings,
-    )
+            on_frame = terminal_watcher(tokenizer, mask_id)
+        result = generate_flexmdm_infilling(
+            model,
+            [before] * args.num_samples,
+            [after] * args.num_samples,
+            mask_id=mask_id,
+            pad_id=pad_id,
+            num_tokens=len(tokenizer),
+            seeds=torch.tensor(
+                [item_seed(args.seed, 0, sample) for sample in range(args.num_samples)],
+                device="cpu",
+            ),
+            on_frame=on_frame,
+            return_trace=bool(args.trace),
+            **settings,
+        )
     assert result.dropped_insertions is not None  # FlexMDM's results have both
     assert result.rate_bound_violations is not None
     for row in range(args.num_samples):
@@ -178,7 +185,8 @@ def main() -> None:
         answer = result.sequences[row, len(before) : int(result.lengths[row]) - len(after)].tolist()
         print(decode_after(tokenizer, context, answer))
         print(
-            f"sample {row + 1}: {len(answer)} tokens, {int(result.evaluations[row])} evaluations"
+            f"sample {row + 1}: {len(answer) or 'an empty answer, 0'} tokens,"
+            f" {int(result.evaluations[row])} evaluations"
             f"{', stopped at --diffusion_steps' if result.truncated[row] else ''}"
             f"{f', {dropped} insertions dropped' if dropped else ''}"
             f"{f', {violations} rate bound violations' if violations else ''}",
@@ -189,6 +197,7 @@ def main() -> None:
 
         assert result.trace is not None  # it was asked for
         write_trace(args.trace, result.trace, tokenizer, mask_id)
+        print(f"the generation is in {args.trace}", file=sys.stderr)
 
 
 if __name__ == "__main__":

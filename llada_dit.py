@@ -10,14 +10,21 @@ the backbone by peft (llada_utils.py), so a frozen base keeps its tensors.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, TypeAlias
+from pathlib import Path
+from typing import Any, Self, TypeAlias
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    PreTrainedModel,
+)
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MaskedLMOutput
@@ -81,7 +88,36 @@ def check_length_distribution(most: Any, source: str) -> None:
         raise ValueError(f"{source}: length_distribution is {most!r}, not {words}")
 
 
-class LLaDAConfig(PreTrainedConfig):
+class NetworkConfig(PreTrainedConfig):
+    """What the two configs share: transformers' own functions read and write our config.json."""
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], source: str = "config.json") -> Self:
+        """The config of a config.json (a dict), checked. Raises ValueError or InputError."""
+        raise NotImplementedError
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of config.json."""
+        raise NotImplementedError
+
+    def own_fields(self) -> dict[str, Any]:
+        """The config's own fields, without what transformers adds."""
+        return {key: getattr(self, key) for key in type(self).__annotations__}
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """What from_pretrained and AutoConfig call with a config.json: the config (and the unused
+        kwargs, where return_unused_kwargs is among them). Raises as from_json does.
+        """
+        source = f"config.json of {kwargs.get('name_or_path', cls.model_type)}"
+        return super().from_dict(cls.from_json(config_dict, source).own_fields(), **kwargs)
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """What save_pretrained writes: to_json."""
+        return self.to_json()
+
+
+class LLaDAConfig(NetworkConfig):
     """config.json of a LLaDA checkpoint (the hub's GSAI-ML/LLaDA-8B-Base, say)."""
 
     model_type = "llada"
@@ -325,9 +361,48 @@ def flat_places(mask: Tensor | None) -> Tensor | None:
 
 
 class NetworkBase(PreTrainedModel):
-    """What the two networks share: checkpointing by block, the block FSDP wraps, and
-    initialisation.
+    """What the two networks share: checkpointing by block, the block FSDP wraps, initialisation,
+    and transformers' ways to load and save.
+
+    from_pretrained, save_pretrained and push_to_hub are short names for functions of llada_utils,
+    which imports this module: they import it when they are called.
     """
+
+    card = ""  # the README.md that was loaded with the weights
+    tokenizer_folder: Path | None = None  # the folder whose tokenizer belongs to the weights
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]  # refuses what it does not take by name
+        cls, pretrained_model_name_or_path: str | Path, *model_args: Any, **arguments: Any
+    ) -> Self:
+        """The network of a folder or hub id, in eval mode, as AutoModel.from_pretrained loads it:
+        llada_utils.load_pretrained, where the arguments are. Raises InputError.
+        """
+        from llada_utils import load_pretrained
+
+        if model_args:
+            raise TypeError("from_pretrained takes the name of a checkpoint and keywords")
+        return load_pretrained(cls, pretrained_model_name_or_path, **arguments)
+
+    def save_pretrained(  # type: ignore[override]  # as from_pretrained
+        self, save_directory: str | Path, **arguments: Any
+    ) -> None:
+        """Write a folder that from_pretrained reads back equal: llada_utils.save_pretrained, where
+        the arguments are. Raises InputError.
+        """
+        from llada_utils import save_pretrained
+
+        save_pretrained(self, save_directory, **arguments)
+
+    def push_to_hub(  # type: ignore[override]  # as from_pretrained
+        self, repo_id: str, **arguments: Any
+    ) -> str:
+        """Upload what save_pretrained writes, and return the commit's address:
+        llada_utils.push_to_hub, where the arguments are. Raises InputError.
+        """
+        from llada_utils import push_to_hub
+
+        return push_to_hub(self, repo_id, **arguments)
 
     supports_gradient_checkpointing = True
     _no_split_modules = ["LLaDABlock"]
@@ -537,7 +612,7 @@ class LLaDAModelLM(NetworkBase):
         )
 
 
-class FlexMDMConfig(PreTrainedConfig):
+class FlexMDMConfig(NetworkConfig):
     """Everything that inference must know about a FlexMDM checkpoint; nothing is assumed.
 
     backbone: config.json of the base (LLaDAConfig.to_json); schedules as
@@ -597,6 +672,10 @@ class FlexMDMConfig(PreTrainedConfig):
             return cls(**content)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{source}: {error}") from None
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of config.json, every field written out."""
+        return {"architectures": ["LLaDADiT"], "model_type": "flexmdm", **self.own_fields()}
 
 
 def timestep_embedding(t: Tensor, width: int) -> Tensor:
@@ -854,3 +933,15 @@ class LLaDADiT(NetworkBase):
             chosen = at_places(hidden, rows, places, missing_at)
             output["missing_log_probs"] = self.length_distribution.log_probs(chosen)
         return output
+
+
+# ---- transformers' Auto classes ------------------------------------------------------------------
+
+AutoConfig.register("llada", LLaDAConfig)
+AutoConfig.register("flexmdm", FlexMDMConfig)
+AutoModel.register(LLaDAConfig, LLaDAModelLM)
+AutoModel.register(FlexMDMConfig, LLaDADiT)
+AutoModelForMaskedLM.register(LLaDAConfig, LLaDAModelLM)
+# the original's config.json has LLaDA under this name as well; it is no causal model. A FlexMDM is
+# neither: its forward needs the time
+AutoModelForCausalLM.register(LLaDAConfig, LLaDAModelLM)

@@ -1,8 +1,8 @@
 r"""Sample from a LLaDA, the baseline, as a library (generate_mdm, generate_mdm_infilling) or on the
 command line for your own prompt or infill.
 
-Laptop, a prompt:
-    python llada_inference.py --checkpoint_path C --prompt "Once upon a time" --gen_length 64
+Laptop, a prompt (128 tokens in blocks of 32, unless flags say otherwise):
+    python llada_inference.py --checkpoint_path C --prompt "Once upon a time"
 A GSM8K question:
     python llada_inference.py --checkpoint_path C --task math \
         --prompt "Tom has 3 apples ..." --gen_length 256 --block_length 32 --diffusion_steps 128
@@ -30,8 +30,9 @@ from typing import Any
 
 from common.command_line import ArgumentParser
 from common.errors import InputError, run
-from common.files import require_writable
+from common.files import local_folder, require_writable
 from common.gpu_memory import ONE_PROMPT, out_of_memory_advice
+from common.progress import add_quiet_flag
 from sampling.options import (
     LLaDAOptions,
     add_llada_flags,
@@ -52,6 +53,9 @@ def __getattr__(name):
         return getattr(llada, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
+
+# any of these given, the answer has its shape from the flags alone; else 128 tokens, blocks of 32
+SHAPE = ("gen_length", "middle_length", "block_length", "max_length", "diffusion_steps")
 
 # ---- the command ---------------------------------------------------------------------------------
 
@@ -84,6 +88,7 @@ def make_parser() -> ArgumentParser:
     text.add_argument(
         "--watch", action="store_true", help="show the first sample's text as it is unmasked"
     )
+    add_quiet_flag(parser)
     add_model_flags(parser)
     add_llada_flags(parser)
     return parser
@@ -104,8 +109,8 @@ def parse_arguments() -> argparse.Namespace:
         raise InputError("--task math: needs --prompt")
     if args.middle_length and args.prompt is not None:
         raise InputError("--middle_length: needs --prefix or --suffix")
-    if args.middle_length and args.llada_length == "counted":
-        raise InputError("--middle_length and --llada_length counted: give only one")
+    if args.middle_length and args.llada_length != "given":
+        raise InputError(f"--middle_length and --llada_length {args.llada_length}: give only one")
     if args.middle_length and args.gen_length:
         raise InputError(
             "--gen_length and --middle_length: give only one; the middle's length is the generated"
@@ -116,8 +121,13 @@ def parse_arguments() -> argparse.Namespace:
             "--lora_alpha: only for FlexMDM checkpoints of the paper's code; a LLaDA adapter stores"
             " its own"
         )
+    for name in ("checkpoint_path", "base_model"):
+        if getattr(args, name):
+            local_folder(getattr(args, name), f"--{name}")
     if args.trace and not args.trace.endswith((".html", ".png")):
         raise InputError(f"--trace {args.trace}: must end in .html or .png")
+    if args.llada_length == "given" and not any(getattr(args, name) for name in SHAPE):
+        args.gen_length, args.block_length = 128, 32
     return args
 
 
@@ -142,7 +152,8 @@ def given_ids(args: argparse.Namespace, tokenizer: Any) -> tuple[list[int], list
 def main() -> None:
     """Sample as the flags say and print the results. Raises InputError."""
     args = parse_arguments()
-    settings = options_from(args, LLaDAOptions).arguments()
+    options = options_from(args, LLaDAOptions)
+    settings = options.arguments()
     if args.trace:
         require_writable(Path(args.trace).parent, "--trace")
     gen_length = settings.pop("gen_length") or args.middle_length
@@ -151,8 +162,11 @@ def main() -> None:
 
     from data.tokenizer import decode_after, load_tokenizer, text_ids
     from llada_utils import checkpoint_kind, load_llada, pick_device, pick_dtype
+    from sampling.canvas_search import add_cost, chosen_lengths
+    from sampling.length_law import require_length_distribution
     from sampling.llada import generate_mdm_infilling, unmasking_plan
     from sampling.network_graphs import speed_up_sampling
+    from sampling.progress import evaluations_bar
     from sampling.row_random import item_seed
 
     if checkpoint_kind(args.checkpoint_path) != "llada":
@@ -172,14 +186,16 @@ def main() -> None:
     refuse_padding((before, after), config.pad_token_id, flags, tokenizer.bos_token_id)
     refuse_mask_tokens((before, after), config.mask_token_id, flags)
     limit = args.max_length or min(config.max_sequence_length, 1024)  # 1024: the paper's canvas
-    if args.llada_length == "counted":
-        from sampling.length_law import likeliest_lengths, require_length_distribution
-
-        require_length_distribution(model, args.checkpoint_path, "--llada_length counted")
-        (gen_length,) = likeliest_lengths(model, [before], [after], limit)
-    else:
+    asked: list[list[int]] = [[]]
+    if args.llada_length == "given":
         gen_length = gen_length or limit - given
-    if (gen_length < 1 and args.llada_length == "given") or given + gen_length > limit:
+    else:
+        if args.llada_length == "counted":
+            require_length_distribution(model, args.checkpoint_path, "--llada_length counted")
+        (gen_length,), asked = chosen_lengths(
+            model, [before], [after], options, max_length=limit, num_tokens=len(tokenizer)
+        )
+    if (gen_length < 1 and args.llada_length != "counted") or given + gen_length > limit:
         raise InputError(
             f"{flags}: {given} tokens and {max(gen_length, 1)} to generate do not fit in"
             f" --max_length {limit}"
@@ -188,27 +204,28 @@ def main() -> None:
         unmasking_plan(gen_length, settings["steps"], settings["block_length"])
     except ValueError as error:
         raise InputError(f"--diffusion_steps {args.diffusion_steps}: {error}") from None
-    on_frame = None
-    if args.watch:
-        from sampling.trace_page import terminal_watcher
-
-        on_frame = terminal_watcher(tokenizer, config.mask_token_id)
     seeds = torch.tensor(
         [item_seed(args.seed, 0, sample) for sample in range(args.num_samples)], device="cpu"
     )
-    result = generate_mdm_infilling(
-        model,
-        [before] * args.num_samples,
-        [after] * args.num_samples,
-        middle_lengths=gen_length,
-        mask_id=config.mask_token_id,
-        pad_id=config.pad_token_id,
-        num_tokens=len(tokenizer),
-        seeds=seeds,
-        return_trace=bool(args.trace),
-        on_frame=on_frame,
-        **settings,
-    )
+    with evaluations_bar(settings["steps"] or gen_length) as on_frame:
+        if args.watch:
+            from sampling.trace_page import terminal_watcher
+
+            on_frame = terminal_watcher(tokenizer, config.mask_token_id)
+        result = generate_mdm_infilling(
+            model,
+            [before] * args.num_samples,
+            [after] * args.num_samples,
+            middle_lengths=gen_length,
+            mask_id=config.mask_token_id,
+            pad_id=config.pad_token_id,
+            num_tokens=len(tokenizer),
+            seeds=seeds,
+            return_trace=bool(args.trace),
+            on_frame=on_frame,
+            **settings,
+        )
+    add_cost(result, [given] * args.num_samples, asked * args.num_samples)
     ends = {config.pad_token_id, tokenizer.eos_token_id, tokenizer.get_vocab().get("<|eot_id|>")}
     for row in range(args.num_samples):
         answer = result.sequences[row, len(before) : int(result.lengths[row]) - len(after)].tolist()
@@ -217,8 +234,8 @@ def main() -> None:
         ]
         print(decode_after(tokenizer, context, answer))
         print(
-            f"sample {row + 1}: {len(answer)} of {gen_length} tokens before the end,"
-            f" {int(result.evaluations[row]) + (args.llada_length == 'counted')} evaluations",
+            f"sample {row + 1}: {len(answer) or 'an empty answer, 0'} of {gen_length} tokens before"
+            f" the end, {int(result.evaluations[row])} evaluations",
             file=sys.stderr,
         )
     if args.trace:
@@ -226,6 +243,7 @@ def main() -> None:
 
         assert result.trace is not None  # it was asked for
         write_trace(args.trace, result.trace, tokenizer, config.mask_token_id, title="LLaDA")
+        print(f"the generation is in {args.trace}", file=sys.stderr)
 
 
 if __name__ == "__main__":

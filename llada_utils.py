@@ -24,13 +24,13 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from types import MethodType
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from transformers.configuration_utils import PreTrainedConfig
 
 from common import config_values
 from common.command_line import ArgumentParser, finite_number
@@ -45,10 +45,30 @@ from common.files import (
     write_text,
 )
 from common.gpu_memory import require_room
+from common.pretrained import (
+    HUB_ARGUMENTS,
+    model_card,
+    refuse_other_config,
+    refuse_others,
+    saved_into,
+    upload,
+    wanted_device,
+    wanted_dtype,
+    wanted_quantization,
+)
+from common.progress import ending
 from data.tokenizer import load_tokenizer
-from llada_dit import FlexMDMConfig, LLaDABlock, LLaDAConfig, LLaDADiT, LLaDAModelLM
+from llada_dit import (
+    FlexMDMConfig,
+    LLaDABlock,
+    LLaDAConfig,
+    LLaDADiT,
+    LLaDAModelLM,
+    NetworkBase,
+)
 
 Config = TypeVar("Config", LLaDAConfig, FlexMDMConfig)
+Network = TypeVar("Network", bound=NetworkBase)
 # the head, never the MLPs' ff_out (paper's code)
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "transformer.ff_out"]
 
@@ -138,20 +158,27 @@ def read_tensors(folder: Path, name: str = "model.safetensors") -> Iterator[tupl
 def load_into(
     model: nn.Module,
     tensors: Iterable[tuple[str, Tensor]],
-    dtype_of: Callable[[str], torch.dtype],
+    dtype_of: Callable[[str], torch.dtype | None],
     device: torch.device | str,
     source: str | Path,
     expected: Iterable[str] | None = None,
 ) -> None:
-    """Load (name, tensor) pairs into a model built on the meta device, each cast to dtype_of(name),
-    none copied twice.
+    """Load (name, tensor) pairs into a model built on the meta device, each cast to dtype_of(name)
+    (None: as it is stored), none copied twice.
 
     expected: names that must be present (default: all of the model's). Raises InputError listing
     tensors that are missing, unexpected, misshapen, not floating-point, or not finite.
     """
     have = dict(model.named_parameters())
     wanted = set(have if expected is None else expected)
-    size = sum(have[name].numel() * dtype_of(name).itemsize for name in wanted & have.keys())
+    stored: dict[str, torch.dtype] = {}
+    if None in map(dtype_of, wanted):
+        tensors = list(tensors)  # of mapped files: their content is not read yet
+        stored = {name: tensor.dtype for name, tensor in tensors}
+    size = sum(
+        have[name].numel() * (dtype_of(name) or stored.get(name, torch.float32)).itemsize
+        for name in wanted & have.keys()
+    )
     require_room(
         device,
         {"weights": size},
@@ -174,7 +201,8 @@ def load_into(
         else:
             parent, _, leaf = name.rpartition(".")
             new = torch.nn.Parameter(
-                tensor.to(device, dtype_of(name)), requires_grad=have[name].requires_grad
+                tensor.to(device, dtype_of(name) or tensor.dtype),
+                requires_grad=have[name].requires_grad,
             )
             if not torch.isfinite(new).all():
                 not_finite.append(name)
@@ -199,9 +227,11 @@ def write_tensors(state: Mapping[str, Tensor], folder: Path) -> None:
     """Write a state dict as model.safetensors, or as shards and their index."""
     from huggingface_hub import save_torch_state_dict
 
-    save_torch_state_dict(
-        {name: tensor.detach().contiguous() for name, tensor in state.items()}, folder
-    )
+    whole = {name: tensor.detach().contiguous() for name, tensor in state.items()}
+    for name, tensor in whole.items():
+        if tensor.untyped_storage().nbytes() > tensor.nbytes:  # a view of LLaDABlock.fuse's
+            whole[name] = tensor.clone()
+    save_torch_state_dict(whole, folder)
 
 
 # ---- LoRA ----------------------------------------------------------------------------------------
@@ -228,12 +258,18 @@ def add_lora(backbone: nn.Module, lora: Any) -> nn.Module:
     return backbone
 
 
-def quantize_base(model: Any) -> Any:
-    """Quantise the frozen matrices of all blocks to 4 bits (bitsandbytes, NF4), in place; they are
+def quantize_base(
+    model: Any,
+    quant_type: str = "nf4",
+    double_quant: bool = True,
+    compute_dtype: torch.dtype | None = None,
+) -> Any:
+    """Quantise the frozen matrices of all blocks to 4 bits (bitsandbytes), in place; they are
     packed when the model moves to its device. Returns the model.
 
-    LoRA, norms, embedding, head and the FlexMDM's newly initialised modules are unchanged. The base
-    then takes a quarter of the memory.
+    quant_type: nf4 or fp4; double_quant: the scales as well; compute_dtype: of the products (None:
+    the weights'). LoRA, norms, embedding, head and the FlexMDM's newly initialised modules are
+    unchanged. The base then takes a quarter of the memory.
     """
     import bitsandbytes
 
@@ -244,20 +280,24 @@ def quantize_base(model: Any) -> Any:
                     child.in_features,
                     child.out_features,
                     bias=False,
-                    compute_dtype=child.weight.dtype,
-                    quant_type="nf4",
+                    compute_dtype=compute_dtype or child.weight.dtype,
+                    compress_statistics=double_quant,
+                    quant_type=quant_type,
                     device="meta",
                 )
                 packed.weight = bitsandbytes.nn.Params4bit(
-                    child.weight.data, requires_grad=False, quant_type="nf4"
+                    child.weight.data,
+                    requires_grad=False,
+                    compress_statistics=double_quant,
+                    quant_type=quant_type,
                 )
                 setattr(parent, name, packed)
     return model
 
 
 def merge_lora(model: Any) -> Any:
-    """Replace every adapted layer with W + alpha/r B A, so that no peft layer is left. Returns the
-    model.
+    """Replace every adapted layer with W + alpha/r B A, so that no peft layer is left; what is
+    saved is then the whole model. In place; returns the model.
     """
     from peft.tuners.lora import LoraLayer
 
@@ -270,6 +310,10 @@ def merge_lora(model: Any) -> Any:
                 container[leaf] = module.get_base_layer()
             else:
                 setattr(container, leaf, module.get_base_layer())
+    for adapted in (model, getattr(model, "backbone", model)):
+        vars(adapted).pop("peft_config", None)
+    if isinstance(model, LLaDADiT):
+        model.config.lora, model.config.saved_weights = None, "full"
     return model
 
 
@@ -305,24 +349,26 @@ def config_of(kind: type[Config], folder: Path) -> Config:
 def load_llada(
     path_or_hub_id: str | Path,
     base: str | Path | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = torch.float32,
     device: torch.device | str = "cpu",
     merge: bool = True,
+    **hub_arguments: Any,
 ) -> LLaDAModelLM:
     """A LLaDA base or instruct model, or one with a PEFT adapter folder on it, in eval mode.
 
-    base: overrides the base that an adapter folder names; merge=False keeps the adapter trainable
-    beside a frozen base. model(input_ids, attention_mask=None).logits is (B, L, V). Raises
-    InputError for anything that does not fit.
+    base: overrides the base that an adapter folder names; dtype None: every tensor as it is stored;
+    merge=False keeps the adapter trainable beside a frozen base; hub_arguments: as revision, of a
+    hub id. model(input_ids, attention_mask=None).logits is (B, L, V). Raises InputError for
+    anything that does not fit.
     """
-    folder = resolve_folder(path_or_hub_id)
+    folder = resolve_folder(path_or_hub_id, **hub_arguments)
     if not (folder / "adapter_config.json").exists():
         config = llada_config(folder)
         with torch.device("meta"):
             model = LLaDAModelLM(config)
         load_into(model, read_tensors(folder), lambda name: dtype, device, folder)
         model.name_or_path = str(path_or_hub_id)  # an adapter on it names it as its base
-        return model.eval()
+        return beside_weights(model, folder).eval()
     from peft import LoraConfig
 
     content, source = read_json(folder / "adapter_config.json"), folder / "adapter_config.json"
@@ -335,7 +381,9 @@ def load_llada(
         raise InputError(
             f"{folder / 'adapter_config.json'} is no LoRA configuration: {error}"
         ) from None
-    model = load_llada(base_of_checkpoint(folder, base), dtype=dtype, device=device)
+    base_folder = base_of_checkpoint(folder, base, **hub_arguments)
+    model = load_llada(base_folder, dtype=dtype, device=device)
+    model.name_or_path = str(base or named_base(folder))  # a hub id, not its local copy
     adapter.inference_mode = False  # else peft freezes the adapter as well
     add_lora(model, adapter)
     names = {
@@ -348,7 +396,27 @@ def load_llada(
         for name, tensor in read_tensors(folder, "adapter_model.safetensors")
     )
     load_into(model, tensors, lambda name: torch.float32, device, folder, expected=names.values())
+    beside_weights(model, folder, base_folder)
     return (merge_lora(model) if merge else model).eval()
+
+
+def beside_weights(model: Network, *folders: Path) -> Network:
+    """Note on the model what lies beside its weights: the card of the first folder, and which
+    folder has its tokenizer. Returns the model.
+    """
+    card = folders[0] / "README.md"
+    model.card = card.read_text("utf-8", errors="replace") if card.is_file() else ""
+    with_tokenizer = [folder for folder in folders if (folder / "tokenizer.json").is_file()]
+    model.tokenizer_folder = with_tokenizer[0] if with_tokenizer else None
+    return model
+
+
+@lru_cache(maxsize=8)
+def vocabulary_of(folder: Path) -> int:
+    """Number of ids that a folder's tokenizer knows; the embedding may have more rows. Raises
+    InputError.
+    """
+    return len(load_tokenizer(folder))
 
 
 def named_base(folder: Path) -> str | None:
@@ -365,17 +433,22 @@ def named_base(folder: Path) -> str | None:
     return named if isinstance(named, str) and named else None
 
 
-def base_of_checkpoint(folder: Path, base: str | Path | None) -> Path:
+def base_of_checkpoint(
+    folder: Path, base: str | Path | None, revision: str | None = None, **hub_arguments: Any
+) -> Path:
     """The folder of a checkpoint's base: --base_model if given, else the one that the checkpoint
-    names. Raises InputError that says which.
+    names. revision: the checkpoint's, which says nothing about the base. Raises InputError that
+    says which.
     """
     if base is not None:
-        return resolve_folder(base, "--base_model")
+        return resolve_folder(base, "--base_model", **hub_arguments)
     named = named_base(folder)
     if named is None:
         raise InputError(f"--base_model: {folder} names no base; give it by this flag")
     return resolve_folder(
-        named, f"--base_model is not given, and the base that {folder} names was not found"
+        named,
+        f"--base_model is not given, and the base that {folder} names was not found",
+        **hub_arguments,
     )
 
 
@@ -431,7 +504,7 @@ def new_flexmdm(
         saved_weights="trainable" if settings.get("lora") else "full",
         **settings,
     )
-    model = build_flexmdm(FlexMDMConfig(**{**own_fields(config), "lora": None}))
+    model = build_flexmdm(FlexMDMConfig(**{**config.own_fields(), "lora": None}))
     load_into(model.backbone, read_tensors(folder), lambda name: dtype, device, folder)
     for part in model.new_parts():
         part.to_empty(device=device)
@@ -439,6 +512,7 @@ def new_flexmdm(
     model.config = config
     if config.lora:
         add_lora(model.backbone, config.lora)
+    beside_weights(model, folder).card = ""  # that of another model
     return model.eval()
 
 
@@ -446,26 +520,31 @@ def load_flexmdm(
     checkpoint: str | Path,
     base: str | Path | None = None,
     lora_alpha: float | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = torch.float32,
     device: torch.device | str = "cpu",
     merge: bool = True,
+    **hub_arguments: Any,
 ) -> LLaDADiT:
     """A FlexMDM checkpoint of ours, an exported one, or the paper code's pytorch_model.bin (then
     `base` is needed), in eval mode.
 
     lora_alpha: for pytorch_model.bin only, which does not hold it (default: r). dtype is the
-    backbone's; newly initialised modules stay fp32. Raises InputError for anything that does not
-    fit.
+    backbone's, and newly initialised modules stay fp32; None: every tensor as it is stored.
+    merge=False keeps LoRA beside a frozen base; hub_arguments: as revision, of a hub id. Raises
+    InputError for anything that does not fit.
     """
-    folder = resolve_folder(checkpoint, "--checkpoint_path")
+    folder = resolve_folder(checkpoint, "--checkpoint_path", **hub_arguments)
     if checkpoint_kind(folder) != "flexmdm":
         raise InputError(f"--checkpoint_path: {checkpoint} is a LLaDA, not a FlexMDM")
 
-    def dtype_of(name: str) -> torch.dtype:
-        return dtype if name.startswith("backbone.") and ".lora_" not in name else torch.float32
+    def dtype_of(name: str) -> torch.dtype | None:
+        of_base = name.startswith("backbone.") and ".lora_" not in name
+        return dtype if dtype is None or of_base else torch.float32
 
+    base_folder = None
     if not has_flexmdm_config(folder):  # the paper code's
         model = load_paper_checkpoint(folder, base, lora_alpha, dtype_of, device)
+        base_folder = base_of_checkpoint(folder, base)
     else:
         config = flexmdm_config(folder)
         model = build_flexmdm(config)
@@ -473,7 +552,7 @@ def load_flexmdm(
         if config.saved_weights == "full":
             load_into(model, read_tensors(folder), dtype_of, device, folder)
         else:
-            base_folder = base_of_checkpoint(folder, base)
+            base_folder = base_of_checkpoint(folder, base, **hub_arguments)
             if llada_config(base_folder).to_json() != config.backbone:
                 raise InputError(
                     f"--base_model: {base_folder} has another config.json than the base of {folder}"
@@ -491,6 +570,8 @@ def load_flexmdm(
             load_into(
                 model, read_tensors(folder), dtype_of, device, folder, expected=set(names) - frozen
             )
+    model.name_or_path = str(checkpoint)
+    beside_weights(model, *filter(None, (folder, base_folder)))
     return (merge_lora(model) if merge else model).eval()
 
 
@@ -498,7 +579,7 @@ def load_paper_checkpoint(
     folder: Path,
     base: str | Path | None,
     lora_alpha: float | None,
-    dtype_of: Callable[[str], torch.dtype],
+    dtype_of: Callable[[str], torch.dtype | None],
     device: torch.device | str,
 ) -> LLaDADiT:
     """The authors' whole wrapper as saved by torch.save: PEFT's names inside, temb_mod repeated in
@@ -570,14 +651,70 @@ def load_paper_checkpoint(
     return model
 
 
+def load_pretrained(
+    kind: type[Network],
+    name: str | Path,
+    *,
+    config: Any = None,
+    dtype: str | torch.dtype | None = None,
+    torch_dtype: str | torch.dtype | None = None,
+    device_map: Any = None,
+    quantization_config: Any = None,
+    adapter_kwargs: Mapping[str, Any] | None = None,
+    base: str | Path | None = None,
+    lora_alpha: float | None = None,
+    merge: bool = True,
+    **others: Any,
+) -> Network:
+    """load_flexmdm or load_llada with the arguments of transformers' from_pretrained; AutoModel
+    calls this, too.
+
+    Args:
+        kind: LLaDADiT or LLaDAModelLM; name: folder or hub id.
+        config: refused unless it is the checkpoint's own.
+        dtype, torch_dtype: None or "auto": every tensor as it is stored; else as load_flexmdm.
+        device_map: one device (default: cpu), or "auto": the GPU if there is one.
+        quantization_config: a BitsAndBytesConfig with load_in_4bit: the blocks' matrices in 4 bits;
+            LoRA is then kept beside them.
+        adapter_kwargs: from AutoModel, which replaces the name of an adapter by its base's.
+        base, lora_alpha, merge: as load_flexmdm.
+        others: revision, cache_dir, token, local_files_only and force_download, of a hub id.
+
+    Returns the network in eval mode. Raises InputError.
+    """
+    adapter = adapter_kwargs or {}
+    where = {key: others.pop(key) for key in HUB_ARGUMENTS if key in others}
+    if "_adapter_model_path" in adapter:
+        name, where["revision"] = adapter["_adapter_model_path"], adapter.get("revision")
+    refuse_others(others, "from_pretrained")
+    wanted = wanted_dtype(dtype if dtype is not None else torch_dtype)
+    four_bits = wanted_quantization(quantization_config)
+    device = pick_device(wanted_device(device_map))
+    folder = resolve_folder(name, "from_pretrained", **where)
+    flexmdm = issubclass(kind, LLaDADiT)
+    if checkpoint_kind(folder, "from_pretrained") != ("flexmdm" if flexmdm else "llada"):
+        other = "LLaDAModelLM" if flexmdm else "LLaDADiT"
+        raise InputError(f"from_pretrained: {name} is no {kind.__name__}; {other} loads it")
+    if config is not None:
+        adapted = (folder / "adapter_config.json").exists()
+        its_base = base_of_checkpoint(folder, base, **where) if adapted else folder
+        refuse_other_config(config, flexmdm_config(folder) if flexmdm else llada_config(its_base))
+    settings: dict[str, Any] = {"base": base, "dtype": wanted, "merge": merge and not four_bits}
+    settings |= {"device": "cpu" if four_bits else device, **where}
+    model: Any
+    if flexmdm:
+        model = load_flexmdm(name, lora_alpha=lora_alpha, **settings)
+    else:
+        model = load_llada(name, **settings)
+    if four_bits:
+        for parameter_name, parameter in model.named_parameters():
+            if ".blocks." in parameter_name and ".lora_" not in parameter_name:
+                parameter.requires_grad_(False)
+        quantize_base(model, **four_bits).to(device)
+    return model
+
+
 # ---- saving --------------------------------------------------------------------------------------
-
-
-def own_fields(config: PreTrainedConfig) -> dict[str, Any]:
-    """A FlexMDMConfig's own fields, without what transformers adds."""
-    return {
-        key: getattr(config, key) for key in FlexMDMConfig.__annotations__ if hasattr(config, key)
-    }
 
 
 def write_checkpoint(
@@ -587,46 +724,101 @@ def write_checkpoint(
     state: Mapping[str, Tensor] | None = None,
     card: str = "",
 ) -> None:
-    """Write a model of either kind into an existing folder: config, tensors, tokenizer and model
-    card.
+    """Write a model of either kind into an existing folder: config, tensors, tokenizer (unless it
+    is None) and model card (default: the one it was loaded with).
 
     FlexMDM: the trainable tensors (config.saved_weights), LLaDA with LoRA: a PEFT adapter
     folder, LLaDA: a LLaDA folder.
-    state: the full state dict if the model itself does not hold it (ZeRO, FSDP).
+    state: the full state dict if the model itself does not hold it (ZeRO, FSDP). Raises InputError
+    for weights in 4 bits.
     """
-    folder = Path(folder)
+    folder, base = Path(folder), None
     state = dict(model.state_dict()) if state is None else state
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    if isinstance(model, LLaDADiT):
-        if model.config.saved_weights == "trainable":
-            state = {name: tensor for name, tensor in state.items() if name in trainable}
+    flexmdm, adapted = isinstance(model, LLaDADiT), hasattr(model, "peft_config")
+    if adapted or flexmdm and model.config.saved_weights == "trainable":
+        state = {name: tensor for name, tensor in state.items() if name in trainable}
+    if any(not tensor.is_floating_point() for tensor in state.values()):
+        raise InputError("weights in 4 bits are not saved: save the model without quantization")
+    if flexmdm or not adapted:
         write_tensors(state, folder)
-        write_json(
-            folder / "config.json",
-            {"architectures": ["LLaDADiT"], "model_type": "flexmdm", **own_fields(model.config)},
-        )
-    elif hasattr(model, "peft_config"):
+        write_json(folder / "config.json", model.config.to_json())
+        base = getattr(model.config, "base_model_name_or_path", None)
+    else:
         from safetensors.torch import save_file
 
+        base = lasting_name(model.name_or_path)
         adapter = model.peft_config["default"]
-        adapter.base_model_name_or_path = lasting_name(model.name_or_path)
+        adapter.base_model_name_or_path = base
         adapter.save_pretrained(str(folder))
         save_file(
             {
                 f"base_model.model.{name.replace('.default.', '.')}": tensor.detach().contiguous()
                 for name, tensor in state.items()
-                if name in trainable
             },
             folder / "adapter_model.safetensors",
         )
-    else:
-        write_tensors(state, folder)
-        write_json(folder / "config.json", model.config.to_json())
-    tokenizer.save_pretrained(str(folder))
-    write_text(folder / "README.md", card or "No model card was given.\n")
+    if tokenizer is not None:
+        tokenizer.save_pretrained(str(folder))
+    kind = "flexmdm" if flexmdm else "llada"
+    write_text(folder / "README.md", model_card(card or model.card, kind, base))
     for file in folder.glob("*.safetensors"):
         # safetensors makes its files readable by their owner alone
         shutil.copymode(folder / "README.md", file)
+
+
+def save_pretrained(
+    model: NetworkBase,
+    folder: str | Path,
+    tokenizer: Any = None,
+    *,
+    state_dict: Mapping[str, Tensor] | None = None,
+    is_main_process: bool = True,
+    **others: Any,
+) -> None:
+    """Write a model into a folder that load_llada or load_flexmdm (and from_pretrained) read back
+    equal: config, tensors with their own dtypes, model card, tokenizer. Files of an earlier
+    checkpoint there are replaced, others stay.
+
+    tokenizer: None: the one beside the weights that were loaded, if there is one; state_dict: the
+    full one where the model itself does not hold it; is_main_process: False writes nothing. Raises
+    InputError.
+    """
+    refuse_others(others, "save_pretrained")
+    if not is_main_process:
+        return
+    if tokenizer is None and model.tokenizer_folder is not None:
+        tokenizer = load_tokenizer(model.tokenizer_folder)
+    with saved_into(folder) as staging:
+        write_checkpoint(model, staging, tokenizer, state_dict)
+
+
+def push_to_hub(
+    model: NetworkBase,
+    repo_id: str,
+    tokenizer: Any = None,
+    *,
+    commit_message: str = "Upload model",
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    **others: Any,
+) -> str:
+    """Upload what save_pretrained writes, the model card among it, to a repository of the hub,
+    which is created where there is none. Returns the commit's address. Raises InputError, also
+    without a network or a token.
+    """
+    refuse_others(others, "push_to_hub")
+    return upload(
+        lambda folder: save_pretrained(model, folder, tokenizer),
+        repo_id,
+        commit_message=commit_message,
+        private=private,
+        token=token,
+        revision=revision,
+        create_pr=create_pr,
+    )
 
 
 def export_merged(
@@ -643,12 +835,8 @@ def export_merged(
     model: LLaDADiT | LLaDAModelLM
     if checkpoint_kind(checkpoint) == "flexmdm":
         model = load_flexmdm(checkpoint, base, lora_alpha, dtype)
-        model.config = FlexMDMConfig(
-            **{**own_fields(model.config), "lora": None, "saved_weights": "full"}
-        )
     else:
         model = load_llada(checkpoint, base, dtype)
-        vars(model).pop("peft_config", None)
     folder = resolve_folder(checkpoint)
     beside: Any = folder if (folder / "tokenizer.json").exists() else base
     tokenizer = load_tokenizer(beside)
@@ -749,7 +937,11 @@ def main() -> None:
         args.lora_alpha,
         pick_dtype(args.dtype, "cpu"),
     )
-    print(f"wrote {args.output_dir}")
+    ending(
+        f"{checkpoint_kind(args.output_dir)} without LoRA, backbone in {args.dtype}",
+        args.output_dir,
+        "any --checkpoint_path; it needs no base",
+    )
 
 
 if __name__ == "__main__":

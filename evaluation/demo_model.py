@@ -33,7 +33,12 @@ from sampling.options import (
 )
 from sampling.trace_page import Panel, make_panel
 
-BASE = Path(__file__).resolve().parent.parent / "LLaDA-tiny-Base"
+ROOT = Path(__file__).resolve().parent.parent
+# shipped: for prompts, for infills
+SHIPPED = {
+    "flexmdm": [str(ROOT / "FlexMDM-tiny-Math"), str(ROOT / "FlexMDM-tiny-Code")],
+    "llada": [str(ROOT / "LLaDA-tiny-Base")],
+}
 TITLES = {"flexmdm": "FlexMDM", "llada": "LLaDA"}
 KINDS: dict[str, type[SharedOptions]] = {"flexmdm": SamplerOptions, "llada": LLaDAOptions}
 # what differs from the commands: the quickstart's settings, which answer at once
@@ -46,11 +51,14 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "llada": {"gen_length": 40, "block_length": 8},
 }
 # a visitor must not be able to fill the memory
-AT_MOST = {"steps": 4096, "length_candidates": 16}
+AT_MOST = {"steps": 4096, "length_candidates": 16, "corrector_rounds": 100}
 UNTRAINED = (
     "{} is a LLaDA: here it is a FlexMDM whose insertion head is untrained, so how much it inserts"
-    " and where means nothing. --flexmdm_checkpoint names a trained one; bash scripts/quickstart.sh"
-    " trains one in 15 minutes."
+    " and where means nothing."
+)
+NOT_TUNED = (
+    "{} is fine-tuned on neither task. `bash scripts/quickstart.sh` makes LLaDAs that are, in 15"
+    " minutes; `--llada_checkpoint` names them."
 )
 
 
@@ -79,12 +87,14 @@ class Shown:
 
 def demo_options(kind: str) -> list[tuple[dataclasses.Field[Any], Any]]:
     """(field, default) of the options that the page offers, the sampler's own first: all that the
-    text depends on.
+    text depends on, but no file of this machine.
     """
     offered = [
         each
         for each in dataclasses.fields(KINDS[kind])
-        if each.metadata["help"] is not None and each.metadata.get("in_settings", True)
+        if each.metadata["help"] is not None
+        and each.metadata.get("in_settings", True)
+        and each.metadata.get("metavar") != "FILE"
     ]
     offered.sort(key=lambda each: each.name in shared_names())
     return [
@@ -97,7 +107,7 @@ def options_of(kind: str, values: dict[str, Any], seed: int) -> SharedOptions:
     """A sampler's options from values by name, numbers and schedules as text; "" is the default of
     the commands, what is missing that of the page. Raises InputError naming the flag.
     """
-    args = argparse.Namespace(seed=seed, rows_at_once=None)
+    args = argparse.Namespace(seed=seed, rows_at_once=None, length_drift=None)
     for each, default in demo_options(kind):
         flag, rule = flag_of(each), each.metadata
         value = values.get(each.name, default)
@@ -169,7 +179,7 @@ class DemoModel(AnsweringModel):
                 require_length_distribution(self.model, self.checkpoint, f"--{flag} {value}")
         before, after = self.given(request)
         flags = "--prompt" if request.prompt is not None else "--prefix and --suffix"
-        masks = None if model.counted else model.arguments.get("gen_length")
+        masks = None if model.finds_lengths else model.arguments.get("gen_length")
         model.check_fits(["your text"], Given([before], [after], [masks] if masks else None), flags)
         answers: list[dict[str, Any]] = []
 
@@ -240,7 +250,8 @@ def load_demo_model(
     )
     from sampling.network_graphs import speed_up_sampling
 
-    flag, name = f"--{kind}_checkpoint", BASE.name if Path(checkpoint) == BASE else checkpoint
+    flag = f"--{kind}_checkpoint"
+    name = Path(checkpoint).name if checkpoint in SHIPPED[kind] else checkpoint
     found = checkpoint_kind(checkpoint, flag)
     if kind == "llada" and found != "llada":
         raise InputError(f"{flag}: {checkpoint} is a FlexMDM; a LLaDA is needed here")
@@ -249,6 +260,7 @@ def load_demo_model(
     model: Any
     if kind == "llada":
         model = load_llada(checkpoint, dtype=dtype, device=device)
+        notice = NOT_TUNED.format(name) if checkpoint in SHIPPED[kind] else ""
     elif found == "flexmdm":
         model = load_flexmdm(checkpoint, dtype=dtype, device=device)
     else:

@@ -38,12 +38,14 @@ Answer = tuple[str, dict[str, Any]]  # text; evaluations, length and rare events
 
 class Given(NamedTuple):
     """A model's input for each item: a prompt alone, or a prefix and a suffix; lengths: LLaDA's
-    number of masks for each item (None: --gen_length after the prompt).
+    number of masks for each item (None: --gen_length after the prompt); texts: what each answer
+    continues, where that is not its prefix (an infill's, without the marks around it).
     """
 
     prefixes: list[Ids]
     suffixes: list[Ids] | None = None
     lengths: list[int] | None = None
+    texts: list[Ids] | None = None
 
     def parts(self) -> list[list[Ids]]:
         """[prompt] or [prefix, suffix] of each item."""
@@ -75,7 +77,9 @@ class AnsweringModel:
     def use(self, options: SharedOptions, seed: int) -> None:
         """Answer with these options from now on."""
         self.arguments, self.seed = options.arguments(), seed
-        self.counted = getattr(options, "llada_length", None) == "counted"
+        self.options = options
+        # whether LLaDA's number of masks is found with the network
+        self.finds_lengths = getattr(options, "llada_length", "given") != "given"
         # 1024: the paper's canvas, prompt included
         self.max_length = options.max_length or min(self.own_length, 1024)
         if self.kind == "flexmdm":
@@ -134,19 +138,20 @@ class AnsweringModel:
         """The answers or middles for the tasks' items, which are indices of `given`."""
         items = [task["item"] for task in tasks]
         taken = lambda rows: rows and [rows[item] for item in items]
-        prefixes, suffixes, lengths = map(taken, given)
+        prefixes, suffixes, lengths, texts = map(taken, given)
         if suffixes is None:
-            return self.answer(prefixes, tasks, lengths)
-        return self.infill(prefixes, suffixes, tasks, lengths)
+            return self.answer(prefixes, tasks, lengths, texts)
+        return self.infill(prefixes, suffixes, tasks, lengths, texts)
 
     def answer(
         self,
         prompts: Sequence[Ids],
         tasks: Sequence[dict[str, Any]],
         lengths: list[int] | None = None,
+        texts: Sequence[Ids] | None = None,
     ) -> list[Answer]:
         """[(text, row fields)]: the text after each prompt (lists of ids). lengths: LLaDA's number
-        of masks for each row (None: --gen_length).
+        of masks for each row (None: --gen_length); texts: as Given's.
         """
         seeds = self._seeds(tasks)
         if self.kind == "flexmdm":
@@ -158,9 +163,10 @@ class AnsweringModel:
         else:
             import torch
 
+            from sampling.canvas_search import add_cost
             from sampling.llada import generate_mdm
 
-            lengths = lengths or self._lengths(prompts, [[]] * len(prompts))
+            lengths, asked = self._lengths(prompts, [[]] * len(prompts), lengths)
             result = generate_mdm(
                 self.model,
                 prompts,
@@ -168,7 +174,9 @@ class AnsweringModel:
                 **self.ids,
                 **{**self.arguments, "gen_length": torch.tensor(lengths, device="cpu")},
             )
-        return self.answers_of(result, [len(prompt) for prompt in prompts], [0] * len(prompts))
+            add_cost(result, list(map(len, prompts)), asked)
+        ends = [0] * len(prompts)
+        return self.answers_of(result, [len(prompt) for prompt in prompts], ends, texts)
 
     def infill(
         self,
@@ -176,9 +184,11 @@ class AnsweringModel:
         suffixes: Sequence[Ids],
         tasks: Sequence[dict[str, Any]],
         middle_lengths: list[int] | None = None,
+        texts: Sequence[Ids] | None = None,
     ) -> list[Answer]:
         """[(text, row fields)]: the text between each prefix and suffix (lists of ids).
-        middle_lengths: LLaDA's number of masks for each row (None: as --llada_length says).
+        middle_lengths: LLaDA's number of masks for each row (None: as --llada_length says);
+        texts: as Given's.
         """
         seeds = self._seeds(tasks)
         if self.kind == "flexmdm":
@@ -190,8 +200,10 @@ class AnsweringModel:
         else:
             import torch
 
+            from sampling.canvas_search import add_cost
             from sampling.llada import generate_mdm_infilling
 
+            lengths, asked = self._lengths(prefixes, suffixes, middle_lengths)
             arguments = {
                 name: value for name, value in self.arguments.items() if name != "gen_length"
             }
@@ -200,33 +212,46 @@ class AnsweringModel:
                 prefixes,
                 suffixes,
                 seeds=seeds,
-                middle_lengths=torch.tensor(
-                    middle_lengths or self._lengths(prefixes, suffixes), device="cpu"
-                ),
+                middle_lengths=torch.tensor(lengths, device="cpu"),
                 **self.ids,
                 **arguments,
             )
+            given = [len(before) + len(after) for before, after in zip(prefixes, suffixes)]
+            add_cost(result, given, asked)
         return self.answers_of(
-            result, [len(row) for row in prefixes], [len(row) for row in suffixes]
+            result, [len(row) for row in prefixes], [len(row) for row in suffixes], texts
         )
 
-    def _lengths(self, prefixes: Sequence[Ids], suffixes: Sequence[Ids]) -> list[int]:
-        """LLaDA's masks of each row, as --gen_length or its length distribution says."""
-        if self.counted:
-            from sampling.length_law import likeliest_lengths
+    def _lengths(
+        self, prefixes: Sequence[Ids], suffixes: Sequence[Ids], lengths: list[int] | None
+    ) -> tuple[list[int], list[list[int]]]:
+        """LLaDA's masks of each row, as given or as --llada_length says, and what the network was
+        asked about for it (canvas_search.py).
+        """
+        from sampling.canvas_search import chosen_lengths
 
-            at_once = self.arguments["rows_at_once"]
-            return likeliest_lengths(self.model, prefixes, suffixes, self.max_length, at_once)
-        return [
-            self.arguments["gen_length"] or self.max_length - len(before) - len(after)
-            for before, after in zip(prefixes, suffixes)
-        ]
+        if lengths:
+            return lengths, [[] for _ in lengths]
+        assert isinstance(self.options, LLaDAOptions)
+        return chosen_lengths(
+            self.model,
+            prefixes,
+            suffixes,
+            self.options,
+            max_length=self.max_length,
+            num_tokens=self.ids["num_tokens"],
+            rows_at_once=self.arguments["rows_at_once"],
+        )
 
     def answers_of(
-        self, result: "GenerationResult", starts: Sequence[int], ends: Sequence[int]
+        self,
+        result: "GenerationResult",
+        starts: Sequence[int],
+        ends: Sequence[int],
+        texts: Sequence[Ids] | None = None,
     ) -> list[Answer]:
         """[(text, row fields)]: the text between the given tokens without special tokens; for LLaDA
-        up to the first end token.
+        up to the first end token. texts: as Given's.
         """
         from data.tokenizer import decode_after
 
@@ -240,14 +265,11 @@ class AnsweringModel:
                         len(ids),
                     )
                 ]
-            before = result.sequences[number, :start].tolist()
+            before = texts[number] if texts else result.sequences[number, :start].tolist()
             text = decode_after(self.tokenizer, before, ids, skip_special_tokens=True)
-            # counting is one
-            evaluations = int(result.evaluations[number]) + self.counted
-            fields = {"evaluations": evaluations, "length": len(ids)}
+            fields = {"evaluations": int(result.evaluations[number]), "length": len(ids)}
             if result.positions is not None:
-                of_count = start + end + 1 if self.counted else 0
-                fields["positions"] = int(result.positions[number]) + of_count
+                fields["positions"] = int(result.positions[number])
             for name in (
                 "truncated",
                 "dropped_insertions",

@@ -6,10 +6,11 @@ scripts/trace_page.py shows several side by side. Nothing here needs a GPU.
 
 A trace is what the samplers return: frames {"t": float, "evaluations": int, "ids": list[int],
 "slots": list[int]}, the first the initial state, the last the result; slots are the lasting
-identities of positions. Tokens are only ever inserted as masks and then unmasked, so a trace is the
-final sequence plus two numbers per token: the frame in which it was inserted, and the frame in
-which it was unmasked. A page holds these (4,096 frames of 1,024 tokens: 100 KB) as JSON that this
-script can read back.
+identities of positions. Tokens are only ever inserted as masks, then unmasked, and perhaps removed
+by a corrector (which replaces a token it masks by a new position). So a trace is the sequence of
+all positions plus two or three numbers each: the frames in which it was inserted, unmasked and
+removed. A page holds these (4,096 frames of 1,024 tokens: 100 KB) as JSON that this script can read
+back.
 
 The page (trace_page.html is its template) is one self-contained file: it opens from a disk, an
 e-mail, a web server. Nothing here imports torch or transformers.
@@ -47,26 +48,29 @@ def make_panel(
     decode: list of ids -> text; trace: frames (see above); special: ids that are shown small, such
     as end of text. Returns {"title", "t": [frames], "evaluations": [frames], "tokens": [[text,
     special]], "slots": [[index into tokens, frame of insertion, frame of unmasking or -1, whether
-    it was given]]}, slots in the order of the final sequence. Raises ValueError if a position
-    disappears, moves past another, or changes after it was unmasked: no sampler may do that.
+    it was given, and where it was removed the frame of that]]}, slots in the order of the text.
+    Raises ValueError if a position moves past another, comes back, or changes after it was
+    unmasked: no sampler may do that.
     """
     if not trace:
         raise ValueError(f"{title}: an empty trace")
     first_seen: dict[int, int] = {}
     unmasked: dict[int, int] = {}
     token_of: dict[int, int] = {}
-    order = trace[-1]["slots"]
-    place = {slot: index for index, slot in enumerate(order)}
+    removed: dict[int, int] = {}
+    order: list[int] = []
     for number, frame in enumerate(trace):
-        where = [place.get(slot, -1) for slot in frame["slots"]]
-        if (
-            -1 in where
-            or any(a >= b for a, b in zip(where, where[1:]))
-            or len(where) < len(first_seen)
-        ):
-            raise ValueError(f"{title}: positions disappear or move in frame {number}")
+        for before, slot in zip([None, *frame["slots"]], frame["slots"]):
+            if slot not in first_seen:
+                first_seen[slot] = number
+                order.insert(0 if before is None else order.index(before) + 1, slot)
+        place = {slot: index for index, slot in enumerate(order)}
+        where = [place[slot] for slot in frame["slots"]]
+        if removed.keys() & frame["slots"] or any(a >= b for a, b in zip(where, where[1:])):
+            raise ValueError(f"{title}: positions move or come back in frame {number}")
+        for slot in first_seen.keys() - removed.keys() - set(frame["slots"]):
+            removed[slot] = number
         for slot, token in zip(frame["slots"], frame["ids"]):
-            first_seen.setdefault(slot, number)
             if slot in unmasked and token != token_of[slot]:
                 raise ValueError(
                     f"{title}: position {slot} changes after it was unmasked, in frame {number}"
@@ -74,12 +78,19 @@ def make_panel(
             if token != mask_id:
                 unmasked.setdefault(slot, number)
             token_of[slot] = token
-    ids, shown = [token_of[slot] for slot in order], [unmasked.get(slot, -1) for slot in order]
+    final = trace[-1]["slots"]
+    at = [unmasked.get(slot, -1) for slot in final]
+    text_of = {
+        slot: _printable(decode([token_of[slot]])) if slot in unmasked else "" for slot in removed
+    }
+    text_of |= zip(final, _texts([token_of[slot] for slot in final], at, decode))
     index: dict[tuple[str, int], int] = {}
     slots = []
-    for slot, token, text, at in zip(order, ids, _texts(ids, shown, decode), shown):
-        key = text, int(token in special)
-        slots.append([index.setdefault(key, len(index)), first_seen[slot], at, int(at == 0)])
+    for slot in order:
+        key = text_of[slot], int(token_of[slot] in special)
+        when = unmasked.get(slot, -1)
+        panel_slot = [index.setdefault(key, len(index)), first_seen[slot], when, int(when == 0)]
+        slots.append(panel_slot + ([removed[slot]] if slot in removed else []))
     return {
         "title": title,
         "t": [round(frame["t"], 6) for frame in trace],
@@ -208,11 +219,12 @@ def panel_fault(panel: Any) -> str:
     for place, slot in enumerate(slots):
         if not (
             isinstance(slot, list)
-            and len(slot) == 4
+            and len(slot) in (4, 5)
             and all(type(value) is int for value in slot)
             and 0 <= slot[0] < len(tokens)
             and 0 <= slot[1] < frames
             and -1 <= slot[2] < frames
+            and 0 <= slot[-1] < frames
         ):
             return f"slot {place}"
     return ""
@@ -223,11 +235,14 @@ def curves(panel: Panel) -> tuple[list[int], list[int]]:
     count.
     """
     length, clean = [0] * len(panel["t"]), [0] * len(panel["t"])
-    for _, first, shown, given in panel["slots"]:
+    for _, first, shown, given, *removed in panel["slots"]:
         if not given:
             length[first] += 1
             if shown >= 0:
                 clean[shown] += 1
+            for frame in removed:
+                length[frame] -= 1
+                clean[frame] -= shown >= 0
     for counts in (length, clean):
         for frame in range(1, len(counts)):
             counts[frame] += counts[frame - 1]
@@ -287,27 +302,33 @@ def write_trace_png(path: str | Path, panels: Sequence[Panel]) -> None:
 
 
 def screen_lines(pieces: Iterable[tuple[str, str]], columns: int) -> list[list[tuple[str, str]]]:
-    """Lines of at most `columns` cells, each a list of (character, style). pieces: (text,
-    style).
+    """Lines of at most `columns` cells, each a list of (character, style), broken after a blank
+    where there is one. pieces: (text, style).
     """
     lines: list[list[tuple[str, str]]] = [[]]
     used = 0
     for text, style in pieces:
         for character in text.replace("\t", "    "):
-            cells = (
-                0
-                if unicodedata.combining(character)
-                else 2
-                if unicodedata.east_asian_width(character) in "WF"
-                else 1
-            )
-            if character == "\n" or used + cells > columns:
+            if character == "\n":
                 lines.append([])
                 used = 0
-            if character != "\n":
-                lines[-1].append((character, style))
-                used += cells
+                continue
+            if used + _cells(character) > columns:
+                full = lines[-1]
+                blanks = [place for place, (sign, _) in enumerate(full, 1) if sign == " "]
+                cut = blanks[-1] if blanks else len(full)  # a longer word is cut
+                lines[-1:] = [full[:cut], full[cut:]]
+                used = sum(_cells(sign) for sign, _ in full[cut:])
+            lines[-1].append((character, style))
+            used += _cells(character)
     return lines
+
+
+def _cells(character: str) -> int:
+    """How many cells of a terminal a character takes."""
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
 def text_pieces(

@@ -235,20 +235,23 @@ def landlock(folders: list[str], writable: str) -> None:
     os.close(ruleset)
 
 
-# (what linux/audit.h calls the machine, its numbers of msgget, semget, shmget and memfd_create)
-UNCOUNTED_MEMORY = {
-    "x86_64": (0xC000003E, (68, 64, 29, 319)),
-    "aarch64": (0xC00000B7, (186, 190, 194, 279)),
+# what linux/audit.h calls the machine; its numbers of
+#   msgget, semget, shmget and memfd_create: memory in no process's limit, and System V's outlives
+#   them all;
+#   ptrace, process_vm_readv, process_vm_writev and pidfd_getfd: ways into another process
+REFUSED_CALLS = {
+    "x86_64": (0xC000003E, (68, 64, 29, 319, 101, 310, 311, 438)),
+    "aarch64": (0xC00000B7, (186, 190, 194, 279, 117, 270, 271, 438)),
 }
 
 
-def forbid_uncounted_memory() -> None:
-    """Refuse (EPERM) this process and its children the calls of UNCOUNTED_MEMORY, by seccomp: such
-    memory is in no process's limit, and System V's outlives them all.
+def refuse_calls() -> None:
+    """Refuse (EPERM) this process and its children the calls of REFUSED_CALLS, by seccomp. Raises
+    OSError where that is not possible.
     """
-    if os.uname().machine not in UNCOUNTED_MEMORY:
+    if os.uname().machine not in REFUSED_CALLS:
         raise OSError(f"no list of system calls for {os.uname().machine}")
-    architecture, numbers = UNCOUNTED_MEMORY[os.uname().machine]
+    architecture, numbers = REFUSED_CALLS[os.uname().machine]
     load, equal, at_least, end = 0x20, 0x15, 0x35, 0x06  # linux/bpf_common.h
     steps = len(numbers)
     filters = [
@@ -307,7 +310,7 @@ class Sandbox:
             os.path.join(os.path.dirname(os.path.abspath(__file__)), "judge.py"),
             encoding="utf-8",
         ) as file:
-            self.check = file.read()
+            self.judge = marshal.dumps(compile(file.read(), "judge.py", "exec", dont_inherit=True))
         user = "the user's own rights"
         root = os.getuid() == 0
         if root and not unsafe_as_root:
@@ -333,7 +336,11 @@ class Sandbox:
         if root and unsafe_as_root:
             user = "ROOT, by --unsafe_as_root: process limits do not bind"
         version = landlock_version()
-        self.counts_memory = sys.platform == "linux" and succeeds(forbid_uncounted_memory)
+        self.refuses_calls = sys.platform == "linux" and succeeds(refuse_calls)
+        # there is no /proc in the private root
+        self.traceable = sys.platform == "linux" and not (
+            self.refuses_calls and level == "namespaces"
+        )
         self.isolation = {
             "level": level,
             "user": user,
@@ -365,7 +372,7 @@ class Sandbox:
                 f"{MEMORY // MEGABYTE} MiB memory a process, {FILE_SIZE // MEGABYTE} MiB a file,"
                 f" {FOLDER_SIZE // MEGABYTE} MiB of files, {PROCESSES} processes, {FILES} open"
                 " files;"
-                f" System V shared memory {'forbidden' if self.counts_memory else 'NOT limited'}"
+                f" System V shared memory {'forbidden' if self.refuses_calls else 'NOT limited'}"
             ),
         }
 
@@ -397,8 +404,8 @@ class Sandbox:
         if sys.platform == "linux":
             call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        if self.counts_memory:
-            forbid_uncounted_memory()
+        if self.refuses_calls:
+            refuse_calls()
         if self.level == "landlock":
             landlock(self.folders, folder)
         cpu = int(timeout) + 2
@@ -422,7 +429,10 @@ class Sandbox:
         # an interpreter from an environment module may need it to start
         if "LD_LIBRARY_PATH" in os.environ:
             environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
-        os.execve(self.python, [self.python, "-I", "-S", "-B", "-c", self.check], environment)
+        start = (
+            f"import marshal, os; JOB = {len(self.judge)}; exec(marshal.loads(os.pread(0, JOB, 0)))"
+        )
+        os.execve(self.python, [self.python, "-I", "-S", "-B", "-c", start], environment)
 
     def supervise(
         self, program: str, test: str, entry_point: str, timeout: float
@@ -436,8 +446,10 @@ class Sandbox:
             if hasattr(os, "memfd_create")
             else tempfile.TemporaryFile()
         ) as job:
-            job.write(marshal.dumps((secret, program, test, entry_point, timeout), 4))
-            job.seek(0)
+            job.write(self.judge)
+            arguments = (secret, program, test, entry_point, timeout, self.traceable)
+            job.write(marshal.dumps(arguments, 4))
+            job.flush()
             verdict_read, verdict_write = os.pipe()
             output_read, output_write = os.pipe()
             folder = "/tmp"

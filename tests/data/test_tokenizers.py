@@ -4,8 +4,11 @@ SentencePiece-like ones mark a document's beginning with a space of their own.
 pytest tests/data/test_tokenizers.py                               seconds
 """
 
+from argparse import Namespace
+
 import pytest
 import tiny
+import torch
 from conftest import ROOT, _folder
 from foreign_tokenizers import sentencepiece, write_llama
 from hypothesis import assume, given, settings
@@ -21,6 +24,9 @@ from data.infills import (
     llada_infill_prompt,
 )
 from data.tokenizer import decode_after, inner_ids, load_tokenizer, text_ids
+from eval_humaneval_infill import Infilling
+from evaluation.model import EvaluatedModel
+from sampling.results import GenerationResult
 
 CODE = st.lists(
     st.sampled_from(
@@ -92,6 +98,41 @@ def test_an_infill_is_formatted_at_inference_as_in_training(tokenizer, prefix, m
     assert llada_infill_prompt(tokenizer, prefix, suffix) == framed[:length].tolist()
     assert inner_ids(tokenizer, middle + suffix) == ids[start:]
     assert decode_after(tokenizer, ids[:start], ids[start:end]) == middle
+
+
+@settings(max_examples=30, deadline=None)
+@given(prefix=CODE, middle=CODE, suffix=CODE)
+@pytest.mark.parametrize("layout", ["flexmdm", "paper", "oracle", "fixed"])
+def test_an_evaluated_middle_is_read_as_the_text_it_stands_in(
+    tokenizer, layout, prefix, middle, suffix
+):
+    """The model answers with the tokens that the middle has in the whole text, also at its start,
+    where a SentencePiece-like tokenizer drops a space.
+    """
+    ids = text_ids(tokenizer, prefix + middle + suffix)
+    start, end = (len(text_ids(tokenizer, text)) for text in (prefix, prefix + middle))
+    assume(text_ids(tokenizer, prefix) == ids[:start])
+    assume(text_ids(tokenizer, prefix + middle) == ids[:end])
+    model = EvaluatedModel.__new__(EvaluatedModel)
+    model.kind = "flexmdm" if layout == "flexmdm" else "llada"
+    model.tokenizer, model.finds_lengths, model.stop_ids = tokenizer, False, set()
+    evaluation = Infilling(Namespace(llada_infill=layout, gen_length=3))
+    evaluation.items = [{"prompt": prefix, "suffix": suffix, "canonical_solution": middle}]
+    asked = evaluation.encode(model)
+    before, after = asked.prefixes[0], (asked.suffixes or [[]])[0]
+    row = torch.tensor([[*before, *ids[start:end], *after]])
+    result = GenerationResult(
+        sequences=row,
+        lengths=torch.tensor([row.shape[1]]),
+        evaluations=torch.tensor([1]),
+        truncated=torch.tensor([False]),
+    )
+    ((text, _),) = model.answers_of(result, [len(before)], [len(after)], asked.texts)
+    first, whole = (
+        tokenizer.decode(part, clean_up_tokenization_spaces=False)
+        for part in (ids[:start], ids[:end])
+    )
+    assert first + text == whole
 
 
 def test_incomplete_utf_8_is_still_decoded(tokenizer):

@@ -60,6 +60,21 @@ import ctypes
 def f(x):
     return -ctypes.CDLL(None, use_errno=True).shmget(0, OVER << 10, 0o1600)
 """,
+    "the judge's memory": """
+import ctypes, os
+class Part(ctypes.Structure):
+    _fields_ = [("place", ctypes.c_void_p), ("size", ctypes.c_size_t)]
+def f(x):
+    library, judge = ctypes.CDLL(None), os.getppid()
+    here = Part(ctypes.addressof(ctypes.create_string_buffer(8)), 8)
+    there = Part(id(None), 8)  # where the judge has its own
+    read = library.process_vm_readv(judge, ctypes.byref(here), 1, ctypes.byref(there), 1, 0)
+    traced = library.ptrace(16, judge, None, None)  # PTRACE_ATTACH
+    try:
+        open(f"/proc/{judge}/mem", "rb")
+    except OSError:
+        return int(read == traced == -1)
+""",
     "processes": """
 import os, time
 def f(x):

@@ -39,8 +39,9 @@ MAY_IMPORT = {
     "training": {"common", "data"} | NETWORK,
     "evaluation": {"common", "data", "sampling"} | NETWORK,
 }
-
-
+# Methods of the networks that are short names for functions built on them, as transformers' users
+# expect (from_pretrained, generate_text): imported inside of these methods only
+SHORT_NAMES = {"llada_dit": {"llada_utils", "flexmdm_inference", "llada_inference"}}
 COLUMNS = 100
 
 
@@ -57,10 +58,18 @@ def tracked_python():
 
 
 def imported(name):
-    """Modules of ours that a file imports anywhere, as dotted names."""
-    found = set()
-    for node in ast.walk(ast.parse((ROOT / name).read_text())):
+    """Modules of ours that a file imports anywhere, as dotted names, but for SHORT_NAMES."""
+    found, tree = set(), ast.parse((ROOT / name).read_text())
+    inside = {
+        node
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef)
+        for node in ast.walk(function)
+    }
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
+            if node in inside and node.module in SHORT_NAMES.get(name.removesuffix(".py"), ()):
+                continue
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
