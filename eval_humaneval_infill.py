@@ -180,8 +180,8 @@ class Infilling(Evaluation):
         return benchmark_name(self.args)
 
     def default_folder(self) -> Path:
-        checkpoint = Path(self.args.checkpoint_path).resolve().name
-        return Path("runs/eval_humaneval_infill") / f"{checkpoint}-{self.args.benchmark}"
+        name = f"{self.checkpoint_name()}-{self.args.benchmark}"
+        return Path("runs/eval_humaneval_infill") / name
 
     def item_name(self, number: int) -> str:
         return self.items[number]["task_id"]
@@ -205,14 +205,14 @@ class Infilling(Evaluation):
         if layout == "paper":
             prompts = [llada_infill_prompt(tokenizer, *pair) for pair in texts]
             return Given(prompts, texts=prefixes)
-        if layout == "fixed" and not self.args.gen_length and not model.counted:
+        if layout == "fixed" and not self.args.gen_length and not model.finds_lengths:
             raise InputError(
                 "--llada_infill fixed: needs --gen_length, the number of masks in place, or"
-                " --llada_length counted"
+                " --llada_length counted or searched"
             )
         lengths: list[int] | None = self.reference_lengths
         if layout == "fixed":
-            lengths = None if model.counted else [self.args.gen_length] * len(self.items)
+            lengths = None if model.finds_lengths else [self.args.gen_length] * len(self.items)
         return Given(prefixes, [inner_ids(tokenizer, suffix) for _, suffix in texts], lengths)
 
     def settings(self, model: EvaluatedModel) -> Row:

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
 
@@ -26,6 +27,7 @@ def run(main: Callable[[], object]) -> NoReturn:
     script = Path(sys.argv[0]).name
     plain_progress()
     try:
+        _check_transformers()
         main()
         sys.stdout.flush()
     except InputError as error:
@@ -44,6 +46,19 @@ def run(main: Callable[[], object]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     sys.exit(0)
+
+
+def _check_transformers() -> None:
+    """Older versions fail at their imports, with a traceback. Raises InputError."""
+    try:
+        found = metadata.version("transformers")
+    except metadata.PackageNotFoundError:
+        return  # a script that needs it says so
+    if int(found.partition(".")[0]) < 5:
+        raise InputError(
+            f"transformers {found} is installed, 5 or newer is needed: pip install -r"
+            " requirements.txt"
+        )
 
 
 def _tell_torchrun(line: str) -> None:

@@ -78,6 +78,11 @@ class Evaluation:
         """Where results go without --output_dir."""
         raise NotImplementedError
 
+    def checkpoint_name(self) -> str:
+        """The name of a checkpoint's folder; of a run's `final` that of the run."""
+        folder = Path(self.args.checkpoint_path).resolve()
+        return folder.parent.name if folder.name == "final" else folder.name
+
     def item_name(self, number: int) -> str:
         """An item's name in messages."""
         raise NotImplementedError

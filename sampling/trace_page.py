@@ -302,27 +302,33 @@ def write_trace_png(path: str | Path, panels: Sequence[Panel]) -> None:
 
 
 def screen_lines(pieces: Iterable[tuple[str, str]], columns: int) -> list[list[tuple[str, str]]]:
-    """Lines of at most `columns` cells, each a list of (character, style). pieces: (text,
-    style).
+    """Lines of at most `columns` cells, each a list of (character, style), broken after a blank
+    where there is one. pieces: (text, style).
     """
     lines: list[list[tuple[str, str]]] = [[]]
     used = 0
     for text, style in pieces:
         for character in text.replace("\t", "    "):
-            cells = (
-                0
-                if unicodedata.combining(character)
-                else 2
-                if unicodedata.east_asian_width(character) in "WF"
-                else 1
-            )
-            if character == "\n" or used + cells > columns:
+            if character == "\n":
                 lines.append([])
                 used = 0
-            if character != "\n":
-                lines[-1].append((character, style))
-                used += cells
+                continue
+            if used + _cells(character) > columns:
+                full = lines[-1]
+                blanks = [place for place, (sign, _) in enumerate(full, 1) if sign == " "]
+                cut = blanks[-1] if blanks else len(full)  # a longer word is cut
+                lines[-1:] = [full[:cut], full[cut:]]
+                used = sum(_cells(sign) for sign, _ in full[cut:])
+            lines[-1].append((character, style))
+            used += _cells(character)
     return lines
+
+
+def _cells(character: str) -> int:
+    """How many cells of a terminal a character takes."""
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
 def text_pieces(

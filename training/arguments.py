@@ -101,8 +101,9 @@ class RunArguments(RunFlags, TrainingArguments):  # type: ignore[misc]  # our ow
         self.train_data = self.train_data or self.cache_path
         if self.wandb:
             self.report_to = "wandb"
-        self.run_name = self.run_name or self.job_name
         self.output_dir = self.output_dir or str(Path("runs") / (self.job_name or "unnamed"))
+        self.run_name = self.run_name or self.job_name or Path(self.output_dir).name
+        os.environ.setdefault("WANDB_PROJECT", "flexmdm")  # transformers would say "huggingface"
         for flag, needed, wanted in (
             ("deepspeed", "deepspeed", self.deepspeed),
             ("report_to", "wandb", "wandb" in self.report_to),
@@ -111,7 +112,7 @@ class RunArguments(RunFlags, TrainingArguments):  # type: ignore[misc]  # our ow
             if wanted and not importlib.util.find_spec(needed):
                 raise InputError(
                     f"--{flag}: {needed} is not installed"
-                    + (", see requirements-cluster.txt" if flag == "deepspeed" else "")
+                    + (", see requirements-cluster.txt" if needed != "tensorboard" else "")
                 )
         if self.fsdp and self.use_cpu:
             raise InputError(

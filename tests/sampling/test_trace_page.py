@@ -306,6 +306,10 @@ def test_page_plays_to_the_end_without_console_messages(browser, tmp_path):
     url = open_page(browser, tmp_path / "page.html", traces)
     assert browser.run("document.title") == "A <title> & more"
     assert [visible(browser, n) for n in (0, 1)] == [
+        expected(trace[-1]) for trace in traces.values()
+    ]  # a page opens with the results
+    browser.key("Home")
+    assert [visible(browser, n) for n in (0, 1)] == [
         expected(trace[0]) for trace in traces.values()
     ]
     browser.run("document.getElementById('speed').value = '4'")
@@ -326,6 +330,7 @@ def test_every_frame_is_shown_as_it_was(browser, tmp_path):
     """Step by step with the arrow keys, forward and back, over evaluations and over t."""
     trace = insertion_trace(12, given=2, evaluations=20)
     open_page(browser, tmp_path / "page.html", {"a": trace})
+    browser.key("Home")
     for frame in trace[1:]:
         browser.key("ArrowRight")
         assert visible(browser) == expected(frame)
@@ -365,6 +370,7 @@ def test_every_frame_is_shown_as_it_was(browser, tmp_path):
 def test_a_corrector_is_shown_in_every_frame(browser, tmp_path):
     trace = corrected_trace(8, given=2)
     open_page(browser, tmp_path / "page.html", {"a": trace})
+    browser.key("Home")
     for frame in trace[1:]:
         browser.key("ArrowRight")
         assert visible(browser) == expected(frame)
@@ -506,6 +512,16 @@ def test_output_that_is_not_a_terminal_gets_a_few_lines():
         repr(MASK_SIGN * 3),
         repr("é<|end|>×2"),
     ]
+
+
+def test_words_stay_whole_where_they_fit():
+    words = ["".join(random.choices("abcd", k=random.randrange(1, 12))) for _ in range(60)]
+    text = " ".join(words)
+    lines = ["".join(c for c, _ in line) for line in screen_lines([(text, "old")], 20)]
+    assert "".join(lines) == text and max(map(len, lines)) <= 20 and len(lines) > 3
+    assert all(line.endswith(" ") for line in lines[:-1])
+    long = ["".join(c for c, _ in line) for line in screen_lines([("a" * 45, "old")], 20)]
+    assert list(map(len, long)) == [20, 20, 5]
 
 
 def test_wide_characters_take_two_cells():
