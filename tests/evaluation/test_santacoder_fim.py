@@ -111,12 +111,12 @@ def test_rows_that_do_not_fit_are_refused_by_number(tmp_path, monkeypatch, capsy
         write_rows(tmp_path / "fim.jsonl", [*rows[:place], changed, *rows[place + 1 :]])
         with pytest.raises(InputError, match=words):
             evaluate(
-                *(monkeypatch, capsys, "--checkpoint_path", "x"),
+                *(monkeypatch, capsys, "--checkpoint_path", tmp_path),
                 *("--data_path", tmp_path / "fim.jsonl"),
             )
     write_rows(tmp_path / "fim.jsonl", [{**row, "language": "js"} for row in rows])
     with pytest.raises(InputError, match="no row of .* has the language 'py'"):
         evaluate(
-            *(monkeypatch, capsys, "--checkpoint_path", "x"),
+            *(monkeypatch, capsys, "--checkpoint_path", tmp_path),
             *("--data_path", tmp_path / "fim.jsonl"),
         )

@@ -174,7 +174,7 @@ def shown(tmp_path):
     python.chmod(0o755)
 
     def call(command, **variables):
-        given = {"RUNS_DIR": str(place / "runs"), "DATA_CACHE": "d", "PROCESSES_PER_NODE": "1"}
+        given = {"RUNS_DIR": str(place / "runs"), "DATA_CACHE": "d", "PROCESSES_PER_NODE": "2"}
         environment = clean_environment(FLEXMDM_PYTHON=str(python), **given | variables)
         done = bash(f"cd '{repository}' && {command}", environment)
         return re.findall("^<(.*)>$", done.stdout, re.M)
