@@ -7,6 +7,7 @@ plain line every so often where there is no terminal, so that a log holds no car
 """
 
 import argparse
+import functools
 import os
 import shlex
 import sys
@@ -18,6 +19,7 @@ LINE_SECONDS = 30.0
 LINE = "{desc}: {n_fmt} of {total_fmt}, {elapsed} passed, {remaining} left, {rate_fmt}{postfix}"
 
 
+@functools.cache  # once for a process
 def plain_progress() -> None:
     """Where stderr is no terminal, make every tqdm bar of this process a line now and then, without
     carriage returns. Does nothing in a terminal.
