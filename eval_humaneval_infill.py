@@ -205,14 +205,14 @@ class Infilling(Evaluation):
         if layout == "paper":
             prompts = [llada_infill_prompt(tokenizer, *pair) for pair in texts]
             return Given(prompts, texts=prefixes)
-        if layout == "fixed" and not self.args.gen_length and not model.counted:
+        if layout == "fixed" and not self.args.gen_length and not model.finds_lengths:
             raise InputError(
                 "--llada_infill fixed: needs --gen_length, the number of masks in place, or"
-                " --llada_length counted"
+                " --llada_length counted or searched"
             )
         lengths: list[int] | None = self.reference_lengths
         if layout == "fixed":
-            lengths = None if model.counted else [self.args.gen_length] * len(self.items)
+            lengths = None if model.finds_lengths else [self.args.gen_length] * len(self.items)
         return Given(prefixes, [inner_ids(tokenizer, suffix) for _, suffix in texts], lengths)
 
     def settings(self, model: EvaluatedModel) -> Row:

@@ -109,8 +109,8 @@ def parse_arguments() -> argparse.Namespace:
         raise InputError("--task math: needs --prompt")
     if args.middle_length and args.prompt is not None:
         raise InputError("--middle_length: needs --prefix or --suffix")
-    if args.middle_length and args.llada_length == "counted":
-        raise InputError("--middle_length and --llada_length counted: give only one")
+    if args.middle_length and args.llada_length != "given":
+        raise InputError(f"--middle_length and --llada_length {args.llada_length}: give only one")
     if args.middle_length and args.gen_length:
         raise InputError(
             "--gen_length and --middle_length: give only one; the middle's length is the generated"
@@ -152,7 +152,8 @@ def given_ids(args: argparse.Namespace, tokenizer: Any) -> tuple[list[int], list
 def main() -> None:
     """Sample as the flags say and print the results. Raises InputError."""
     args = parse_arguments()
-    settings = options_from(args, LLaDAOptions).arguments()
+    options = options_from(args, LLaDAOptions)
+    settings = options.arguments()
     if args.trace:
         require_writable(Path(args.trace).parent, "--trace")
     gen_length = settings.pop("gen_length") or args.middle_length
@@ -161,6 +162,8 @@ def main() -> None:
 
     from data.tokenizer import decode_after, load_tokenizer, text_ids
     from llada_utils import checkpoint_kind, load_llada, pick_device, pick_dtype
+    from sampling.canvas_search import add_cost, chosen_lengths
+    from sampling.length_law import require_length_distribution
     from sampling.llada import generate_mdm_infilling, unmasking_plan
     from sampling.network_graphs import speed_up_sampling
     from sampling.progress import evaluations_bar
@@ -183,14 +186,16 @@ def main() -> None:
     refuse_padding((before, after), config.pad_token_id, flags, tokenizer.bos_token_id)
     refuse_mask_tokens((before, after), config.mask_token_id, flags)
     limit = args.max_length or min(config.max_sequence_length, 1024)  # 1024: the paper's canvas
-    if args.llada_length == "counted":
-        from sampling.length_law import likeliest_lengths, require_length_distribution
-
-        require_length_distribution(model, args.checkpoint_path, "--llada_length counted")
-        (gen_length,) = likeliest_lengths(model, [before], [after], limit)
-    else:
+    asked: list[list[int]] = [[]]
+    if args.llada_length == "given":
         gen_length = gen_length or limit - given
-    if (gen_length < 1 and args.llada_length == "given") or given + gen_length > limit:
+    else:
+        if args.llada_length == "counted":
+            require_length_distribution(model, args.checkpoint_path, "--llada_length counted")
+        (gen_length,), asked = chosen_lengths(
+            model, [before], [after], options, max_length=limit, num_tokens=len(tokenizer)
+        )
+    if (gen_length < 1 and args.llada_length != "counted") or given + gen_length > limit:
         raise InputError(
             f"{flags}: {given} tokens and {max(gen_length, 1)} to generate do not fit in"
             f" --max_length {limit}"
@@ -220,6 +225,7 @@ def main() -> None:
             on_frame=on_frame,
             **settings,
         )
+    add_cost(result, [given] * args.num_samples, asked * args.num_samples)
     ends = {config.pad_token_id, tokenizer.eos_token_id, tokenizer.get_vocab().get("<|eot_id|>")}
     for row in range(args.num_samples):
         answer = result.sequences[row, len(before) : int(result.lengths[row]) - len(after)].tolist()
@@ -229,8 +235,7 @@ def main() -> None:
         print(decode_after(tokenizer, context, answer))
         print(
             f"sample {row + 1}: {len(answer) or 'an empty answer, 0'} of {gen_length} tokens before"
-            " the end,"
-            f" {int(result.evaluations[row]) + (args.llada_length == 'counted')} evaluations",
+            f" the end, {int(result.evaluations[row])} evaluations",
             file=sys.stderr,
         )
     if args.trace:

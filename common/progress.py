@@ -17,6 +17,7 @@ from typing import Any
 LINE_SECONDS = 30.0
 # tqdm's words for a line: without the bar
 LINE = "{desc}: {n_fmt} of {total_fmt}, {elapsed} passed, {remaining} left, {rate_fmt}{postfix}"
+OPEN_LINE = "{desc}: {n_fmt}, {elapsed} passed, {rate_fmt}{postfix}"  # no total is known
 
 
 @functools.cache  # once for a process
@@ -68,6 +69,8 @@ def _change_defaults(changed: dict[str, Any]) -> None:
 
     def __init__(bar: Any, *args: Any, **options: Any) -> None:
         original(bar, *args, **(options | changed))
+        if bar.total is None and bar.bar_format == LINE:
+            bar.bar_format = OPEN_LINE
 
     setattr(tqdm, "__init__", __init__)  # noqa: B010  # mypy takes no assignment to a method
 

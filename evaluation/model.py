@@ -77,7 +77,9 @@ class AnsweringModel:
     def use(self, options: SharedOptions, seed: int) -> None:
         """Answer with these options from now on."""
         self.arguments, self.seed = options.arguments(), seed
-        self.counted = getattr(options, "llada_length", None) == "counted"
+        self.options = options
+        # whether LLaDA's number of masks is found with the network
+        self.finds_lengths = getattr(options, "llada_length", "given") != "given"
         # 1024: the paper's canvas, prompt included
         self.max_length = options.max_length or min(self.own_length, 1024)
         if self.kind == "flexmdm":
@@ -161,9 +163,10 @@ class AnsweringModel:
         else:
             import torch
 
+            from sampling.canvas_search import add_cost
             from sampling.llada import generate_mdm
 
-            lengths = lengths or self._lengths(prompts, [[]] * len(prompts))
+            lengths, asked = self._lengths(prompts, [[]] * len(prompts), lengths)
             result = generate_mdm(
                 self.model,
                 prompts,
@@ -171,6 +174,7 @@ class AnsweringModel:
                 **self.ids,
                 **{**self.arguments, "gen_length": torch.tensor(lengths, device="cpu")},
             )
+            add_cost(result, list(map(len, prompts)), asked)
         ends = [0] * len(prompts)
         return self.answers_of(result, [len(prompt) for prompt in prompts], ends, texts)
 
@@ -196,8 +200,10 @@ class AnsweringModel:
         else:
             import torch
 
+            from sampling.canvas_search import add_cost
             from sampling.llada import generate_mdm_infilling
 
+            lengths, asked = self._lengths(prefixes, suffixes, middle_lengths)
             arguments = {
                 name: value for name, value in self.arguments.items() if name != "gen_length"
             }
@@ -206,27 +212,36 @@ class AnsweringModel:
                 prefixes,
                 suffixes,
                 seeds=seeds,
-                middle_lengths=torch.tensor(
-                    middle_lengths or self._lengths(prefixes, suffixes), device="cpu"
-                ),
+                middle_lengths=torch.tensor(lengths, device="cpu"),
                 **self.ids,
                 **arguments,
             )
+            given = [len(before) + len(after) for before, after in zip(prefixes, suffixes)]
+            add_cost(result, given, asked)
         return self.answers_of(
             result, [len(row) for row in prefixes], [len(row) for row in suffixes], texts
         )
 
-    def _lengths(self, prefixes: Sequence[Ids], suffixes: Sequence[Ids]) -> list[int]:
-        """LLaDA's masks of each row, as --gen_length or its length distribution says."""
-        if self.counted:
-            from sampling.length_law import likeliest_lengths
+    def _lengths(
+        self, prefixes: Sequence[Ids], suffixes: Sequence[Ids], lengths: list[int] | None
+    ) -> tuple[list[int], list[list[int]]]:
+        """LLaDA's masks of each row, as given or as --llada_length says, and what the network was
+        asked about for it (canvas_search.py).
+        """
+        from sampling.canvas_search import chosen_lengths
 
-            at_once = self.arguments["rows_at_once"]
-            return likeliest_lengths(self.model, prefixes, suffixes, self.max_length, at_once)
-        return [
-            self.arguments["gen_length"] or self.max_length - len(before) - len(after)
-            for before, after in zip(prefixes, suffixes)
-        ]
+        if lengths:
+            return lengths, [[] for _ in lengths]
+        assert isinstance(self.options, LLaDAOptions)
+        return chosen_lengths(
+            self.model,
+            prefixes,
+            suffixes,
+            self.options,
+            max_length=self.max_length,
+            num_tokens=self.ids["num_tokens"],
+            rows_at_once=self.arguments["rows_at_once"],
+        )
 
     def answers_of(
         self,
@@ -252,12 +267,9 @@ class AnsweringModel:
                 ]
             before = texts[number] if texts else result.sequences[number, :start].tolist()
             text = decode_after(self.tokenizer, before, ids, skip_special_tokens=True)
-            # counting is one
-            evaluations = int(result.evaluations[number]) + self.counted
-            fields = {"evaluations": evaluations, "length": len(ids)}
+            fields = {"evaluations": int(result.evaluations[number]), "length": len(ids)}
             if result.positions is not None:
-                of_count = start + end + 1 if self.counted else 0
-                fields["positions"] = int(result.positions[number]) + of_count
+                fields["positions"] = int(result.positions[number])
             for name in (
                 "truncated",
                 "dropped_insertions",

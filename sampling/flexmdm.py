@@ -74,7 +74,8 @@ def generate_flexmdm(
         rows_at_once: maximum rows in the network's batch; waiting rows enter as others finish.
         return_trace: `trace[b]` is a list of frames (results.TraceFrame): the initial state, the
             state after each evaluation that changed it, and the result. Prompt (or prefix and
-            suffix) have slots 0 ... P-1, every inserted mask the next number.
+            suffix) have slots 0 ... P-1, every new mask the next number. A corrector's noise is
+            one more frame: slots are missing in it, and a token's mask has a new one.
         on_frame: on_frame(row, frame) is called with each frame as it is made.
         length_choice: count_first: "likeliest" or "drawn" number of tokens; query_time: the t at
             which the network is queried for tokens (sampling/count_first.py); length_candidates:
@@ -95,6 +96,10 @@ def generate_flexmdm(
             two, or negative nats). Needs unmasking="confidence" by anything but position. It saves
             evaluations with event_driven; tau_leaping still evaluates its whole grid, so there it
             changes only the order.
+        corrector_time, corrector_rounds, corrector_spread, corrector_choice: event_driven and
+            tau_leaping: noise the text back to an earlier time and sample on, so many times, all at
+            the end or spread over the run (sampling/corrector.py). Exact, except spread with
+            another order than random, and with "least_confident".
         cache_refresh: approximation: keys and values of the prompt (or prefix) are reused for this
             many evaluations; everything after it is computed every time.
 

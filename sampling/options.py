@@ -177,8 +177,26 @@ def _window_words(settings: dict[str, Any]) -> str:
     return f"window {settings.get('max_window')}" if windowed else "no window"
 
 
-def _counted_words(length: str | None) -> str | None:
-    return "length counted" if length == "counted" else None
+def _length_words(settings: dict[str, Any]) -> str | None:
+    if settings.get("llada_length") == "searched":
+        return f"best of {len(settings['length_drift'])} lengths"
+    return "length counted" if settings.get("llada_length") == "counted" else None
+
+
+def _read_drift(path: str) -> dict[str, float]:
+    """{length: mean confidence at it} of a file that scripts/length_drift.py wrote. Raises
+    InputError or ValueError for anything else.
+    """
+    from common.files import read_json
+
+    content = read_json(path)
+    try:
+        drift = {str(int(n)): float(value) for n, value in content.items()}
+    except (AttributeError, TypeError, ValueError):
+        drift = {}
+    if not drift or not all(int(n) >= 1 and math.isfinite(value) for n, value in drift.items()):
+        raise ValueError("not a file of scripts/length_drift.py")
+    return drift
 
 
 def _candidates_words(candidates: int | None) -> str | None:
@@ -413,10 +431,18 @@ class LLaDAOptions(SharedOptions):
     )
     llada_length: str = option(
         "given",
-        "number of masks: given by --gen_length (default), or counted: the likeliest number under"
-        " the network's length distribution (scripts/fit_length_distribution.py)",
-        choices=("given", "counted"),
-        words=lambda settings: _counted_words(settings.get("llada_length")),
+        "number of masks: given by --gen_length (default); counted: the likeliest number under the"
+        " network's length distribution (scripts/fit_length_distribution.py); searched: of several"
+        " canvases the one filled with most confidence",
+        choices=("given", "counted", "searched"),
+        words=lambda settings: _length_words(settings),
+    )
+    length_drift: dict[str, float] | None = option(
+        None,
+        "llada_length searched: the lengths to try, and how confidence changes with length alone"
+        " (a file of scripts/length_drift.py)",
+        parse=_read_drift,
+        metavar="FILE",
     )
     remasking: str = option(
         "low_confidence",
@@ -444,17 +470,20 @@ class LLaDAOptions(SharedOptions):
         """All options but those that determine the number of masks, which the sampler takes
         instead.
         """
-        counted = ("max_length", "llada_length")
-        return {name: value for name, value in super().arguments().items() if name not in counted}
+        lengths = ("max_length", "llada_length", "length_drift")
+        return {name: value for name, value in super().arguments().items() if name not in lengths}
 
     def check(self) -> None:
         """Refuse blocks that do not divide the answer, and steps that are not a multiple of the
         blocks. Raises OptionError.
         """
         for name in ("gen_length", "steps"):
-            if self.llada_length == "counted" and getattr(self, name) is not None:
-                wanted = "left out where llada_length is counted"
+            if self.llada_length != "given" and getattr(self, name) is not None:
+                wanted = f"left out where llada_length is {self.llada_length}"
                 raise OptionError(name, getattr(self, name), wanted)
+        if (self.llada_length == "searched") != (self.length_drift is not None):
+            wanted = "used together with llada_length searched"
+            raise OptionError("length_drift", "of some" if self.length_drift else None, wanted)
         if not self.gen_length or not self.block_length:
             return
         blocks, rest = divmod(self.gen_length, self.block_length)

@@ -116,8 +116,11 @@ def length_known(
     from sampling.flexmdm import generate_flexmdm_infilling
 
     suffixes = given.suffixes or [[]] * len(given.prefixes)
-    arguments = {**model.arguments, "sampler": "count_first", "query_time": query_time}
-    arguments |= {"steps": None, "events_per_evaluation": 1, "bound_inflation": None}
+    # options of other samplers: at their defaults
+    other = {"steps", "events_per_evaluation", "bound_inflation", "corrector_time"}
+    other |= {"corrector_rounds", "corrector_spread", "corrector_choice"}
+    arguments = {name: value for name, value in model.arguments.items() if name not in other}
+    arguments |= {"sampler": "count_first", "query_time": query_time}
     result = generate_flexmdm_infilling(
         model.model,
         given.prefixes,
