@@ -79,12 +79,14 @@ class Shown:
 
 def demo_options(kind: str) -> list[tuple[dataclasses.Field[Any], Any]]:
     """(field, default) of the options that the page offers, the sampler's own first: all that the
-    text depends on.
+    text depends on, but no file of this machine.
     """
     offered = [
         each
         for each in dataclasses.fields(KINDS[kind])
-        if each.metadata["help"] is not None and each.metadata.get("in_settings", True)
+        if each.metadata["help"] is not None
+        and each.metadata.get("in_settings", True)
+        and each.metadata.get("metavar") != "FILE"
     ]
     offered.sort(key=lambda each: each.name in shared_names())
     return [
@@ -97,7 +99,7 @@ def options_of(kind: str, values: dict[str, Any], seed: int) -> SharedOptions:
     """A sampler's options from values by name, numbers and schedules as text; "" is the default of
     the commands, what is missing that of the page. Raises InputError naming the flag.
     """
-    args = argparse.Namespace(seed=seed, rows_at_once=None)
+    args = argparse.Namespace(seed=seed, rows_at_once=None, length_drift=None)
     for each, default in demo_options(kind):
         flag, rule = flag_of(each), each.metadata
         value = values.get(each.name, default)
@@ -169,7 +171,7 @@ class DemoModel(AnsweringModel):
                 require_length_distribution(self.model, self.checkpoint, f"--{flag} {value}")
         before, after = self.given(request)
         flags = "--prompt" if request.prompt is not None else "--prefix and --suffix"
-        masks = None if model.counted else model.arguments.get("gen_length")
+        masks = None if model.finds_lengths else model.arguments.get("gen_length")
         model.check_fits(["your text"], Given([before], [after], [masks] if masks else None), flags)
         answers: list[dict[str, Any]] = []
 

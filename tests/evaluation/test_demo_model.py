@@ -61,7 +61,7 @@ def test_the_page_offers_what_the_text_depends_on(kind):
     assert offered == {
         each.name
         for each in dataclasses.fields(KINDS[kind])
-        if each.name not in ("rows_at_once", "unmask_schedule")
+        if each.name not in ("rows_at_once", "unmask_schedule", "length_drift")
     }
     used = options_of(kind, {}, 1).arguments()
     assert {name: used[name] for name in DEFAULTS[kind]} == DEFAULTS[kind]
