@@ -1,5 +1,6 @@
-r"""Sample from a LLaDA, the baseline, as a library (generate_mdm, generate_mdm_infilling) or on the
-command line for your own prompt or infill.
+r"""Sample from a LLaDA, the baseline, as a library (generate_text and infill_text, also as methods
+of the network; generate_mdm, generate_mdm_infilling for ids) or on the command line for your own
+prompt or infill.
 
 Laptop, a prompt:
     python llada_inference.py --checkpoint_path C --prompt "Once upon a time" --gen_length 64
@@ -23,16 +24,19 @@ block from the left; the sampling loop is in sampling/llada.py. The answer, up t
 token, goes to stdout, its length and cost to stderr.
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common.command_line import ArgumentParser
 from common.errors import InputError, run
 from common.files import require_writable
 from common.gpu_memory import ONE_PROMPT, out_of_memory_advice
 from sampling.options import (
+    SEED,
     LLaDAOptions,
     add_llada_flags,
     add_model_flags,
@@ -40,6 +44,12 @@ from sampling.options import (
     refuse_mask_tokens,
     refuse_padding,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from llada_dit import LLaDAModelLM
+    from sampling.results import GenerationResult
 
 
 def __getattr__(name):
@@ -51,6 +61,143 @@ def __getattr__(name):
 
         return getattr(llada, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+# ---- text in, text out ---------------------------------------------------------------------------
+
+
+def generate_text(
+    model: LLaDAModelLM,
+    tokenizer: PreTrainedTokenizerFast,
+    prompt: str,
+    *,
+    seed: int = SEED,
+    **options: Any,
+) -> str:
+    """What a LLaDA writes after a prompt up to its first end token, the text that this script
+    prints for it. options: fields of LLaDAOptions, such as gen_length=64. Raises InputError for a
+    prompt or a number of steps that does not fit, ValueError for options out of range.
+    """
+    given = given_prompt(tokenizer, prompt)
+    answers, _ = write_answers(model, tokenizer, given, LLaDAOptions(**options), seed)
+    return answers[0].text
+
+
+def infill_text(
+    model: LLaDAModelLM,
+    tokenizer: PreTrainedTokenizerFast,
+    prefix: str,
+    suffix: str,
+    *,
+    middle_length: int | None = None,
+    seed: int = SEED,
+    **options: Any,
+) -> str:
+    """What a LLaDA writes for the middle between prefix and suffix: asked as in fine-tuning, or in
+    place with exactly middle_length tokens. The rest as generate_text.
+    """
+    given = given_infill(tokenizer, prefix, suffix, middle_length)
+    answers, _ = write_answers(model, tokenizer, given, LLaDAOptions(**options), seed)
+    return answers[0].text
+
+
+class Given(NamedTuple):
+    """What is given of a text: the ids before and after the masks; the ids of the text before them,
+    without marks, that the answer is shown after; the flags that gave it; the number of masks where
+    it is given, too.
+    """
+
+    before: list[int]
+    after: list[int]
+    shown_after: list[int]
+    flags: str
+    masks: int | None = None
+
+
+class Answer(NamedTuple):
+    """The text before the first end token, and its number of tokens."""
+
+    text: str
+    tokens: int
+
+
+def given_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str) -> Given:
+    """A prompt, to be answered."""
+    from data.tokenizer import text_ids
+
+    ids = text_ids(tokenizer, prompt)
+    return Given(ids, [], ids, "--prompt")
+
+
+def given_infill(
+    tokenizer: PreTrainedTokenizerFast, prefix: str, suffix: str, middle_length: int | None
+) -> Given:
+    """Prefix and suffix in the format of fine-tuning, or (middle_length) as they are."""
+    from data.infills import llada_infill_prompt
+    from data.tokenizer import inner_ids, text_ids
+
+    before, flags = text_ids(tokenizer, prefix), "--prefix and --suffix"
+    if middle_length is not None:
+        return Given(before, inner_ids(tokenizer, suffix), before, flags, middle_length)
+    return Given(llada_infill_prompt(tokenizer, prefix, suffix), [], before, flags)
+
+
+def write_answers(
+    model: LLaDAModelLM,
+    tokenizer: PreTrainedTokenizerFast,
+    given: Given,
+    options: LLaDAOptions,
+    seed: int,
+    samples: int = 1,
+    **watching: Any,
+) -> tuple[list[Answer], GenerationResult]:
+    """(the answer of each sample, the sampler's result). watching: generate_mdm's on_frame and
+    return_trace. Raises InputError for given text that leaves no room, and for steps that do not
+    fit the blocks.
+    """
+    import torch
+
+    from data.tokenizer import decode_after
+    from sampling.length_law import require_length_distribution
+    from sampling.llada import canvas_of, generate_mdm_infilling, unmasking_plan
+    from sampling.row_random import item_seed
+
+    before, after, shown_after, flags, masks = given
+    config, tokens = model.config, len(before) + len(after)
+    refuse_padding((before, after), config.pad_token_id, flags, tokenizer.bos_token_id)
+    refuse_mask_tokens((before, after), config.mask_token_id, flags)
+    limit, counted = canvas_of(model, options.max_length), options.llada_length == "counted"
+    if counted:
+        require_length_distribution(model, str(model.name_or_path), "--llada_length counted")
+    masks = masks or options.gen_length or (None if counted else limit - tokens)
+    if tokens + (masks or 0) > limit or masks is not None and masks < 1:
+        raise InputError(
+            f"{flags}: {tokens} tokens and {max(masks or 0, 1)} to generate do not fit in"
+            f" --max_length {limit}"
+        )
+    if masks is not None:
+        try:
+            unmasking_plan(masks, options.steps, options.block_length)
+        except ValueError as error:
+            raise InputError(f"--diffusion_steps {options.steps}: {error}") from None
+    seeds = [item_seed(seed, 0, sample) for sample in range(samples)]
+    result = generate_mdm_infilling(
+        model,
+        [before] * samples,
+        [after] * samples,
+        middle_lengths=masks,
+        num_tokens=len(tokenizer),
+        options=options,
+        seeds=torch.tensor(seeds, device="cpu"),
+        **watching,
+    )
+    ends = {config.pad_token_id, tokenizer.eos_token_id, tokenizer.get_vocab().get("<|eot_id|>")}
+    answers = []
+    for row, length in zip(result.sequences.tolist(), result.lengths.tolist()):
+        ids = row[len(before) : length - len(after)]
+        end = next((place for place, token in enumerate(ids) if token in ends), len(ids))
+        answers.append(Answer(decode_after(tokenizer, shown_after, ids[:end]), end))
+    return answers, result
 
 
 # ---- the command ---------------------------------------------------------------------------------
@@ -121,39 +268,17 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def given_ids(args: argparse.Namespace, tokenizer: Any) -> tuple[list[int], list[int]]:
-    """(ids before the masks, ids after them) as the flags say."""
-    from data.tokenizer import inner_ids, text_ids
-
-    if args.prompt is not None:
-        from data.math_prompts import math_prompt
-
-        prompt = math_prompt(tokenizer, args.prompt) if args.task == "math" else args.prompt
-        return text_ids(tokenizer, prompt), []
-    prefix, suffix = args.prefix or "", args.suffix or ""
-    if args.middle_length:
-        return text_ids(tokenizer, prefix), inner_ids(tokenizer, suffix)
-    from data.infills import llada_infill_prompt
-
-    return llada_infill_prompt(tokenizer, prefix, suffix), []
-
-
 @out_of_memory_advice(ONE_PROMPT)
 def main() -> None:
     """Sample as the flags say and print the results. Raises InputError."""
     args = parse_arguments()
-    settings = options_from(args, LLaDAOptions).arguments()
+    options = options_from(args, LLaDAOptions)
     if args.trace:
         require_writable(Path(args.trace).parent, "--trace")
-    gen_length = settings.pop("gen_length") or args.middle_length
 
-    import torch
-
-    from data.tokenizer import decode_after, load_tokenizer, text_ids
+    from data.tokenizer import load_tokenizer
     from llada_utils import checkpoint_kind, load_llada, pick_device, pick_dtype
-    from sampling.llada import generate_mdm_infilling, unmasking_plan
     from sampling.network_graphs import speed_up_sampling
-    from sampling.row_random import item_seed
 
     if checkpoint_kind(args.checkpoint_path) != "llada":
         raise InputError(
@@ -161,71 +286,47 @@ def main() -> None:
         )
     device = pick_device(args.device)
     tokenizer = load_tokenizer(args.checkpoint_path)
-    before, after = given_ids(args, tokenizer)
+    if args.prompt is None:
+        given = given_infill(tokenizer, args.prefix or "", args.suffix or "", args.middle_length)
+    else:
+        if args.task == "math":
+            from data.math_prompts import math_prompt
+
+            args.prompt = math_prompt(tokenizer, args.prompt)
+        given = given_prompt(tokenizer, args.prompt)
     model = load_llada(
         args.checkpoint_path, args.base_model, pick_dtype(args.dtype, device), device
     )
     speed_up_sampling(model, args.torch_compile)
-    config, given = model.config, len(before) + len(after)
-    context = before if args.prompt is not None else text_ids(tokenizer, args.prefix or "")
-    flags = "--prompt" if args.prompt is not None else "--prefix and --suffix"
-    refuse_padding((before, after), config.pad_token_id, flags, tokenizer.bos_token_id)
-    refuse_mask_tokens((before, after), config.mask_token_id, flags)
-    limit = args.max_length or min(config.max_sequence_length, 1024)  # 1024: the paper's canvas
-    if args.llada_length == "counted":
-        from sampling.length_law import likeliest_lengths, require_length_distribution
-
-        require_length_distribution(model, args.checkpoint_path, "--llada_length counted")
-        (gen_length,) = likeliest_lengths(model, [before], [after], limit)
-    else:
-        gen_length = gen_length or limit - given
-    if (gen_length < 1 and args.llada_length == "given") or given + gen_length > limit:
-        raise InputError(
-            f"{flags}: {given} tokens and {max(gen_length, 1)} to generate do not fit in"
-            f" --max_length {limit}"
-        )
-    try:
-        unmasking_plan(gen_length, settings["steps"], settings["block_length"])
-    except ValueError as error:
-        raise InputError(f"--diffusion_steps {args.diffusion_steps}: {error}") from None
+    mask_id = model.config.mask_token_id
     on_frame = None
     if args.watch:
         from sampling.trace_page import terminal_watcher
 
-        on_frame = terminal_watcher(tokenizer, config.mask_token_id)
-    seeds = torch.tensor(
-        [item_seed(args.seed, 0, sample) for sample in range(args.num_samples)], device="cpu"
-    )
-    result = generate_mdm_infilling(
+        on_frame = terminal_watcher(tokenizer, mask_id)
+    answers, result = write_answers(
         model,
-        [before] * args.num_samples,
-        [after] * args.num_samples,
-        middle_lengths=gen_length,
-        mask_id=config.mask_token_id,
-        pad_id=config.pad_token_id,
-        num_tokens=len(tokenizer),
-        seeds=seeds,
-        return_trace=bool(args.trace),
+        tokenizer,
+        given,
+        options,
+        args.seed,
+        args.num_samples,
         on_frame=on_frame,
-        **settings,
+        return_trace=bool(args.trace),
     )
-    ends = {config.pad_token_id, tokenizer.eos_token_id, tokenizer.get_vocab().get("<|eot_id|>")}
-    for row in range(args.num_samples):
-        answer = result.sequences[row, len(before) : int(result.lengths[row]) - len(after)].tolist()
-        answer = answer[
-            : next((place for place, token in enumerate(answer) if token in ends), len(answer))
-        ]
-        print(decode_after(tokenizer, context, answer))
+    for row, answer in enumerate(answers):
+        length = int(result.lengths[row]) - len(given.before) - len(given.after)
+        print(answer.text)
         print(
-            f"sample {row + 1}: {len(answer)} of {gen_length} tokens before the end,"
-            f" {int(result.evaluations[row]) + (args.llada_length == 'counted')} evaluations",
+            f"sample {row + 1}: {answer.tokens} of {length} tokens before the end,"
+            f" {int(result.evaluations[row])} evaluations",
             file=sys.stderr,
         )
     if args.trace:
         from sampling.trace_page import write_trace
 
         assert result.trace is not None  # it was asked for
-        write_trace(args.trace, result.trace, tokenizer, config.mask_token_id, title="LLaDA")
+        write_trace(args.trace, result.trace, tokenizer, mask_id, title="LLaDA")
 
 
 if __name__ == "__main__":

@@ -396,7 +396,9 @@ def load_llada(
     )
     load_into(model, tensors, lambda name: torch.float32, device, folder, expected=names.values())
     beside_weights(model, folder, base_folder)
-    return (merge_lora(model) if merge else model).eval()
+    if merge:
+        merge_lora(model).name_or_path = str(path_or_hub_id)
+    return model.eval()
 
 
 def beside_weights(model: Network, *folders: Path) -> Network:

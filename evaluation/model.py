@@ -269,15 +269,17 @@ class EvaluatedModel:
 
     def _lengths(self, prefixes: Sequence[Ids], suffixes: Sequence[Ids]) -> list[int]:
         """LLaDA's masks of each row, as --gen_length or its length distribution says."""
-        if self.counted:
-            from sampling.length_law import likeliest_lengths
+        from sampling.length_law import masks_of_rows
 
-            at_once = self.arguments["rows_at_once"]
-            return likeliest_lengths(self.model, prefixes, suffixes, self.max_length, at_once)
-        return [
-            self.arguments["gen_length"] or self.max_length - len(before) - len(after)
-            for before, after in zip(prefixes, suffixes)
-        ]
+        return masks_of_rows(
+            self.model,
+            prefixes,
+            suffixes,
+            gen_length=self.arguments["gen_length"],
+            counted=self.counted,
+            max_length=self.max_length,
+            rows_at_once=self.arguments["rows_at_once"],
+        )
 
     def answers_of(
         self,

@@ -10,7 +10,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llada_utils import vocabulary_of
+
 ELEMENTS_AT_ONCE = 2**23  # 66 positions of LLaDA's vocabulary, 32 MiB in fp32
+
+
+def own_ids(
+    model: Any, mask_id: int | None, pad_id: int | None, num_tokens: int | None
+) -> tuple[int, int, int | None]:
+    """(mask_id, pad_id, num_tokens) as given, or the model's own: those of its config, and the
+    number of ids of the tokenizer beside its weights (None where it was not loaded from a folder
+    with one). Raises ValueError where neither has a mask or padding token.
+    """
+    config = getattr(model, "config", None)
+    mask_id = getattr(config, "mask_token_id", None) if mask_id is None else mask_id
+    pad_id = getattr(config, "pad_token_id", None) if pad_id is None else pad_id
+    if mask_id is None or pad_id is None:
+        raise ValueError("give mask_id and pad_id: the model has no config with them")
+    if mask_id == pad_id:
+        raise ValueError(f"mask_id and pad_id are both {mask_id}")
+    folder = getattr(model, "tokenizer_folder", None)
+    if num_tokens is None and folder is not None:
+        num_tokens = vocabulary_of(folder)
+    return mask_id, pad_id, num_tokens
 
 
 def excluded_tokens(
