@@ -408,7 +408,7 @@ def beside_weights(model: Network, *folders: Path) -> Network:
     card = folders[0] / "README.md"
     model.card = card.read_text("utf-8", errors="replace") if card.is_file() else ""
     with_tokenizer = [folder for folder in folders if (folder / "tokenizer.json").is_file()]
-    model.tokenizer_folder = with_tokenizer[0] if with_tokenizer else None
+    model.tokenizer_folder = with_tokenizer[0].absolute() if with_tokenizer else None
     return model
 
 
