@@ -968,11 +968,12 @@ class LLaDADiT(NetworkBase):
 
 # ---- transformers' Auto classes ------------------------------------------------------------------
 
-AutoConfig.register("llada", LLaDAConfig)
-AutoConfig.register("flexmdm", FlexMDMConfig)
-AutoModel.register(LLaDAConfig, LLaDAModelLM)
-AutoModel.register(FlexMDMConfig, LLaDADiT)
-AutoModelForMaskedLM.register(LLaDAConfig, LLaDAModelLM)
+# exist_ok: a version of transformers, or another package, may have a model of this name
+AutoConfig.register("llada", LLaDAConfig, exist_ok=True)
+AutoConfig.register("flexmdm", FlexMDMConfig, exist_ok=True)
+AutoModel.register(LLaDAConfig, LLaDAModelLM, exist_ok=True)
+AutoModel.register(FlexMDMConfig, LLaDADiT, exist_ok=True)
+AutoModelForMaskedLM.register(LLaDAConfig, LLaDAModelLM, exist_ok=True)
 # the original's config.json has LLaDA under this name as well; it is no causal model. A FlexMDM is
 # neither: its forward needs the time
-AutoModelForCausalLM.register(LLaDAConfig, LLaDAModelLM)
+AutoModelForCausalLM.register(LLaDAConfig, LLaDAModelLM, exist_ok=True)

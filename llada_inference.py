@@ -132,12 +132,16 @@ def given_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str) -> Given:
 def given_infill(
     tokenizer: PreTrainedTokenizerFast, prefix: str, suffix: str, middle_length: int | None
 ) -> Given:
-    """Prefix and suffix in the format of fine-tuning, or (middle_length) as they are."""
+    """Prefix and suffix in the format of fine-tuning, or (middle_length) as they are. Raises
+    InputError for a middle_length below 1.
+    """
     from data.infills import llada_infill_prompt
     from data.tokenizer import inner_ids, text_ids
 
     before, flags = text_ids(tokenizer, prefix), "--prefix and --suffix"
     if middle_length is not None:
+        if middle_length < 1:
+            raise InputError(f"--middle_length {middle_length}: must be at least 1")
         return Given(before, inner_ids(tokenizer, suffix), before, flags, middle_length)
     return Given(llada_infill_prompt(tokenizer, prefix, suffix), [], before, flags)
 

@@ -706,6 +706,7 @@ def load_pretrained(
     if flexmdm:
         model = load_flexmdm(name, lora_alpha=lora_alpha, **settings)
     else:
+        refuse_others({"lora_alpha": lora_alpha}, "from_pretrained of a LLaDA")
         model = load_llada(name, **settings)
     if four_bits:
         for parameter_name, parameter in model.named_parameters():

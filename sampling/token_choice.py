@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llada_utils import vocabulary_of
-
 ELEMENTS_AT_ONCE = 2**23  # 66 positions of LLaDA's vocabulary, 32 MiB in fp32
 
 
@@ -31,6 +29,8 @@ def own_ids(
         raise ValueError(f"mask_id and pad_id are both {mask_id}")
     folder = getattr(model, "tokenizer_folder", None)
     if num_tokens is None and folder is not None:
+        from llada_utils import vocabulary_of
+
         num_tokens = vocabulary_of(folder)
     return mask_id, pad_id, num_tokens
 

@@ -419,6 +419,11 @@ def test_a_network_of_the_other_kind_is_refused_by_name(made):
         LLaDAModelLM.from_pretrained(made / "lora")
 
 
+def test_an_adapter_stores_its_own_alpha(made):
+    with pytest.raises(InputError, match="from_pretrained of a LLaDA: lora_alpha is not support"):
+        AutoModel.from_pretrained(made / "adapter", lora_alpha=4.0)
+
+
 def test_the_arguments_that_automodel_passes_have_no_effect(made):
     expected = load_ours(made / "lora")
     model = AutoModel.from_pretrained(

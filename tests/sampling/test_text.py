@@ -114,6 +114,8 @@ def test_text_that_leaves_nothing_to_write_is_refused(made):
             model.generate_text(tokenizer, "w9", temperature=-1)
         with pytest.raises(TypeError, match="tempratur"):
             model.generate_text(tokenizer, "w9", tempratur=1)
+    with pytest.raises(InputError, match="--middle_length 0: must be at least 1"):
+        model.infill_text(tokenizer, "w9", "w9", middle_length=0)
 
 
 def assert_equal(one, other):
