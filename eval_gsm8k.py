@@ -112,7 +112,7 @@ class Gsm8k(Evaluation):
         return benchmark_name(self.args, self.everything)
 
     def default_folder(self) -> Path:
-        return Path("runs/eval_gsm8k") / Path(self.args.checkpoint_path).resolve().name
+        return Path("runs/eval_gsm8k") / self.checkpoint_name()
 
     def item_name(self, number: int) -> str:
         return f"item {number} ({self.items[number]['question'][:40]!r}...)"

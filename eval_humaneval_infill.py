@@ -1,10 +1,10 @@
 r"""HumanEval infilling: generate, run, report. Benchmarks: single-line, multi-line, random-span,
-random-span-light, or any data set with the same fields.
+random-span-light, or any data set with the same fields or those of SantaCoder-FIM.
 
 Laptop, local data, one process:
     python eval_humaneval_infill.py --checkpoint_path runs/code/flexmdm --data_path humaneval
 One GPU, the paper's settings:
-    python eval_humaneval_infill.py --checkpoint_path CHECKPOINT --variable_length \
+    python eval_humaneval_infill.py --checkpoint_path CHECKPOINT --preset paper \
         --allow_code_execution
 Several GPUs (the same rows as one process):
     torchrun --nproc_per_node 4 eval_humaneval_infill.py ...
@@ -15,7 +15,9 @@ a fixed number:
     ... --llada_infill paper
     ... --llada_infill oracle
     ... --llada_infill fixed --gen_length 64
-Score existing generations:
+SantaCoder-FIM, a local copy of bigcode/santacoder-fim-task; its Python rows:
+    python eval_humaneval_infill.py --checkpoint_path CHECKPOINT --data_path santacoder-fim.parquet
+Score existing generations, of whatever program: rows with `task_id` and `completion`:
     python eval_humaneval_infill.py --score_only samples.jsonl --data_path humaneval \
         --allow_code_execution
 Check data and sandbox:
@@ -30,10 +32,13 @@ A completion is the middle alone. A program is prompt + completion + suffix + ne
 newline + check(entry_point), as in the official scorer, with a timeout of 3 s. A set without tests
 is scored by exact match and by whether prompt + completion + suffix parses; one in which only some
 items have a test is refused with --allow_code_execution, because its score would mix two measures.
+SantaCoder-FIM is scored by its published measure: exact match but for white space at both ends.
 --llada_infill: paper = the paper's instruction layout, the middle after the prompt; oracle = masks
-in place, as many as the reference has tokens; fixed = --gen_length masks in place. Defaults are the
-paper's: top_prob, window (alpha 15, at most 32), 4096 steps; LLaDA: one block, one step per token,
-random remasking.
+in place, as many as the reference has tokens; fixed = --gen_length masks in place.
+
+Defaults: FlexMDM samples event-driven, some four evaluations per token; with --diffusion_steps N,
+or --preset paper (4096 steps), by tau-leaping. Everything else is the paper's: top_prob, window
+(alpha 15, at most 32); LLaDA: one block, one step per token, random remasking.
 """
 
 import argparse
@@ -57,7 +62,8 @@ from evaluation.driver import (
 from evaluation.generation_run import Stop
 from evaluation.infill_scores import REACHED, pass_metrics, run_rows, text_metrics
 from evaluation.model import EvaluatedModel, Given
-from evaluation.results import describe
+from evaluation.results import describe, share_of
+from evaluation.santacoder_fim import is_santacoder, python_items, same_text
 from sampling.options import add_flexmdm_flags, add_llada_flags, add_model_flags
 
 HUB_DATA = "loubnabnl/humaneval_infilling"
@@ -119,7 +125,9 @@ def hub_rows(name: str) -> Any:
 def read_items(args: argparse.Namespace) -> list[dict[str, str]]:
     """Items in the official fields, from --data_path or the hub."""
     file, name = data_file(args), BENCHMARKS[args.benchmark]
-    if file is not None:
+    if file is not None and is_santacoder(file, "--data_path"):
+        rows = python_items(file, "--data_path")
+    elif file is not None:
         rows = read_rows(file, fields=FIELDS, flag="--data_path")
     else:
         rows = load_hub_set(HUB_DATA, lambda: hub_rows(name))
@@ -147,8 +155,11 @@ class Infilling(Evaluation):
     default_steps = 4096
     name_field = "task_id"
     run_programs = False  # whether the items have tests and the flags allow running them
+    santacoder = False  # whether exact match is that set's
 
     def read_items(self) -> list[Row]:
+        file = data_file(self.args)
+        self.santacoder = file is not None and is_santacoder(file, "--data_path")
         return read_items(self.args)
 
     def check_items(self, items: list[Row]) -> None:
@@ -169,8 +180,8 @@ class Infilling(Evaluation):
         return benchmark_name(self.args)
 
     def default_folder(self) -> Path:
-        checkpoint = Path(self.args.checkpoint_path).resolve().name
-        return Path("runs/eval_humaneval_infill") / f"{checkpoint}-{self.args.benchmark}"
+        name = f"{self.checkpoint_name()}-{self.args.benchmark}"
+        return Path("runs/eval_humaneval_infill") / name
 
     def item_name(self, number: int) -> str:
         return self.items[number]["task_id"]
@@ -194,14 +205,14 @@ class Infilling(Evaluation):
         if layout == "paper":
             prompts = [llada_infill_prompt(tokenizer, *pair) for pair in texts]
             return Given(prompts, texts=prefixes)
-        if layout == "fixed" and not self.args.gen_length and not model.counted:
+        if layout == "fixed" and not self.args.gen_length and not model.finds_lengths:
             raise InputError(
                 "--llada_infill fixed: needs --gen_length, the number of masks in place, or"
-                " --llada_length counted"
+                " --llada_length counted or searched"
             )
         lengths: list[int] | None = self.reference_lengths
         if layout == "fixed":
-            lengths = None if model.counted else [self.args.gen_length] * len(self.items)
+            lengths = None if model.finds_lengths else [self.args.gen_length] * len(self.items)
         return Given(prefixes, [inner_ids(tokenizer, suffix) for _, suffix in texts], lengths)
 
     def settings(self, model: EvaluatedModel) -> Row:
@@ -219,7 +230,11 @@ class Infilling(Evaluation):
         }
 
     def is_right(self, row: Row) -> bool:
-        return row["completion"] == row["ground_truth"]
+        return self.is_exact(row["completion"], row["ground_truth"])
+
+    def is_exact(self, completion: str, reference: str) -> bool:
+        """Exact match by the data set's own measure."""
+        return same_text(completion, reference) if self.santacoder else completion == reference
 
     def check_given(self, row: Row, where: str) -> Row:
         if not isinstance(row.get("completion"), str):
@@ -270,7 +285,13 @@ class Infilling(Evaluation):
                     file=sys.stderr,
                 )
             references = {item["task_id"]: item["canonical_solution"] for item in items}
-            verdicts = [{"right": row["completion"] == references[row["task_id"]]} for row in rows]
+            verdicts = [
+                {"right": self.is_exact(row["completion"], references[row["task_id"]])}
+                for row in rows
+            ]
+            if self.santacoder:
+                right = sum(verdict["right"] for verdict in verdicts)
+                metrics = {"exact_match_stripped": share_of(right, len(rows))}
         named = [
             {"name": row["task_id"], "sample": row.get("sample", 0), **verdict}
             for row, verdict in zip(rows, verdicts)
@@ -358,10 +379,17 @@ def make_parser() -> ArgumentParser:
         action="store_true",
         help="run programs as root if root cannot become another user",
     )
+    group.add_argument(
+        "--preset",
+        choices=("paper",),
+        help="paper: FlexMDM by tau-leaping, with 4096 steps if --diffusion_steps is not given"
+        " (default: event-driven)",
+    )
     add_model_flags(parser, checkpoint_required=False)
     add_flexmdm_flags(parser)
     add_llada_flags(parser)
     parser.set_defaults(
+        sampler=None,  # parse_args
         unmasking="confidence",
         confidence_method="top_prob",
         use_sliding_window=True,
@@ -375,6 +403,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = make_parser().parse_args(argv)
     check_run_flags(args)
     require_positive(args, "code_workers")
+    if args.sampler is None:  # a number of steps is of tau-leaping's grid
+        steps = args.preset == "paper" or args.diffusion_steps is not None
+        args.sampler = "tau_leaping" if steps else "event_driven"
     if args.timeout <= 0:
         raise InputError(f"--timeout: {args.timeout} is not above 0")
     return args

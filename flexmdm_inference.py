@@ -33,8 +33,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common.command_line import ArgumentParser
 from common.errors import InputError, run
-from common.files import require_writable
+from common.files import local_folder, require_writable
 from common.gpu_memory import ONE_PROMPT, out_of_memory_advice
+from common.progress import add_quiet_flag
 from sampling.options import (
     SEED,
     SamplerOptions,
@@ -191,6 +192,7 @@ def make_parser() -> ArgumentParser:
     text.add_argument(
         "--watch", action="store_true", help="show the first sample's text as it grows"
     )
+    add_quiet_flag(parser)
     add_model_flags(parser)
     add_flexmdm_flags(parser)
     return parser
@@ -205,6 +207,9 @@ def parse_arguments() -> argparse.Namespace:
         raise InputError(f"--num_samples {args.num_samples}: must be at least 1")
     if args.task == "math" and args.prompt is None:
         raise InputError("--task math: needs --prompt")
+    for name in ("checkpoint_path", "base_model"):
+        if getattr(args, name):
+            local_folder(getattr(args, name), f"--{name}")
     if args.trace and not args.trace.endswith((".html", ".png")):
         raise InputError(f"--trace {args.trace}: must end in .html or .png")
     return args
@@ -222,6 +227,7 @@ def main() -> None:
     from data.tokenizer import load_tokenizer
     from llada_utils import checkpoint_kind, load_flexmdm, pick_device, pick_dtype
     from sampling.network_graphs import speed_up_sampling
+    from sampling.progress import evaluations_bar
 
     if checkpoint_kind(args.checkpoint_path) != "flexmdm":
         raise InputError(
@@ -250,21 +256,21 @@ def main() -> None:
 
             args.prompt = math_prompt(tokenizer, args.prompt)
         given = given_prompt(tokenizer, args.prompt)
-    on_frame = None
-    if args.watch:
-        from sampling.trace_page import terminal_watcher
+    with evaluations_bar(options.steps) as on_frame:
+        if args.watch:
+            from sampling.trace_page import terminal_watcher
 
-        on_frame = terminal_watcher(tokenizer, mask_id)
-    texts, result = write_texts(
-        model,
-        tokenizer,
-        given,
-        options,
-        args.seed,
-        args.num_samples,
-        on_frame=on_frame,
-        return_trace=bool(args.trace),
-    )
+            on_frame = terminal_watcher(tokenizer, mask_id)
+        texts, result = write_texts(
+            model,
+            tokenizer,
+            given,
+            options,
+            args.seed,
+            args.num_samples,
+            on_frame=on_frame,
+            return_trace=bool(args.trace),
+        )
     assert result.dropped_insertions is not None  # FlexMDM's results have both
     assert result.rate_bound_violations is not None
     for row, text in enumerate(texts):
@@ -273,7 +279,8 @@ def main() -> None:
         length = int(result.lengths[row]) - len(given.before) - len(given.after)
         print(text)
         print(
-            f"sample {row + 1}: {length} tokens, {int(result.evaluations[row])} evaluations"
+            f"sample {row + 1}: {length or 'an empty answer, 0'} tokens,"
+            f" {int(result.evaluations[row])} evaluations"
             f"{', stopped at --diffusion_steps' if result.truncated[row] else ''}"
             f"{f', {dropped} insertions dropped' if dropped else ''}"
             f"{f', {violations} rate bound violations' if violations else ''}",
@@ -284,6 +291,7 @@ def main() -> None:
 
         assert result.trace is not None  # it was asked for
         write_trace(args.trace, result.trace, tokenizer, mask_id)
+        print(f"the generation is in {args.trace}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -32,15 +32,19 @@ Every flag of transformers.TrainingArguments works. Results: runs/JOB_NAME/{chec
 train_log.jsonl, settings.json}.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from common.errors import run
 from data.token_rows import load_rows
-from training.arguments import RunArguments, parse_arguments
+from training.command_line import first_look
+from training.flags import RunFlags
 from training.models import build_model
-from training.run import check_kind, dry_run, evaluate_only, held_out_rows, train
+
+if TYPE_CHECKING:
+    from training.arguments import RunArguments
 
 
-def collator_of(args: RunArguments, model: Any) -> Any:
+def collator_of(args: "RunArguments", model: Any) -> Any:
     """The collator for text rows."""
     from flexmdm_trainer import FlexMDMCollator
     from llada_trainer import LLaDACollator
@@ -54,6 +58,10 @@ def collator_of(args: RunArguments, model: Any) -> Any:
 
 def main() -> None:
     """Train as the flags say, or --dry_run, or --evaluate_only. Raises InputError."""
+    first_look(RunFlags, __doc__)
+    from training.arguments import RunArguments, parse_arguments
+    from training.run import check_kind, dry_run, evaluate_only, held_out_rows, train
+
     args = parse_arguments(RunArguments, __doc__)
     check_kind(args)
     if args.dry_run:
@@ -84,6 +92,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from common.errors import run
-
     run(main)

@@ -41,6 +41,7 @@ from typing import Any
 from common.command_line import ArgumentParser, require_positive
 from common.errors import InputError, run
 from common.files import describe_files, is_finished
+from common.progress import add_quiet_flag, command, ending
 from data.chunking import CUTTING_SETTINGS, choose_rows, cut_corpus
 from data.corpora import CORPORA, hub_files, local_files
 from data.token_rows import write_dataset
@@ -88,6 +89,7 @@ def make_parser() -> ArgumentParser:
     )
     parser.add_argument("--num_proc", type=int, default=1, help="processes that read and tokenise")
     parser.add_argument("--overwrite", action="store_true", help="replace existing output")
+    add_quiet_flag(parser)
     return parser
 
 
@@ -123,7 +125,13 @@ def main() -> None:
         path: describe_files(files) for path, files in local.items()
     }
     settings["sources"] = [described or name for name, described in sources.items()]
+    following = command(
+        "flexmdm_transfer_openwebtext.py",
+        *("--variable_length", "--model_name_or_path", args.tokenizer),
+        *("--train_data", args.output_dir, "--job_name", "transfer"),
+    )
     if is_finished(args.output_dir, settings, args.overwrite):
+        ending("nothing new", args.output_dir, following)
         return
     import datasets
 
@@ -157,6 +165,7 @@ def main() -> None:
             if args.num_proc > 1 and min(map(len, result.values())) >= args.num_proc
             else None
         ),
+        following=following,
     )
 
 

@@ -28,45 +28,21 @@ Resume after any interruption: ... --resume_from_checkpoint auto. Results:
 runs/JOB_NAME/{checkpoint-N, final, train_log.jsonl}.
 """
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError, run
 from data.token_rows import held_out_split, load_rows
-from training.arguments import RunArguments, parse_arguments
+from training.command_line import first_look
+from training.flags import InstructionFlags
 from training.models import build_model
-from training.run import check_kind, dry_run, evaluate_only, train
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-
-@dataclass
-class InstructionArguments(RunArguments):
-    """RunArguments with the paper code's fine-tuning values."""
-
-    task: str = field(default="math", metadata={"help": "math (GSM8K) or code (infilling)"})
-    num_train_epochs: float = field(
-        default=100, metadata={"help": "[paper's code: 100 for math, 50 for code]"}
-    )
-    weight_decay: float = field(default=0.1, metadata={"help": "[paper's code]"})
-    lora_weight_decay: float = field(
-        default=0.1, metadata={"help": "[paper's code: 0.1 everywhere]"}
-    )
-
-    def check(self) -> None:
-        """As RunArguments, and the task is one of the two. Raises InputError."""
-        super().check()
-        if self.task not in ("math", "code"):
-            raise InputError(f"--task: {self.task} is neither math nor code")
-        if self.variable_length and not self.init_from:
-            print(
-                "note: no --init_from, so the newly initialised modules start untrained; the paper"
-                " fine-tunes a transferred checkpoint"
-            )
+    from training.arguments import InstructionArguments
 
 
-def collator_of(args: InstructionArguments, model: Any, tokenizer: Any) -> tuple[Any, int]:
+def collator_of(args: "InstructionArguments", model: Any, tokenizer: Any) -> tuple[Any, int]:
     """The collator of a task for a kind of model, and the number of tokens its format adds to a
     row.
     """
@@ -113,6 +89,10 @@ def rows_that_fit(rows: "dict[str, Dataset]", extra: int, limit: int) -> "dict[s
 
 def main() -> None:
     """Train as the flags say, or --dry_run, or --evaluate_only. Raises InputError."""
+    first_look(InstructionFlags, __doc__)
+    from training.arguments import InstructionArguments, parse_arguments
+    from training.run import check_kind, dry_run, evaluate_only, train
+
     args = parse_arguments(InstructionArguments, __doc__)
     check_kind(args)
     if args.dry_run:

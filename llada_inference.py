@@ -2,8 +2,8 @@ r"""Sample from a LLaDA, the baseline, as a library (generate_text and infill_te
 of the network; generate_mdm, generate_mdm_infilling for ids) or on the command line for your own
 prompt or infill.
 
-Laptop, a prompt:
-    python llada_inference.py --checkpoint_path C --prompt "Once upon a time" --gen_length 64
+Laptop, a prompt (128 tokens in blocks of 32, unless flags say otherwise):
+    python llada_inference.py --checkpoint_path C --prompt "Once upon a time"
 A GSM8K question:
     python llada_inference.py --checkpoint_path C --task math \
         --prompt "Tom has 3 apples ..." --gen_length 256 --block_length 32 --diffusion_steps 128
@@ -28,13 +28,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common.command_line import ArgumentParser
 from common.errors import InputError, run
-from common.files import require_writable
+from common.files import local_folder, require_writable
 from common.gpu_memory import ONE_PROMPT, out_of_memory_advice
+from common.progress import add_quiet_flag
 from sampling.options import (
     SEED,
     LLaDAOptions,
@@ -146,6 +148,16 @@ def given_infill(
     return Given(llada_infill_prompt(tokenizer, prefix, suffix), [], before, flags)
 
 
+def with_shape(options: LLaDAOptions, masks: int | None) -> LLaDAOptions:
+    """The options; where nothing says how long the answer is or how it is cut, with 128 tokens in
+    blocks of 32. masks: their number where it is given.
+    """
+    shape = (options.gen_length, options.block_length, options.max_length, options.steps, masks)
+    if options.llada_length == "given" and not any(shape):
+        return replace(options, gen_length=128, block_length=32)
+    return options
+
+
 def write_answers(
     model: LLaDAModelLM,
     tokenizer: PreTrainedTokenizerFast,
@@ -162,6 +174,7 @@ def write_answers(
     import torch
 
     from data.tokenizer import decode_after
+    from sampling.canvas_search import add_cost, chosen_lengths
     from sampling.length_law import require_length_distribution
     from sampling.llada import canvas_of, generate_mdm_infilling, unmasking_plan
     from sampling.row_random import item_seed
@@ -170,20 +183,23 @@ def write_answers(
     config, tokens = model.config, len(before) + len(after)
     refuse_padding((before, after), config.pad_token_id, flags, tokenizer.bos_token_id)
     refuse_mask_tokens((before, after), config.mask_token_id, flags)
-    limit, counted = canvas_of(model, options.max_length), options.llada_length == "counted"
-    if counted:
-        require_length_distribution(model, str(model.name_or_path), "--llada_length counted")
-    masks = masks or options.gen_length or (None if counted else limit - tokens)
-    if tokens + (masks or 0) > limit or masks is not None and masks < 1:
+    options, limit = with_shape(options, masks), canvas_of(model, options.max_length)
+    asked: list[list[int]] = [[]]
+    if masks is None:
+        if options.llada_length == "counted":
+            require_length_distribution(model, str(model.name_or_path), "--llada_length counted")
+        (masks,), asked = chosen_lengths(
+            model, [before], [after], options, max_length=limit, num_tokens=len(tokenizer)
+        )
+    if (masks < 1 and options.llada_length != "counted") or tokens + masks > limit:
         raise InputError(
-            f"{flags}: {tokens} tokens and {max(masks or 0, 1)} to generate do not fit in"
+            f"{flags}: {tokens} tokens and {max(masks, 1)} to generate do not fit in"
             f" --max_length {limit}"
         )
-    if masks is not None:
-        try:
-            unmasking_plan(masks, options.steps, options.block_length)
-        except ValueError as error:
-            raise InputError(f"--diffusion_steps {options.steps}: {error}") from None
+    try:
+        unmasking_plan(masks, options.steps, options.block_length)
+    except ValueError as error:
+        raise InputError(f"--diffusion_steps {options.steps}: {error}") from None
     seeds = [item_seed(seed, 0, sample) for sample in range(samples)]
     result = generate_mdm_infilling(
         model,
@@ -195,6 +211,7 @@ def write_answers(
         seeds=torch.tensor(seeds, device="cpu"),
         **watching,
     )
+    add_cost(result, [tokens] * samples, asked * samples)
     ends = {config.pad_token_id, tokenizer.eos_token_id, tokenizer.get_vocab().get("<|eot_id|>")}
     answers = []
     for row, length in zip(result.sequences.tolist(), result.lengths.tolist()):
@@ -235,6 +252,7 @@ def make_parser() -> ArgumentParser:
     text.add_argument(
         "--watch", action="store_true", help="show the first sample's text as it is unmasked"
     )
+    add_quiet_flag(parser)
     add_model_flags(parser)
     add_llada_flags(parser)
     return parser
@@ -255,8 +273,8 @@ def parse_arguments() -> argparse.Namespace:
         raise InputError("--task math: needs --prompt")
     if args.middle_length and args.prompt is not None:
         raise InputError("--middle_length: needs --prefix or --suffix")
-    if args.middle_length and args.llada_length == "counted":
-        raise InputError("--middle_length and --llada_length counted: give only one")
+    if args.middle_length and args.llada_length != "given":
+        raise InputError(f"--middle_length and --llada_length {args.llada_length}: give only one")
     if args.middle_length and args.gen_length:
         raise InputError(
             "--gen_length and --middle_length: give only one; the middle's length is the generated"
@@ -267,6 +285,9 @@ def parse_arguments() -> argparse.Namespace:
             "--lora_alpha: only for FlexMDM checkpoints of the paper's code; a LLaDA adapter stores"
             " its own"
         )
+    for name in ("checkpoint_path", "base_model"):
+        if getattr(args, name):
+            local_folder(getattr(args, name), f"--{name}")
     if args.trace and not args.trace.endswith((".html", ".png")):
         raise InputError(f"--trace {args.trace}: must end in .html or .png")
     return args
@@ -276,13 +297,14 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Sample as the flags say and print the results. Raises InputError."""
     args = parse_arguments()
-    options = options_from(args, LLaDAOptions)
+    options = with_shape(options_from(args, LLaDAOptions), args.middle_length)
     if args.trace:
         require_writable(Path(args.trace).parent, "--trace")
 
     from data.tokenizer import load_tokenizer
     from llada_utils import checkpoint_kind, load_llada, pick_device, pick_dtype
     from sampling.network_graphs import speed_up_sampling
+    from sampling.progress import evaluations_bar
 
     if checkpoint_kind(args.checkpoint_path) != "llada":
         raise InputError(
@@ -303,27 +325,27 @@ def main() -> None:
     )
     speed_up_sampling(model, args.torch_compile)
     mask_id = model.config.mask_token_id
-    on_frame = None
-    if args.watch:
-        from sampling.trace_page import terminal_watcher
+    with evaluations_bar(options.steps or options.gen_length or given.masks) as on_frame:
+        if args.watch:
+            from sampling.trace_page import terminal_watcher
 
-        on_frame = terminal_watcher(tokenizer, mask_id)
-    answers, result = write_answers(
-        model,
-        tokenizer,
-        given,
-        options,
-        args.seed,
-        args.num_samples,
-        on_frame=on_frame,
-        return_trace=bool(args.trace),
-    )
+            on_frame = terminal_watcher(tokenizer, mask_id)
+        answers, result = write_answers(
+            model,
+            tokenizer,
+            given,
+            options,
+            args.seed,
+            args.num_samples,
+            on_frame=on_frame,
+            return_trace=bool(args.trace),
+        )
     for row, answer in enumerate(answers):
         length = int(result.lengths[row]) - len(given.before) - len(given.after)
         print(answer.text)
         print(
-            f"sample {row + 1}: {answer.tokens} of {length} tokens before the end,"
-            f" {int(result.evaluations[row])} evaluations",
+            f"sample {row + 1}: {answer.tokens or 'an empty answer, 0'} of {length} tokens before"
+            f" the end, {int(result.evaluations[row])} evaluations",
             file=sys.stderr,
         )
     if args.trace:
@@ -331,6 +353,7 @@ def main() -> None:
 
         assert result.trace is not None  # it was asked for
         write_trace(args.trace, result.trace, tokenizer, mask_id, title="LLaDA")
+        print(f"the generation is in {args.trace}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ from common.pretrained import (
     wanted_dtype,
     wanted_quantization,
 )
+from common.progress import ending
 from data.tokenizer import load_tokenizer
 from llada_dit import (
     FlexMDMConfig,
@@ -939,7 +940,11 @@ def main() -> None:
         args.lora_alpha,
         pick_dtype(args.dtype, "cpu"),
     )
-    print(f"wrote {args.output_dir}")
+    ending(
+        f"{checkpoint_kind(args.output_dir)} without LoRA, backbone in {args.dtype}",
+        args.output_dir,
+        "any --checkpoint_path; it needs no base",
+    )
 
 
 if __name__ == "__main__":

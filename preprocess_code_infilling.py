@@ -28,6 +28,7 @@ with the same settings is kept; output made with other settings is replaced only
 
 from common.command_line import ArgumentParser, require_positive
 from common.errors import run
+from common.progress import add_quiet_flag
 from data.infills import code_row, infill_boundary_ids, llada_infill_layout
 
 HUB_DATA = "OpenCoder-LLM/opc-sft-stage2"
@@ -53,6 +54,7 @@ def make_parser() -> ArgumentParser:
     )
     parser.add_argument("--num_proc", type=int, default=1, help="processes that tokenise")
     parser.add_argument("--overwrite", action="store_true", help="replace existing output")
+    add_quiet_flag(parser)
     return parser
 
 
@@ -77,7 +79,14 @@ def main() -> None:
         "framing_tokens": overhead,
     }
     write_instruction_rows(
-        args, rows, code_row, {}, tokenizer, settings, room=args.max_length - max(overhead.values())
+        args,
+        rows,
+        code_row,
+        {},
+        tokenizer,
+        settings,
+        room=args.max_length - max(overhead.values()),
+        task="code",
     )
 
 

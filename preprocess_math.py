@@ -24,6 +24,7 @@ made with other settings is replaced only with --overwrite.
 
 from common.command_line import ArgumentParser, require_positive
 from common.errors import InputError, run
+from common.progress import add_quiet_flag
 from data.instruction_rows import read_training_rows, write_instruction_rows
 from data.math_prompts import math_row
 
@@ -55,6 +56,7 @@ def make_parser() -> ArgumentParser:
         help="remove calculator annotations such as <<48/2=24>>",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace existing output")
+    add_quiet_flag(parser)
     return parser
 
 
@@ -82,7 +84,9 @@ def main() -> None:
         "strip_annotations": args.strip_annotations,
     }
     options = {"strip_annotations": args.strip_annotations}
-    write_instruction_rows(args, rows, math_row, options, tokenizer, settings, room=args.max_length)
+    write_instruction_rows(
+        args, rows, math_row, options, tokenizer, settings, room=args.max_length, task="math"
+    )
 
 
 if __name__ == "__main__":

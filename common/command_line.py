@@ -3,10 +3,11 @@ torch.
 """
 
 import argparse
+import difflib
 import math
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from common.errors import InputError
@@ -34,9 +35,36 @@ def require_positive(args: argparse.Namespace, *names: str) -> None:
             raise InputError(f"--{name}: {getattr(args, name)} is not at least 1")
 
 
+TRUE, FALSE = ("true", "yes", "y", "t", "1"), ("false", "no", "n", "f", "0")
+
+
+class Switch(argparse.Action):
+    """A boolean flag that can be turned off, too: --flag, --no_flag, argparse's own --no-flag."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **options: Any) -> None:
+        (flag,) = option_strings
+        off = [flag.replace("--", prefix, 1) for prefix in ("--no_", "--no-")]
+        super().__init__([flag, *off], dest, nargs=0, **options)
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        """Set the value: argparse calls it for each of the three flags."""
+        setattr(namespace, self.dest, option_string == self.option_strings[0])
+
+
+def unknown_flags(words: Sequence[str], known: Iterable[str]) -> str:
+    """The refusal of words that a parser does not know, with the flag that may have been meant.
+    known: all its flags.
+    """
+    message = f"unrecognized arguments: {' '.join(words)}"
+    flag = next((word.partition("=")[0] for word in words if word.startswith("--")), None)
+    near = difflib.get_close_matches(flag, list(known), n=1, cutoff=0.7) if flag else []
+    return f"{message}; did you mean {near[0]}?" if near else message
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """argparse's, but a wrong flag raises InputError (one line, exit code 2 under
-    common.errors.run) and the description keeps its line breaks.
+    common.errors.run), the description keeps its line breaks, and a boolean flag may be given with
+    a value (`--flag true`), as in the training scripts.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -49,10 +77,45 @@ class ArgumentParser(argparse.ArgumentParser):
         self, args: Iterable[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
         """As argparse's. Raises InputError for a word that is not UTF-8."""
-        for word in sys.argv[1:] if args is None else args:
+        words = list(sys.argv[1:] if args is None else args)
+        for word in words:
             if any("\ud800" <= character <= "\udfff" for character in word):
                 raise InputError(f"the command line is not UTF-8: {ascii(word)}")
-        return super().parse_known_args(args, namespace)
+        return super().parse_known_args(list(self._without_values(words)), namespace)
+
+    def _without_values(self, words: list[str]) -> Iterator[str]:
+        """The words, in which boolean flags have lost their values: `--flag false` is no flag."""
+        values, place = dict.fromkeys(TRUE, True) | dict.fromkeys(FALSE, False), 0
+        while place < len(words):
+            word, place = words[place], place + 1
+            flag, equals, value = word.partition("=")
+            action = self._option_string_actions.get(flag)
+            if not isinstance(action, (argparse._StoreTrueAction, Switch)):
+                yield word
+                continue
+            if not equals and place < len(words) and words[place].lower() in values:
+                value, place = words[place], place + 1
+            value = value.lower() or "true"
+            if value not in values:
+                raise InputError(f"{flag}: {value} is neither true nor false")
+            if values[value]:
+                yield flag
+            elif isinstance(action, Switch):
+                yield action.option_strings[flag == action.option_strings[0]]
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, with a suggestion for a mistyped flag. Raises InputError."""
+        parsed, rest = self.parse_known_args(args, namespace)
+        if rest:
+            raise InputError(unknown_flags(rest, self._flags()))
+        return parsed
+
+    def _flags(self) -> Iterator[str]:
+        yield from self._option_string_actions
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for parser in action.choices.values():
+                    yield from parser._flags()
 
     def error(self, message: str) -> NoReturn:
         """Raises InputError instead of printing the usage and exiting."""

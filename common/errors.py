@@ -2,11 +2,16 @@
 `run` prints it as one line and exits with code 2. Nothing here imports torch.
 """
 
+import json
 import os
 import sys
+import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
+
+from common.progress import plain_progress
 
 
 class InputError(Exception):
@@ -20,11 +25,15 @@ def run(main: Callable[[], object]) -> NoReturn:
     if the output pipe was closed.
     """
     script = Path(sys.argv[0]).name
+    plain_progress()
     try:
+        _check_transformers()
         main()
         sys.stdout.flush()
     except InputError as error:
-        print(f"{script}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        line = f"{script}: error: {' '.join(str(error).split())}"
+        print(line, file=sys.stderr)
+        _tell_torchrun(line)
         sys.exit(2)
     except KeyboardInterrupt:
         print(
@@ -37,3 +46,27 @@ def run(main: Callable[[], object]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     sys.exit(0)
+
+
+def _check_transformers() -> None:
+    """Older versions fail at their imports, with a traceback. Raises InputError."""
+    try:
+        found = metadata.version("transformers")
+    except metadata.PackageNotFoundError:
+        return  # a script that needs it says so
+    if int(found.partition(".")[0]) < 5:
+        raise InputError(
+            f"transformers {found} is installed, 5 or newer is needed: pip install -r"
+            " requirements.txt"
+        )
+
+
+def _tell_torchrun(line: str) -> None:
+    """torchrun ends with a traceback of its own, whose last lines say what this file holds."""
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if file:
+        reason = {
+            "message": line,
+            "extraInfo": {"py_callstack": line, "timestamp": int(time.time())},
+        }
+        Path(file).write_text(json.dumps({"message": reason}), encoding="utf-8")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, AnyStr, BinaryIO
 
 from common.errors import InputError
+from common.hub import use_local_copies_offline
 
 FULL = 2**24  # bytes left on a disk that a failed write has filled
 HUB_ID = r"[\w.-]+/[\w.-]+"  # owner/name
@@ -238,18 +239,33 @@ def is_finished(output_dir: str | Path, settings: dict[str, Any], overwrite: boo
     return True
 
 
+def local_folder(name: str | Path, flag: str = "--model_name_or_path") -> Path | None:
+    """The local folder that a path means, a run's folder meaning its `final`; None for a hub id.
+    Neither imports nor downloads anything. Raises InputError naming `flag` if it is neither.
+    """
+    path = Path(name)
+    if path.is_dir():
+        a_run = (path / "final").is_dir() and not any(path.glob("*config.json"))
+        return path / "final" if a_run else path
+    if path.exists() or not re.fullmatch(HUB_ID, str(name)):
+        raise InputError(f"{flag}: {name} is neither a folder nor a hub id (owner/name)")
+    if path.parent.is_dir():  # runs/transfer could be a hub id, but nobody means that
+        raise InputError(f"{flag}: {name} does not exist, and {path.parent} is a folder")
+    return None
+
+
 def resolve_folder(
     name: str | Path, flag: str = "--model_name_or_path", **hub_arguments: Any
 ) -> Path:
-    """The local folder of a path or hub id (downloads only weights, configs, tokenizer and card).
-    hub_arguments: snapshot_download's, such as revision. Raises InputError naming `flag`.
+    """The local folder of a path or hub id (downloads only weights, configs, tokenizer and card),
+    as `local_folder` has it. hub_arguments: snapshot_download's, such as revision. Raises
+    InputError naming `flag`.
     """
-    if Path(name).is_dir():
-        return Path(name)
-    if Path(name).exists() or not re.fullmatch(HUB_ID, str(name)):
-        raise InputError(f"{flag}: {name} is neither a folder nor a hub id (owner/name)")
+    if folder := local_folder(name, flag):
+        return folder
     from huggingface_hub import snapshot_download
 
+    use_local_copies_offline()
     try:
         return Path(
             snapshot_download(

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from common.errors import InputError
 from common.files import open_text
+from common.hub import use_local_copies_offline
 from common.rows import DATA_SUFFIXES, Row, read_file, stream_jsonl
 
 # (hub id, revision, file name)
@@ -178,6 +179,7 @@ def hub_files(corpus: str) -> list[HubFile]:
     from huggingface_hub import HfApi
 
     repo, revision, pattern = CORPORA[corpus]
+    use_local_copies_offline()
     try:
         names = HfApi().list_repo_files(repo, repo_type="dataset", revision=revision)
     except Exception as error:

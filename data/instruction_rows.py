@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError
 from common.files import describe_files, is_finished
+from common.hub import use_local_copies_offline
+from common.progress import command, ending
 from common.rows import DATA_SUFFIXES, Row, read_rows
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ def read_training_rows(
                     )
         rows = datasets.Dataset.from_list([{field: row[field] for field in fields} for row in rows])
         return rows, describe_files(file for file in files if file.is_file())
+    use_local_copies_offline()
     try:
         rows = datasets.load_dataset(*hub_data, split="train")
     except Exception as error:
@@ -85,12 +88,13 @@ def write_instruction_rows(
     tokenizer: PreTrainedTokenizerFast,
     settings: dict[str, Any],
     room: int,
+    task: str,
 ) -> None:
     """Tokenise every row by make_row(row, tokenizer, **options), drop rows that are longer than
     `room` tokens or have no answer, and write the rest.
 
     args: parsed flags (output_dir, max_length, num_proc, overwrite, tokenizer); settings: what the
-    output depends on besides the tokenizer. Raises InputError if no row fits.
+    output depends on besides the tokenizer; task: math or code. Raises InputError if no row fits.
     """
     import datasets
 
@@ -101,7 +105,13 @@ def write_instruction_rows(
         "max_length": args.max_length,
         "tokenizer_hash": tokenizer_hash(tokenizer),
     }
+    following = command(
+        "instruction_finetuning.py",
+        *("--task", task, "--variable_length", "--init_from", "runs/transfer/final"),
+        *("--train_data", args.output_dir, "--job_name", f"IFT_{task}"),
+    )
     if is_finished(args.output_dir, settings, args.overwrite):
+        ending("nothing new", args.output_dir, following)
         return
     features = datasets.Features(
         {
@@ -159,5 +169,8 @@ def write_instruction_rows(
         " belongs to the answer)"
     )
     write_dataset(
-        datasets.DatasetDict({"train": kept.remove_columns("straddles")}), args.output_dir, info
+        datasets.DatasetDict({"train": kept.remove_columns("straddles")}),
+        args.output_dir,
+        info,
+        following=following,
     )

@@ -11,6 +11,7 @@ import numpy as np
 
 from common.errors import InputError
 from common.files import files_hash, write_json
+from common.progress import ending
 from common.rows import Row
 
 if TYPE_CHECKING:
@@ -70,16 +71,15 @@ def write_dataset(
     output_dir: str | Path,
     info: dict[str, Any],
     num_proc: int | None = None,
+    following: str = "",
 ) -> None:
     """Write a DatasetDict and its info.json as one folder, completely or not at all. Prints what
-    was written.
+    was written, and `following`, the command that uses it.
     """
     from common.files import complete_folder
 
     with complete_folder(output_dir, "data set") as folder:
         splits.save_to_disk(str(folder), num_proc=num_proc)
         write_json(folder / "info.json", info)
-    print(
-        f"wrote {output_dir}: "
-        + ", ".join(f"{name} {len(rows)} rows" for name, rows in splits.items())
-    )
+    made = ", ".join(f"{name} {len(rows):,} rows" for name, rows in splits.items())
+    ending(made, output_dir, following)

@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 
 from common.command_line import ArgumentParser, process_rank, require_positive
 from common.errors import InputError
-from common.files import content_hash, require_writable, write_json
+from common.files import content_hash, local_folder, require_writable, write_json
 from common.gpu_memory import EVALUATION, out_of_memory_advice
+from common.hub import use_local_copies_offline
+from common.progress import add_quiet_flag, command, ending
 from common.rows import Row, write_rows
 from evaluation.generation_run import GenerationRun, Stop, make_tasks
 from evaluation.given_rows import merge_rows, read_generations
@@ -75,6 +77,11 @@ class Evaluation:
     def default_folder(self) -> Path:
         """Where results go without --output_dir."""
         raise NotImplementedError
+
+    def checkpoint_name(self) -> str:
+        """The name of a checkpoint's folder; of a run's `final` that of the run."""
+        folder = Path(self.args.checkpoint_path).resolve()
+        return folder.parent.name if folder.name == "final" else folder.name
 
     def item_name(self, number: int) -> str:
         """An item's name in messages."""
@@ -174,6 +181,7 @@ def generate(evaluation: Evaluation) -> None:
             "base_model": args.base_model,
         }
         report(evaluation, rows, settings=settings, details=details, folder=folder, stop=stop)
+        print_ending(len(rows), folder)
 
 
 def score_only(evaluation: Evaluation) -> None:
@@ -192,6 +200,14 @@ def score_only(evaluation: Evaluation) -> None:
     )
     details = {"score_only": args.score_only, **counts}
     report(evaluation, rows, settings=settings, details=details, folder=args.output_dir)
+    print_ending(len(rows), args.output_dir)
+
+
+def print_ending(rows: int, folder: str | Path | None) -> None:
+    """The last three lines of an evaluation of so many rows. folder: --output_dir, if any."""
+    where = Path(folder) / "results.json" if folder else "printed above; --output_dir keeps it"
+    table = command("scripts/results_table.py", folder or "RESULTS.json")
+    ending(f"scores of {rows:,} rows", where, table)
 
 
 def report(
@@ -225,8 +241,6 @@ def report(
         write_json(folder / "results.json", result)
         evaluation.clean_up(folder)
     print(evaluation.describe(result))
-    if folder:
-        print(f"  written: {folder / 'results.json'}")
     return result
 
 
@@ -241,6 +255,7 @@ def kind_label(settings: dict[str, Any]) -> str:
 
 def load_hub_set(name: str, load: Callable[[], Iterable[Row]]) -> list[Row]:
     """The rows that load() downloads from the Hub. Raises InputError if it fails."""
+    use_local_copies_offline()
     try:
         return list(load())
     except Exception as error:  # the hub's client raises a dozen kinds
@@ -255,6 +270,7 @@ def load_hub_set(name: str, load: Callable[[], Iterable[Row]]) -> list[Row]:
 
 def add_run_flags(parser: argparse.ArgumentParser, name_of_output: str) -> None:
     """Flags that both evaluations share, besides the samplers'."""
+    add_quiet_flag(parser)
     group = parser.add_argument_group("run")
     group.add_argument(
         "--data_path", help="local copy of the data set, file or folder (default: from the hub)"
@@ -311,6 +327,9 @@ def check_run_flags(args: argparse.Namespace) -> None:
         raise InputError(
             "--checkpoint_path: a checkpoint is needed (or --score_only, or --check_references)"
         )
+    for name in ("checkpoint_path", "base_model"):
+        if getattr(args, name):
+            local_folder(getattr(args, name), f"--{name}")
 
 
 def note_unused_flags(kind: str, argv: Sequence[str]) -> None:
@@ -322,7 +341,9 @@ def note_unused_flags(kind: str, argv: Sequence[str]) -> None:
     add_flags(parser)
     names = set(vars(parser.parse_args([])))
     flags = [word.split("=")[0] for word in argv if word.startswith("--")]
-    unused = sorted({flag for flag in flags if flag[2:].removeprefix("no-") in names})
+    unused = sorted(
+        {flag for flag in flags if flag[2:].removeprefix("no-").removeprefix("no_") in names}
+    )
     if unused and process_rank()[0] == 0:
         print(
             f"note: {', '.join(unused)}: only for {name}, no effect on this checkpoint",

@@ -162,7 +162,7 @@ class GenerationRun:
             disable=self.rank > 0,
             file=sys.stderr,
             dynamic_ncols=True,
-            mininterval=0.5 if sys.stderr.isatty() else 30,
+            mininterval=0.5,
         )
         with RowWriter(self.path) as writer, bar:
             for start in range(0, len(missing), rows_per_call):

@@ -169,7 +169,7 @@ def run_rows(
             unit="program",
             file=sys.stderr,
             dynamic_ncols=True,
-            mininterval=0.5 if sys.stderr.isatty() else 30,
+            mininterval=0.5,
         ) as bar,
     ):
         isolation = runner.isolation

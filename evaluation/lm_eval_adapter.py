@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
     from evaluation.model import EvaluatedModel
 
+ONLY_GENERATED = (
+    "this task ranks given answers by likelihood; only generation tasks can be run here"
+)
+
 
 def cut_at(text: str, stops: Iterable[str]) -> str:
     """The text before the first of some stop strings."""
@@ -64,10 +68,7 @@ def make_lm(model: EvaluatedModel) -> LM:
             return texts
 
         def loglikelihood(self, requests, **_):
-            raise InputError(
-                "--tasks: this task ranks given answers by likelihood; only generation tasks can be"
-                " run here"
-            )
+            raise InputError(f"--tasks: {ONLY_GENERATED}")
 
         loglikelihood_rolling = loglikelihood
 

@@ -17,6 +17,7 @@ from common.errors import InputError
 from sampling.options import (
     LLaDAOptions,
     SamplerOptions,
+    SharedOptions,
     options_from,
     refuse_mask_tokens,
     refuse_padding,
@@ -51,88 +52,38 @@ class Given(NamedTuple):
         return [list(part) for part in zip(self.prefixes, *filter(None, [self.suffixes]))]
 
 
-class EvaluatedModel:
-    """A loaded checkpoint of either kind, its tokenizer and its sampler's settings, for the two
-    evaluation scripts.
-
-    Loads on construction (torch, transformers). `kind` is "flexmdm" or "llada"; `settings` is
-    everything the text depends on: weights by their content, not their path. default_steps:
-    tau-leaping's, if --diffusion_steps is not given.
+class AnsweringModel:
+    """A network, its tokenizer and a sampler's options, which `use` sets. `kind` is "flexmdm" or
+    "llada".
     """
 
-    def __init__(self, args: argparse.Namespace, default_steps: int) -> None:
-        from common.files import resolve_folder
-        from data.tokenizer import load_tokenizer
-        from llada_utils import (
-            checkpoint_hash,
-            checkpoint_kind,
-            load_flexmdm,
-            load_llada,
-            named_base,
-            pick_device,
-            pick_dtype,
-        )
-        from sampling.network_graphs import speed_up_sampling
-
-        self.kind = checkpoint_kind(args.checkpoint_path)
-        if args.variable_length and self.kind != "flexmdm":
-            raise InputError(
-                f"--variable_length: {args.checkpoint_path} is a LLaDA, whose length is fixed"
-            )
-        flexmdm = self.kind == "flexmdm"
-        options = options_from(args, SamplerOptions if flexmdm else LLaDAOptions, default_steps)
-        self.arguments = options.arguments()
-        self.counted = getattr(options, "llada_length", None) == "counted"
-        uneven = flexmdm and (args.sampler == "event_driven" or args.bound_inflation is not None)
-        self.rows_per_call = args.batch_size * (BATCHES_PER_CALL if uneven else 1)
-        self.arguments["rows_at_once"] = args.rows_at_once or args.batch_size
-        device = pick_device(args.device)
-        dtype = pick_dtype(args.dtype, device)
-        where: dict[str, Any] = dict(base=args.base_model, dtype=dtype, device=device)
-        self.model: LLaDADiT | LLaDAModelLM
-        if flexmdm:
-            self.model = load_flexmdm(args.checkpoint_path, lora_alpha=args.lora_alpha, **where)
-        elif args.lora_alpha is not None:
-            raise InputError(
-                "--lora_alpha: only for FlexMDM checkpoints of the paper's code; a LLaDA adapter"
-                " stores its own"
-            )
-        else:
-            self.model = load_llada(args.checkpoint_path, **where)
-        if self.counted:
-            from sampling.length_law import require_length_distribution
-
-            require_length_distribution(self.model, args.checkpoint_path, "--llada_length counted")
-        speed_up_sampling(self.model, args.torch_compile)
-        self.tokenizer = load_tokenizer(args.checkpoint_path)
-        self.seed = args.seed
-        config = self.model.config
+    def __init__(self, kind: str, model: "LLaDADiT | LLaDAModelLM", tokenizer: Any) -> None:
+        self.kind, self.model, self.tokenizer = kind, model, tokenizer
+        config = model.config
         self.ids: dict[str, Any] = {
             "mask_id": config.mask_token_id,
             "pad_id": config.pad_token_id,
-            "num_tokens": len(self.tokenizer),
+            "num_tokens": len(tokenizer),
         }
-        own = getattr(config, "max_length" if flexmdm else "max_sequence_length", 1024)
-        # 1024: the paper's canvas, prompt included
-        self.max_length = args.max_length or min(own, 1024)
-        if flexmdm:
-            self.arguments["max_length"] = self.max_length
-        base = args.base_model or named_base(resolve_folder(args.checkpoint_path))
-        self.settings = {
-            "kind": self.kind,
-            "checkpoint_hash": checkpoint_hash(args.checkpoint_path),
-            "base_hash": base and checkpoint_hash(base),
-            "lora_alpha": args.lora_alpha,
-            "dtype": str(dtype).removeprefix("torch."),
-            "seed": args.seed,
-            **options.settings(),
-            "max_length": self.max_length,
-        }
+        self.own_length = getattr(
+            config, "max_length" if kind == "flexmdm" else "max_sequence_length"
+        )
         self.stop_ids = {
             config.pad_token_id,
-            self.tokenizer.eos_token_id,
-            self.tokenizer.get_vocab().get("<|eot_id|>"),
+            tokenizer.eos_token_id,
+            tokenizer.get_vocab().get("<|eot_id|>"),
         } - {None}
+
+    def use(self, options: SharedOptions, seed: int) -> None:
+        """Answer with these options from now on."""
+        self.arguments, self.seed = options.arguments(), seed
+        self.options = options
+        # whether LLaDA's number of masks is found with the network
+        self.finds_lengths = getattr(options, "llada_length", "given") != "given"
+        # 1024: the paper's canvas, prompt included
+        self.max_length = options.max_length or min(self.own_length, 1024)
+        if self.kind == "flexmdm":
+            self.arguments["max_length"] = self.max_length
 
     def encode(self, text: str) -> Ids:
         """Ids of a text, without special tokens."""
@@ -212,9 +163,10 @@ class EvaluatedModel:
         else:
             import torch
 
+            from sampling.canvas_search import add_cost
             from sampling.llada import generate_mdm
 
-            lengths = lengths or self._lengths(prompts, [[]] * len(prompts))
+            lengths, asked = self._lengths(prompts, [[]] * len(prompts), lengths)
             result = generate_mdm(
                 self.model,
                 prompts,
@@ -222,6 +174,7 @@ class EvaluatedModel:
                 **self.ids,
                 **{**self.arguments, "gen_length": torch.tensor(lengths, device="cpu")},
             )
+            add_cost(result, list(map(len, prompts)), asked)
         ends = [0] * len(prompts)
         return self.answers_of(result, [len(prompt) for prompt in prompts], ends, texts)
 
@@ -247,8 +200,10 @@ class EvaluatedModel:
         else:
             import torch
 
+            from sampling.canvas_search import add_cost
             from sampling.llada import generate_mdm_infilling
 
+            lengths, asked = self._lengths(prefixes, suffixes, middle_lengths)
             arguments = {
                 name: value for name, value in self.arguments.items() if name != "gen_length"
             }
@@ -257,27 +212,34 @@ class EvaluatedModel:
                 prefixes,
                 suffixes,
                 seeds=seeds,
-                middle_lengths=torch.tensor(
-                    middle_lengths or self._lengths(prefixes, suffixes), device="cpu"
-                ),
+                middle_lengths=torch.tensor(lengths, device="cpu"),
                 **self.ids,
                 **arguments,
             )
+            given = [len(before) + len(after) for before, after in zip(prefixes, suffixes)]
+            add_cost(result, given, asked)
         return self.answers_of(
             result, [len(row) for row in prefixes], [len(row) for row in suffixes], texts
         )
 
-    def _lengths(self, prefixes: Sequence[Ids], suffixes: Sequence[Ids]) -> list[int]:
-        """LLaDA's masks of each row, as --gen_length or its length distribution says."""
-        from sampling.length_law import masks_of_rows
+    def _lengths(
+        self, prefixes: Sequence[Ids], suffixes: Sequence[Ids], lengths: list[int] | None
+    ) -> tuple[list[int], list[list[int]]]:
+        """LLaDA's masks of each row, as given or as --llada_length says, and what the network was
+        asked about for it (canvas_search.py).
+        """
+        from sampling.canvas_search import chosen_lengths
 
-        return masks_of_rows(
+        if lengths:
+            return lengths, [[] for _ in lengths]
+        assert isinstance(self.options, LLaDAOptions)
+        return chosen_lengths(
             self.model,
             prefixes,
             suffixes,
-            gen_length=self.arguments["gen_length"],
-            counted=self.counted,
+            self.options,
             max_length=self.max_length,
+            num_tokens=self.ids["num_tokens"],
             rows_at_once=self.arguments["rows_at_once"],
         )
 
@@ -305,12 +267,9 @@ class EvaluatedModel:
                 ]
             before = texts[number] if texts else result.sequences[number, :start].tolist()
             text = decode_after(self.tokenizer, before, ids, skip_special_tokens=True)
-            # counting is one
-            evaluations = int(result.evaluations[number]) + self.counted
-            fields = {"evaluations": evaluations, "length": len(ids)}
+            fields = {"evaluations": int(result.evaluations[number]), "length": len(ids)}
             if result.positions is not None:
-                of_count = start + end + 1 if self.counted else 0
-                fields["positions"] = int(result.positions[number]) + of_count
+                fields["positions"] = int(result.positions[number])
             for name in (
                 "truncated",
                 "dropped_insertions",
@@ -321,3 +280,68 @@ class EvaluatedModel:
                     fields[name] = counted[number].item()
             rows.append((text, fields))
         return rows
+
+
+class EvaluatedModel(AnsweringModel):
+    """A loaded checkpoint of either kind and its sampler's settings, for the evaluation scripts.
+
+    Loads on construction (torch, transformers). `settings` is everything the text depends on:
+    weights by their content, not their path. default_steps: tau-leaping's, if --diffusion_steps is
+    not given.
+    """
+
+    def __init__(self, args: argparse.Namespace, default_steps: int) -> None:
+        from common.files import resolve_folder
+        from data.tokenizer import load_tokenizer
+        from llada_utils import (
+            checkpoint_hash,
+            checkpoint_kind,
+            load_flexmdm,
+            load_llada,
+            named_base,
+            pick_device,
+            pick_dtype,
+        )
+        from sampling.network_graphs import speed_up_sampling
+
+        kind = checkpoint_kind(args.checkpoint_path)
+        if args.variable_length and kind != "flexmdm":
+            raise InputError(
+                f"--variable_length: {args.checkpoint_path} is a LLaDA, whose length is fixed"
+            )
+        flexmdm = kind == "flexmdm"
+        options = options_from(args, SamplerOptions if flexmdm else LLaDAOptions, default_steps)
+        uneven = flexmdm and (args.sampler == "event_driven" or args.bound_inflation is not None)
+        self.rows_per_call = args.batch_size * (BATCHES_PER_CALL if uneven else 1)
+        device = pick_device(args.device)
+        dtype = pick_dtype(args.dtype, device)
+        where: dict[str, Any] = dict(base=args.base_model, dtype=dtype, device=device)
+        model: LLaDADiT | LLaDAModelLM
+        if flexmdm:
+            model = load_flexmdm(args.checkpoint_path, lora_alpha=args.lora_alpha, **where)
+        elif args.lora_alpha is not None:
+            raise InputError(
+                "--lora_alpha: only for FlexMDM checkpoints of the paper's code; a LLaDA adapter"
+                " stores its own"
+            )
+        else:
+            model = load_llada(args.checkpoint_path, **where)
+        if getattr(options, "llada_length", None) == "counted":
+            from sampling.length_law import require_length_distribution
+
+            require_length_distribution(model, args.checkpoint_path, "--llada_length counted")
+        speed_up_sampling(model, args.torch_compile)
+        super().__init__(kind, model, load_tokenizer(args.checkpoint_path))
+        self.use(options, args.seed)
+        self.arguments["rows_at_once"] = args.rows_at_once or args.batch_size
+        base = args.base_model or named_base(resolve_folder(args.checkpoint_path))
+        self.settings = {
+            "kind": kind,
+            "checkpoint_hash": checkpoint_hash(args.checkpoint_path),
+            "base_hash": base and checkpoint_hash(base),
+            "lora_alpha": args.lora_alpha,
+            "dtype": str(dtype).removeprefix("torch."),
+            "seed": args.seed,
+            **options.settings(),
+            "max_length": self.max_length,
+        }

@@ -22,9 +22,10 @@ FINAL_LEAP = 3  # the network's time ends (1 - time_epsilon): one leap over the 
 FINAL_UNMASK = 4  # ... and the remaining masks one at a time
 LAST = 5  # event-driven, one evaluation before the cap: unmask everything
 COUNTING = 6  # count-first: how many tokens are missing
-DONE = 7
+HALTED = 7  # none: the row waits for its next corrector round (corrector.py)
+DONE = 8
 # What a random number is for
-COUNT, ORDER, TOKEN, INSERTIONS, GAP, CLOCK = range(6)
+COUNT, ORDER, TOKEN, INSERTIONS, GAP, CLOCK, NOISE, MEASURED_COUNT = range(8)
 
 Rows = NDArray[np.int64]  # (R,) numbers of rows, or one integer for each of them
 Floats = NDArray[np.float64]
@@ -102,7 +103,10 @@ class Clock:
         batch = len(random.seeds)
         self.insertion, self.unmasking, self.end, self.random = insertion, unmasking, end, random
         self.time_remaining = np.ones(batch)
+        self.first_stage = first_stage
         self.stage = np.full(batch, first_stage)
+        # 1 - t at which each row halts for a corrector round; 0: only when it is done
+        self.halt = np.zeros(batch)
         self.rate_bound = np.zeros(batch)
         # proposed for the evaluation to come, and what the thinning counted
         self.unmaskings, self.proposals = np.zeros((2, batch), dtype=np.int64)
@@ -151,7 +155,18 @@ class Clock:
         self.stage[rows] = np.where(over, following, stage)
         self._move(rows, stage, total, masks, changed, full)
 
+    def rewind(self, rows: Rows, remaining: Floats) -> None:
+        """Set rows back to an earlier time, 1 - t = remaining (R,), as reached by a new start."""
+        self.stage[rows], self.time_remaining[rows] = self.first_stage, remaining
+
     # ---- what the clocks answer differently
+
+    def halt_and_resume(self, halt: Floats, resume: Floats) -> tuple[Floats, Floats]:
+        """The times, as 1 - t, at which rows can halt and from which they can resume, nearest to
+        those wanted, (K,) each: a halt after the network's time is one at t = 1, and the network's
+        time is not resumed after its end.
+        """
+        return np.where(halt > self.end, halt, 0.0), np.maximum(resume, self.end)
 
     def _unmasks_everything(self, rows: Rows) -> Flags:
         return self.stage[rows] == LAST

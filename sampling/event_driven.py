@@ -20,6 +20,7 @@ from sampling.clock import (
     EVENT,
     FINAL_LEAP,
     FINAL_UNMASK,
+    HALTED,
     LAST,
     MEASURE,
     Clock,
@@ -94,25 +95,30 @@ class EventDriven(Clock):
         propose = running & ~measure
         remaining = np.where(stage == EVENT, self.resume[rows], self.time_remaining[rows])
         bound = np.where(propose, np.where(full, 0.0, total), self.rate_bound[rows])
-        first = self._propose(rows, remaining, bound, masks)
-        beyond = first <= self.end
+        stop = np.maximum(self.halt[rows], self.end)
+        first = self._propose(rows, remaining, bound, masks, stop)
+        beyond, halts = first <= stop, stop > self.end
         leap = (bound > 0) & (self.end > 0)
-        ended = (masks == 0) & ((bound <= TOLERANCE) | (beyond & ((self.end == 0) | ~leap)))
-        following = np.where(beyond, np.where(leap, FINAL_LEAP, FINAL_UNMASK), EVENT)
+        over = beyond & ~halts & ((self.end == 0) | ~leap)
+        ended = (masks == 0) & ((bound <= TOLERANCE) | over)
+        at_stop = np.where(halts, HALTED, np.where(leap, FINAL_LEAP, FINAL_UNMASK))
+        following = np.where(beyond, at_stop, EVENT)
         following = np.where(ended, DONE, following)
         following = np.where(measure, MEASURE, following)
         self.stage[rows] = np.where(running, following, self.stage[rows])
-        self.time_remaining[rows] = np.where(propose, np.maximum(first, self.end), remaining)
+        self.time_remaining[rows] = np.where(propose, np.maximum(first, stop), remaining)
         self.rate_bound[rows] = bound
 
-    def _propose(self, rows: Rows, remaining: Floats, bound: Floats, masks: Rows) -> Floats:
+    def _propose(
+        self, rows: Rows, remaining: Floats, bound: Floats, masks: Rows, stop: Floats
+    ) -> Floats:
         """Draw the next events, and keep how many are unmaskings, how many insertions, and the time
         after the last. Returns the time of the first, as 1 - t, (R,).
 
-        Two clocks, each with its own inverse; the first to ring is the event, and rings after t = 1
-        are discarded. With one event this is exact. Several events are drawn as if nothing changed
-        between them, up to the end of the network's time, and at most a PARALLEL_SHARE of the
-        remaining work, so that the last tokens get an evaluation each.
+        Two clocks, each with its own inverse; the first to ring is the event, and rings after the
+        stop (R,), the row's next halt or the end of the network's time, are discarded. With one
+        event this is exact. Several events are drawn as if nothing changed between them, and at
+        most a PARALLEL_SHARE of the remaining work, so that the last tokens get an evaluation each.
         """
         unmaskings, proposals = np.zeros((2, len(rows)), dtype=np.int64)
         first, rings = remaining, np.ones(len(rows), dtype=bool)
@@ -129,7 +135,7 @@ class EventDriven(Clock):
                 unmasking = remaining_at(self.unmasking, masked * np.exp(log_unmask / standing))
                 unmasking = np.where(standing > 0, unmasking, -1.0)
                 following = np.minimum(np.maximum(insertion, unmasking), remaining)
-                rings = rings & (following > self.end) & (event < allowed)
+                rings = rings & (following > stop) & (event < allowed)
                 first = following if event == 0 else first
                 unmaskings += rings & (unmasking >= insertion)
                 proposals += rings & (insertion > unmasking)

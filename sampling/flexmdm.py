@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sampling.flexmdm_sampler import FlexMDMSampler
 from sampling.length_search import search_lengths
 from sampling.options import TAU_LEAPING_STEPS, SamplerOptions
+from sampling.partial_count import count_and_insert
 from sampling.results import GenerationResult, TraceFrame
 from sampling.row_random import draw_seeds
 from sampling.sequences import GivenRows, Sequences, device_of, id_lists
@@ -75,11 +76,14 @@ def generate_flexmdm(
         rows_at_once: maximum rows in the network's batch; waiting rows enter as others finish.
         return_trace: `trace[b]` is a list of frames (results.TraceFrame): the initial state, the
             state after each evaluation that changed it, and the result. Prompt (or prefix and
-            suffix) have slots 0 ... P-1, every inserted mask the next number.
+            suffix) have slots 0 ... P-1, every new mask the next number. A corrector's noise is
+            one more frame: slots are missing in it, and a token's mask has a new one.
         on_frame: on_frame(row, frame) is called with each frame as it is made.
         length_choice: count_first: "likeliest" or "drawn" number of tokens; query_time: the t at
             which the network is queried for tokens (sampling/count_first.py); length_candidates:
             how many lengths are tried (sampling/length_search.py).
+        placed_share: event_driven: how much of a number of tokens that is taken first is put in
+            place at once (sampling/partial_count.py).
         events_per_evaluation: approximation: count_first unmasks this many; event_driven proposes
             this many events at once, unmasks that many of the most confident masks and inserts what
             is accepted; never more than a quarter of the remaining events, so that rows missing
@@ -94,6 +98,10 @@ def generate_flexmdm(
             two, or negative nats). Needs unmasking="confidence" by anything but position. It saves
             evaluations with event_driven; tau_leaping still evaluates its whole grid, so there it
             changes only the order.
+        corrector_time, corrector_rounds, corrector_spread, corrector_choice: event_driven and
+            tau_leaping: noise the text back to an earlier time and sample on, so many times, all at
+            the end or spread over the run (sampling/corrector.py). Exact, except spread with
+            another order than random, and with "least_confident".
         cache_refresh: approximation: keys and values of the prompt (or prefix) are reused for this
             many evaluations; everything after it is computed every time.
 
@@ -176,22 +184,37 @@ def generate_flexmdm_infilling(
     row_seeds = draw_seeds(len(before), seeds, generator).numpy()
 
     def sampler(
-        rows: Sequence[int] | NDArray[np.int64], row_seeds: NDArray[np.int64], **more: Any
+        rows: Sequence[int] | NDArray[np.int64],
+        row_seeds: NDArray[np.int64],
+        use: SamplerOptions = options,
+        **more: Any,
     ) -> FlexMDMSampler:
         """Of some of the rows, which may be repeated."""
         given = [before[row] for row in rows], [after[row] for row in rows]
         sequences = Sequences(*given, max_length, mask_id, pad_id)
-        return FlexMDMSampler(model, sequences, row_seeds, options, num_tokens=num_tokens, **more)
+        return FlexMDMSampler(model, sequences, row_seeds, use, num_tokens=num_tokens, **more)
 
+    everything = range(len(before))
     watching: dict[str, Any] = {"return_trace": return_trace, "on_frame": on_frame}
     if middle_lengths is not None:
         counts = np.array(middle_lengths, dtype=np.int64)
-        result = sampler(range(len(before)), row_seeds, counts=counts, **watching).run()
+        result = sampler(everything, row_seeds, counts=counts, **watching).run()
         result.evaluations = (result.evaluations - 1).clamp(min=0)  # nothing had to be counted
     elif options.length_candidates > 1:
         result = search_lengths(sampler, row_seeds, options.length_candidates, **watching)
+    elif options.placed_share is not None:
+        first = replace(
+            options, sampler="count_first", placed_share=None, steps=None, bound_inflation=None
+        )
+        result = count_and_insert(
+            sampler(everything, row_seeds, first),
+            lambda masks, starts: sampler(
+                everything, row_seeds, counts=masks, starts=starts, **watching
+            ),
+            options.placed_share,
+        )
     else:
-        result = sampler(range(len(before)), row_seeds, **watching).run()
+        result = sampler(everything, row_seeds, **watching).run()
     for name, value in vars(result).items():
         if isinstance(value, torch.Tensor):
             setattr(result, name, value.to(device))

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from common.packed_rows import Places
 from flexmdm_interpolant import LinearSchedule, schedule_from_config
 from sampling.clock import COUNTING, DONE, GAP, ORDER, TOKEN, remaining_at, survival
+from sampling.corrector import Corrector
 from sampling.count_first import CountFirst
 from sampling.event_driven import EventDriven
 from sampling.options import SamplerOptions
@@ -46,8 +47,9 @@ class FlexMDMSampler:
     """B rows and their clock. `run` steps until all are done.
 
     sequences: the rows' prefixes and suffixes; seeds: int64 (B,); counts: (B,), the numbers of
-    masks that count-first starts from, if the evaluation of p(n) has already been made for each row
-    (None: the sampler makes it); the other arguments are generate_flexmdm's.
+    masks that a row starts from, if the evaluation of p(n) has already been made (None: count-first
+    makes it, the others start from none); starts: (B,), the 1 - t at which event-driven starts from
+    them; the other arguments are generate_flexmdm's.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class FlexMDMSampler:
         return_trace: bool = False,
         on_frame: Callable[[int, TraceFrame], None] | None = None,
         counts: NDArray[np.int64] | None = None,
+        starts: NDArray[np.float64] | None = None,
     ):
         config = getattr(model, "config", None)
         self.model, self.device = model, torch.device(getattr(model, "device", "cpu"))
@@ -124,14 +127,24 @@ class FlexMDMSampler:
                 threshold=options.confidence_threshold is not None,
             )
         self.clock.stage[sequences.full(np.arange(batch))] = DONE  # no room: nothing to do
+        guided = options.corrector_choice == "least_confident"
+        self.corrector = None
+        if options.corrector_time is not None:
+            self.corrector = Corrector(
+                self.clock,
+                time=options.corrector_time,
+                rounds=options.corrector_rounds,
+                spread=options.corrector_spread,
+                guided=guided,
+            )
         self.dropped = np.zeros(batch, dtype=np.int64)
         self.truncated = np.zeros(batch, dtype=bool)
         self.trace: list[list[TraceFrame]] | None = (
             [[] for _ in range(batch)] if return_trace else None
         )
-        self.counts = counts
-        # of the tokens written; it is worth a pass over the logits only where lengths compete
-        self.log_probs = None if counts is None else np.zeros(batch)
+        self.counts, self.starts = counts, starts
+        # of the tokens written: it is worth a pass over the logits only where they are compared
+        self.scored = (counts is not None and starts is None) or guided
 
     def _last_query(self) -> float:
         """1 - t of the last time at which the network may be queried."""
@@ -179,6 +192,7 @@ class FlexMDMSampler:
                 break
         ids = sequences.ids[:, : sequences.width(np.arange(batch))]
         violations = clock.rate_bound_violations
+        lengths_compete = self.counts is not None and self.starts is None
         return GenerationResult(
             torch.from_numpy(ids),
             torch.from_numpy(sequences.lengths),
@@ -188,7 +202,7 @@ class FlexMDMSampler:
             torch.from_numpy(self.dropped),
             torch.from_numpy(violations),
             torch.from_numpy(self.positions),
-            None if self.log_probs is None else torch.from_numpy(self.log_probs),
+            torch.from_numpy(sequences.log_probs.sum(1)) if lengths_compete else None,
         )
 
     @torch.no_grad()
@@ -231,7 +245,7 @@ class FlexMDMSampler:
                 confidences = confidence(logits, excluded, self.order)  # (n,)
             u = torch.from_numpy(self.random.at(live[rows], TOKEN, places))
             tokens = draw_tokens(logits, excluded, self.options.temperature, u)
-            if self.log_probs is not None:
+            if self.scored:
                 log_p = log_probability(logits, tokens, excluded)
         # the one place where the device is waited for
         length, confidences, tokens, log_count, log_p = to_cpu(
@@ -250,8 +264,8 @@ class FlexMDMSampler:
                 chosen = self._largest(rows, confidences, number)
                 rows, places, tokens = rows[chosen], places[chosen], tokens[chosen]
                 log_p = None if log_p is None else log_p[chosen]
-            if self.log_probs is not None:
-                np.add.at(self.log_probs, live[rows], log_p.numpy())
+            if log_p is not None:
+                sequences.log_probs[live[rows], places] = log_p.numpy()
             sequences.ids[live[rows], places] = tokens
         # term by term: `sum` would round differently in a wider batch
         total = gaps.cumsum(1)[:, -1]
@@ -265,6 +279,17 @@ class FlexMDMSampler:
         self.evaluations[live] += 1
         shown = changed | (clock.stage[live] == DONE)
         self._record(live[shown], time[shown])
+        if self.corrector is not None:
+            self._correct(live[self.corrector.due(live)])
+
+    def _correct(self, rows):
+        """Noise rows whose next corrector round starts."""
+        if not len(rows):
+            return
+        self.corrector.noise(rows, self.sequences)
+        if self.cache is not None:
+            self.cache.drop(rows.tolist())
+        self._record(rows, 1 - self.clock.time_remaining[rows])
 
     def _competing(self, live, masks):
         """How many masks each row unmasks with this evaluation, (R,), and which compete for it,
@@ -363,7 +388,10 @@ class FlexMDMSampler:
         gaps = self._only_gap(rows, self.sequences.width(rows) + 1)
         inserted = self._insert(rows, gaps, counts[rows])
         nothing = np.zeros(len(rows))
-        self.clock.advance(rows, nothing, inserted, inserted > 0, self.sequences.full(rows))
+        if self.starts is None:
+            self.clock.advance(rows, nothing, inserted, inserted > 0, self.sequences.full(rows))
+        else:
+            self.clock.time_remaining[rows] = self.starts[rows]
         self.evaluations[rows] = 1
         self._record(rows, nothing)
 

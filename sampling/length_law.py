@@ -78,24 +78,3 @@ def likeliest_lengths(
         log_p[torch.arange(log_p.shape[1]) > room[:, None]] = -torch.inf
         found += log_p.argmax(1).tolist()
     return found
-
-
-def masks_of_rows(
-    model: Any,
-    prefixes: Ids,
-    suffixes: Ids,
-    *,
-    gen_length: int | None,
-    counted: bool,
-    max_length: int,
-    rows_at_once: int | None = None,
-) -> list[int]:
-    """LLaDA's number of masks for each row: its likeliest number of tokens if `counted`, else
-    gen_length, or (None) all that max_length leaves.
-    """
-    if counted:
-        return likeliest_lengths(model, prefixes, suffixes, max_length, rows_at_once)
-    return [
-        gen_length or max_length - len(before) - len(after)
-        for before, after in zip(prefixes, suffixes)
-    ]

@@ -6,6 +6,7 @@ where the masks are. Every row follows its own plan, so rows of different length
 finished rows leave it and waiting rows take their places.
 """
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -14,8 +15,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from common.packed_rows import Places
-from sampling.length_law import masks_of_rows
+from sampling.canvas_search import add_cost, chosen_lengths
 from sampling.options import LLaDAOptions
 from sampling.prefix_cache import PrefixCache
 from sampling.results import GenerationResult, TraceFrame
@@ -24,6 +24,7 @@ from sampling.sequences import GivenRows, device_of, id_lists
 from sampling.token_choice import (
     check_tokens,
     draw_tokens,
+    evaluate,
     excluded_tokens,
     log_probability,
     own_ids,
@@ -48,20 +49,6 @@ def most_confident(confidence: Tensor, eligible: Tensor, count: Tensor) -> Tenso
     )
     first = torch.arange(eligible.shape[1], device="cpu") < count[:, None]  # (B, L)
     return torch.zeros_like(eligible).scatter(1, order, first) & eligible
-
-
-def evaluate(model: Any, ids: Tensor, real: Tensor, wanted: Tensor) -> Tensor:
-    """Logits [n, V] at the wanted places, in row-major order, on the model's device. ids: long [B,
-    L]; real (not padding), wanted: bool.
-    """
-    device = model.device
-    options: dict[str, Any] = {"attention_mask": None if real.all() else real.to(device)}
-    if not getattr(model, "supports_logits_mask", False):
-        return model(ids.to(device), **options).logits[wanted.to(device)]
-    if getattr(model, "supports_places", False) and device.type != "cpu":
-        tokens, logits = (mask.flatten().nonzero()[:, 0].to(device) for mask in (real, wanted))
-        options["places"] = Places(tokens, logits)
-    return model(ids.to(device), **options, logits_mask=wanted.to(device)).logits
 
 
 @torch.no_grad()
@@ -281,7 +268,7 @@ def generate_mdm(
     prompts: a list of ids of each row, or long [B, P], right-padded with pad_id; rows of any
     length; each is followed directly by its masks, then padding.
     gen_length: int, or long [B]; None: as llada_length says: what max_length leaves (default: the
-    model's own, 1024 at most), or the likeliest number, at one evaluation more.
+    model's own, 1024 at most), or found with the network (canvas_search.py).
     options: an LLaDAOptions, or its fields as keyword arguments (defaults: options.py):
     steps: over all blocks, divisible by their number (None: one per token); block_length: tokens
     per block (None: one block; the last block of a row may be shorter).
@@ -344,17 +331,16 @@ def generate_mdm_infilling(
     befores, afters = id_lists(prefixes, pad_id), id_lists(suffixes, pad_id)
     if len(befores) != len(afters):
         raise ValueError(f"{len(befores)} prefixes, but {len(afters)} suffixes")
+    asked: list[list[int]] = [[] for _ in befores]
     if middle_lengths is None:
-        middle_lengths = options.gen_length
-    counted = middle_lengths is None and options.llada_length == "counted"
-    if middle_lengths is None:
-        lengths = masks_of_rows(
+        lengths, asked = chosen_lengths(
             model,
             befores,
             afters,
-            gen_length=None,
-            counted=counted,
-            max_length=canvas_of(model, options.max_length),
+            options,
+            # gen_length needs no canvas, which a network without a config does not have
+            max_length=options.gen_length or canvas_of(model, options.max_length),
+            num_tokens=num_tokens,
             rows_at_once=options.rows_at_once,
         )
         middle_lengths = torch.tensor(lengths, dtype=torch.long, device="cpu")
@@ -373,12 +359,7 @@ def generate_mdm_infilling(
         return_trace=return_trace,
         on_frame=on_frame,
     )
-    if counted:  # one evaluation, of what is given and one mask
-        assert result.positions is not None  # fill_masks counts them
-        result.evaluations += 1
-        result.positions += torch.tensor(
-            [len(before) + len(after) + 1 for before, after in zip(befores, afters)], device="cpu"
-        )
+    add_cost(result, [len(row) for row in map(operator.add, befores, afters)], asked)
     device = device_of(model, prefixes, suffixes)
     for name, value in vars(result).items():
         if isinstance(value, torch.Tensor):

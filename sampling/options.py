@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from common.command_line import Switch
 from common.errors import InputError
 
 if TYPE_CHECKING:
@@ -179,8 +180,26 @@ def _window_words(settings: dict[str, Any]) -> str:
     return f"window {settings.get('max_window')}" if windowed else "no window"
 
 
-def _counted_words(length: str | None) -> str | None:
-    return "length counted" if length == "counted" else None
+def _length_words(settings: dict[str, Any]) -> str | None:
+    if settings.get("llada_length") == "searched":
+        return f"best of {len(settings['length_drift'])} lengths"
+    return "length counted" if settings.get("llada_length") == "counted" else None
+
+
+def _read_drift(path: str) -> dict[str, float]:
+    """{length: mean confidence at it} of a file that scripts/length_drift.py wrote. Raises
+    InputError or ValueError for anything else.
+    """
+    from common.files import read_json
+
+    content = read_json(path)
+    try:
+        drift = {str(int(n)): float(value) for n, value in content.items()}
+    except (AttributeError, TypeError, ValueError):
+        drift = {}
+    if not drift or not all(int(n) >= 1 and math.isfinite(value) for n, value in drift.items()):
+        raise ValueError("not a file of scripts/length_drift.py")
+    return drift
 
 
 def _candidates_words(candidates: int | None) -> str | None:
@@ -193,6 +212,15 @@ def _bound_words(settings: dict[str, Any]) -> str | None:
         return None
     words = "bound x {}" if event_driven else "no-op steps skipped, bound x {}"
     return words.format(settings["bound_inflation"])
+
+
+def _corrector_words(settings: dict[str, Any]) -> str | None:
+    if settings.get("corrector_time") is None:
+        return None
+    words = "{corrector_rounds} x corrected from t {corrector_time:g}".format(**settings)
+    words += ", spread" if settings.get("corrector_spread") else ""
+    guided = settings.get("corrector_choice") == "least_confident"
+    return words + (", least confident" if guided else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +262,8 @@ class SamplerOptions(SharedOptions):
     )
     length_choice: str = option(
         "likeliest",
-        "count_first: the likeliest number of tokens (default), or one drawn from p(n)",
+        "count_first, --placed_share: the likeliest number of tokens (default), or one drawn from"
+        " p(n)",
         choices=("likeliest", "drawn"),
     )
     length_candidates: int = option(
@@ -245,6 +274,17 @@ class SamplerOptions(SharedOptions):
         metavar="K",
         at_least=1,
         words=lambda settings: _candidates_words(settings.get("length_candidates")),
+    )
+    placed_share: float | None = option(
+        None,
+        "event_driven: take the number of tokens first, put a share of them in place at once and"
+        " insert the rest: P to the power of the entropy of p(n), so all of them where the number"
+        " is settled (default: insert all)",
+        type=float,
+        metavar="P",
+        above=0,
+        at_most=1,
+        words="share {:g} placed",
     )
     query_time: float | None = option(
         None,
@@ -285,6 +325,30 @@ class SamplerOptions(SharedOptions):
         metavar="P",
         words="threshold {}",
     )
+    corrector_time: float | None = option(
+        None,
+        "event_driven and tau_leaping: once done, noise the answer back to time S and sample on"
+        " from there, which gives errors a second chance (default: off)",
+        type=float,
+        metavar="S",
+        above=0,
+        words=_corrector_words,
+    )
+    corrector_rounds: int = option(
+        1, "corrector: how often (default: 1)", type=int, metavar="K", at_least=1
+    )
+    corrector_spread: bool = option(
+        False,
+        "corrector: spread the rounds over the run, at t = 1/K, 2/K, ..., 1, each back to S times"
+        " t",
+        type=bool,
+    )
+    corrector_choice: str = option(
+        "random",
+        "corrector: the tokens that are noised: random ones, which keeps the distribution, or"
+        " (approximation) as many of those that were least probable when written",
+        choices=("random", "least_confident"),
+    )
     insertion_schedule: Schedule | None = option(
         None,
         "linear, power:P or geometric:MIN,MAX (default: the trained one); the network is queried at"
@@ -315,12 +379,39 @@ class SamplerOptions(SharedOptions):
         if self.length_candidates > 1 and not by_likeliest:
             wanted = "1, except with the sampler count_first and length_choice likeliest"
             raise OptionError("length_candidates", self.length_candidates, wanted)
+        if self.placed_share is not None and (not event_driven or self.corrector_spread):
+            # spread rounds assume that unmasking began at t = 0
+            wanted = "used with event_driven and without corrector_spread"
+            raise OptionError("placed_share", self.placed_share, wanted)
         if self.query_time is not None and self.sampler != "count_first":
             raise OptionError("query_time", self.query_time, "used with the sampler count_first")
+        self._check_corrector()
         by_confidence = self.unmasking == "confidence" and self.confidence_method != "position"
         if threshold is not None and not by_confidence:
             wanted = "used with unmasking confidence by top_prob, prob_diff or entropy"
             raise OptionError("confidence_threshold", threshold, wanted)
+
+    def _check_corrector(self) -> None:
+        time = self.corrector_time
+        if time is None:
+            for name in ("corrector_rounds", "corrector_spread", "corrector_choice"):
+                default = type(self).__dataclass_fields__[name].default
+                if getattr(self, name) != default:
+                    wanted = f"{default}, except with a corrector_time"
+                    raise OptionError(name, getattr(self, name), wanted)
+            return
+        if not time < 1:
+            raise OptionError("corrector_time", time, "below 1, the time of the clean text")
+        if self.sampler == "count_first":
+            wanted = "used with the samplers tau_leaping and event_driven"
+            raise OptionError("corrector_time", time, wanted)
+        if self.sampler == "event_driven" and self.steps is not None:
+            # a row that is cut off would be left as the noise made it
+            wanted = "left out where event_driven has a corrector_time"
+            raise OptionError("steps", self.steps, wanted)
+        if self.corrector_spread and self.corrector_rounds == 1:
+            wanted = "used with more than one of corrector_rounds"
+            raise OptionError("corrector_spread", True, wanted)
 
 
 def _blocks_words(settings: dict[str, Any]) -> str:
@@ -341,10 +432,18 @@ class LLaDAOptions(SharedOptions):
     )
     llada_length: str = option(
         "given",
-        "number of masks: given by --gen_length (default), or counted: the likeliest number under"
-        " the network's length distribution (scripts/fit_length_distribution.py)",
-        choices=("given", "counted"),
-        words=lambda settings: _counted_words(settings.get("llada_length")),
+        "number of masks: given by --gen_length (default); counted: the likeliest number under the"
+        " network's length distribution (scripts/fit_length_distribution.py); searched: of several"
+        " canvases the one filled with most confidence",
+        choices=("given", "counted", "searched"),
+        words=lambda settings: _length_words(settings),
+    )
+    length_drift: dict[str, float] | None = option(
+        None,
+        "llada_length searched: the lengths to try, and how confidence changes with length alone"
+        " (a file of scripts/length_drift.py)",
+        parse=_read_drift,
+        metavar="FILE",
     )
     remasking: str = option(
         "low_confidence",
@@ -372,17 +471,20 @@ class LLaDAOptions(SharedOptions):
         """All options but those that determine the number of masks, which the sampler takes
         instead.
         """
-        counted = ("max_length", "llada_length")
-        return {name: value for name, value in super().arguments().items() if name not in counted}
+        lengths = ("max_length", "llada_length", "length_drift")
+        return {name: value for name, value in super().arguments().items() if name not in lengths}
 
     def check(self) -> None:
         """Refuse blocks that do not divide the answer, and steps that are not a multiple of the
         blocks. Raises OptionError.
         """
         for name in ("gen_length", "steps"):
-            if self.llada_length == "counted" and getattr(self, name) is not None:
-                wanted = "left out where llada_length is counted"
+            if self.llada_length != "given" and getattr(self, name) is not None:
+                wanted = f"left out where llada_length is {self.llada_length}"
                 raise OptionError(name, getattr(self, name), wanted)
+        if (self.llada_length == "searched") != (self.length_drift is not None):
+            wanted = "used together with llada_length searched"
+            raise OptionError("length_drift", "of some" if self.length_drift else None, wanted)
         if not self.gen_length or not self.block_length:
             return
         blocks, rest = divmod(self.gen_length, self.block_length)
@@ -419,6 +521,15 @@ def add_model_flags(parser: argparse.ArgumentParser, checkpoint_required: bool =
         type=float,
         help="LoRA alpha, for a checkpoint that does not store it (default: its rank)",
     )
+    add_device_flags(group)
+    group.add_argument(
+        "--seed", type=int, default=SEED, help=f"seed of every random number (default: {SEED})"
+    )
+    _add_options(group, SharedOptions, set())
+
+
+def add_device_flags(group: Any) -> None:
+    """Where a network runs and in which precision. group: a parser or one of its groups."""
     group.add_argument(
         "--dtype",
         choices=("auto", "float32", "bfloat16"),
@@ -433,10 +544,6 @@ def add_model_flags(parser: argparse.ArgumentParser, checkpoint_required: bool =
         action="store_true",
         help="compile the network: takes a minute at the start, then faster on a GPU",
     )
-    group.add_argument(
-        "--seed", type=int, default=SEED, help=f"seed of every random number (default: {SEED})"
-    )
-    _add_options(group, SharedOptions, set())
 
 
 def add_flexmdm_flags(parser: argparse.ArgumentParser) -> None:
@@ -461,7 +568,7 @@ def _add_options(group: Any, kind: type[SharedOptions], without: set[str]) -> No
             continue
         how: dict[str, Any] = {"default": each.default}
         if rule.get("type") is bool:
-            how["action"] = argparse.BooleanOptionalAction
+            how["action"] = Switch
         else:
             how |= {name: rule[name] for name in ("type", "choices", "metavar") if name in rule}
         group.add_argument(flag_of(each), help=rule["help"].replace("%", "%%"), **how)

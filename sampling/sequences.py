@@ -50,7 +50,8 @@ class Sequences:
 
     ids: (B, max_length), right-padded with pad_id; lengths: (B,); slots: (B, max_length), the
     identity of each position, -1 after a row's end: prefix and suffix have 0 ... P-1, every
-    inserted mask the next number. All int64.
+    new mask the next number; born: (B,), identities given so far. All int64. log_probs: float
+    (B, max_length), for the sampler to fill in: of each token when it was written.
     """
 
     def __init__(
@@ -70,6 +71,8 @@ class Sequences:
             self.ids[number, : len(prefix) + len(suffix)] = [*prefix, *suffix]
         position = np.arange(max_length)
         self.slots = np.where(position < self.lengths[:, None], position, -1)
+        self.born = self.lengths.copy()
+        self.log_probs = np.zeros(self.ids.shape)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -82,12 +85,18 @@ class Sequences:
         """Whether each of some rows has no room left, (R,)."""
         return self.lengths[rows] == self.max_length
 
-    def masks(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Where some rows have masks to unmask: after the prefix and before the suffix. (R, W)"""
+    def inside(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Where the text being written is in some rows: after the prefix and before the suffix.
+        (R, W)
+        """
         position = np.arange(self.width(rows))
         end = (self.lengths - self.suffix_lengths)[rows, None]
-        writable = (position >= self.prefix_lengths[rows, None]) & (position < end)
-        return (self.ids[rows, : len(position)] == self.mask_id) & writable
+        return (position >= self.prefix_lengths[rows, None]) & (position < end)
+
+    def masks(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Where some rows have masks to unmask, (R, W)."""
+        inside = self.inside(rows)
+        return (self.ids[rows, : inside.shape[1]] == self.mask_id) & inside
 
     def open_gaps(self, rows: NDArray[np.int64], gaps: int) -> NDArray[np.bool_]:
         """Which of the first `gaps` gaps may receive masks, (R, gaps): from the prefix's end to the
@@ -129,8 +138,36 @@ class Sequences:
         slots = np.full(ids.shape, -1)
         slots[row, moved] = self.slots[rows[row], old]
         new = (position < new_lengths) & (slots < 0)
-        slots = np.where(new, lengths + new.cumsum(1) - 1, slots)  # numbered in order of birth
+        # numbered in order of birth
+        slots = np.where(new, self.born[rows, None] + new.cumsum(1) - 1, slots)
+        log_probs = np.zeros(ids.shape)
+        log_probs[row, moved] = self.log_probs[rows[row], old]
         self.ids[rows], self.slots[rows], self.lengths[rows] = ids, slots, new_lengths[:, 0]
+        self.log_probs[rows] = log_probs
+        self.born[rows] += number
+
+    def noise(
+        self, rows: NDArray[np.int64], masked: NDArray[np.bool_], deleted: NDArray[np.bool_]
+    ) -> None:
+        """Replace the tokens of some rows by masks, new ones, where masked (R, W) is set, and
+        remove those where deleted (R, W) is.
+        """
+        width = masked.shape[1]
+        there = np.arange(width) < self.lengths[rows, None]
+        kept = there & ~deleted
+        order = np.argsort(~kept, axis=1, kind="stable")  # what is kept first, in order
+        new = self.born[rows, None] + masked.cumsum(1) - 1
+        self.born[rows] += masked.sum(1)
+        self.lengths[rows] = kept.sum(1)
+        there = np.arange(width) < self.lengths[rows, None]
+        for values, at_mask, after_end in (
+            (self.ids, self.mask_id, self.pad_id),
+            (self.slots, new, -1),
+            (self.log_probs, 0.0, 0.0),
+        ):
+            noised = np.where(masked, at_mask, values[rows, :width])
+            packed = np.take_along_axis(noised, order, 1)
+            values[rows, :width] = np.where(there, packed, after_end)
 
     def frame(self, row: int, t: float, evaluations: int) -> TraceFrame:
         """The state of one row, for a trace."""

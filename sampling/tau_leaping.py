@@ -21,8 +21,10 @@ from sampling.clock import (
     COUNT,
     DONE,
     FINAL_LEAP,
+    HALTED,
     LEAP,
     MEASURE,
+    MEASURED_COUNT,
     Clock,
     Flags,
     Floats,
@@ -58,6 +60,11 @@ class Grid:
 
     def __len__(self) -> int:
         return len(self.start)
+
+    def step_from(self, remaining: Floats) -> Rows:
+        """The first step that starts at a time 1 - t = remaining or later, K where none does."""
+        # the steps' starts fall
+        return np.searchsorted(-self.start, -remaining * (1 + 1e-9))
 
     def next_step(
         self, step: Rows, masks: Rows, bound: Floats, u: Floats, u_masks: Floats
@@ -132,17 +139,38 @@ class TauLeaping(Clock):
         self.grid = Grid(steps, end, insertion, unmasking)
         self.step = np.zeros(len(random.seeds), dtype=np.int64)
 
+    def rewind(self, rows: Rows, remaining: Floats) -> None:
+        """Set rows back to an earlier time at which a step starts."""
+        super().rewind(rows, remaining)
+        self.step[rows] = self.grid.step_from(remaining)
+
+    def halt_and_resume(self, halt: Floats, resume: Floats) -> tuple[Floats, Floats]:
+        """Rows halt at the first start of a step from the time wanted on, and resume at the last
+        one before it.
+        """
+        starts = np.append(self.grid.start, 0.0)
+        before = np.searchsorted(-self.grid.start, -resume * (1 - 1e-9), side="right") - 1
+        return starts[self.grid.step_from(halt)], starts[before]
+
     def _unmasks_everything(self, rows: Rows) -> Flags:
-        return (self.stage[rows] == LEAP) & self.grid.last[self.step[rows]]
+        leaping = (self.stage[rows] == LEAP) | (self.stage[rows] == MEASURE)
+        return leaping & self.grid.last[self.step[rows]]
 
     def _number(self, rows: Rows, masks: Flags) -> Rows:
         number = super()._number(rows, masks)
-        leaping = self.stage[rows] == LEAP
         if self.skips:
-            return np.where(leaping, self.unmaskings[rows], number)
-        row, place = np.nonzero(masks & leaping[:, None])
-        happens = self.random.at(rows[row], COUNT, place) < self.grid.unmask[self.step[rows]][row]
+            number = np.where(self.stage[rows] == LEAP, self.unmaskings[rows], number)
+        row, place = np.nonzero(masks & self._on_grid(rows)[:, None])
+        # where steps are skipped, this evaluation draws COUNT for the step that it proposes
+        u = self.random.at(rows[row], MEASURED_COUNT if self.skips else COUNT, place)
+        happens = u < self.grid.unmask[self.step[rows]][row]
         return number + np.bincount(row[happens], minlength=len(rows))  # Binomial(masks, p_k)
+
+    def _on_grid(self, rows: Rows) -> Flags:
+        """Which rows draw their step's numbers from the evaluation itself, (R,): where steps are
+        skipped, only the first after a start; the others are proposed.
+        """
+        return self.stage[rows] == (MEASURE if self.skips else LEAP)
 
     def _considered(self, rows: Rows, number: Rows) -> Rows:
         if not self.threshold:
@@ -150,9 +178,8 @@ class TauLeaping(Clock):
         return np.where(self.stage[rows] == LEAP, np.maximum(number, 1), number)
 
     def _leap_share(self, rows: Rows) -> Floats:
-        # where steps are skipped, their numbers are proposed; only the first is drawn from G itself
-        on_grid = self.stage[rows] == (MEASURE if self.skips else LEAP)
-        return np.where(on_grid, self.grid.insert[self.step[rows]], super()._leap_share(rows))
+        leap = self.grid.insert[self.step[rows]]
+        return np.where(self._on_grid(rows), leap, super()._leap_share(rows))
 
     def _proposals(self, rows: Rows) -> tuple[Rows, Flags]:
         proposing = (self.stage[rows] == LEAP) & self.skips
@@ -167,9 +194,12 @@ class TauLeaping(Clock):
             bound = np.where(leaping, np.where(full, 0.0, total * self.inflation), 0.0)
             self.rate_bound[rows] = np.where(leaping, bound, self.rate_bound[rows])
             step = self._next_step(rows, step, masks, self.rate_bound[rows])
+        halt = self.grid.step_from(self.halt[rows])
+        halts = leaping & (step >= halt) & (halt < len(self.grid))
         over = leaping & (step >= len(self.grid))
         step = np.minimum(step, len(self.grid) - 1)
         following = np.where(over, FINAL_LEAP if self.grid.cut else DONE, LEAP)
+        following = np.where(halts, HALTED, following)
         following = np.where((total == 0) & (masks == 0), DONE, following)  # nor ever will be
         remaining = np.where(over, self.grid.end[-1], self.grid.start[step])
         self.stage[rows] = np.where(leaping, following, self.stage[rows])

@@ -1,14 +1,16 @@
-"""From vocabulary logits to tokens: the network's confidence at a position, and the token written
-there.
+"""From vocabulary logits to tokens: a LLaDA's logits, the network's confidence at a position, and
+the token written there.
 
-Both work through (n, V) logits in pieces, so that a vocabulary of 126,464 never needs a second full
-copy.
+The latter two work through (n, V) logits in pieces, so that a vocabulary of 126,464 never needs a
+second full copy.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from common.packed_rows import Places
 
 ELEMENTS_AT_ONCE = 2**23  # 66 positions of LLaDA's vocabulary, 32 MiB in fp32
 
@@ -33,6 +35,20 @@ def own_ids(
 
         num_tokens = vocabulary_of(folder)
     return mask_id, pad_id, num_tokens
+
+
+def evaluate(model: Any, ids: Tensor, real: Tensor, wanted: Tensor) -> Tensor:
+    """Logits [n, V] at the wanted places, in row-major order, on the model's device. ids: long [B,
+    L]; real (not padding), wanted: bool.
+    """
+    device = model.device
+    options: dict[str, Any] = {"attention_mask": None if real.all() else real.to(device)}
+    if not getattr(model, "supports_logits_mask", False):
+        return model(ids.to(device), **options).logits[wanted.to(device)]
+    if getattr(model, "supports_places", False) and device.type != "cpu":
+        tokens, logits = (mask.flatten().nonzero()[:, 0].to(device) for mask in (real, wanted))
+        options["places"] = Places(tokens, logits)
+    return model(ids.to(device), **options, logits_mask=wanted.to(device)).logits
 
 
 def excluded_tokens(

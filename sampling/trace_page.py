@@ -6,10 +6,11 @@ scripts/trace_page.py shows several side by side. Nothing here needs a GPU.
 
 A trace is what the samplers return: frames {"t": float, "evaluations": int, "ids": list[int],
 "slots": list[int]}, the first the initial state, the last the result; slots are the lasting
-identities of positions. Tokens are only ever inserted as masks and then unmasked, so a trace is the
-final sequence plus two numbers per token: the frame in which it was inserted, and the frame in
-which it was unmasked. A page holds these (4,096 frames of 1,024 tokens: 100 KB) as JSON that this
-script can read back.
+identities of positions. Tokens are only ever inserted as masks, then unmasked, and perhaps removed
+by a corrector (which replaces a token it masks by a new position). So a trace is the sequence of
+all positions plus two or three numbers each: the frames in which it was inserted, unmasked and
+removed. A page holds these (4,096 frames of 1,024 tokens: 100 KB) as JSON that this script can read
+back.
 
 The page (trace_page.html is its template) is one self-contained file: it opens from a disk, an
 e-mail, a web server. Nothing here imports torch or transformers.
@@ -47,26 +48,29 @@ def make_panel(
     decode: list of ids -> text; trace: frames (see above); special: ids that are shown small, such
     as end of text. Returns {"title", "t": [frames], "evaluations": [frames], "tokens": [[text,
     special]], "slots": [[index into tokens, frame of insertion, frame of unmasking or -1, whether
-    it was given]]}, slots in the order of the final sequence. Raises ValueError if a position
-    disappears, moves past another, or changes after it was unmasked: no sampler may do that.
+    it was given, and where it was removed the frame of that]]}, slots in the order of the text.
+    Raises ValueError if a position moves past another, comes back, or changes after it was
+    unmasked: no sampler may do that.
     """
     if not trace:
         raise ValueError(f"{title}: an empty trace")
     first_seen: dict[int, int] = {}
     unmasked: dict[int, int] = {}
     token_of: dict[int, int] = {}
-    order = trace[-1]["slots"]
-    place = {slot: index for index, slot in enumerate(order)}
+    removed: dict[int, int] = {}
+    order: list[int] = []
     for number, frame in enumerate(trace):
-        where = [place.get(slot, -1) for slot in frame["slots"]]
-        if (
-            -1 in where
-            or any(a >= b for a, b in zip(where, where[1:]))
-            or len(where) < len(first_seen)
-        ):
-            raise ValueError(f"{title}: positions disappear or move in frame {number}")
+        for before, slot in zip([None, *frame["slots"]], frame["slots"]):
+            if slot not in first_seen:
+                first_seen[slot] = number
+                order.insert(0 if before is None else order.index(before) + 1, slot)
+        place = {slot: index for index, slot in enumerate(order)}
+        where = [place[slot] for slot in frame["slots"]]
+        if removed.keys() & frame["slots"] or any(a >= b for a, b in zip(where, where[1:])):
+            raise ValueError(f"{title}: positions move or come back in frame {number}")
+        for slot in first_seen.keys() - removed.keys() - set(frame["slots"]):
+            removed[slot] = number
         for slot, token in zip(frame["slots"], frame["ids"]):
-            first_seen.setdefault(slot, number)
             if slot in unmasked and token != token_of[slot]:
                 raise ValueError(
                     f"{title}: position {slot} changes after it was unmasked, in frame {number}"
@@ -74,12 +78,19 @@ def make_panel(
             if token != mask_id:
                 unmasked.setdefault(slot, number)
             token_of[slot] = token
-    ids, shown = [token_of[slot] for slot in order], [unmasked.get(slot, -1) for slot in order]
+    final = trace[-1]["slots"]
+    at = [unmasked.get(slot, -1) for slot in final]
+    text_of = {
+        slot: _printable(decode([token_of[slot]])) if slot in unmasked else "" for slot in removed
+    }
+    text_of |= zip(final, _texts([token_of[slot] for slot in final], at, decode))
     index: dict[tuple[str, int], int] = {}
     slots = []
-    for slot, token, text, at in zip(order, ids, _texts(ids, shown, decode), shown):
-        key = text, int(token in special)
-        slots.append([index.setdefault(key, len(index)), first_seen[slot], at, int(at == 0)])
+    for slot in order:
+        key = text_of[slot], int(token_of[slot] in special)
+        when = unmasked.get(slot, -1)
+        panel_slot = [index.setdefault(key, len(index)), first_seen[slot], when, int(when == 0)]
+        slots.append(panel_slot + ([removed[slot]] if slot in removed else []))
     return {
         "title": title,
         "t": [round(frame["t"], 6) for frame in trace],
@@ -150,11 +161,16 @@ def write_trace_page(
     path: str | Path, panels: Sequence[Panel], title: str = "How the text was written"
 ) -> None:
     """One self-contained HTML file that plays the panels (make_panel) side by side."""
+    write_text(path, trace_page(panels, title))
+
+
+def trace_page(panels: Sequence[Panel], title: str = "How the text was written") -> str:
+    """The text of that file."""
     data = json.dumps(panels, ensure_ascii=True, separators=(",", ":"))
     for character in "<>&":  # the data lies inside a script element: nothing may end it
         data = data.replace(character, f"\\u{ord(character):04x}")
     page = TEMPLATE.read_text(encoding="utf-8")
-    write_text(path, page.replace("@TITLE@", html.escape(title)).replace("@DATA@", data))
+    return page.replace("@TITLE@", html.escape(title)).replace("@DATA@", data)
 
 
 def read_panels(path: str | Path) -> list[Panel]:
@@ -203,11 +219,12 @@ def panel_fault(panel: Any) -> str:
     for place, slot in enumerate(slots):
         if not (
             isinstance(slot, list)
-            and len(slot) == 4
+            and len(slot) in (4, 5)
             and all(type(value) is int for value in slot)
             and 0 <= slot[0] < len(tokens)
             and 0 <= slot[1] < frames
             and -1 <= slot[2] < frames
+            and 0 <= slot[-1] < frames
         ):
             return f"slot {place}"
     return ""
@@ -218,11 +235,14 @@ def curves(panel: Panel) -> tuple[list[int], list[int]]:
     count.
     """
     length, clean = [0] * len(panel["t"]), [0] * len(panel["t"])
-    for _, first, shown, given in panel["slots"]:
+    for _, first, shown, given, *removed in panel["slots"]:
         if not given:
             length[first] += 1
             if shown >= 0:
                 clean[shown] += 1
+            for frame in removed:
+                length[frame] -= 1
+                clean[frame] -= shown >= 0
     for counts in (length, clean):
         for frame in range(1, len(counts)):
             counts[frame] += counts[frame - 1]
@@ -282,37 +302,44 @@ def write_trace_png(path: str | Path, panels: Sequence[Panel]) -> None:
 
 
 def screen_lines(pieces: Iterable[tuple[str, str]], columns: int) -> list[list[tuple[str, str]]]:
-    """Lines of at most `columns` cells, each a list of (character, style). pieces: (text,
-    style).
+    """Lines of at most `columns` cells, each a list of (character, style), broken after a blank
+    where there is one. pieces: (text, style).
     """
     lines: list[list[tuple[str, str]]] = [[]]
     used = 0
     for text, style in pieces:
         for character in text.replace("\t", "    "):
-            cells = (
-                0
-                if unicodedata.combining(character)
-                else 2
-                if unicodedata.east_asian_width(character) in "WF"
-                else 1
-            )
-            if character == "\n" or used + cells > columns:
+            if character == "\n":
                 lines.append([])
                 used = 0
-            if character != "\n":
-                lines[-1].append((character, style))
-                used += cells
+                continue
+            if used + _cells(character) > columns:
+                full = lines[-1]
+                blanks = [place for place, (sign, _) in enumerate(full, 1) if sign == " "]
+                cut = blanks[-1] if blanks else len(full)  # a longer word is cut
+                lines[-1:] = [full[:cut], full[cut:]]
+                used = sum(_cells(sign) for sign, _ in full[cut:])
+            lines[-1].append((character, style))
+            used += _cells(character)
     return lines
 
 
-def _pieces(positions, tokenizer, mask_id, known):
-    """(text, style) of positions (slot, token): runs of masks, of tokens shown before, and of new
-    ones. Runs are decoded whole, so that a character that several tokens spell is readable; a
-    special token that repeats (end of text does) is written once, with its count.
+def _cells(character: str) -> int:
+    """How many cells of a terminal a character takes."""
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def text_pieces(
+    tokens: Iterable[tuple[int, str]], tokenizer: Any, mask_id: int
+) -> list[tuple[str, str]]:
+    """(text, style) of tokens (id, style), equal styles joined: a run is decoded whole, so that a
+    character that several tokens spell is readable; a mask is MASK_SIGN; a special token that
+    repeats (end of text does) is written once, with its count.
     """
-    special, runs = set(tokenizer.all_special_ids), []
-    for slot, token in positions:
-        style = "mask" if token == mask_id else "old" if slot in known else "new"
+    special, runs = set(tokenizer.all_special_ids), list[tuple[str, list[int]]]()
+    for token, style in tokens:
         before = runs[-1][1][-1] if runs else None
         if (
             not runs
@@ -323,7 +350,7 @@ def _pieces(positions, tokenizer, mask_id, known):
         runs[-1][1].append(token)
     pieces = []
     for style, ids in runs:
-        if style == "mask":
+        if ids[0] == mask_id:
             pieces.append((MASK_SIGN * len(ids), style))
         elif ids[0] in special:
             pieces.append(
@@ -351,6 +378,13 @@ def terminal_watcher(
     codes = {"mask": "\x1b[2m", "old": "", "new": "\x1b[1;32m"}
     lines_shown, drawn_at, printed_at, given, known = 0, 0.0, -1, None, None
 
+    def pieces(positions, known):
+        style = lambda slot, token: (
+            "mask" if token == mask_id else "old" if slot in known else "new"
+        )
+        styled = [(token, style(slot, token)) for slot, token in positions]
+        return text_pieces(styled, tokenizer, mask_id)
+
     def show(number, frame):
         nonlocal lines_shown, drawn_at, printed_at, given, known
         if number:
@@ -368,9 +402,7 @@ def terminal_watcher(
             if masks and time.monotonic() - drawn_at < 0.04:
                 return
             columns, rows = shutil.get_terminal_size()
-            lines = screen_lines(_pieces(positions, tokenizer, mask_id, known), columns)[
-                -max(1, rows - 3) :
-            ]
+            lines = screen_lines(pieces(positions, known), columns)[-max(1, rows - 3) :]
             back = f"\x1b[{lines_shown}F\x1b[J" if lines_shown else ""
             body = "".join(
                 "".join(f"{codes[style]}{c}\x1b[0m" if codes[style] else c for c, style in line)
@@ -384,7 +416,7 @@ def terminal_watcher(
                 return
             written = [index for index, (slot, _) in enumerate(positions) if slot not in given]
             middle = positions[written[0] : written[-1] + 1] if written else []
-            text = "".join(text for text, _ in _pieces(middle, tokenizer, mask_id, shown))
+            text = "".join(text for text, _ in pieces(middle, shown))
             stream.write(f"{head}  {text!r}\n")
             printed_at = frame["evaluations"]
         stream.flush()

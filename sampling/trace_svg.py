@@ -31,9 +31,9 @@ def frame_pieces(panel: Panel, frame: int, before: int) -> Iterator[tuple[str, s
     tail = given.rstrip().rpartition("\n")[2]
     if tail:
         yield tail + "\n", "given"
-    for index, first, shown, is_given in panel["slots"]:
+    for index, first, shown, is_given, *removed in panel["slots"]:
         text, special = panel["tokens"][index]
-        if is_given or first > frame or special:
+        if is_given or first > frame or special or (removed and removed[0] <= frame):
             continue
         if shown < 0 or shown > frame:
             yield MASK_SIGN, "mask"

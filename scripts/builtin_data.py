@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common.command_line import ArgumentParser, finite_number
 from common.errors import InputError, run
+from common.progress import command, ending
 from common.rows import Row, write_rows
 from data.functions import code_infill_rows, code_rows
 from data.library_code import stdlib_infill_rows, stdlib_rows
@@ -46,6 +47,20 @@ MAKERS: dict[str, Callable[..., list[Row]]] = {
 }
 
 
+def use_of(kind: str, split: str, target: str) -> str:
+    """The command that reads rows of a kind."""
+    tokenizer, checkpoint = ("--tokenizer", "LLaDA-tiny-Base"), ("--checkpoint_path", "CHECKPOINT")
+    script, *flags = {
+        "text": ("flexmdm_transfer_preprocess.py", "--prompt_field", "prompt", *tokenizer),
+        "code_infill": ("eval_humaneval_infill.py", *checkpoint, "--allow_code_execution"),
+        "stdlib_infill": ("eval_humaneval_infill.py", *checkpoint),
+        "math": ("preprocess_math.py", *tokenizer),
+    }.get(kind, ("preprocess_code_infilling.py", *tokenizer))
+    if (kind, split) == ("math", "test"):
+        script, flags = "eval_gsm8k.py", [*checkpoint]
+    return command(script, *flags, "--data_path", target)
+
+
 def make_parser() -> ArgumentParser:
     """The flags, a command for each kind."""
     parser = ArgumentParser(description=__doc__)
@@ -53,13 +68,13 @@ def make_parser() -> ArgumentParser:
         dest="kind", required=True, metavar="KIND", help=f"{', '.join(MAKERS)} or tokenizer"
     )
     for kind in MAKERS:
-        command = kinds.add_parser(kind)
-        command.add_argument("--split", choices=("train", "test"), default="train")
-        command.add_argument("--n", type=int, default=1000, help="number of rows")
-        command.add_argument("--seed", type=int, default=0)
-        command.add_argument("--output", required=True, help="JSONL file to write")
+        subparser = kinds.add_parser(kind)
+        subparser.add_argument("--split", choices=("train", "test"), default="train")
+        subparser.add_argument("--n", type=int, default=1000, help="number of rows")
+        subparser.add_argument("--seed", type=int, default=0)
+        subparser.add_argument("--output", required=True, help="JSONL file to write")
         if kind == "text":
-            command.add_argument(
+            subparser.add_argument(
                 "--weights",
                 type=finite_number,
                 nargs=6,
@@ -83,7 +98,9 @@ def main() -> None:
         raise InputError(f"--output: {target} is a folder; name a JSONL file")
     try:
         if args.kind == "tokenizer":
-            print(f"{target}: {write_tokenizer(target).get_vocab_size()} tokens")
+            size = write_tokenizer(target).get_vocab_size()
+            following = command("scripts/new_base.py", "random", "--tokenizer", target)
+            ending(f"a tokenizer of {size} tokens", target, following)
             return
         if args.n < 1:
             raise InputError(f"--n: {args.n} is not at least 1")
@@ -93,7 +110,8 @@ def main() -> None:
                 raise InputError(f"--weights: {args.weights} must not be negative, nor all zero")
             options["weights"] = dict(zip(TEXT_WEIGHTS, args.weights))
         write_rows(target, MAKERS[args.kind](args.split, args.n, args.seed, **options))
-        print(f"{target}: {args.n} rows")
+        following = use_of(args.kind, args.split, target)
+        ending(f"{args.n:,} rows of {args.kind} ({args.split})", target, following)
     except OSError as error:
         raise InputError(f"{flag}: cannot write {target}: {error.strerror or error}") from None
 

@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common.command_line import ArgumentParser, require_positive
 from common.errors import run
+from common.progress import add_quiet_flag, ending
 from sampling.options import add_flexmdm_flags, add_model_flags
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def make_parser() -> ArgumentParser:
     add("--subsample", type=int, metavar="N", help="only the first N items (default: all)")
     add("--batch_size", type=int, default=50, help="rows in the network's batch (default: 50)")
     add("--output_dir", required=True, help="where table and plot go")
+    add_quiet_flag(parser)
     add_model_flags(parser)
     add_flexmdm_flags(parser)
     parser.set_defaults(
@@ -114,8 +116,11 @@ def length_known(
     from sampling.flexmdm import generate_flexmdm_infilling
 
     suffixes = given.suffixes or [[]] * len(given.prefixes)
-    arguments = {**model.arguments, "sampler": "count_first", "query_time": query_time}
-    arguments |= {"steps": None, "events_per_evaluation": 1, "bound_inflation": None}
+    # options of other samplers: at their defaults
+    other = {"steps", "events_per_evaluation", "bound_inflation", "corrector_time"}
+    other |= {"corrector_rounds", "corrector_spread", "corrector_choice"}
+    arguments = {name: value for name, value in model.arguments.items() if name not in other}
+    arguments |= {"sampler": "count_first", "query_time": query_time}
     result = generate_flexmdm_infilling(
         model.model,
         given.prefixes,
@@ -269,7 +274,11 @@ def main() -> None:
         write_text(folder / "count_study.md", table(study) + "\n")
         plot(study, folder / "count_study.png")
     print(table(study))
-    print(f"written: {args.output_dir}")
+    ending(
+        f"errors of length and of tokens over {len(items)} items",
+        args.output_dir,
+        "look at count_study.png there",
+    )
 
 
 if __name__ == "__main__":

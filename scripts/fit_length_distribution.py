@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common.command_line import ArgumentParser, finite_number, require_positive
 from common.config_values import LENGTH_DISTRIBUTION
 from common.errors import InputError, run
+from common.progress import add_quiet_flag, command, ending
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,6 +43,7 @@ Example = tuple[list[int], list[int], int]  # prefix, suffix, number of tokens b
 def make_parser() -> ArgumentParser:
     """The flags of this script."""
     parser = ArgumentParser(description=__doc__)
+    add_quiet_flag(parser)
     add = parser.add_argument
     add("--checkpoint_path", required=True, help="the checkpoint, of either kind")
     add("--base_model", help="its base, when it does not name one or the base has moved")
@@ -210,7 +212,14 @@ def main() -> None:
         card = f"# A length distribution for `{args.checkpoint_path}`\n\nFitted on"
         card += f" `{args.train_data}` with everything else frozen: fit_log.jsonl.\n"
         write_checkpoint(model, folder, tokenizer, card=card)
-    print(f"wrote {args.output_dir}")
+    infill = ("eval_humaneval_infill.py", "--allow_code_execution")
+    script, *flags = infill if args.task == "code" else ("eval_gsm8k.py",)
+    counting = ("--sampler", "count_first") if kind == "flexmdm" else ("--llada_length", "counted")
+    ending(
+        f"{kind} with a length distribution",
+        args.output_dir,
+        command(script, "--checkpoint_path", args.output_dir, *counting, *flags),
+    )
 
 
 if __name__ == "__main__":

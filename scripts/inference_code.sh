@@ -21,10 +21,10 @@ set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
 MODEL_KIND=${MODEL_KIND:-flexmdm}
 DIFFUSION_STEPS=${DIFFUSION_STEPS-4096}
-# the paper's decoding of the baseline: 1,024 tokens in one block, random remasking; FlexMDM's
-# settings are the script's defaults
+# the paper's decoding: FlexMDM by tau-leaping; of the baseline 1,024 tokens in one block, random
+# remasking
 case $MODEL_KIND in
-  flexmdm) KIND=(--variable_length) ;;
+  flexmdm) KIND=(--variable_length ${DIFFUSION_STEPS:+--preset paper}) ;;
   llada) KIND=(--gen_length 1024 --block_length 1024 --remasking random) ;;
   *) echo "error: MODEL_KIND $MODEL_KIND is neither flexmdm nor llada" >&2; exit 2 ;;
 esac
@@ -39,5 +39,8 @@ if [ -z "${OUTPUT_DIR:-}" ]; then
 fi
 . scripts/launch.sh
 
+has --allow_code_execution "$@" || say "programs will not be run, only the text is scored:" \
+  "no pass@1. To run them in the sandbox:" \
+  "sbatch scripts/inference_code.sh --allow_code_execution"
 evaluate eval_humaneval_infill.py --checkpoint_path "$CHECKPOINT_PATH" --output_dir "$OUTPUT_DIR" \
   "${KIND[@]}" "$@"

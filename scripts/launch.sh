@@ -6,8 +6,8 @@
 #   alone SCRIPT.py ARGS...        one process on the first node
 #
 # Under Slurm, srun starts the processes, one per GPU, on every node of the job; without Slurm,
-# torchrun does, on this machine. (Not torchrun under Slurm: when its workers save after a signal,
-# it kills them after 30 s and exits non-zero in any case.)
+# torchrun does, on this machine, where there is more than one. (Not torchrun under Slurm: when its
+# workers save after a signal, it kills them after 30 s and exits non-zero in any case.)
 #
 # Settings, all optional:
 #   FLEXMDM_PYTHON=/path/to/python   interpreter of any environment
@@ -220,6 +220,7 @@ run_and_finish() {
   local mark=$1 saved=$2 needed=$3 code=0 saved_before mark_before new
   shift 3
   if ! under_slurm; then
+    [ "$PROCESSES" -gt 1 ] || exec "${PYTHON_COMMAND[@]}" "$@"  # one process needs no launcher
     exec "${PYTHON_COMMAND[@]}" -m torch.distributed.run --standalone \
       --nproc_per_node "$PROCESSES" "$@"
   fi

@@ -26,6 +26,7 @@ from common import config_values
 from common.command_line import ArgumentParser, finite_number
 from common.errors import InputError, run
 from common.files import complete_folder, read_json, require_replaceable, resolve_folder, write_json
+from common.progress import command, ending
 from data.tokenizer import (
     CHAT_TEMPLATE,
     HEADER_TOKENS,
@@ -295,8 +296,8 @@ def make_parser() -> ArgumentParser:
         action="store_true",
         help="config.json and tokenizer, no weights: for training from scratch",
     )
-    for command in (llama, new):
-        command.add_argument("--output_dir", required=True)
+    for parser_of_kind in (llama, new):
+        parser_of_kind.add_argument("--output_dir", required=True)
     return parser
 
 
@@ -305,7 +306,9 @@ def main() -> None:
     args = make_parser().parse_args()
     require_replaceable(args.output_dir, "base")
     random_base(args) if args.command == "random" else import_llama(args.source, args.output_dir)
-    print(f"wrote {args.output_dir}")
+    start = "--from_scratch --all_parameters" if getattr(args, "config_only", False) else ""
+    words = ("--model_name_or_path", args.output_dir, *start.split(), "--train_data", "DATA")
+    ending("a base", args.output_dir, command("flexmdm_transfer_openwebtext.py", *words))
 
 
 if __name__ == "__main__":

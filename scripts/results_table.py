@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common.command_line import ArgumentParser
 from common.errors import InputError, run
 from common.files import write_json, write_text
+from common.progress import command, ending
 from evaluation.results import item_scores, paired_difference
 from evaluation.results_table import AXES, markdown, plot, read_results, table_rows
 
@@ -86,7 +87,12 @@ def main() -> None:
     write_json(folder / "table.json", rows)
     plot(rows, folder / f"accuracy.{args.format}", args.against)
     print(text)
-    print(f"\nwritten: {folder / 'table.md'}, table.json, accuracy.{args.format}", file=sys.stderr)
+    print()
+    ending(
+        f"a table of {len(rows)} results, and a plot",
+        f"{folder}/table.md, table.json, accuracy.{args.format}",
+        command("scripts/results_table.py", "--pair", "A", "B") + "  compares two, item by item",
+    )
 
 
 if __name__ == "__main__":

@@ -133,7 +133,7 @@ done
 table=$RUNS_DIR/tables/table.md
 # there will be new results: another table, after them
 if [ $SUBMITTED != 0 ]; then
-  table=/nowhere
+  table=''  # no path: nothing is there
   [ -n "$DRY_RUN" ] || rm -f "$RUNS_DIR/jobs/results_table"
 fi
 stage results_table "$table" "$everything" "" "${CPU_OPTIONS:-}" results_table.sh

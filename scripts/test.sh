@@ -10,6 +10,7 @@
 # tests that need them are skipped without.
 set -euo pipefail
 . "$(dirname "$0")/environment.sh"
+install requirements-test.txt
 if [ "${1:-}" = --quick ]; then
   shift
   set -- tests/scripts/test_layout.py tests/network/test_interpolant.py \

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common.command_line import ArgumentParser
 from common.errors import InputError, run
+from common.progress import ending
 from sampling.trace_page import read_panels, write_panels
 from sampling.trace_svg import write_trace_svg
 
@@ -52,6 +53,7 @@ def main() -> None:
         write_trace_svg(args.output, panels)
     else:
         write_panels(args.output, panels)
+    ending(f"{len(panels)} generations side by side", args.output, "open it in a browser")
 
 
 if __name__ == "__main__":

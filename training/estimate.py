@@ -336,3 +336,9 @@ def dry_run(args: "RunArguments", mean_length: float | None = None) -> None:
         f"GPU hours: {hours:,.0f} at {args.mfu:.0%} of {args.gpu_tflops:.0f} TFLOP/s, that is"
         f" {hours / gpus:,.1f} hours on {gpus} GPUs ({operations:.3g} operations)"
     )
+    print(
+        "  (--mfu is an assumption. Not counted: reading data, saving, what gradient checkpointing"
+        " computes again, and padding. The paper reports three days on 16 H100 for 200,000 steps of"
+        " 64 rows; its code pads every row to 1,024 tokens, twice what is counted here, and its MFU"
+        " is not known)"
+    )

@@ -38,6 +38,7 @@ from training.arguments import RunArguments
 from training.checkpoints import check_checkpoint, newest_complete
 from training.likelihood_bound import report
 from training.memory import HELD_OUT, training_advice
+from training.progress import print_ending, show_progress
 from training.rows import check_origin, check_rows
 from training.sharding import shard_by_fsdp2, shard_by_zero3
 from training.trainer import DiffusionTrainer, named_failure
@@ -429,6 +430,7 @@ def train_alone(
     if finished:
         if args.process_index == 0:
             print(f"{args.output_dir}/final exists: this run is finished")
+            print_ending(args, f"{args.max_steps} steps")
         end_process_group()
         return
     cost = getattr(collator, "expected_cost", None)
@@ -468,6 +470,7 @@ def train_alone(
         processing_class=tokenizer,
         callbacks=[JsonlLog(), stop],
     )
+    show_progress(trainer)
     trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.state.global_step < args.max_steps:
         if args.process_index == 0:
@@ -477,6 +480,10 @@ def train_alone(
             )
     else:
         save_final(trainer)
+        if args.process_index == 0:
+            losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+            newest = f", last logged loss {losses[-1]:.4g}" if losses else ""
+            print_ending(args, f"{args.max_steps} steps{newest}")
     end_process_group()
 
 
@@ -491,7 +498,6 @@ def save_final(trainer: DiffusionTrainer) -> None:
         if trainer.is_world_process_zero():
             shutil.rmtree(final, ignore_errors=True)
             staging.rename(final)
-            print(f"wrote {final}")
     trainer.accelerator.wait_for_everyone()
 
 

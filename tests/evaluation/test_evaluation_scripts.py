@@ -32,6 +32,7 @@ from evaluation.generation_run import GENERATIONS
 from evaluation.infill_scores import REACHED, edit_similarity, parses
 from llada_utils import load_llada
 from sampling.length_law import likeliest_lengths
+from sampling.options import sampler_words
 
 
 @pytest.fixture(scope="module")
@@ -318,6 +319,48 @@ def test_llada_supports_its_three_infill_layouts(checkpoints, sets, tmp_path, mo
 
 
 @pytest.mark.parametrize("task", ["math", "code"])
+def test_a_llada_that_searches_its_length_takes_the_most_confident_canvas(
+    checkpoints, sets, tmp_path, monkeypatch, task
+):
+    """Against probabilities computed row by row, in float64; every canvas counts."""
+    import torch
+
+    script = eval_gsm8k if task == "math" else eval_humaneval_infill
+    lengths = sorted(random.sample(range(1, 12), 4))
+    drift = {str(n): random.gauss(-1, 0.3) for n in lengths}
+    (tmp_path / "drift.json").write_text(json.dumps(drift))
+    words = ["--data_path", sets / f"{task}.jsonl", "--max_length", 200, "--llada_length"]
+    words += ["searched", "--output_dir", tmp_path / "out", "--batch_size", 2]
+    words += ["--llada_infill", "fixed"] if task == "code" else []
+    run = ["--checkpoint_path", checkpoints / "llada", *words]
+    with pytest.raises(InputError, match="--length_drift"):
+        run_main(script, monkeypatch, *run)
+    (tmp_path / "wrong.json").write_text("[1]")
+    with pytest.raises(InputError, match="--length_drift .*: not a file of"):
+        run_main(script, monkeypatch, *run, "--length_drift", tmp_path / "wrong.json")
+    run_main(script, monkeypatch, *run, "--length_drift", tmp_path / "drift.json")
+    model, tokenizer = load_llada(checkpoints / "llada"), load_tokenizer(checkpoints / "llada")
+    asked = "prompt_input" if task == "math" else "prompt"
+    for row in rows_of(tmp_path / "out").values():
+        before = text_ids(tokenizer, row[asked])
+        after = inner_ids(tokenizer, row.get("suffix", ""))
+        scores = {}
+        for n in lengths:
+            ids = torch.tensor([[*before, *[model.config.mask_token_id] * n, *after]])
+            with torch.no_grad():
+                logits = model(ids).logits[0, len(before) : len(before) + n].double()
+            logits = logits[:, : len(tokenizer)]
+            logits[:, model.config.mask_token_id] = -torch.inf
+            scores[n] = logits.log_softmax(-1).max(-1).values.mean().item() - drift[str(n)]
+        best = max(scores, key=scores.get)
+        assert row["evaluations"] == len(lengths) + best
+        given = len(before) + len(after)
+        assert row["positions"] == sum(given + n for n in lengths) + best * (given + best)
+    result = json.loads((tmp_path / "out/results.json").read_text())
+    assert "best of 4 lengths" in sampler_words(result["settings"])
+
+
+@pytest.mark.parametrize("task", ["math", "code"])
 def test_a_llada_that_counts_its_answer_fills_as_many_masks(
     checkpoints, sets, tmp_path, monkeypatch, task
 ):
@@ -583,7 +626,7 @@ def test_completion_is_the_middle_alone():
     model.tokenizer = SimpleNamespace(
         decode=lambda ids, **_: "".join(words[token] for token in ids)
     )
-    model.kind, model.stop_ids, model.counted = "flexmdm", {0}, False
+    model.kind, model.stop_ids = "flexmdm", {0}
     result = GenerationResult(
         sequences=torch.tensor(
             [[5, 9, 1, 2, 3, 9, 6], [5, 9, 9, 6, 6, 0, 0], [9, 2, 9, 0, 0, 0, 0]]

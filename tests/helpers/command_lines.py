@@ -53,13 +53,14 @@ def module_of(script):
 
 def parser_of(script):
     """The parser of a script, by its path in the repository; None where it takes no flags."""
-    from training.arguments import make_parser
+    from training import arguments
+    from training.command_line import make_parser
 
     if '__name__ == "__main__"' not in (ROOT / script).read_text():
         return None
     module = module_of(script)
     if module.__name__ in TRAINING:
-        return make_parser(getattr(module, TRAINING[module.__name__]))
+        return make_parser(getattr(arguments, TRAINING[module.__name__]))
     return module.make_parser() if hasattr(module, "make_parser") else None
 
 

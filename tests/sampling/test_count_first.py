@@ -26,6 +26,7 @@ from test_sampler_exactness import COMMON, LAWS, ORDERS, is_exact
 from common.errors import InputError
 from flexmdm_interpolant import LinearSchedule, PowerSchedule
 from llada_dit import LengthDistribution, count_bins
+from sampling import flexmdm, partial_count
 from sampling.flexmdm import generate_flexmdm, generate_flexmdm_infilling
 from sampling.flexmdm_sampler import FlexMDMSampler
 from sampling.length_search import search_lengths
@@ -91,6 +92,43 @@ def test_count_first_samples_the_exact_law(law, order, rng):
     )
     assert is_exact(contexts, model, rng, **settings)
     assert model.counted >= 20_000 and model.unknown == 0
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("order", ["random", "top_prob"])
+def test_counting_a_share_and_inserting_the_rest_samples_the_exact_law(law, order, rng):
+    contexts, schedule = LAWS[law](rng), PowerSchedule(1.7)
+    share = float(rng.choice([0.2, 0.5, 0.8, 1.0]))
+    model = WithCount(contexts, schedule)
+    settings = dict(sampler="event_driven", placed_share=share, insertion_schedule=schedule)
+    assert is_exact(contexts, model, rng, **settings, **ORDERS[order])
+    assert model.counted >= 20_000 and model.unknown == 0
+
+
+def test_a_placed_share_that_the_clock_does_not_know_of_fails_the_exactness_check(rng, monkeypatch):
+    """All masks are placed, but the sampler goes on as if half of them were."""
+    half = partial_count.count_and_insert
+
+    def wrong(counting, continued, share):
+        return half(counting, lambda masks, starts: continued(masks, starts**0.5), share)
+
+    monkeypatch.setattr(flexmdm, "count_and_insert", wrong)
+    contexts, schedule = random_lengths(rng), LinearSchedule()
+    settings = dict(sampler="event_driven", placed_share=0.5, insertion_schedule=schedule)
+    assert not is_exact(contexts, WithCount(contexts, schedule), rng, **settings)
+
+
+def test_the_share_follows_the_entropy_of_the_number(rng):
+    """Of a settled number everything is placed, and nothing has to be inserted."""
+    p = rng.dirichlet(np.ones(6), 20)
+    expected = torch.distributions.Categorical(torch.from_numpy(p)).entropy()
+    np.testing.assert_allclose(partial_count.entropy(np.log(p)), expected)
+    context = Context((), (), {(0, 1, 2): 0.5, (2, 1, 0): 0.5})
+    model, share = WithCount([context], PowerSchedule(1.7)), float(rng.uniform(0.05, 0.9))
+    settings = COMMON | dict(sampler="event_driven", placed_share=share, return_trace=True)
+    result = generate_flexmdm(model, batch_size=50, **settings)
+    assert {len(trace[1]["ids"]) for trace in result.trace} == {3}
+    assert set(result.lengths.tolist()) == {3}
 
 
 @pytest.mark.parametrize("wrong", [{"length_choice": "likeliest"}, {"events_per_evaluation": 3}])

@@ -112,8 +112,9 @@ def test_an_interval_without_proposals_is_not_drawn_again(inflation):
             dict(unmasking="confidence", confidence_method="top_prob", confidence_threshold=0.95),
             0.03,
         ),
+        (dict(corrector_time=0.5, corrector_choice="least_confident"), 0.03),
     ],
-    ids=["bound_2", "bound_1.25", "threshold"],
+    ids=["bound_2", "bound_1.25", "threshold", "least_confident"],
 )
 def test_short_strings_stay_near_their_distribution_under_approximations(law, settings, slack):
     rng = np.random.default_rng(int(torch.randint(2**31, ())))

@@ -82,9 +82,19 @@ def consistent(chosen):
             chosen = {**chosen, "confidence_threshold": None}
     if chosen["unmasking"] == "random" or chosen["confidence_method"] == "position":
         chosen = {**chosen, "confidence_threshold": None}
+    if "corrector_time" in chosen and chosen["sampler"] == "event_driven":
+        chosen = {**chosen, "steps": None}
     return chosen
 
 
+correctors = st.sampled_from(
+    [
+        {},
+        {},
+        {"corrector_time": 0.3, "corrector_choice": "least_confident"},
+        {"corrector_time": 0.7, "corrector_rounds": 3, "corrector_spread": True},
+    ]
+)
 samplers = st.fixed_dictionaries(
     {
         "sampler": st.sampled_from(["tau_leaping", "event_driven"]),
@@ -103,7 +113,8 @@ samplers = st.fixed_dictionaries(
         "bound_inflation": st.sampled_from([None, None, 1.0, 1.5]),
         "confidence_threshold": st.sampled_from([None, None, 0.2]),
     }
-).map(consistent)
+)
+samplers = st.builds(lambda *parts: consistent(parts[0] | parts[1]), samplers, correctors)
 networks = st.builds(
     HashNetwork, st.sampled_from([0.0, 0.3, 5.0, 5000.0]), st.booleans(), st.booleans()
 ) | st.builds(
@@ -160,18 +171,20 @@ def test_prompts_and_suffixes_stay_and_generated_tokens_are_ordinary(network, ro
         assert ids[: len(prefix)] == prefix and ids[length - len(suffix) :] == suffix
         middle = ids[len(prefix) : length - len(suffix)]
         assert all(token < NUM_TOKENS and token not in (MASK, PAD) for token in middle)
-        check_trace(result.trace[row], len(prefix), len(suffix), ids, int(result.evaluations[row]))
-    if chosen["sampler"] == "event_driven":
+        evaluations, corrected = int(result.evaluations[row]), "corrector_time" in chosen
+        check_trace(result.trace[row], len(prefix), len(suffix), ids, evaluations, corrected)
+    if chosen["steps"] is None:
+        assert not bool(result.truncated.any())
+    elif chosen["sampler"] == "event_driven":
         assert bool((result.evaluations <= chosen["steps"]).all())
     elif not hasattr(network, "config"):
-        assert bool((result.evaluations <= chosen["steps"]).all()) and not bool(
-            result.truncated.any()
-        )
+        most = chosen["steps"] * (1 + chosen.get("corrector_rounds", "corrector_time" in chosen))
+        assert bool((result.evaluations <= most).all()) and not bool(result.truncated.any())
 
 
-def check_trace(frames, prefix, suffix, ids, evaluations):
-    """Slots are lasting identities in order; what was once written stays as it is, where it is; no
-    clock or count runs backwards.
+def check_trace(frames, prefix, suffix, ids, evaluations, corrected):
+    """Slots are lasting identities in order; what was once written stays as it is, where it is,
+    unless a corrector removes it; no count runs backwards, and without a corrector no clock.
     """
     assert (
         frames[0]["slots"] == list(range(prefix + suffix))
@@ -179,19 +192,27 @@ def check_trace(frames, prefix, suffix, ids, evaluations):
         and frames[0]["t"] == 0
     )
     assert frames[-1]["ids"] == ids and frames[-1]["evaluations"] == evaluations
+    born = prefix + suffix - 1
     for before, after in zip(frames, frames[1:]):
-        assert before["t"] <= after["t"] <= 1 and before["evaluations"] <= after["evaluations"]
+        assert before["t"] <= after["t"] or corrected
+        assert after["t"] <= 1 and before["evaluations"] <= after["evaluations"]
         where = {slot: place for place, slot in enumerate(after["slots"])}
-        places = [where[slot] for slot in before["slots"]]  # nothing disappears
+        kept = [slot for slot in before["slots"] if slot in where]
+        assert corrected or kept == before["slots"]  # nothing disappears
+        places = [where[slot] for slot in kept]
         assert places == sorted(places)  # nothing changes sides
         for slot, token in zip(before["slots"], before["ids"]):
             # nothing written is overwritten
-            assert token == MASK or after["ids"][where[slot]] == token
+            assert token == MASK or slot not in where or after["ids"][where[slot]] == token
         # numbered in order of birth
-        assert sorted(after["slots"]) == list(range(len(after["slots"])))
-        inside = after["slots"][prefix : len(after["slots"]) - suffix]
+        born = max([born, *after["slots"]])
+        assert corrected or sorted(after["slots"]) == list(range(len(after["slots"])))
+        new = [slot for slot in after["slots"] if slot not in before["slots"]]
+        assert not new or sorted(new) == list(range(born + 1 - len(new), born + 1))
         # nothing is inserted into what was given
-        assert all(slot >= prefix + suffix for slot in inside)
+        end = len(after["slots"]) - suffix
+        given = after["slots"][:prefix] + after["slots"][end:]
+        assert given == list(range(prefix + suffix)) and end >= prefix
 
 
 @quick

@@ -39,7 +39,8 @@ NOT_A_TOKEN = 4  # rows of the embedding beyond the tokenizer's 60 ids
 def made(tmp_path_factory):
     """Both models, whose likeliest ids by far are rows of the embedding that are no tokens."""
     work = tmp_path_factory.mktemp("made")
-    base = tiny.llada(embedding_size=60 + NOT_A_TOKEN, vocab_size=60 + NOT_A_TOKEN)
+    rows = 60 + NOT_A_TOKEN
+    base = tiny.llada(embedding_size=rows, vocab_size=rows, max_sequence_length=200)
     with torch.no_grad():
         base.model.transformer.ff_out.weight[60:] *= 30
     tokenizer = tiny.tokenizer(["<infill-boundary>"])
@@ -105,7 +106,7 @@ def test_one_line_writes_what_the_command_prints(made, kind, options, monkeypatc
 def test_text_that_leaves_nothing_to_write_is_refused(made):
     for kind in SCRIPTS:
         model, tokenizer = AutoModel.from_pretrained(made / kind), load_tokenizer(made / kind)
-        for prompt, message in ((words(70), "70 tokens"), ("w9 <|mdm_mask|>", "mask token")):
+        for prompt, message in ((words(210), "210 tokens"), ("w9 <|mdm_mask|>", "mask token")):
             with pytest.raises(InputError, match=message):
                 model.generate_text(tokenizer, prompt)
             with pytest.raises(InputError, match=message.split()[1]):

@@ -81,9 +81,35 @@ def insertion_trace(length, given=0, evaluations=None):
     ]
 
 
+def corrected_trace(length, given=0, rounds=3):
+    """An insertion trace and what correctors do next: in each round some tokens are removed or
+    replaced by a new mask, which is unmasked in the next frame.
+    """
+    trace = insertion_trace(length, given)
+    born = length
+    for number in range(1, rounds + 1):
+        last = trace[-1]
+        ids, slots = [], []
+        for token, slot in zip(last["ids"], last["slots"]):
+            kind = "kept" if slot < given else random.choice(["kept", "removed", "masked"])
+            if kind == "masked":
+                token, slot, born = MASK, born, born + 1
+            if kind != "removed":
+                ids, slots = [*ids, token], [*slots, slot]
+        step = last["evaluations"] + 1
+        trace.append({"t": 0.5, "evaluations": step, "ids": ids, "slots": slots})
+        ids = [random.randint(1, 8) if token == MASK else token for token in ids]
+        at = random.randint(given, len(ids))  # one more is inserted, and stays a mask for now
+        ids, slots, born = ids[:at] + [MASK] + ids[at:], slots[:at] + [born] + slots[at:], born + 1
+        trace.append({"t": 1.0, "evaluations": step + 1, "ids": ids, "slots": slots})
+    ids = [random.randint(1, 8) if token == MASK else token for token in ids]
+    trace.append({"t": 1.0, "evaluations": step + 2, "ids": ids, "slots": slots})
+    return trace
+
+
 @pytest.fixture(scope="module")
 def real():
-    """({title: trace}, tokenizer) of FlexMDM's two samplers, an infill and LLaDA, with random
+    """({title: trace}, tokenizer) of two samplers, an infill, a corrector and LLaDA, with random
     networks.
     """
     network, baseline, tokenizer = tiny.flexmdm(), tiny.llada(), tiny.tokenizer()
@@ -99,6 +125,16 @@ def real():
         "infill": generate_flexmdm_infilling(
             network, prompt, torch.tensor([[9, 8]]), steps=24, max_length=24, **settings
         ),
+        "corrected": generate_flexmdm(
+            network,
+            prompt,
+            steps=24,
+            max_length=24,
+            temperature=1.0,
+            corrector_time=0.5,
+            corrector_rounds=2,
+            **settings,
+        ),
         "LLaDA": generate_mdm(baseline, prompt, steps=8, gen_length=16, cfg_scale=0.5, **settings),
     }
     return {title: result.trace[0] for title, result in traces.items()}, tokenizer
@@ -113,6 +149,7 @@ def test_a_panel_holds_the_whole_trace(real):
     for trace in [
         *traces.values(),
         insertion_trace(30, given=4),
+        corrected_trace(20, given=3),
         insertion_trace(0, evaluations=3),
     ]:
         mask_id = tiny.MASK if trace in traces.values() else MASK
@@ -122,8 +159,8 @@ def test_a_panel_holds_the_whole_trace(real):
         for number, frame in enumerate(trace):
             there = [
                 (shown != -1 and shown <= number)
-                for _, first, shown, _ in panel["slots"]
-                if first <= number
+                for _, first, shown, _, *removed in panel["slots"]
+                if first <= number and not (removed and removed[0] <= number)
             ]
             assert there == [token != mask_id for token in frame["ids"]]
             assert (length[number], clean[number]) == (len(there) - given, sum(there) - given)
@@ -134,11 +171,12 @@ def test_impossible_traces_are_refused():
     frame = {"t": 0.0, "evaluations": 0, "ids": [1, MASK], "slots": [0, 1]}
     for second in (
         {"ids": [2, MASK], "slots": [0, 1]},
-        {"ids": [1], "slots": [0]},
         {"ids": [MASK, 1], "slots": [1, 0]},
     ):
         with pytest.raises(ValueError, match="frame [01]"):
             make_panel("a", decode, [frame, {**frame, **second}], MASK)
+    with pytest.raises(ValueError, match="come back in frame 2"):
+        make_panel("a", decode, [frame, {**frame, "ids": [1], "slots": [0]}, frame], MASK)
     with pytest.raises(ValueError, match="empty"):
         make_panel("a", decode, [], MASK)
 
@@ -268,6 +306,10 @@ def test_page_plays_to_the_end_without_console_messages(browser, tmp_path):
     url = open_page(browser, tmp_path / "page.html", traces)
     assert browser.run("document.title") == "A <title> & more"
     assert [visible(browser, n) for n in (0, 1)] == [
+        expected(trace[-1]) for trace in traces.values()
+    ]  # a page opens with the results
+    browser.key("Home")
+    assert [visible(browser, n) for n in (0, 1)] == [
         expected(trace[0]) for trace in traces.values()
     ]
     browser.run("document.getElementById('speed').value = '4'")
@@ -288,6 +330,7 @@ def test_every_frame_is_shown_as_it_was(browser, tmp_path):
     """Step by step with the arrow keys, forward and back, over evaluations and over t."""
     trace = insertion_trace(12, given=2, evaluations=20)
     open_page(browser, tmp_path / "page.html", {"a": trace})
+    browser.key("Home")
     for frame in trace[1:]:
         browser.key("ArrowRight")
         assert visible(browser) == expected(frame)
@@ -324,9 +367,25 @@ def test_every_frame_is_shown_as_it_was(browser, tmp_path):
     assert browser.problems == []
 
 
+def test_a_corrector_is_shown_in_every_frame(browser, tmp_path):
+    trace = corrected_trace(8, given=2)
+    open_page(browser, tmp_path / "page.html", {"a": trace})
+    browser.key("Home")
+    for frame in trace[1:]:
+        browser.key("ArrowRight")
+        assert visible(browser) == expected(frame)
+    for frame in trace[-2::-1]:
+        browser.key("ArrowLeft")
+        assert visible(browser) == expected(frame)
+    browser.key("t")
+    browser.key("End")
+    assert visible(browser) == expected(trace[-1])
+    assert browser.problems == []
+
+
 def test_real_samplers_can_be_played(browser, tmp_path, real):
-    """Traces of both samplers, an infill and LLaDA with guidance: four panels end in their
-    results.
+    """Traces of both samplers, an infill, a corrector and LLaDA with guidance: five panels end in
+    their results.
     """
     traces, tokenizer = real
     open_page(browser, tmp_path / "page.html", traces, mask_id=tiny.MASK, decoder=tokenizer.decode)
@@ -336,7 +395,7 @@ def test_real_samplers_can_be_played(browser, tmp_path, real):
             tokenizer.decode([token]) for token in trace[-1]["ids"]
         )
         assert MASK_SIGN not in visible(browser, number)
-    assert browser.run("document.querySelectorAll('svg path.length').length") == 4
+    assert browser.run("document.querySelectorAll('svg path.length').length") == 5
     assert browser.problems == []
 
 
@@ -453,6 +512,16 @@ def test_output_that_is_not_a_terminal_gets_a_few_lines():
         repr(MASK_SIGN * 3),
         repr("é<|end|>×2"),
     ]
+
+
+def test_words_stay_whole_where_they_fit():
+    words = ["".join(random.choices("abcd", k=random.randrange(1, 12))) for _ in range(60)]
+    text = " ".join(words)
+    lines = ["".join(c for c, _ in line) for line in screen_lines([(text, "old")], 20)]
+    assert "".join(lines) == text and max(map(len, lines)) <= 20 and len(lines) > 3
+    assert all(line.endswith(" ") for line in lines[:-1])
+    long = ["".join(c for c, _ in line) for line in screen_lines([("a" * 45, "old")], 20)]
+    assert list(map(len, long)) == [20, 20, 5]
 
 
 def test_wide_characters_take_two_cells():

@@ -4,6 +4,8 @@ Run: pytest tests/scripts/test_command_lines.py        (in this process, no mode
 """
 
 import argparse
+import subprocess
+import sys
 
 import pytest
 from command_lines import (
@@ -18,8 +20,11 @@ from command_lines import (
 )
 from conftest import ROOT
 
-from instruction_finetuning import InstructionArguments
-from training.arguments import RunArguments, make_parser
+from common.command_line import ArgumentParser, Switch
+from common.errors import InputError
+from training.arguments import InstructionArguments, RunArguments, parse_arguments
+from training.command_line import make_parser
+from training.flags import InstructionFlags
 
 SCRIPTS = [name for path in python_files() if parser_of(name := str(path.relative_to(ROOT)))]
 
@@ -60,6 +65,79 @@ def test_every_boolean_flag_of_every_script_works_without_a_value(script):
                 for flag in action.option_strings:
                     value = getattr(parser.parse_args([flag]), action.dest)
                     assert isinstance(value, bool), (script, flag)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_boolean_flag_of_every_script_works_with_a_value(script):
+    """By word or after an equals sign, as in the training scripts; a switch, negated, too."""
+    for parser in parsers_in(parser_of(script)):
+        for action in parser._actions:
+            action.required = False
+        for action in parser._actions if isinstance(parser, ArgumentParser) else []:
+            if not isinstance(action, argparse._StoreTrueAction | Switch):
+                continue
+            flag, parsed = action.option_strings[0], lambda *words: parser.parse_args(words)
+            for word, value in (("true", True), ("False", False), ("1", True), ("no", False)):
+                value = value or (action.default and not isinstance(action, Switch))
+                assert getattr(parsed(flag, word), action.dest) is value, (flag, word)
+                assert getattr(parsed(f"{flag}={word}"), action.dest) is value, (flag, word)
+            with pytest.raises(InputError, match=f"{flag}: maybe is neither true nor false"):
+                parsed(f"{flag}=maybe")
+            for negated in action.option_strings[1:]:
+                assert getattr(parsed(negated), action.dest) is False
+
+
+@pytest.mark.parametrize(
+    "script, typed, meant",
+    [
+        ("eval_gsm8k.py", "--checkpoint_pth", "--checkpoint_path"),
+        ("eval_gsm8k.py", "--difusion_steps=3", "--diffusion_steps"),
+        ("scripts/builtin_data.py", "--sed", "--seed"),
+        ("instruction_finetuning.py", "--train_dta", "--train_data"),
+        ("instruction_finetuning.py", "--gradient_accumulation", "--gradient_accumulation_steps"),
+    ],
+)
+def test_a_mistyped_flag_gets_a_suggestion(script, typed, meant, monkeypatch):
+    if script in ("instruction_finetuning.py",):
+        monkeypatch.setattr(sys, "argv", [script, typed, "x"])
+        with pytest.raises(InputError, match=f"unrecognized arguments: {typed} x; did you mean"):
+            parse_arguments(InstructionArguments, None)
+        with pytest.raises(InputError, match=rf"{meant}\?$"):
+            parse_arguments(InstructionArguments, None)
+        return
+    words = ["math", "--output", "x"] if "builtin" in script else ["--checkpoint_path", "C"]
+    with pytest.raises(InputError, match=f"unrecognized arguments: {typed}.*did you mean {meant}"):
+        parser_of(script).parse_args([*words, typed, "3"])
+
+
+def test_the_training_scripts_answer_help_and_wrong_paths_without_torch(tmp_path):
+    """Importing torch and the Trainer takes seconds. transformers' flags come with --help_all."""
+    for script in ("flexmdm_transfer_openwebtext.py", "instruction_finetuning.py"):
+        for words, expected, code in (
+            (["--help"], "--init_from", 0),
+            (["--init_from", str(tmp_path / "x")], "--init_from", 2),
+            (["--train_data", str(tmp_path / "x")], "--train_data", 2),
+            (["--lora_r", "many"], "--lora_r", 2),
+        ):
+            looked = f"""
+import sys
+sys.argv = {[script, *words]!r}
+import {script[:-3]} as script
+from common.errors import run
+try:
+    run(script.main)
+except SystemExit as end:
+    print("code", end.code, "torch" in sys.modules)
+"""
+            done = subprocess.run(
+                [sys.executable, "-c", looked], cwd=ROOT, capture_output=True, text=True
+            )
+            assert f"code {code} False" in done.stdout, done.stderr
+            assert expected in (done.stdout if code == 0 else done.stderr)
+            if words == ["--help"]:
+                assert "--push_to_hub" not in done.stdout.replace("--help_all", "")
+    own, everything = (make_parser(cls).format_help() for cls in (InstructionFlags, RunArguments))
+    assert "--push_to_hub" in everything and len(everything) > 2 * len(own)
 
 
 LINES = list(dict.fromkeys(shown()))

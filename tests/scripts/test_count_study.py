@@ -43,6 +43,8 @@ def test_counts_add_up_and_the_surplus_is_its_integral(checkpoint, tmp_path, mon
     words = ["--checkpoint_path", checkpoint, "--task", task, "--batch_size", 4]
     words += ["--data_path", tmp_path / "data.jsonl", "--output_dir", tmp_path / "out"]
     words += ["--max_length", 400]
+    if task == "code":  # an option that the part with known lengths does not take
+        words += ["--corrector_time", 0.5, "--corrector_rounds", 2, "--corrector_spread"]
     monkeypatch.setattr(sys, "argv", ["count_study.py", *map(str, words)])
     count_study.main()
     study = json.loads((tmp_path / "out/count_study.json").read_text())

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from instruction_finetuning import InstructionArguments
-from training.arguments import RANGES, RunArguments, make_parser, parse_arguments
+from training.arguments import RANGES, InstructionArguments, RunArguments, parse_arguments
+from training.command_line import make_parser
 
 GIVEN = ["x", "--train_data", "rows", "--use_cpu"]
 

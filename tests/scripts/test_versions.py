@@ -55,7 +55,10 @@ def test_oldest_and_newest(tmp_path, which):
     (tmp_path / "requirements.txt").write_text(wanted)
     subprocess.run([there, "-m", "venv", str(tmp_path / "venv")], check=True)
     subprocess.run(
-        [tmp_path / "venv/bin/pip", "install", "--quiet", "-r", tmp_path / "requirements.txt"],
+        [
+            *(tmp_path / "venv/bin/pip", "install", "--quiet"),
+            *("-r", tmp_path / "requirements.txt", "-r", ROOT / "requirements-test.txt"),
+        ],
         check=True,
         timeout=1200,
     )
