@@ -218,6 +218,11 @@ def test_a_boolean_flag_is_read_as_python_reads_it(shown, words, on):
     assert (called[0] == "flexmdm_transfer_openwebtext.py") == on
 
 
+def test_one_process_needs_no_launcher(shown):
+    called = shown("bash scripts/IFT_math.sh --max_steps 3", PROCESSES_PER_NODE="1")
+    assert called[0] == "instruction_finetuning.py" and called[-2:] == ["--max_steps", "3"]
+
+
 def test_settings_are_not_expanded_as_file_patterns(shown, tmp_path):
     plan = bash(
         "bash scripts/run_all.sh --dry_run",
