@@ -7,6 +7,7 @@ plain line every so often where there is no terminal, so that a log holds no car
 """
 
 import argparse
+import functools
 import os
 import shlex
 import sys
@@ -19,6 +20,7 @@ LINE = "{desc}: {n_fmt} of {total_fmt}, {elapsed} passed, {remaining} left, {rat
 OPEN_LINE = "{desc}: {n_fmt}, {elapsed} passed, {rate_fmt}{postfix}"  # no total is known
 
 
+@functools.cache  # once for a process
 def plain_progress() -> None:
     """Where stderr is no terminal, make every tqdm bar of this process a line now and then, without
     carriage returns. Does nothing in a terminal.

@@ -9,8 +9,8 @@ in a table are all derived from the fields:
     add_flexmdm_flags(parser)        # FlexMDM's own
     add_llada_flags(parser)          # LLaDA's own; a script may add both, no flag is defined twice
     options = options_from(parser.parse_args(), SamplerOptions)
-    generate_flexmdm(model, prompts, mask_id=..., pad_id=..., options=options)
-    generate_flexmdm(model, prompts, mask_id=..., pad_id=..., sampler="event_driven")    # the same
+    generate_flexmdm(model, prompts, options=options)
+    generate_flexmdm(model, prompts, sampler="event_driven")    # the same
 
 A script with other defaults calls parser.set_defaults(...) before it parses.
 """
@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from common.command_line import Switch
@@ -28,6 +28,10 @@ from common.errors import InputError
 
 if TYPE_CHECKING:
     from flexmdm_interpolant import Schedule
+
+
+SEED = 42
+TAU_LEAPING_STEPS = 256  # where none are given; the paper's for GSM8K
 
 
 class OptionError(ValueError):
@@ -42,13 +46,12 @@ def option(default: Any, help: str | None, **more: Any) -> Any:
     """A dataclass field that is an option of a sampler.
 
     Args:
-        default: of the library calls.
+        default: of the flag and of the library calls.
         help: of the flag, or None for an option without a flag.
         more: type (float, int, bool or str), choices, at_least, above, at_most: allowed values;
-            flag: its name, if not the option's; flag_default: the flag's default, if different;
-            parse: converts the flag's text; metavar; in_settings=False: the generated text does not
-            depend on it; words: label of a value in the results table, a format string or a
-            function of all settings, None for no label.
+            flag: its name, if not the option's; parse: converts the flag's text; metavar;
+            in_settings=False: the generated text does not depend on it; words: label of a value in
+            the results table, a format string or a function of all settings, None for no label.
     """
     return field(default=default, metadata={"help": help, **more})
 
@@ -211,6 +214,9 @@ def _bound_words(settings: dict[str, Any]) -> str | None:
     return words.format(settings["bound_inflation"])
 
 
+CORRECTOR = ("corrector_time", "corrector_rounds", "corrector_spread", "corrector_choice")
+
+
 def _corrector_words(settings: dict[str, Any]) -> str | None:
     if settings.get("corrector_time") is None:
         return None
@@ -238,10 +244,9 @@ class SamplerOptions(SharedOptions):
         words=_order_words,
     )
     confidence_method: str = option(
-        "position",
+        "prob_diff",
         "confidence measure of --unmasking confidence (default: prob_diff, the paper's for GSM8K)",
         choices=("position", "top_prob", "prob_diff", "entropy"),
-        flag_default="prob_diff",
     )
     use_sliding_window: bool = option(
         False,
@@ -259,11 +264,10 @@ class SamplerOptions(SharedOptions):
         32, "window: maximum number of competing masks (default: 32)", type=int, at_least=1
     )
     length_choice: str = option(
-        "drawn",
+        "likeliest",
         "count_first, --placed_share: the likeliest number of tokens (default), or one drawn from"
         " p(n)",
         choices=("likeliest", "drawn"),
-        flag_default="likeliest",
     )
     length_candidates: int = option(
         1,
@@ -358,6 +362,14 @@ class SamplerOptions(SharedOptions):
     )
     unmask_schedule: Schedule | None = option(None, None)
 
+    def to_count_first(self, **changes: Any) -> SamplerOptions:
+        """The same options for the sampler count_first, those that it refuses at their defaults."""
+        refused = {"steps", "bound_inflation", "placed_share", *CORRECTOR}
+        left_out: dict[str, Any] = {
+            each.name: each.default for each in fields(self) if each.name in refused
+        }
+        return replace(self, sampler="count_first", **left_out, **changes)
+
     def check(self) -> None:
         """Refuse options that do not go together. Raises OptionError."""
         event_driven, threshold = self.sampler == "event_driven", self.confidence_threshold
@@ -393,11 +405,10 @@ class SamplerOptions(SharedOptions):
     def _check_corrector(self) -> None:
         time = self.corrector_time
         if time is None:
-            for name in ("corrector_rounds", "corrector_spread", "corrector_choice"):
-                default = type(self).__dataclass_fields__[name].default
-                if getattr(self, name) != default:
-                    wanted = f"{default}, except with a corrector_time"
-                    raise OptionError(name, getattr(self, name), wanted)
+            for each in fields(self):
+                if each.name in CORRECTOR and getattr(self, each.name) != each.default:
+                    wanted = f"{each.default}, except with a corrector_time"
+                    raise OptionError(each.name, getattr(self, each.name), wanted)
             return
         if not time < 1:
             raise OptionError("corrector_time", time, "below 1, the time of the clean text")
@@ -522,7 +533,7 @@ def add_model_flags(parser: argparse.ArgumentParser, checkpoint_required: bool =
     )
     add_device_flags(group)
     group.add_argument(
-        "--seed", type=int, default=42, help="seed of every random number (default: 42)"
+        "--seed", type=int, default=SEED, help=f"seed of every random number (default: {SEED})"
     )
     _add_options(group, SharedOptions, set())
 
@@ -565,7 +576,7 @@ def _add_options(group: Any, kind: type[SharedOptions], without: set[str]) -> No
         rule = each.metadata
         if each.name in without or rule["help"] is None:
             continue
-        how: dict[str, Any] = {"default": rule.get("flag_default", each.default)}
+        how: dict[str, Any] = {"default": each.default}
         if rule.get("type") is bool:
             how["action"] = Switch
         else:
@@ -577,7 +588,7 @@ Options = TypeVar("Options", bound=SharedOptions)
 
 
 def options_from(
-    args: argparse.Namespace, kind: type[Options], default_steps: int | None = None
+    args: argparse.Namespace, kind: type[Options], default_steps: int | None = TAU_LEAPING_STEPS
 ) -> Options:
     """A sampler's options from parsed flags. default_steps: tau-leaping's, if --diffusion_steps is
     not given. Raises InputError naming the flag.
