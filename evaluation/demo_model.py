@@ -57,8 +57,8 @@ UNTRAINED = (
     " and where means nothing."
 )
 NOT_TUNED = (
-    "{} is fine-tuned on neither task. `bash scripts/quickstart.sh` makes LLaDAs that are, in 15"
-    " minutes; `--llada_checkpoint` names them."
+    "{} is fine-tuned on neither task. `bash scripts/quickstart.sh` makes LLaDAs that are;"
+    " `--llada_checkpoint` names them."
 )
 
 
