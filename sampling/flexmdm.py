@@ -203,11 +203,8 @@ def generate_flexmdm_infilling(
     elif options.length_candidates > 1:
         result = search_lengths(sampler, row_seeds, options.length_candidates, **watching)
     elif options.placed_share is not None:
-        first = replace(
-            options, sampler="count_first", placed_share=None, steps=None, bound_inflation=None
-        )
         result = count_and_insert(
-            sampler(everything, row_seeds, first),
+            sampler(everything, row_seeds, options.to_count_first()),
             lambda masks, starts: sampler(
                 everything, row_seeds, counts=masks, starts=starts, **watching
             ),

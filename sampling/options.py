@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from common.command_line import Switch
@@ -214,6 +214,9 @@ def _bound_words(settings: dict[str, Any]) -> str | None:
     return words.format(settings["bound_inflation"])
 
 
+CORRECTOR = ("corrector_time", "corrector_rounds", "corrector_spread", "corrector_choice")
+
+
 def _corrector_words(settings: dict[str, Any]) -> str | None:
     if settings.get("corrector_time") is None:
         return None
@@ -359,6 +362,14 @@ class SamplerOptions(SharedOptions):
     )
     unmask_schedule: Schedule | None = option(None, None)
 
+    def to_count_first(self, **changes: Any) -> SamplerOptions:
+        """The same options for the sampler count_first, those that it refuses at their defaults."""
+        refused = {"steps", "bound_inflation", "placed_share", *CORRECTOR}
+        left_out: dict[str, Any] = {
+            each.name: each.default for each in fields(self) if each.name in refused
+        }
+        return replace(self, sampler="count_first", **left_out, **changes)
+
     def check(self) -> None:
         """Refuse options that do not go together. Raises OptionError."""
         event_driven, threshold = self.sampler == "event_driven", self.confidence_threshold
@@ -394,11 +405,10 @@ class SamplerOptions(SharedOptions):
     def _check_corrector(self) -> None:
         time = self.corrector_time
         if time is None:
-            for name in ("corrector_rounds", "corrector_spread", "corrector_choice"):
-                default = type(self).__dataclass_fields__[name].default
-                if getattr(self, name) != default:
-                    wanted = f"{default}, except with a corrector_time"
-                    raise OptionError(name, getattr(self, name), wanted)
+            for each in fields(self):
+                if each.name in CORRECTOR and getattr(self, each.name) != each.default:
+                    wanted = f"{each.default}, except with a corrector_time"
+                    raise OptionError(each.name, getattr(self, each.name), wanted)
             return
         if not time < 1:
             raise OptionError("corrector_time", time, "below 1, the time of the clean text")

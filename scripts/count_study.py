@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common.command_line import ArgumentParser, require_positive
 from common.errors import run
 from common.progress import add_quiet_flag, ending
-from sampling.options import add_flexmdm_flags, add_model_flags
+from sampling.options import SamplerOptions, add_flexmdm_flags, add_model_flags
 
 if TYPE_CHECKING:
     from evaluation.driver import Evaluation
@@ -116,18 +116,16 @@ def length_known(
     from sampling.flexmdm import generate_flexmdm_infilling
 
     suffixes = given.suffixes or [[]] * len(given.prefixes)
-    # options of other samplers: at their defaults
-    other = {"steps", "events_per_evaluation", "bound_inflation", "corrector_time"}
-    other |= {"corrector_rounds", "corrector_spread", "corrector_choice"}
-    arguments = {name: value for name, value in model.arguments.items() if name not in other}
-    arguments |= {"sampler": "count_first", "query_time": query_time}
+    options = SamplerOptions(**model.arguments).to_count_first(
+        query_time=query_time, events_per_evaluation=1
+    )
     result = generate_flexmdm_infilling(
         model.model,
         given.prefixes,
         suffixes,
         middle_lengths=[len(ids) for ids in references],
+        options=options,
         **model.ids,
-        **arguments,
     )
     starts, ends = list(map(len, given.prefixes)), list(map(len, suffixes))
     rows = model.answers_of(result, starts, ends, given.texts)

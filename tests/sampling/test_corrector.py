@@ -8,7 +8,8 @@ does.
 import numpy as np
 import pytest
 import torch
-from exact_posterior import MASK, PAD, Context, ExactPosterior, random_lengths
+from exact_posterior import MASK, PAD, Context, ExactPosterior, random_lengths, random_prompts
+from test_count_first import WithCount
 from test_sampler_exactness import COMMON, LAWS, ORDERS, SCHEDULES, is_exact
 
 import sampling.corrector
@@ -21,7 +22,7 @@ from flexmdm_interpolant import (
 from sampling.corrector import Corrector, noise_probabilities
 from sampling.event_driven import EventDriven
 from sampling.flexmdm import generate_flexmdm
-from sampling.options import OptionError, SamplerOptions
+from sampling.options import OptionError, SamplerOptions, sampler_words
 from sampling.row_random import RowUniforms
 from sampling.sequences import Sequences
 
@@ -64,6 +65,12 @@ def test_a_corrector_keeps_the_law(sampler, law, schedule, order, rounds, spread
     )
 
 
+def test_a_corrector_keeps_the_law_of_a_text_of_which_a_share_was_placed(rng):
+    contexts, insertion = random_prompts(rng), PowerSchedule(1.7)
+    settings = dict(EVENTS, placed_share=0.5, corrector_time=float(rng.uniform(0.2, 0.8)))
+    assert is_exact(contexts, WithCount(contexts, insertion), rng, **settings)
+
+
 @pytest.mark.parametrize("delete", [0.0, 1.3], ids=["never deletes", "deletes too much"])
 def test_control_another_kernel_fails(delete, rng, monkeypatch):
     contexts, insertion = random_lengths(rng), LinearSchedule()
@@ -75,7 +82,8 @@ def test_control_another_kernel_fails(delete, rng, monkeypatch):
         return clean_deleted * delete, clean_masked, mask_deleted * delete
 
     monkeypatch.setattr(sampling.corrector, "noise_probabilities", wrong)
-    assert not is_exact(contexts, ExactPosterior(contexts, insertion), rng, **settings)
+    model = ExactPosterior(contexts, insertion)
+    assert not is_exact(contexts, model, rng, samples=2_000, **settings)
 
 
 def random_pair(rng):
@@ -183,3 +191,11 @@ def test_senseless_options_are_refused(chosen, named):
     with pytest.raises(OptionError) as refused:
         SamplerOptions(**chosen)
     assert refused.value.name == named
+
+
+def test_the_results_table_names_the_rounds():
+    options = SamplerOptions(
+        **EVENTS, corrector_time=0.6, corrector_rounds=3, corrector_spread=True
+    )
+    words = sampler_words({"kind": "flexmdm", **options.settings()})
+    assert "3 x corrected from t 0.6, spread" in words
