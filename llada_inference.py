@@ -126,7 +126,8 @@ def parse_arguments() -> argparse.Namespace:
             local_folder(getattr(args, name), f"--{name}")
     if args.trace and not args.trace.endswith((".html", ".png")):
         raise InputError(f"--trace {args.trace}: must end in .html or .png")
-    if args.llada_length == "given" and not any(getattr(args, name) for name in SHAPE):
+    args.own_shape = args.llada_length == "given" and not any(getattr(args, name) for name in SHAPE)
+    if args.own_shape:
         args.gen_length, args.block_length = 128, 32
     return args
 
@@ -189,6 +190,8 @@ def main() -> None:
     asked: list[list[int]] = [[]]
     if args.llada_length == "given":
         gen_length = gen_length or limit - given
+        if args.own_shape and given + gen_length > limit:  # a long prompt: what is left, one block
+            gen_length, settings["block_length"] = limit - given, None
     else:
         if args.llada_length == "counted":
             require_length_distribution(model, args.checkpoint_path, "--llada_length counted")
