@@ -177,7 +177,7 @@ class Infilling(Evaluation):
             print(f"note: {note}", file=sys.stderr)
 
     def benchmark(self) -> str:
-        return benchmark_name(self.args)
+        return "santacoder-fim python" if self.santacoder else benchmark_name(self.args)
 
     def default_folder(self) -> Path:
         name = f"{self.checkpoint_name()}-{self.args.benchmark}"

@@ -1,5 +1,6 @@
-r"""Sample from a FlexMDM, as a library (generate_flexmdm, generate_flexmdm_infilling) or on the
-command line for your own prompt or infill.
+r"""Sample from a FlexMDM, as a library (generate_text and infill_text, also as methods of the
+network; generate_flexmdm, generate_flexmdm_infilling for ids) or on the command line for your own
+prompt or infill.
 
 Laptop, a prompt:
     python flexmdm_inference.py --checkpoint_path C --prompt "Once upon a time"
@@ -23,9 +24,12 @@ The answer goes to stdout, its length and cost to stderr. The sampling loop is i
 sampling/flexmdm.py.
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common.command_line import ArgumentParser
 from common.errors import InputError, run
@@ -33,6 +37,7 @@ from common.files import local_folder, require_writable
 from common.gpu_memory import ONE_PROMPT, out_of_memory_advice
 from common.progress import add_quiet_flag
 from sampling.options import (
+    SEED,
     SamplerOptions,
     add_flexmdm_flags,
     add_model_flags,
@@ -40,6 +45,12 @@ from sampling.options import (
     refuse_mask_tokens,
     refuse_padding,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from llada_dit import LLaDADiT
+    from sampling.results import GenerationResult
 
 
 def __getattr__(name):
@@ -51,6 +62,109 @@ def __getattr__(name):
 
         return getattr(flexmdm, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+# ---- text in, text out ---------------------------------------------------------------------------
+
+
+def generate_text(
+    model: LLaDADiT,
+    tokenizer: PreTrainedTokenizerFast,
+    prompt: str,
+    *,
+    seed: int = SEED,
+    **options: Any,
+) -> str:
+    """What a FlexMDM writes after a prompt, the text that this script prints for it. options:
+    fields of SamplerOptions, such as sampler="event_driven". Raises InputError for a prompt that
+    cannot be continued, ValueError for options out of range.
+    """
+    given = given_prompt(tokenizer, prompt)
+    texts, _ = write_texts(model, tokenizer, given, SamplerOptions(**options), seed)
+    return texts[0]
+
+
+def infill_text(
+    model: LLaDADiT,
+    tokenizer: PreTrainedTokenizerFast,
+    prefix: str,
+    suffix: str,
+    *,
+    seed: int = SEED,
+    **options: Any,
+) -> str:
+    """What a FlexMDM writes between prefix and suffix; the rest as generate_text."""
+    given = given_infill(tokenizer, prefix, suffix)
+    texts, _ = write_texts(model, tokenizer, given, SamplerOptions(**options), seed)
+    return texts[0]
+
+
+class Given(NamedTuple):
+    """What is given of a text: the ids before and after what is to be written; the ids of the text
+    before it, without marks, that it is shown after; the flags that gave it.
+    """
+
+    before: list[int]
+    after: list[int]
+    shown_after: list[int]
+    flags: str
+
+
+def given_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str) -> Given:
+    """A prompt, to be continued."""
+    from data.tokenizer import text_ids
+
+    ids = text_ids(tokenizer, prompt)
+    return Given(ids, [], ids, "--prompt")
+
+
+def given_infill(tokenizer: PreTrainedTokenizerFast, prefix: str, suffix: str) -> Given:
+    """Prefix and suffix in the format of fine-tuning."""
+    from data.infills import flexmdm_infill_ids
+    from data.tokenizer import text_ids
+
+    before, after = flexmdm_infill_ids(tokenizer, prefix, suffix)
+    return Given(before, after, text_ids(tokenizer, prefix), "--prefix and --suffix")
+
+
+def write_texts(
+    model: LLaDADiT,
+    tokenizer: PreTrainedTokenizerFast,
+    given: Given,
+    options: SamplerOptions,
+    seed: int,
+    samples: int = 1,
+    **watching: Any,
+) -> tuple[list[str], GenerationResult]:
+    """(what is written in each sample, the sampler's result). watching: generate_flexmdm's on_frame
+    and return_trace. Raises InputError for given text that leaves nothing to write.
+    """
+    import torch
+
+    from data.tokenizer import decode_after
+    from sampling.flexmdm import generate_flexmdm_infilling
+    from sampling.row_random import item_seed
+
+    before, after, shown_after, flags = given
+    config = model.config
+    refuse_padding((before, after), config.pad_token_id, flags, tokenizer.bos_token_id)
+    refuse_mask_tokens((before, after), config.mask_token_id, flags)
+    limit, tokens = options.max_length or config.max_length, len(before) + len(after)
+    if tokens >= limit:
+        raise InputError(f"{flags}: {tokens} tokens leave no room within --max_length {limit}")
+    seeds = [item_seed(seed, 0, sample) for sample in range(samples)]
+    result = generate_flexmdm_infilling(
+        model,
+        [before] * samples,
+        [after] * samples,
+        num_tokens=len(tokenizer),
+        options=options,
+        seeds=torch.tensor(seeds, device="cpu"),
+        **watching,
+    )
+    ends = (result.lengths - len(after)).tolist()
+    rows = [row[len(before) : end] for row, end in zip(result.sequences.tolist(), ends)]
+    return [decode_after(tokenizer, shown_after, row) for row in rows], result
 
 
 # ---- the command ---------------------------------------------------------------------------------
@@ -105,19 +219,15 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Sample as the flags say and print the results. Raises InputError."""
     args = parse_arguments()
-    settings = options_from(args, SamplerOptions, default_steps=256).arguments()
+    options = options_from(args, SamplerOptions)
     if args.trace:
         require_writable(Path(args.trace).parent, "--trace")
 
-    import torch
-
     from common.files import resolve_folder
-    from data.tokenizer import decode_after, load_tokenizer, text_ids
+    from data.tokenizer import load_tokenizer
     from llada_utils import checkpoint_kind, load_flexmdm, pick_device, pick_dtype
-    from sampling.flexmdm import generate_flexmdm_infilling
     from sampling.network_graphs import speed_up_sampling
     from sampling.progress import evaluations_bar
-    from sampling.row_random import item_seed
 
     if checkpoint_kind(args.checkpoint_path) != "flexmdm":
         raise InputError(
@@ -137,55 +247,39 @@ def main() -> None:
         device,
     )
     speed_up_sampling(model, args.torch_compile)
-    mask_id, pad_id = model.config.mask_token_id, model.config.pad_token_id
+    mask_id = model.config.mask_token_id
     if args.prompt is None:
-        from data.infills import flexmdm_infill_ids
-
-        before, after = flexmdm_infill_ids(tokenizer, args.prefix or "", args.suffix or "")
+        given = given_infill(tokenizer, args.prefix or "", args.suffix or "")
     else:
         if args.task == "math":
             from data.math_prompts import math_prompt
 
             args.prompt = math_prompt(tokenizer, args.prompt)
-        before, after = text_ids(tokenizer, args.prompt), []
-    context = before if args.prompt is not None else text_ids(tokenizer, args.prefix or "")
-    flags = "--prompt" if args.prompt is not None else "--prefix and --suffix"
-    refuse_padding((before, after), pad_id, flags, tokenizer.bos_token_id)
-    refuse_mask_tokens((before, after), mask_id, flags)
-    limit = settings["max_length"] or model.config.max_length
-    if len(before) + len(after) >= limit:
-        raise InputError(
-            f"{flags}: {len(before) + len(after)} tokens leave no room within --max_length {limit}"
-        )
-    with evaluations_bar(settings["steps"]) as on_frame:
+        given = given_prompt(tokenizer, args.prompt)
+    with evaluations_bar(options.steps) as on_frame:
         if args.watch:
             from sampling.trace_page import terminal_watcher
 
             on_frame = terminal_watcher(tokenizer, mask_id)
-        result = generate_flexmdm_infilling(
+        texts, result = write_texts(
             model,
-            [before] * args.num_samples,
-            [after] * args.num_samples,
-            mask_id=mask_id,
-            pad_id=pad_id,
-            num_tokens=len(tokenizer),
-            seeds=torch.tensor(
-                [item_seed(args.seed, 0, sample) for sample in range(args.num_samples)],
-                device="cpu",
-            ),
+            tokenizer,
+            given,
+            options,
+            args.seed,
+            args.num_samples,
             on_frame=on_frame,
             return_trace=bool(args.trace),
-            **settings,
         )
     assert result.dropped_insertions is not None  # FlexMDM's results have both
     assert result.rate_bound_violations is not None
-    for row in range(args.num_samples):
+    for row, text in enumerate(texts):
         dropped = int(result.dropped_insertions[row])
         violations = int(result.rate_bound_violations[row])
-        answer = result.sequences[row, len(before) : int(result.lengths[row]) - len(after)].tolist()
-        print(decode_after(tokenizer, context, answer))
+        length = int(result.lengths[row]) - len(given.before) - len(given.after)
+        print(text)
         print(
-            f"sample {row + 1}: {len(answer) or 'an empty answer, 0'} tokens,"
+            f"sample {row + 1}: {length or 'an empty answer, 0'} tokens,"
             f" {int(result.evaluations[row])} evaluations"
             f"{', stopped at --diffusion_steps' if result.truncated[row] else ''}"
             f"{f', {dropped} insertions dropped' if dropped else ''}"

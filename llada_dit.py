@@ -364,8 +364,9 @@ class NetworkBase(PreTrainedModel):
     """What the two networks share: checkpointing by block, the block FSDP wraps, initialisation,
     and transformers' ways to load and save.
 
-    from_pretrained, save_pretrained and push_to_hub are short names for functions of llada_utils,
-    which imports this module: they import it when they are called.
+    from_pretrained, save_pretrained and push_to_hub, and generate_text and infill_text of the two
+    networks, are short names for functions of modules that import this one: they import them when
+    they are called.
     """
 
     card = ""  # the README.md that was loaded with the weights
@@ -523,6 +524,22 @@ class LLaDAModelLM(NetworkBase):
         )
         self.length_distribution = length_distribution(config.d_model, config)
         self.post_init()
+
+    def generate_text(self, tokenizer: Any, prompt: str, **options: Any) -> str:
+        """What the model writes after a prompt: llada_inference.generate_text. options: fields of
+        LLaDAOptions, and seed. Raises InputError, ValueError.
+        """
+        from llada_inference import generate_text
+
+        return generate_text(self, tokenizer, prompt, **options)
+
+    def infill_text(self, tokenizer: Any, prefix: str, suffix: str, **options: Any) -> str:
+        """What the model writes between prefix and suffix; the rest as generate_text. With
+        middle_length=N: in place, N tokens.
+        """
+        from llada_inference import infill_text
+
+        return infill_text(self, tokenizer, prefix, suffix, **options)
 
     def get_input_embeddings(self) -> nn.Embedding:
         """The token embedding, V x d."""
@@ -805,6 +822,20 @@ class LLaDADiT(NetworkBase):
         self.post_init()
         self.init_new_parts()
 
+    def generate_text(self, tokenizer: Any, prompt: str, **options: Any) -> str:
+        """What the model writes after a prompt: flexmdm_inference.generate_text. options: fields of
+        SamplerOptions, and seed. Raises InputError, ValueError.
+        """
+        from flexmdm_inference import generate_text
+
+        return generate_text(self, tokenizer, prompt, **options)
+
+    def infill_text(self, tokenizer: Any, prefix: str, suffix: str, **options: Any) -> str:
+        """What the model writes between prefix and suffix; the rest as generate_text."""
+        from flexmdm_inference import infill_text
+
+        return infill_text(self, tokenizer, prefix, suffix, **options)
+
     def get_input_embeddings(self) -> nn.Embedding:
         """The backbone's token embedding, V x d."""
         return self.backbone.get_input_embeddings()
@@ -937,11 +968,12 @@ class LLaDADiT(NetworkBase):
 
 # ---- transformers' Auto classes ------------------------------------------------------------------
 
-AutoConfig.register("llada", LLaDAConfig)
-AutoConfig.register("flexmdm", FlexMDMConfig)
-AutoModel.register(LLaDAConfig, LLaDAModelLM)
-AutoModel.register(FlexMDMConfig, LLaDADiT)
-AutoModelForMaskedLM.register(LLaDAConfig, LLaDAModelLM)
+# exist_ok: a version of transformers, or another package, may have a model of this name
+AutoConfig.register("llada", LLaDAConfig, exist_ok=True)
+AutoConfig.register("flexmdm", FlexMDMConfig, exist_ok=True)
+AutoModel.register(LLaDAConfig, LLaDAModelLM, exist_ok=True)
+AutoModel.register(FlexMDMConfig, LLaDADiT, exist_ok=True)
+AutoModelForMaskedLM.register(LLaDAConfig, LLaDAModelLM, exist_ok=True)
 # the original's config.json has LLaDA under this name as well; it is no causal model. A FlexMDM is
 # neither: its forward needs the time
-AutoModelForCausalLM.register(LLaDAConfig, LLaDAModelLM)
+AutoModelForCausalLM.register(LLaDAConfig, LLaDAModelLM, exist_ok=True)

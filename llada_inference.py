@@ -1,5 +1,6 @@
-r"""Sample from a LLaDA, the baseline, as a library (generate_mdm, generate_mdm_infilling) or on the
-command line for your own prompt or infill.
+r"""Sample from a LLaDA, the baseline, as a library (generate_text and infill_text, also as methods
+of the network; generate_mdm, generate_mdm_infilling for ids) or on the command line for your own
+prompt or infill.
 
 Laptop, a prompt (128 tokens in blocks of 32, unless flags say otherwise):
     python llada_inference.py --checkpoint_path C --prompt "Once upon a time"
@@ -23,10 +24,13 @@ block from the left; the sampling loop is in sampling/llada.py. The answer, up t
 token, goes to stdout, its length and cost to stderr.
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common.command_line import ArgumentParser
 from common.errors import InputError, run
@@ -34,6 +38,7 @@ from common.files import local_folder, require_writable
 from common.gpu_memory import ONE_PROMPT, out_of_memory_advice
 from common.progress import add_quiet_flag
 from sampling.options import (
+    SEED,
     LLaDAOptions,
     add_llada_flags,
     add_model_flags,
@@ -41,6 +46,12 @@ from sampling.options import (
     refuse_mask_tokens,
     refuse_padding,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from llada_dit import LLaDAModelLM
+    from sampling.results import GenerationResult
 
 
 def __getattr__(name):
@@ -54,8 +65,161 @@ def __getattr__(name):
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-# any of these given, the answer has its shape from the flags alone; else 128 tokens, blocks of 32
-SHAPE = ("gen_length", "middle_length", "block_length", "max_length", "diffusion_steps")
+# ---- text in, text out ---------------------------------------------------------------------------
+
+
+def generate_text(
+    model: LLaDAModelLM,
+    tokenizer: PreTrainedTokenizerFast,
+    prompt: str,
+    *,
+    seed: int = SEED,
+    **options: Any,
+) -> str:
+    """What a LLaDA writes after a prompt up to its first end token, the text that this script
+    prints for it. options: fields of LLaDAOptions, such as gen_length=64. Raises InputError for a
+    prompt or a number of steps that does not fit, ValueError for options out of range.
+    """
+    given = given_prompt(tokenizer, prompt)
+    answers, _ = write_answers(model, tokenizer, given, LLaDAOptions(**options), seed)
+    return answers[0].text
+
+
+def infill_text(
+    model: LLaDAModelLM,
+    tokenizer: PreTrainedTokenizerFast,
+    prefix: str,
+    suffix: str,
+    *,
+    middle_length: int | None = None,
+    seed: int = SEED,
+    **options: Any,
+) -> str:
+    """What a LLaDA writes for the middle between prefix and suffix: asked as in fine-tuning, or in
+    place with exactly middle_length tokens. The rest as generate_text.
+    """
+    given = given_infill(tokenizer, prefix, suffix, middle_length)
+    answers, _ = write_answers(model, tokenizer, given, LLaDAOptions(**options), seed)
+    return answers[0].text
+
+
+class Given(NamedTuple):
+    """What is given of a text: the ids before and after the masks; the ids of the text before them,
+    without marks, that the answer is shown after; the flags that gave it; the number of masks where
+    it is given, too.
+    """
+
+    before: list[int]
+    after: list[int]
+    shown_after: list[int]
+    flags: str
+    masks: int | None = None
+
+
+class Answer(NamedTuple):
+    """The text before the first end token, and its number of tokens."""
+
+    text: str
+    tokens: int
+
+
+def given_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str) -> Given:
+    """A prompt, to be answered."""
+    from data.tokenizer import text_ids
+
+    ids = text_ids(tokenizer, prompt)
+    return Given(ids, [], ids, "--prompt")
+
+
+def given_infill(
+    tokenizer: PreTrainedTokenizerFast, prefix: str, suffix: str, middle_length: int | None
+) -> Given:
+    """Prefix and suffix in the format of fine-tuning, or (middle_length) as they are. Raises
+    InputError for a middle_length below 1.
+    """
+    from data.infills import llada_infill_prompt
+    from data.tokenizer import inner_ids, text_ids
+
+    before, flags = text_ids(tokenizer, prefix), "--prefix and --suffix"
+    if middle_length is not None:
+        if middle_length < 1:
+            raise InputError(f"--middle_length {middle_length}: must be at least 1")
+        return Given(before, inner_ids(tokenizer, suffix), before, flags, middle_length)
+    return Given(llada_infill_prompt(tokenizer, prefix, suffix), [], before, flags)
+
+
+def with_shape(options: LLaDAOptions, masks: int | None) -> LLaDAOptions:
+    """The options; where nothing says how long the answer is or how it is cut, with 128 tokens in
+    blocks of 32. masks: their number where it is given.
+    """
+    shape = (options.gen_length, options.block_length, options.max_length, options.steps, masks)
+    if options.llada_length == "given" and not any(shape):
+        return replace(options, gen_length=128, block_length=32)
+    return options
+
+
+def write_answers(
+    model: LLaDAModelLM,
+    tokenizer: PreTrainedTokenizerFast,
+    given: Given,
+    options: LLaDAOptions,
+    seed: int,
+    samples: int = 1,
+    **watching: Any,
+) -> tuple[list[Answer], GenerationResult]:
+    """(the answer of each sample, the sampler's result). watching: generate_mdm's on_frame and
+    return_trace. Raises InputError for given text that leaves no room, and for steps that do not
+    fit the blocks.
+    """
+    import torch
+
+    from data.tokenizer import decode_after
+    from sampling.canvas_search import add_cost, chosen_lengths
+    from sampling.length_law import require_length_distribution
+    from sampling.llada import canvas_of, generate_mdm_infilling, unmasking_plan
+    from sampling.row_random import item_seed
+
+    before, after, shown_after, flags, masks = given
+    config, tokens = model.config, len(before) + len(after)
+    refuse_padding((before, after), config.pad_token_id, flags, tokenizer.bos_token_id)
+    refuse_mask_tokens((before, after), config.mask_token_id, flags)
+    options, limit = with_shape(options, masks), canvas_of(model, options.max_length)
+    asked: list[list[int]] = [[]]
+    if masks is None:
+        if options.llada_length == "counted":
+            require_length_distribution(model, str(model.name_or_path), "--llada_length counted")
+        (masks,), asked = chosen_lengths(
+            model, [before], [after], options, max_length=limit, num_tokens=len(tokenizer)
+        )
+    if (masks < 1 and options.llada_length != "counted") or tokens + masks > limit:
+        raise InputError(
+            f"{flags}: {tokens} tokens and {max(masks, 1)} to generate do not fit in"
+            f" --max_length {limit}"
+        )
+    try:
+        unmasking_plan(masks, options.steps, options.block_length)
+    except ValueError as error:
+        raise InputError(f"--diffusion_steps {options.steps}: {error}") from None
+    seeds = [item_seed(seed, 0, sample) for sample in range(samples)]
+    result = generate_mdm_infilling(
+        model,
+        [before] * samples,
+        [after] * samples,
+        middle_lengths=masks,
+        num_tokens=len(tokenizer),
+        options=options,
+        seeds=torch.tensor(seeds, device="cpu"),
+        **watching,
+    )
+    add_cost(result, [tokens] * samples, asked * samples)
+    ends = {config.pad_token_id, tokenizer.eos_token_id, tokenizer.get_vocab().get("<|eot_id|>")}
+    answers = []
+    for row, length in zip(result.sequences.tolist(), result.lengths.tolist()):
+        ids = row[len(before) : length - len(after)]
+        end = next((place for place, token in enumerate(ids) if token in ends), len(ids))
+        answers.append(Answer(decode_after(tokenizer, shown_after, ids[:end]), end))
+    return answers, result
+
 
 # ---- the command ---------------------------------------------------------------------------------
 
@@ -126,48 +290,21 @@ def parse_arguments() -> argparse.Namespace:
             local_folder(getattr(args, name), f"--{name}")
     if args.trace and not args.trace.endswith((".html", ".png")):
         raise InputError(f"--trace {args.trace}: must end in .html or .png")
-    if args.llada_length == "given" and not any(getattr(args, name) for name in SHAPE):
-        args.gen_length, args.block_length = 128, 32
     return args
-
-
-def given_ids(args: argparse.Namespace, tokenizer: Any) -> tuple[list[int], list[int]]:
-    """(ids before the masks, ids after them) as the flags say."""
-    from data.tokenizer import inner_ids, text_ids
-
-    if args.prompt is not None:
-        from data.math_prompts import math_prompt
-
-        prompt = math_prompt(tokenizer, args.prompt) if args.task == "math" else args.prompt
-        return text_ids(tokenizer, prompt), []
-    prefix, suffix = args.prefix or "", args.suffix or ""
-    if args.middle_length:
-        return text_ids(tokenizer, prefix), inner_ids(tokenizer, suffix)
-    from data.infills import llada_infill_prompt
-
-    return llada_infill_prompt(tokenizer, prefix, suffix), []
 
 
 @out_of_memory_advice(ONE_PROMPT)
 def main() -> None:
     """Sample as the flags say and print the results. Raises InputError."""
     args = parse_arguments()
-    options = options_from(args, LLaDAOptions)
-    settings = options.arguments()
+    options = with_shape(options_from(args, LLaDAOptions), args.middle_length)
     if args.trace:
         require_writable(Path(args.trace).parent, "--trace")
-    gen_length = settings.pop("gen_length") or args.middle_length
 
-    import torch
-
-    from data.tokenizer import decode_after, load_tokenizer, text_ids
+    from data.tokenizer import load_tokenizer
     from llada_utils import checkpoint_kind, load_llada, pick_device, pick_dtype
-    from sampling.canvas_search import add_cost, chosen_lengths
-    from sampling.length_law import require_length_distribution
-    from sampling.llada import generate_mdm_infilling, unmasking_plan
     from sampling.network_graphs import speed_up_sampling
     from sampling.progress import evaluations_bar
-    from sampling.row_random import item_seed
 
     if checkpoint_kind(args.checkpoint_path) != "llada":
         raise InputError(
@@ -175,66 +312,39 @@ def main() -> None:
         )
     device = pick_device(args.device)
     tokenizer = load_tokenizer(args.checkpoint_path)
-    before, after = given_ids(args, tokenizer)
+    if args.prompt is None:
+        given = given_infill(tokenizer, args.prefix or "", args.suffix or "", args.middle_length)
+    else:
+        if args.task == "math":
+            from data.math_prompts import math_prompt
+
+            args.prompt = math_prompt(tokenizer, args.prompt)
+        given = given_prompt(tokenizer, args.prompt)
     model = load_llada(
         args.checkpoint_path, args.base_model, pick_dtype(args.dtype, device), device
     )
     speed_up_sampling(model, args.torch_compile)
-    config, given = model.config, len(before) + len(after)
-    context = before if args.prompt is not None else text_ids(tokenizer, args.prefix or "")
-    flags = "--prompt" if args.prompt is not None else "--prefix and --suffix"
-    refuse_padding((before, after), config.pad_token_id, flags, tokenizer.bos_token_id)
-    refuse_mask_tokens((before, after), config.mask_token_id, flags)
-    limit = args.max_length or min(config.max_sequence_length, 1024)  # 1024: the paper's canvas
-    asked: list[list[int]] = [[]]
-    if args.llada_length == "given":
-        gen_length = gen_length or limit - given
-    else:
-        if args.llada_length == "counted":
-            require_length_distribution(model, args.checkpoint_path, "--llada_length counted")
-        (gen_length,), asked = chosen_lengths(
-            model, [before], [after], options, max_length=limit, num_tokens=len(tokenizer)
-        )
-    if (gen_length < 1 and args.llada_length != "counted") or given + gen_length > limit:
-        raise InputError(
-            f"{flags}: {given} tokens and {max(gen_length, 1)} to generate do not fit in"
-            f" --max_length {limit}"
-        )
-    try:
-        unmasking_plan(gen_length, settings["steps"], settings["block_length"])
-    except ValueError as error:
-        raise InputError(f"--diffusion_steps {args.diffusion_steps}: {error}") from None
-    seeds = torch.tensor(
-        [item_seed(args.seed, 0, sample) for sample in range(args.num_samples)], device="cpu"
-    )
-    with evaluations_bar(settings["steps"] or gen_length) as on_frame:
+    mask_id = model.config.mask_token_id
+    with evaluations_bar(options.steps or options.gen_length or given.masks) as on_frame:
         if args.watch:
             from sampling.trace_page import terminal_watcher
 
-            on_frame = terminal_watcher(tokenizer, config.mask_token_id)
-        result = generate_mdm_infilling(
+            on_frame = terminal_watcher(tokenizer, mask_id)
+        answers, result = write_answers(
             model,
-            [before] * args.num_samples,
-            [after] * args.num_samples,
-            middle_lengths=gen_length,
-            mask_id=config.mask_token_id,
-            pad_id=config.pad_token_id,
-            num_tokens=len(tokenizer),
-            seeds=seeds,
-            return_trace=bool(args.trace),
+            tokenizer,
+            given,
+            options,
+            args.seed,
+            args.num_samples,
             on_frame=on_frame,
-            **settings,
+            return_trace=bool(args.trace),
         )
-    add_cost(result, [given] * args.num_samples, asked * args.num_samples)
-    ends = {config.pad_token_id, tokenizer.eos_token_id, tokenizer.get_vocab().get("<|eot_id|>")}
-    for row in range(args.num_samples):
-        answer = result.sequences[row, len(before) : int(result.lengths[row]) - len(after)].tolist()
-        answer = answer[
-            : next((place for place, token in enumerate(answer) if token in ends), len(answer))
-        ]
-        print(decode_after(tokenizer, context, answer))
+    for row, answer in enumerate(answers):
+        length = int(result.lengths[row]) - len(given.before) - len(given.after)
+        print(answer.text)
         print(
-            f"sample {row + 1}: {len(answer) or 'an empty answer, 0'} of {gen_length} tokens before"
+            f"sample {row + 1}: {answer.tokens or 'an empty answer, 0'} of {length} tokens before"
             f" the end, {int(result.evaluations[row])} evaluations",
             file=sys.stderr,
         )
@@ -242,7 +352,7 @@ def main() -> None:
         from sampling.trace_page import write_trace
 
         assert result.trace is not None  # it was asked for
-        write_trace(args.trace, result.trace, tokenizer, config.mask_token_id, title="LLaDA")
+        write_trace(args.trace, result.trace, tokenizer, mask_id, title="LLaDA")
         print(f"the generation is in {args.trace}", file=sys.stderr)
 
 

@@ -397,7 +397,9 @@ def load_llada(
     )
     load_into(model, tensors, lambda name: torch.float32, device, folder, expected=names.values())
     beside_weights(model, folder, base_folder)
-    return (merge_lora(model) if merge else model).eval()
+    if merge:
+        merge_lora(model).name_or_path = str(path_or_hub_id)
+    return model.eval()
 
 
 def beside_weights(model: Network, *folders: Path) -> Network:
@@ -407,7 +409,7 @@ def beside_weights(model: Network, *folders: Path) -> Network:
     card = folders[0] / "README.md"
     model.card = card.read_text("utf-8", errors="replace") if card.is_file() else ""
     with_tokenizer = [folder for folder in folders if (folder / "tokenizer.json").is_file()]
-    model.tokenizer_folder = with_tokenizer[0] if with_tokenizer else None
+    model.tokenizer_folder = with_tokenizer[0].absolute() if with_tokenizer else None
     return model
 
 
@@ -705,6 +707,7 @@ def load_pretrained(
     if flexmdm:
         model = load_flexmdm(name, lora_alpha=lora_alpha, **settings)
     else:
+        refuse_others({"lora_alpha": lora_alpha}, "from_pretrained of a LLaDA")
         model = load_llada(name, **settings)
     if four_bits:
         for parameter_name, parameter in model.named_parameters():

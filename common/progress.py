@@ -7,6 +7,7 @@ plain line every so often where there is no terminal, so that a log holds no car
 """
 
 import argparse
+import functools
 import os
 import shlex
 import sys
@@ -16,8 +17,10 @@ from typing import Any
 LINE_SECONDS = 30.0
 # tqdm's words for a line: without the bar
 LINE = "{desc}: {n_fmt} of {total_fmt}, {elapsed} passed, {remaining} left, {rate_fmt}{postfix}"
+OPEN_LINE = "{desc}: {n_fmt}, {elapsed} passed, {rate_fmt}{postfix}"  # no total is known
 
 
+@functools.cache  # once for a process
 def plain_progress() -> None:
     """Where stderr is no terminal, make every tqdm bar of this process a line now and then, without
     carriage returns. Does nothing in a terminal.
@@ -66,6 +69,8 @@ def _change_defaults(changed: dict[str, Any]) -> None:
 
     def __init__(bar: Any, *args: Any, **options: Any) -> None:
         original(bar, *args, **(options | changed))
+        if not bar.disable and bar.total is None and bar.bar_format == LINE:
+            bar.bar_format = OPEN_LINE
 
     setattr(tqdm, "__init__", __init__)  # noqa: B010  # mypy takes no assignment to a method
 

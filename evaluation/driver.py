@@ -328,7 +328,8 @@ def check_run_flags(args: argparse.Namespace) -> None:
             "--checkpoint_path: a checkpoint is needed (or --score_only, or --check_references)"
         )
     for name in ("checkpoint_path", "base_model"):
-        if getattr(args, name):
+        # a job script names a checkpoint also where none is loaded
+        if getattr(args, name) and not (args.score_only or args.check_references):
             local_folder(getattr(args, name), f"--{name}")
 
 

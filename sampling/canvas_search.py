@@ -16,10 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from sampling.length_law import Ids, likeliest_lengths
-from sampling.llada import evaluate
 from sampling.options import LLaDAOptions
 from sampling.results import GenerationResult
-from sampling.token_choice import confidence, excluded_tokens
+from sampling.token_choice import confidence, evaluate, excluded_tokens
 
 
 @torch.no_grad()

@@ -1,8 +1,7 @@
 """Entry points of FlexMDM's samplers: continue prompts, generate unconditionally, fill middles.
 
-    result = generate_flexmdm(model, prompts, mask_id=..., pad_id=..., steps=256)
-    result = generate_flexmdm_infilling(model, prefixes, suffixes, mask_id=..., pad_id=...,
-                                        sampler="event_driven")
+    result = generate_flexmdm(model, prompts, steps=256)
+    result = generate_flexmdm_infilling(model, prefixes, suffixes, sampler="event_driven")
 
 The sampling loop is in flexmdm_sampler.py, the options in options.py, the result in results.py.
 """
@@ -17,19 +16,20 @@ from numpy.typing import NDArray
 
 from sampling.flexmdm_sampler import FlexMDMSampler
 from sampling.length_search import search_lengths
-from sampling.options import SamplerOptions
+from sampling.options import TAU_LEAPING_STEPS, SamplerOptions
 from sampling.partial_count import count_and_insert
 from sampling.results import GenerationResult, TraceFrame
 from sampling.row_random import draw_seeds
 from sampling.sequences import GivenRows, Sequences, device_of, id_lists
+from sampling.token_choice import own_ids
 
 
 def generate_flexmdm(
     model: Any,
     prompts: GivenRows | None = None,
     *,
-    mask_id: int,
-    pad_id: int,
+    mask_id: int | None = None,
+    pad_id: int | None = None,
     num_tokens: int | None = None,
     batch_size: int | None = None,
     options: SamplerOptions | None = None,
@@ -48,10 +48,12 @@ def generate_flexmdm(
             its schedules, time_epsilon, max_length and attend_to_padding.
         prompts: a list of ids of each row; or long (B, P), right-padded with pad_id (only trailing
             padding counts); or None with batch_size=B.
-        options: a SamplerOptions, or its fields as keyword arguments:
-        steps: tau_leaping: its grid, uniform in t. event_driven: None, or a cap on a row's
-            evaluations; a row that reaches it inserts no more, unmasks everything at once and is
-            marked `truncated`.
+        mask_id, pad_id, num_tokens: None: of the model's config, and of the tokenizer beside its
+            weights (token_choice.own_ids).
+        options: a SamplerOptions, or its fields as keyword arguments (defaults: options.py):
+        steps: tau_leaping: its grid, uniform in t (None: 256). event_driven: None, or a cap on a
+            row's evaluations; a row that reaches it inserts no more, unmasks everything at once and
+            is marked `truncated`.
         max_length: maximum tokens of a row, prompt included; None: the model's own. Masks that do
             not fit are dropped, favouring no gap. A network that attends to padding gets rows
             padded to its own max_length, as in training, whatever this limit.
@@ -138,8 +140,8 @@ def generate_flexmdm_infilling(
     prefixes: GivenRows,
     suffixes: GivenRows,
     *,
-    mask_id: int,
-    pad_id: int,
+    mask_id: int | None = None,
+    pad_id: int | None = None,
     num_tokens: int | None = None,
     options: SamplerOptions | None = None,
     seeds: torch.Tensor | None = None,
@@ -160,13 +162,12 @@ def generate_flexmdm_infilling(
         raise ValueError(f"{len(prefixes)} prefixes, but {len(suffixes)} suffixes")
     options = SamplerOptions(**keywords) if options is None else replace(options, **keywords)
     if options.steps is None and options.sampler == "tau_leaping":
-        raise ValueError("tau_leaping needs steps")
+        options = replace(options, steps=TAU_LEAPING_STEPS)
     if middle_lengths is not None and (
         options.sampler != "count_first" or len(middle_lengths) != len(prefixes)
     ):
         raise ValueError("middle_lengths: one for each row, and only with the sampler count_first")
-    if mask_id == pad_id:
-        raise ValueError(f"mask_id and pad_id are both {mask_id}")
+    mask_id, pad_id, num_tokens = own_ids(model, mask_id, pad_id, num_tokens)
     max_length = options.max_length
     if max_length is None:
         max_length = getattr(getattr(model, "config", None), "max_length", None)

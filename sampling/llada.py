@@ -6,14 +6,17 @@ where the masks are. Every row follows its own plan, so rows of different length
 finished rows leave it and waiting rows take their places.
 """
 
+import operator
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from common.packed_rows import Places
+from sampling.canvas_search import add_cost, chosen_lengths
+from sampling.options import LLaDAOptions
 from sampling.prefix_cache import PrefixCache
 from sampling.results import GenerationResult, TraceFrame
 from sampling.row_random import draw_seeds, row_uniforms
@@ -21,8 +24,10 @@ from sampling.sequences import GivenRows, device_of, id_lists
 from sampling.token_choice import (
     check_tokens,
     draw_tokens,
+    evaluate,
     excluded_tokens,
     log_probability,
+    own_ids,
     to_cpu,
 )
 
@@ -46,35 +51,17 @@ def most_confident(confidence: Tensor, eligible: Tensor, count: Tensor) -> Tenso
     return torch.zeros_like(eligible).scatter(1, order, first) & eligible
 
 
-def evaluate(model: Any, ids: Tensor, real: Tensor, wanted: Tensor) -> Tensor:
-    """Logits [n, V] at the wanted places, in row-major order, on the model's device. ids: long [B,
-    L]; real (not padding), wanted: bool.
-    """
-    device = model.device
-    options: dict[str, Any] = {"attention_mask": None if real.all() else real.to(device)}
-    if not getattr(model, "supports_logits_mask", False):
-        return model(ids.to(device), **options).logits[wanted.to(device)]
-    if getattr(model, "supports_places", False) and device.type != "cpu":
-        tokens, logits = (mask.flatten().nonzero()[:, 0].to(device) for mask in (real, wanted))
-        options["places"] = Places(tokens, logits)
-    return model(ids.to(device), **options, logits_mask=wanted.to(device)).logits
-
-
 @torch.no_grad()
 def fill_masks(
     model: Any,
     rows: Sequence[tuple[list[int], int, list[int]]],
     plans: Sequence[Plan],
+    options: LLaDAOptions,
     *,
-    temperature: float,
-    cfg_scale: float,
-    remasking: str,
     mask_id: int,
     pad_id: int,
     num_tokens: int | None,
     seeds: Tensor,
-    rows_at_once: int | None,
-    cache_refresh: int | None,
     return_trace: bool,
     on_frame: Callable[[int, TraceFrame], None] | None,
 ) -> GenerationResult:
@@ -85,7 +72,7 @@ def fill_masks(
     All bookkeeping stays on CPU: it is cheap, and CPUs always have float64. Only the network's
     input and logits are on its device.
     """
-    B = len(rows)
+    B, cfg_scale, rows_at_once = len(rows), options.cfg_scale, options.rows_at_once
     # (B,)
     lengths = torch.tensor(
         [len(before) + masks + len(after) for before, masks, after in rows],
@@ -104,8 +91,8 @@ def fill_masks(
     given = real & ~masked  # (B, L)
     cost = 2 if cfg_scale else 1
     cache = excluded = None
-    if cache_refresh is not None:
-        cache = PrefixCache(model, cache_refresh)
+    if options.cache_refresh is not None:
+        cache = PrefixCache(model, options.cache_refresh)
     evaluations, positions = [0] * B, torch.zeros(B, dtype=torch.long, device="cpu")
     trace: list[list[TraceFrame]] | None = [[] for _ in rows] if return_trace else None
 
@@ -142,7 +129,7 @@ def fill_masks(
         eligible = masked[live, :L] & (offset >= start[:, None]) & (offset < end[:, None])  # (R, L)
         event = torch.tensor([step[row] for row in live], device="cpu")  # (R,)
         # the choice does not look at the network, so only the chosen places need logits
-        if remasking == "random":
+        if options.remasking == "random":
             eligible = most_confident(
                 torch.from_numpy(row_uniforms(seeds[live], event, CONFIDENCE, L)), eligible, count
             )
@@ -169,19 +156,21 @@ def fill_masks(
         tokens = draw_tokens(
             logits,
             excluded,
-            temperature,
+            options.temperature,
             torch.from_numpy(row_uniforms(seeds[live], event, TOKEN, L))[eligible],
         )
         # (n,)
         confidences = (
-            log_probability(logits, tokens, excluded) if remasking == "low_confidence" else None
+            log_probability(logits, tokens, excluded)
+            if options.remasking == "low_confidence"
+            else None
         )
         # the one place where the device is waited for
         tokens, confidences = to_cpu(tokens, confidences)
         check_tokens(tokens)
         drawn = canvas[live, :L]  # (R, L)
         drawn[eligible] = tokens
-        if remasking == "low_confidence":
+        if options.remasking == "low_confidence":
             confidence = torch.zeros(eligible.shape, dtype=torch.float64, device="cpu")  # (R, L)
             confidence[eligible] = confidences
             eligible = most_confident(confidence, eligible, count)
@@ -244,25 +233,32 @@ def unmasking_plan(length: int, steps: int | None, block_length: int | None) -> 
     return plan
 
 
+def canvas_of(model: Any, max_length: int | None) -> int:
+    """The most tokens of a row: max_length, or the model's own, but 1024 (the paper's canvas) at
+    most. Raises ValueError where there is neither.
+    """
+    if max_length is not None:
+        return max_length
+    own = getattr(getattr(model, "config", None), "max_sequence_length", None)
+    if own is None:
+        raise ValueError("give gen_length or max_length: the model has no config with one")
+    return min(own, 1024)
+
+
 def generate_mdm(
     model: Any,
     prompts: GivenRows,
     *,
-    steps: int | None,
-    gen_length: int | Tensor,
-    block_length: int | None = None,
-    temperature: float = 0.0,
-    cfg_scale: float = 0.0,
-    remasking: str = "low_confidence",
-    mask_id: int,
-    pad_id: int,
+    gen_length: int | Tensor | None = None,
+    mask_id: int | None = None,
+    pad_id: int | None = None,
     num_tokens: int | None = None,
-    generator: torch.Generator | None = None,
+    options: LLaDAOptions | None = None,
     seeds: ArrayLike | None = None,
-    rows_at_once: int | None = None,
-    cache_refresh: int | None = None,
+    generator: torch.Generator | None = None,
     return_trace: bool = False,
     on_frame: Callable[[int, TraceFrame], None] | None = None,
+    **keywords: Any,
 ) -> GenerationResult:
     """Answer each prompt with gen_length tokens. Returns a GenerationResult on the device of
     the prompts, where they are a tensor, or the model's.
@@ -271,14 +267,17 @@ def generate_mdm(
     `supports_logits_mask`, logits are computed only at the masks that need them.
     prompts: a list of ids of each row, or long [B, P], right-padded with pad_id; rows of any
     length; each is followed directly by its masks, then padding.
-    steps: over all blocks, divisible by their number (None: one per token); gen_length: int, or
-    long [B]; block_length: tokens per block (None: one block; the last block of a row may be
-    shorter).
+    gen_length: int, or long [B]; None: as llada_length says: what max_length leaves (default: the
+    model's own, 1024 at most), or found with the network (canvas_search.py).
+    options: an LLaDAOptions, or its fields as keyword arguments (defaults: options.py):
+    steps: over all blocks, divisible by their number (None: one per token); block_length: tokens
+    per block (None: one block; the last block of a row may be shorter).
     temperature: 0 takes the most probable token; remasking: which of a step's tokens are kept: the
     most probable ("low_confidence") or random ones; cfg_scale w: logits u + (w + 1)(c - u), u with
     the prompt masked, at two evaluations per step.
-    Never drawn: mask_id and ids from num_tokens on. pad_id can be drawn: in LLaDA it is the
-    end-of-text token, which fills the remainder of the answer.
+    mask_id, pad_id, num_tokens: None: of the model's config, and of the tokenizer beside its
+    weights. Never drawn: mask_id and ids from num_tokens on. pad_id can be drawn: in LLaDA it is
+    the end-of-text token, which fills the remainder of the answer.
     seeds: long [B]; every random number of a row is a function of (its seed, its step, purpose).
     generator draws seeds that are not given.
     rows_at_once: rows in the network's batch (None: all); on_frame(row, frame): called with every
@@ -293,20 +292,15 @@ def generate_mdm(
         prompts,
         [[]] * len(prompts),
         middle_lengths=gen_length,
-        steps=steps,
-        block_length=block_length,
-        temperature=temperature,
-        cfg_scale=cfg_scale,
-        remasking=remasking,
         mask_id=mask_id,
         pad_id=pad_id,
         num_tokens=num_tokens,
-        generator=generator,
+        options=options,
         seeds=seeds,
-        rows_at_once=rows_at_once,
-        cache_refresh=cache_refresh,
+        generator=generator,
         return_trace=return_trace,
         on_frame=on_frame,
+        **keywords,
     )
 
 
@@ -315,63 +309,57 @@ def generate_mdm_infilling(
     prefixes: GivenRows,
     suffixes: GivenRows,
     *,
-    steps: int | None,
-    middle_lengths: int | Tensor,
-    block_length: int | None = None,
-    temperature: float = 0.0,
-    cfg_scale: float = 0.0,
-    remasking: str = "low_confidence",
-    mask_id: int,
-    pad_id: int,
+    middle_lengths: int | Tensor | None = None,
+    mask_id: int | None = None,
+    pad_id: int | None = None,
     num_tokens: int | None = None,
-    generator: torch.Generator | None = None,
+    options: LLaDAOptions | None = None,
     seeds: ArrayLike | None = None,
-    rows_at_once: int | None = None,
-    cache_refresh: int | None = None,
+    generator: torch.Generator | None = None,
     return_trace: bool = False,
     on_frame: Callable[[int, TraceFrame], None] | None = None,
+    **keywords: Any,
 ) -> GenerationResult:
-    """Fill middle_lengths (int, or long [B]) masks between each prefix and suffix (lists of ids; or
-    long [B, P], [B, S], right-padded), in place.
+    """Fill middle_lengths (int, or long [B]; None: as gen_length) masks between each prefix and
+    suffix (lists of ids; or long [B, P], [B, S], right-padded), in place.
 
     Everything else as in generate_mdm; guidance hides prefix and suffix. The middle of row b is
     `sequences[b, P_b : lengths[b] - S_b]`.
     """
+    options = LLaDAOptions(**keywords) if options is None else replace(options, **keywords)
+    mask_id, pad_id, num_tokens = own_ids(model, mask_id, pad_id, num_tokens)
     befores, afters = id_lists(prefixes, pad_id), id_lists(suffixes, pad_id)
     if len(befores) != len(afters):
         raise ValueError(f"{len(befores)} prefixes, but {len(afters)} suffixes")
+    asked: list[list[int]] = [[] for _ in befores]
+    if middle_lengths is None:
+        lengths, asked = chosen_lengths(
+            model,
+            befores,
+            afters,
+            options,
+            # gen_length needs no canvas, which a network without a config does not have
+            max_length=options.gen_length or canvas_of(model, options.max_length),
+            num_tokens=num_tokens,
+            rows_at_once=options.rows_at_once,
+        )
+        middle_lengths = torch.tensor(lengths, dtype=torch.long, device="cpu")
     masks = torch.as_tensor(middle_lengths, device="cpu").expand(len(befores)).tolist()
-    if remasking not in ("low_confidence", "random"):
-        raise ValueError(f"remasking must be 'low_confidence' or 'random', not {remasking!r}")
-    if (steps is not None and steps < 1) or temperature < 0 or cfg_scale < 0:
-        raise ValueError(
-            f"steps must be at least 1 ({steps}), temperature ({temperature}) and cfg_scale"
-            f" ({cfg_scale}) at least 0"
-        )
-    if (block_length is not None and block_length < 1) or (
-        rows_at_once is not None and rows_at_once < 1
-    ):
-        raise ValueError(
-            f"block_length ({block_length}) and rows_at_once ({rows_at_once}) must be at least 1"
-        )
     if any(count < 0 for count in masks):
         raise ValueError("the number of tokens to generate must not be negative")
     result = fill_masks(
         model,
         list(zip(befores, masks, afters)),
-        [unmasking_plan(count, steps, block_length) for count in masks],
+        [unmasking_plan(count, options.steps, options.block_length) for count in masks],
+        options,
         seeds=draw_seeds(len(befores), seeds, generator),
-        temperature=temperature,
-        cfg_scale=cfg_scale,
-        remasking=remasking,
         mask_id=mask_id,
         pad_id=pad_id,
         num_tokens=num_tokens,
-        rows_at_once=rows_at_once,
-        cache_refresh=cache_refresh,
         return_trace=return_trace,
         on_frame=on_frame,
     )
+    add_cost(result, [len(row) for row in map(operator.add, befores, afters)], asked)
     device = device_of(model, prefixes, suffixes)
     for name, value in vars(result).items():
         if isinstance(value, torch.Tensor):

@@ -9,8 +9,8 @@ in a table are all derived from the fields:
     add_flexmdm_flags(parser)        # FlexMDM's own
     add_llada_flags(parser)          # LLaDA's own; a script may add both, no flag is defined twice
     options = options_from(parser.parse_args(), SamplerOptions)
-    generate_flexmdm(model, prompts, mask_id=..., pad_id=..., options=options)
-    generate_flexmdm(model, prompts, mask_id=..., pad_id=..., sampler="event_driven")    # the same
+    generate_flexmdm(model, prompts, options=options)
+    generate_flexmdm(model, prompts, sampler="event_driven")    # the same
 
 A script with other defaults calls parser.set_defaults(...) before it parses.
 """
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from flexmdm_interpolant import Schedule
 
 
+SEED = 42
+TAU_LEAPING_STEPS = 256  # where none are given; the paper's for GSM8K
+
+
 class OptionError(ValueError):
     """An invalid value of an option. name: the option's; wanted: what the value must be."""
 
@@ -42,13 +46,12 @@ def option(default: Any, help: str | None, **more: Any) -> Any:
     """A dataclass field that is an option of a sampler.
 
     Args:
-        default: of the library calls.
+        default: of the flag and of the library calls.
         help: of the flag, or None for an option without a flag.
         more: type (float, int, bool or str), choices, at_least, above, at_most: allowed values;
-            flag: its name, if not the option's; flag_default: the flag's default, if different;
-            parse: converts the flag's text; metavar; in_settings=False: the generated text does not
-            depend on it; words: label of a value in the results table, a format string or a
-            function of all settings, None for no label.
+            flag: its name, if not the option's; parse: converts the flag's text; metavar;
+            in_settings=False: the generated text does not depend on it; words: label of a value in
+            the results table, a format string or a function of all settings, None for no label.
     """
     return field(default=default, metadata={"help": help, **more})
 
@@ -241,10 +244,9 @@ class SamplerOptions(SharedOptions):
         words=_order_words,
     )
     confidence_method: str = option(
-        "position",
+        "prob_diff",
         "confidence measure of --unmasking confidence (default: prob_diff, the paper's for GSM8K)",
         choices=("position", "top_prob", "prob_diff", "entropy"),
-        flag_default="prob_diff",
     )
     use_sliding_window: bool = option(
         False,
@@ -262,11 +264,10 @@ class SamplerOptions(SharedOptions):
         32, "window: maximum number of competing masks (default: 32)", type=int, at_least=1
     )
     length_choice: str = option(
-        "drawn",
+        "likeliest",
         "count_first, --placed_share: the likeliest number of tokens (default), or one drawn from"
         " p(n)",
         choices=("likeliest", "drawn"),
-        flag_default="likeliest",
     )
     length_candidates: int = option(
         1,
@@ -532,7 +533,7 @@ def add_model_flags(parser: argparse.ArgumentParser, checkpoint_required: bool =
     )
     add_device_flags(group)
     group.add_argument(
-        "--seed", type=int, default=42, help="seed of every random number (default: 42)"
+        "--seed", type=int, default=SEED, help=f"seed of every random number (default: {SEED})"
     )
     _add_options(group, SharedOptions, set())
 
@@ -575,7 +576,7 @@ def _add_options(group: Any, kind: type[SharedOptions], without: set[str]) -> No
         rule = each.metadata
         if each.name in without or rule["help"] is None:
             continue
-        how: dict[str, Any] = {"default": rule.get("flag_default", each.default)}
+        how: dict[str, Any] = {"default": each.default}
         if rule.get("type") is bool:
             how["action"] = Switch
         else:
@@ -587,7 +588,7 @@ Options = TypeVar("Options", bound=SharedOptions)
 
 
 def options_from(
-    args: argparse.Namespace, kind: type[Options], default_steps: int | None = None
+    args: argparse.Namespace, kind: type[Options], default_steps: int | None = TAU_LEAPING_STEPS
 ) -> Options:
     """A sampler's options from parsed flags. default_steps: tau-leaping's, if --diffusion_steps is
     not given. Raises InputError naming the flag.

@@ -1,8 +1,8 @@
-"""From vocabulary logits to tokens: the network's confidence at a position, and the token written
-there.
+"""From vocabulary logits to tokens: a LLaDA's logits, the network's confidence at a position, and
+the token written there.
 
-Both work through (n, V) logits in pieces, so that a vocabulary of 126,464 never needs a second full
-copy.
+The latter two work through (n, V) logits in pieces, so that a vocabulary of 126,464 never needs a
+second full copy.
 """
 
 from typing import Any
@@ -10,7 +10,45 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.packed_rows import Places
+
 ELEMENTS_AT_ONCE = 2**23  # 66 positions of LLaDA's vocabulary, 32 MiB in fp32
+
+
+def own_ids(
+    model: Any, mask_id: int | None, pad_id: int | None, num_tokens: int | None
+) -> tuple[int, int, int | None]:
+    """(mask_id, pad_id, num_tokens) as given, or the model's own: those of its config, and the
+    number of ids of the tokenizer beside its weights (None where it was not loaded from a folder
+    with one). Raises ValueError where neither has a mask or padding token.
+    """
+    config = getattr(model, "config", None)
+    mask_id = getattr(config, "mask_token_id", None) if mask_id is None else mask_id
+    pad_id = getattr(config, "pad_token_id", None) if pad_id is None else pad_id
+    if mask_id is None or pad_id is None:
+        raise ValueError("give mask_id and pad_id: the model has no config with them")
+    if mask_id == pad_id:
+        raise ValueError(f"mask_id and pad_id are both {mask_id}")
+    folder = getattr(model, "tokenizer_folder", None)
+    if num_tokens is None and folder is not None:
+        from llada_utils import vocabulary_of
+
+        num_tokens = vocabulary_of(folder)
+    return mask_id, pad_id, num_tokens
+
+
+def evaluate(model: Any, ids: Tensor, real: Tensor, wanted: Tensor) -> Tensor:
+    """Logits [n, V] at the wanted places, in row-major order, on the model's device. ids: long [B,
+    L]; real (not padding), wanted: bool.
+    """
+    device = model.device
+    options: dict[str, Any] = {"attention_mask": None if real.all() else real.to(device)}
+    if not getattr(model, "supports_logits_mask", False):
+        return model(ids.to(device), **options).logits[wanted.to(device)]
+    if getattr(model, "supports_places", False) and device.type != "cpu":
+        tokens, logits = (mask.flatten().nonzero()[:, 0].to(device) for mask in (real, wanted))
+        options["places"] = Places(tokens, logits)
+    return model(ids.to(device), **options, logits_mask=wanted.to(device)).logits
 
 
 def excluded_tokens(

@@ -24,6 +24,12 @@ mkdir -p "$work"
 started=$SECONDS
 say() { printf '\n== %s (%d s)\n' "$*" $((SECONDS - started)); }
 
+order=(--unmasking confidence --confidence_method top_prob)
+say "a first answer, by FlexMDM-tiny-Math: the FlexMDM that this script trained before"
+"$PYTHON" flexmdm_inference.py --checkpoint_path FlexMDM-tiny-Math --task math --quiet \
+  --sampler count_first "${order[@]}" \
+  --prompt "Sam is 72 years old. How old will Sam be in 9 years?"
+
 say "data: built-in word problems, functions with tests, library functions"
 make_data() {  # kind file split n flags...
   local kind=$1 file=$work/$2.jsonl split=$3 n=$4; shift 4
@@ -87,7 +93,6 @@ fit_lengths() {  # task
     --checkpoint_path "$work/flexmdm_$1/final" --task "$1" --train_data "$work/$1" \
     --output_dir "$work/counting_$1" --most 256 "${fit[@]}"
 }
-order=(--unmasking confidence --confidence_method top_prob)
 flexmdm_sampler=(--sampler event_driven "${order[@]}")
 llada_sampler=(--block_length 8 --remasking low_confidence)
 other_chain() {

@@ -11,6 +11,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common.errors import InputError, run
 from common.files import write_text
+from common.progress import command, ending
 from common.rows import read_file, read_finished, read_rows
 from data.word_problems import trivial_math_baselines
 from evaluation.results import wilson
@@ -111,7 +112,14 @@ def main() -> None:
     text = table(work)
     write_text(work / "table.md", text + "\n")
     print(examples(work))
-    print(f"\n{text}\n\n95 % Wilson intervals. Everything is below {work}/")
+    print(f"\n{text}\n\n95 % Wilson intervals.\n")
+    asked = read_file(work / "math_test.jsonl", "WORK")[0]["question"]
+    following = command(
+        "flexmdm_inference.py",
+        *("--checkpoint_path", work / "counting_math", "--task", "math", "--prompt", asked),
+        *("--sampler", "count_first", "--watch"),
+    )
+    ending("the tuned models, and the table of their scores", f"{work}/table.md", following)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from evaluation.generation_run import GENERATIONS
 from evaluation.infill_scores import REACHED, edit_similarity, parses
 from llada_utils import load_llada
 from sampling.length_law import likeliest_lengths
-from sampling.options import sampler_words
+from sampling.options import SamplerOptions, options_from, sampler_words
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +171,29 @@ def test_finished_rows_are_replaced_and_the_batch_size_is_never_exceeded(
         ]
         drained = sum(max(taken[start : start + most]) for start in range(0, 16, most))
         assert len(seen) < drained if kind == "flexmdm" else len(seen) == drained
+
+
+@pytest.mark.parametrize(
+    "words, sampler, steps",
+    [
+        ([], "event_driven", None),
+        (["--preset", "paper"], "tau_leaping", 4096),
+        (["--preset", "paper", "--diffusion_steps", "64"], "tau_leaping", 64),
+        (["--diffusion_steps", "64"], "tau_leaping", 64),
+        (["--diffusion_steps", "64", "--sampler", "event_driven"], "event_driven", 64),
+        (["--preset", "paper", "--sampler", "count_first"], "count_first", None),
+    ],
+)
+def test_infills_are_sampled_event_driven_unless_steps_or_the_paper_are_named(
+    words, sampler, steps, tmp_path
+):
+    args = eval_humaneval_infill.parse_args(["--checkpoint_path", str(tmp_path), *words])
+    default = eval_humaneval_infill.Infilling.default_steps
+    options = options_from(args, SamplerOptions, default)
+    assert (options.sampler, options.steps) == (sampler, steps)
+    # the rest is the paper's
+    assert options.unmasking == "confidence" and options.confidence_method == "top_prob"
+    assert (options.use_sliding_window, options.alpha, options.max_window) == (True, 15, 32)
 
 
 def test_torchrun_shards_the_same_command(checkpoints, sets, tmp_path, monkeypatch):

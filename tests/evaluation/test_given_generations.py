@@ -68,7 +68,7 @@ def test_output_folder_is_checked_before_a_model_is_loaded_or_a_program_run(
     (tmp_path / "file").write_text("x")
     data = [{"question": "q", "answer": "#### 1"}] if script is eval_gsm8k else [code_item(0)]
     write_rows(tmp_path / "data.jsonl", data)
-    modes = [["--checkpoint_path", "x"], ["--check_references"]]
+    modes = [["--checkpoint_path", ROOT / "LLaDA-tiny-Base"], ["--check_references"]]
     for mode in modes:
         allow = ["--allow_code_execution"] if script is eval_humaneval_infill else []
         with pytest.raises(InputError, match="--output_dir: cannot write"):
@@ -371,7 +371,7 @@ def test_a_set_in_which_only_some_items_have_a_test_is_refused_before_anything_r
     )
     for mode in (
         ["--score_only", tmp_path / "rows.jsonl"],
-        ["--checkpoint_path", "x"],
+        ["--checkpoint_path", ROOT / "LLaDA-tiny-Base"],
         ["--check_references"],
     ):
         with pytest.raises(InputError, match="1 of 3 items have no test .*t/1"):

@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, SEED
 
 from common.rows import read_rows, write_rows
 
@@ -78,10 +78,11 @@ def place(tmp_path_factory):
     if not data:
         pytest.skip("FLEXMDM_DATA does not name a folder")
     folder = tmp_path_factory.mktemp("harness")
+    chosen = random.Random(SEED)
     math = folder / "openai/gsm8k"
     for split in ("train", "test"):
         rows = read_rows(f"{data}/gsm8k/{split}.jsonl", fields=["question", "answer"], flag="data")
-        write_rows(math / f"{split}.jsonl", random.sample(rows, 10))
+        write_rows(math / f"{split}.jsonl", chosen.sample(rows, 10))
     write_card(math, {"main": {"train": "train.jsonl", "test": "test.jsonl"}})
     code = folder / "loubnabnl/humaneval_infilling"
     for name in INFILLING:
@@ -92,7 +93,7 @@ def place(tmp_path_factory):
         if name == "SingleLineInfilling":
             rows = [row for row in rows if not row["suffix"]]
         rows = [row for row in rows if "\n\n" not in row["canonical_solution"]]
-        write_rows(code / f"{name}.jsonl", random.sample(rows, 6))
+        write_rows(code / f"{name}.jsonl", chosen.sample(rows, 6))
     write_card(code, {f"HumanEval-{name}": {"test": f"{name}.jsonl"} for name in INFILLING})
     (folder / "code_eval").mkdir()
     (folder / "code_eval/code_eval.py").write_text(CODE_EVAL.format(root=str(ROOT)))

@@ -41,7 +41,7 @@ def evaluate(monkeypatch, capsys, *arguments):
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
 def test_exact_match_ignores_white_space_at_both_ends(tmp_path, monkeypatch, capsys, ending):
     rows, names = published_rows()
-    data = tmp_path / f"santacoder-fim-task.{ending}"
+    data = tmp_path / f"train-00000-of-00001.{ending}"
     if ending == "parquet":
         import pyarrow
         import pyarrow.parquet
@@ -69,7 +69,7 @@ def test_exact_match_ignores_white_space_at_both_ends(tmp_path, monkeypatch, cap
     assert metrics["exact_match_stripped"]["right"] == stripped
     assert metrics["exact_match"]["right"] == exact
     assert metrics["exact_match"]["n"] == len(python)
-    assert result["benchmark"] == "santacoder-fim-task"
+    assert result["benchmark"] == "santacoder-fim python"
     assert f"{len(rows) - len(python)} rows in other languages" in shown.err
     verdicts = [json.loads(line) for line in open(tmp_path / "out/verdicts.jsonl")]
     assert [verdict["name"] for verdict in verdicts] == names
@@ -111,12 +111,12 @@ def test_rows_that_do_not_fit_are_refused_by_number(tmp_path, monkeypatch, capsy
         write_rows(tmp_path / "fim.jsonl", [*rows[:place], changed, *rows[place + 1 :]])
         with pytest.raises(InputError, match=words):
             evaluate(
-                *(monkeypatch, capsys, "--checkpoint_path", "x"),
+                *(monkeypatch, capsys, "--checkpoint_path", tmp_path),
                 *("--data_path", tmp_path / "fim.jsonl"),
             )
     write_rows(tmp_path / "fim.jsonl", [{**row, "language": "js"} for row in rows])
     with pytest.raises(InputError, match="no row of .* has the language 'py'"):
         evaluate(
-            *(monkeypatch, capsys, "--checkpoint_path", "x"),
+            *(monkeypatch, capsys, "--checkpoint_path", tmp_path),
             *("--data_path", tmp_path / "fim.jsonl"),
         )

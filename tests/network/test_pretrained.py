@@ -278,10 +278,10 @@ def cache(made, tmp_path, monkeypatch):
 def test_a_hub_id_is_read_from_the_local_cache(made, cache, tmp_path, kind):
     expected = load_ours(made / kind)
     model = AutoModel.from_pretrained(f"owner/{kind}")
-    assert model.name_or_path == ("owner/base" if kind == "adapter" else f"owner/{kind}")
+    assert model.name_or_path == f"owner/{kind}"
     model.config.base_model_name_or_path = getattr(expected.config, "base_model_name_or_path", None)
     assert_same(model, expected)
-    assert (model.card, model.name_or_path) == (expected.card, model.name_or_path)
+    assert model.card == expected.card
     again = type(expected).from_pretrained(f"owner/{kind}", revision="main", cache_dir=str(cache))
     assert_same(type(expected).from_pretrained(f"owner/{kind}"), again)
     kept = AutoModel.from_pretrained(f"owner/{kind}", merge=False)
@@ -417,6 +417,11 @@ def test_a_network_of_the_other_kind_is_refused_by_name(made):
         LLaDADiT.from_pretrained(made / "base")
     with pytest.raises(InputError, match="lora is no LLaDAModelLM; LLaDADiT loads it"):
         LLaDAModelLM.from_pretrained(made / "lora")
+
+
+def test_an_adapter_stores_its_own_alpha(made):
+    with pytest.raises(InputError, match="from_pretrained of a LLaDA: lora_alpha is not support"):
+        AutoModel.from_pretrained(made / "adapter", lora_alpha=4.0)
 
 
 def test_the_arguments_that_automodel_passes_have_no_effect(made):

@@ -84,7 +84,11 @@ def test_count_first_samples_the_exact_law(law, order, rng):
     contexts, schedule = LAWS[law](rng), PowerSchedule(1.7)
     model = WithCount(contexts, schedule)
     settings = dict(
-        sampler="count_first", query_time=1.0, insertion_schedule=schedule, **ORDERS[order]
+        sampler="count_first",
+        length_choice="drawn",
+        query_time=1.0,
+        insertion_schedule=schedule,
+        **ORDERS[order],
     )
     assert is_exact(contexts, model, rng, **settings)
     assert model.counted >= 20_000 and model.unknown == 0
@@ -130,7 +134,8 @@ def test_the_share_follows_the_entropy_of_the_number(rng):
 @pytest.mark.parametrize("wrong", [{"length_choice": "likeliest"}, {"events_per_evaluation": 3}])
 def test_count_first_approximations_fail_the_exactness_check(wrong, rng):
     contexts, schedule = random_lengths(rng), LinearSchedule()
-    settings = dict(sampler="count_first", query_time=1.0, insertion_schedule=schedule, **wrong)
+    settings = dict(sampler="count_first", query_time=1.0, insertion_schedule=schedule)
+    settings |= {"length_choice": "drawn", **wrong}
     assert not is_exact(contexts, WithCount(contexts, schedule), rng, **settings)
 
 
@@ -273,7 +278,7 @@ def test_count_first_without_a_length_distribution_or_with_conflicting_options_i
         {"query_time": 1.5},
         {"steps": 8},
         {"length_candidates": 0},
-        {"length_candidates": 2},
+        {"length_candidates": 2, "length_choice": "drawn"},
     ):
         with pytest.raises((ValueError, InputError)):
             SamplerOptions(sampler="count_first", **wrong)

@@ -344,7 +344,6 @@ def test_samples_are_determined_by_the_generator():
 @pytest.mark.parametrize(
     "change, words",
     [
-        (dict(steps=None), "steps"),
         (dict(steps=0), "steps"),
         (dict(sampler="euler"), "sampler"),
         (dict(unmasking="left"), "unmasking"),
@@ -354,6 +353,7 @@ def test_samples_are_determined_by_the_generator():
         (dict(max_length=2), "max_length"),
         (dict(max_length=None), "max_length"),
         (dict(pad_id=MASK), "mask_id"),
+        (dict(pad_id=None), "give mask_id and pad_id"),
         (dict(prompts=torch.tensor([[1, MASK, 2]])), "mask token"),
         (dict(prompts=None), "batch_size"),
         (dict(seeds=torch.arange(5)), "seeds"),

@@ -127,6 +127,7 @@ def test_the_text_of_a_known_middle_is_shown(checkpoints, kind, mode, monkeypatc
                 truncated=none,
                 dropped_insertions=none,
                 rate_bound_violations=none,
+                positions=None,
             )
 
         shown, _ = show(checkpoints, kind, mode, before, behind, monkeypatch, capsys, oracle)

@@ -42,6 +42,9 @@ def main():
     late = tqdm(total=3, desc="short", delay=60)
     late.update(3)
     late.close()
+    unknown = tqdm(desc="unknown")
+    unknown.update(n)
+    unknown.close()
     print("the result")
 
 run(main)
@@ -65,6 +68,8 @@ def test_a_log_gets_lines_without_carriage_returns():
     assert ours[0].startswith(f"ours: 0 of {n}, ") and ours[1].startswith(f"ours: {n} of {n}, ")
     assert ours[1].endswith(f"right {n - 1}") and "short" not in text
     assert [line for line in text.splitlines() if line.startswith(f"theirs: {n} of {n}, ")]
+    unknown = [line for line in text.splitlines() if line.startswith("unknown: ")]
+    assert unknown[-1].startswith(f"unknown: {n}, ") and " left" not in unknown[-1]
 
 
 def test_quiet_shows_none_of_them():

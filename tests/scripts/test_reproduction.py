@@ -61,6 +61,13 @@ def test_every_number_in_the_answers_is_in_a_table():
     assert len(said) > 20 and not [number for number in said if number not in shown]
 
 
+def test_students_quantiles():
+    """Against published tables, on both sides of the end of ours."""
+    for freedom, quantile in ((1, 12.706), (9, 2.262), (10, 2.2281), (15, 2.1314), (30, 2.0423)):
+        assert reproduction.student(freedom) == pytest.approx(quantile, abs=5e-4)
+    assert reproduction.student(10**6) == pytest.approx(1.959964, abs=1e-5)
+
+
 def test_intervals_against_their_closed_forms():
     mean, low, high = reproduction.over_seeds([1.0, 2.0, 4.0])
     half = 4.303 * math.sqrt(((4 / 3) ** 2 + (1 / 3) ** 2 + (5 / 3) ** 2) / 2) / math.sqrt(3)

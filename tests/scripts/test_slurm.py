@@ -174,7 +174,7 @@ def shown(tmp_path):
     python.chmod(0o755)
 
     def call(command, **variables):
-        given = {"RUNS_DIR": str(place / "runs"), "DATA_CACHE": "d", "PROCESSES_PER_NODE": "1"}
+        given = {"RUNS_DIR": str(place / "runs"), "DATA_CACHE": "d", "PROCESSES_PER_NODE": "2"}
         environment = clean_environment(FLEXMDM_PYTHON=str(python), **given | variables)
         done = bash(f"cd '{repository}' && {command}", environment)
         return re.findall("^<(.*)>$", done.stdout, re.M)
@@ -216,6 +216,11 @@ def test_flags_are_matched_as_whole_arguments(shown, words, alone):
 def test_a_boolean_flag_is_read_as_python_reads_it(shown, words, on):
     called = shown(f"bash scripts/flexmdm_transfer.sh {words}")
     assert (called[0] == "flexmdm_transfer_openwebtext.py") == on
+
+
+def test_one_process_needs_no_launcher(shown):
+    called = shown("bash scripts/IFT_math.sh --max_steps 3", PROCESSES_PER_NODE="1")
+    assert called[0] == "instruction_finetuning.py" and called[-2:] == ["--max_steps", "3"]
 
 
 def test_settings_are_not_expanded_as_file_patterns(shown, tmp_path):

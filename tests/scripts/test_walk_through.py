@@ -62,7 +62,7 @@ def run(commands, place, environment):
     ]
     try:
         for each in running:
-            output, _ = each.communicate(timeout=300)
+            output, _ = each.communicate(timeout=900)
             assert each.returncode == 0, output[-3000:]
     finally:
         for each in running:
