@@ -65,9 +65,11 @@ def test_a_corrector_keeps_the_law(sampler, law, schedule, order, rounds, spread
     )
 
 
+@pytest.mark.full
 def test_a_corrector_keeps_the_law_of_a_text_of_which_a_share_was_placed(rng):
     contexts, insertion = random_prompts(rng), PowerSchedule(1.7)
-    settings = dict(EVENTS, placed_share=0.5, corrector_time=float(rng.uniform(0.2, 0.8)))
+    settings = dict(EVENTS, placed_share=0.5, length_choice="drawn")
+    settings["corrector_time"] = float(rng.uniform(0.2, 0.8))
     assert is_exact(contexts, WithCount(contexts, insertion), rng, **settings)
 
 
