@@ -91,8 +91,9 @@ correctors = st.sampled_from(
     [
         {},
         {},
+        {},
         {"corrector_time": 0.3, "corrector_choice": "least_confident"},
-        {"corrector_time": 0.7, "corrector_rounds": 3, "corrector_spread": True},
+        {"corrector_time": 0.7, "corrector_rounds": 2, "corrector_spread": True},
     ]
 )
 samplers = st.fixed_dictionaries(
