@@ -367,10 +367,11 @@ def main() -> None:
         import gradio  # noqa: F401
     except ImportError as error:
         raise InputError(f"gradio is not installed ({error}): pip install {GRADIO}") from None
-    with contextlib.suppress(KeyboardInterrupt):  # the server's threads end with this one
+    with contextlib.suppress(KeyboardInterrupt):
         serve(load_models(args), args.host, args.port)
         print(f"http://{args.host}:{args.port} (Ctrl-C ends it)", flush=True)
         threading.Event().wait()
+    os._exit(0)  # the interpreter's own end aborts where a sampler's thread still runs
 
 
 if __name__ == "__main__":
