@@ -1,11 +1,10 @@
 r"""A page on which FlexMDM and LLaDA answer side by side, token by token: prompts and infills, all
 options of both samplers, evaluations and speed.
 
-Laptop, on the shipped tiny base (LLaDA's answers mean something, FlexMDM's nothing: its insertion
-head is untrained):
+Laptop, on the shipped tiny models:
     pip install gradio==6.31.0
     python demo.py                      then open http://127.0.0.1:7860
-After bash scripts/quickstart.sh; of two checkpoints the second is the infill tab's:
+On those of bash scripts/quickstart.sh; of two checkpoints the second is the infill tab's:
     python demo.py \
         --flexmdm_checkpoint runs/quickstart/flexmdm_math/final runs/quickstart/flexmdm_code/final \
         --llada_checkpoint runs/quickstart/llada_math/final runs/quickstart/llada_code/final
@@ -30,8 +29,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from common.command_line import ArgumentParser, finite_number
 from common.errors import InputError, run
+from common.files import local_folder
 from evaluation.demo_model import (
-    BASE,
+    SHIPPED,
     TITLES,
     DemoModel,
     Request,
@@ -285,10 +285,9 @@ def make_parser() -> ArgumentParser:
         parser.add_argument(
             f"--{kind}_checkpoint",
             nargs="+",
-            default=[str(BASE)],
+            default=SHIPPED[kind],
             metavar="C",
-            help="folder or hub id; of two the second is the infill tab's (default: the shipped"
-            f" tiny base{', its insertion head untrained' if kind == 'flexmdm' else ''})",
+            help="folder or hub id; of two the second is the infill tab's (default: shipped ones)",
         )
     add_device_flags(parser)
     parser.add_argument(
@@ -312,8 +311,11 @@ def parse_arguments() -> argparse.Namespace:
     """The flags. Raises InputError."""
     args = make_parser().parse_args()
     for kind in TITLES:
-        if len(getattr(args, f"{kind}_checkpoint")) > 2:
-            raise InputError(f"--{kind}_checkpoint: give one checkpoint, or two: prompt and infill")
+        flag, names = f"--{kind}_checkpoint", getattr(args, f"{kind}_checkpoint")
+        if len(names) > 2:
+            raise InputError(f"{flag}: give one checkpoint, or two: for prompts and for infills")
+        for name in names:
+            local_folder(name, flag)
     if not args.time_limit > 0:
         raise InputError(f"--time_limit {args.time_limit:g}: must be above 0")
     if not 0 < args.port < 2**16:

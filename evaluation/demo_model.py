@@ -33,7 +33,12 @@ from sampling.options import (
 )
 from sampling.trace_page import Panel, make_panel
 
-BASE = Path(__file__).resolve().parent.parent / "LLaDA-tiny-Base"
+ROOT = Path(__file__).resolve().parent.parent
+# shipped: for prompts, for infills
+SHIPPED = {
+    "flexmdm": [str(ROOT / "FlexMDM-tiny-Math"), str(ROOT / "FlexMDM-tiny-Code")],
+    "llada": [str(ROOT / "LLaDA-tiny-Base")],
+}
 TITLES = {"flexmdm": "FlexMDM", "llada": "LLaDA"}
 KINDS: dict[str, type[SharedOptions]] = {"flexmdm": SamplerOptions, "llada": LLaDAOptions}
 # what differs from the commands: the quickstart's settings, which answer at once
@@ -46,11 +51,14 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "llada": {"gen_length": 40, "block_length": 8},
 }
 # a visitor must not be able to fill the memory
-AT_MOST = {"steps": 4096, "length_candidates": 16}
+AT_MOST = {"steps": 4096, "length_candidates": 16, "corrector_rounds": 100}
 UNTRAINED = (
     "{} is a LLaDA: here it is a FlexMDM whose insertion head is untrained, so how much it inserts"
-    " and where means nothing. --flexmdm_checkpoint names a trained one; bash scripts/quickstart.sh"
-    " trains one in 15 minutes."
+    " and where means nothing."
+)
+NOT_TUNED = (
+    "{} is fine-tuned on neither task. `bash scripts/quickstart.sh` makes LLaDAs that are, in 15"
+    " minutes; `--llada_checkpoint` names them."
 )
 
 
@@ -242,7 +250,8 @@ def load_demo_model(
     )
     from sampling.network_graphs import speed_up_sampling
 
-    flag, name = f"--{kind}_checkpoint", BASE.name if Path(checkpoint) == BASE else checkpoint
+    flag = f"--{kind}_checkpoint"
+    name = Path(checkpoint).name if checkpoint in SHIPPED[kind] else checkpoint
     found = checkpoint_kind(checkpoint, flag)
     if kind == "llada" and found != "llada":
         raise InputError(f"{flag}: {checkpoint} is a FlexMDM; a LLaDA is needed here")
@@ -251,6 +260,7 @@ def load_demo_model(
     model: Any
     if kind == "llada":
         model = load_llada(checkpoint, dtype=dtype, device=device)
+        notice = NOT_TUNED.format(name) if checkpoint in SHIPPED[kind] else ""
     elif found == "flexmdm":
         model = load_flexmdm(checkpoint, dtype=dtype, device=device)
     else:

@@ -18,7 +18,14 @@ from common.errors import InputError
 from data.infills import flexmdm_infill_ids, llada_infill_prompt
 from data.math_prompts import math_prompt
 from data.tokenizer import load_tokenizer, text_ids
-from evaluation.demo_model import BASE, DEFAULTS, Request, demo_options, load_demo_model, options_of
+from evaluation.demo_model import (
+    DEFAULTS,
+    SHIPPED,
+    Request,
+    demo_options,
+    load_demo_model,
+    options_of,
+)
 from llada_utils import load_llada, new_flexmdm, write_checkpoint
 from sampling.flexmdm import generate_flexmdm_infilling
 from sampling.llada import generate_mdm
@@ -33,15 +40,16 @@ from sampling.options import (
 )
 from sampling.row_random import item_seed
 
+(BASE,) = SHIPPED["llada"]
 KINDS = {"flexmdm": SamplerOptions, "llada": LLaDAOptions}
 FLAGS = argparse.Namespace(device="cpu", dtype="auto", torch_compile=False, time_limit=60.0)
 
 
 @pytest.fixture(scope="module")
 def models():
-    """Both columns of the page without flags: the shipped base."""
+    """The shipped base in both columns."""
     lock = threading.Lock()
-    return {kind: load_demo_model(str(BASE), kind, FLAGS, lock) for kind in KINDS}
+    return {kind: load_demo_model(BASE, kind, FLAGS, lock) for kind in KINDS}
 
 
 def answer(model, request, seed=1, **values):
@@ -99,7 +107,7 @@ def test_text_means_what_it_means_on_the_command_line(kind):
         ("flexmdm", {"steps": "5000"}, "--diffusion_steps 5000: must be at most 4096"),
         ("flexmdm", {"insertion_schedule": "cubic"}, "--insertion_schedule cubic"),
         ("flexmdm", {"sampler": "tau_leaping", "events_per_evaluation": "2"}, "--events_per_eval"),
-        ("flexmdm", {"sampler": "count_first"}, "--sampler count_first: LLaDA-tiny-Base has no"),
+        ("flexmdm", {"sampler": "count_first"}, "--sampler count_first: /"),
         ("flexmdm", {"max_length": "1025"}, "--max_length 1025: the model takes 1024"),
         ("llada", {"gen_length": "41"}, "--block_length 8: must be a divisor"),
         ("llada", {"gen_length": "99999992"}, "--prompt: your text takes"),
@@ -219,7 +227,8 @@ def test_visitors_have_their_own_options(models):
 
 
 def test_a_base_as_flexmdm_says_that_it_is_untrained(models, tmp_path):
-    assert "untrained" in models["flexmdm"].notice and not models["llada"].notice
+    assert "untrained" in models["flexmdm"].notice
+    assert "fine-tuned on neither task" in models["llada"].notice
     (tmp_path / "trained").mkdir()
     write_checkpoint(tiny.flexmdm(), tmp_path / "trained", tiny.tokenizer())
     trained = load_demo_model(str(tmp_path / "trained"), "flexmdm", FLAGS, threading.Lock())

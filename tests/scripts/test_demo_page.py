@@ -5,7 +5,6 @@ The page's own tests are skipped without gradio (pip install gradio==6.31.0) or 
 (Debian: apt-get install chromium).
 """
 
-import argparse
 import os
 import re
 import signal
@@ -22,7 +21,7 @@ from training_helpers import free_port
 
 import demo
 from common.errors import InputError
-from evaluation.demo_model import BASE, Shown
+from evaluation.demo_model import Shown
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 LEFT = "AbortError|Connection errored out"
@@ -128,11 +127,9 @@ def test_the_replay_is_the_trace_page_of_what_has_ended():
 
 @pytest.fixture(scope="module")
 def served():
-    """(address, models) of the page on the shipped base, served from this process."""
+    """(address, models) of the page on the shipped models, served from this process."""
     pytest.importorskip("gradio", reason="gradio is not installed (pip install gradio==6.31.0)")
-    flags = argparse.Namespace(device="cpu", dtype="auto", torch_compile=False, time_limit=60.0)
-    flags.flexmdm_checkpoint = flags.llada_checkpoint = [str(BASE)]
-    models, port = demo.load_models(flags), free_port()
+    models, port = demo.load_models(demo.make_parser().parse_args(["--device", "cpu"])), free_port()
     page = demo.serve(models, "127.0.0.1", port)
     yield f"http://127.0.0.1:{port}/", models
     page.close(verbose=False)
