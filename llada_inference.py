@@ -148,14 +148,17 @@ def given_infill(
     return Given(llada_infill_prompt(tokenizer, prefix, suffix), [], before, flags)
 
 
-def with_shape(options: LLaDAOptions, masks: int | None) -> LLaDAOptions:
+def with_shape(options: LLaDAOptions, masks: int | None, room: int = 128) -> LLaDAOptions:
     """The options; where nothing says how long the answer is or how it is cut, with 128 tokens in
-    blocks of 32. masks: their number where it is given.
+    blocks of 32, or with what is left in one block. masks: their number where it is given; room:
+    tokens that still fit.
     """
     shape = (options.gen_length, options.block_length, options.max_length, options.steps, masks)
-    if options.llada_length == "given" and not any(shape):
-        return replace(options, gen_length=128, block_length=32)
-    return options
+    if options.llada_length != "given" or any(shape):
+        return options
+    if 0 < room < 128:
+        return replace(options, gen_length=room)
+    return replace(options, gen_length=128, block_length=32)
 
 
 def write_answers(
@@ -183,7 +186,8 @@ def write_answers(
     config, tokens = model.config, len(before) + len(after)
     refuse_padding((before, after), config.pad_token_id, flags, tokenizer.bos_token_id)
     refuse_mask_tokens((before, after), config.mask_token_id, flags)
-    options, limit = with_shape(options, masks), canvas_of(model, options.max_length)
+    limit = canvas_of(model, options.max_length)
+    options = with_shape(options, masks, limit - tokens)
     asked: list[list[int]] = [[]]
     if masks is None:
         if options.llada_length == "counted":
@@ -297,7 +301,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Sample as the flags say and print the results. Raises InputError."""
     args = parse_arguments()
-    options = with_shape(options_from(args, LLaDAOptions), args.middle_length)
+    options = options_from(args, LLaDAOptions)
     if args.trace:
         require_writable(Path(args.trace).parent, "--trace")
 
@@ -325,7 +329,8 @@ def main() -> None:
     )
     speed_up_sampling(model, args.torch_compile)
     mask_id = model.config.mask_token_id
-    with evaluations_bar(options.steps or options.gen_length or given.masks) as on_frame:
+    shaped = with_shape(options, given.masks)
+    with evaluations_bar(shaped.steps or shaped.gen_length or given.masks) as on_frame:
         if args.watch:
             from sampling.trace_page import terminal_watcher
 

@@ -5,11 +5,10 @@
 #   otherwise .venv in the repository, created on first use and when requirements.txt changes
 # On Linux without an NVIDIA GPU it takes torch's CPU build: the other one brings 2 GB of CUDA.
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
-CPU_WHEELS=https://download.pytorch.org/whl/cpu
 
 # install FILE: the packages of a requirements file into .venv, unless they are there
 install() {
-  local pip=(.venv/bin/pip --disable-pip-version-check) cpu='' what=$1
+  local pip=(.venv/bin/pip --disable-pip-version-check) quiet=() cpu='' what=$1
   [ -z "${FLEXMDM_PYTHON:-}" ] || return 0
   cmp -s "$1" ".venv/installed-$1" && return 0
   command -v python3 > /dev/null || {
@@ -20,7 +19,7 @@ install() {
     echo "Python 3.11 to 3.13 is needed, this is $(python3 --version)" >&2
     exit 2
   }
-  [ -t 1 ] || pip+=(--quiet)  # a log needs no bars of the downloads
+  [ -t 1 ] || quiet=(--quiet)  # a log needs no bars of the downloads
   python3 -m venv .venv || exit 1
   if grep -q ^torch== "$1" && [ "$(uname)" = Linux ] && ! command -v nvidia-smi > /dev/null; then
     cpu=yes
@@ -28,11 +27,12 @@ install() {
   fi
   echo "installing $what into .venv ..."
   if [ -n "$cpu" ]; then
-    # alone and without dependencies: everything else comes from the usual index
-    "${pip[@]}" install --no-deps --retries 1 --index-url "$CPU_WHEELS" "$(grep ^torch== "$1")" \
-      || echo "$CPU_WHEELS cannot be reached: taking the build with CUDA" >&2
+    # uv knows where torch's CPU build is; everything else comes from the usual index
+    "${pip[@]}" install --quiet uv==0.13.9 && .venv/bin/uv pip install "${quiet[@]}" --no-deps \
+      --python .venv/bin/python --torch-backend cpu "$(grep ^torch== "$1")" \
+      || echo "torch's CPU build cannot be had: taking the one with CUDA" >&2
   fi
-  "${pip[@]}" install -r "$1" && cp "$1" ".venv/installed-$1" || exit 1
+  "${pip[@]}" install "${quiet[@]}" -r "$1" && cp "$1" ".venv/installed-$1" || exit 1
 }
 
 if [ -n "${FLEXMDM_PYTHON:-}" ]; then

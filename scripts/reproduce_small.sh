@@ -21,6 +21,9 @@
 #                     (after comparison_1)
 #   counting_SEED     count first: the length distribution fitted to the models of
 #                     comparison_SEED (trained if they are not there), on other items
+#   rivals_SEED       on the items of counting_SEED and with its models: LLaDA with a search over
+#                     lengths; a share placed and the rest inserted; correctors (after
+#                     counting_SEED)
 #   gsm8k             the 7,473 problems; loss and accuracy (after comparison_1)
 #   samplers          accuracy against evaluations (after scripts/quickstart.sh)
 # Each writes results/CHAIN.json when it is done; scripts/reproduction.py report fills the tables
@@ -37,7 +40,8 @@ while [ $# -gt 0 ]; do
         exit 2
       }
       printf -v "${1#--}" %s "$2"; shift 2 ;;
-    comparison_[1-9]* | counting_[1-9]* | ablations_[1-9]* | real_code | lengths | gsm8k | samplers)
+    comparison_[1-9]* | counting_[1-9]* | rivals_[1-9]* | ablations_[1-9]* | real_code | lengths | \
+      gsm8k | samplers)
       chains+=("$1"); shift ;;
     *) echo "reproduce_small.sh: unknown chain $1; see the top of this file" >&2; exit 2 ;;
   esac
@@ -232,6 +236,25 @@ counting() {  # seed
     --llada_infill oracle
 }
 
+rivals() {  # seed
+  local s=seed$1 c=counting$1 r=rivals$1 problems=$work/math_count.jsonl
+  local items=$work/code_count.jsonl share=(--placed_share 0.5)
+  local back=(--corrector_time 0.6 --corrector_rounds 2)
+  [ -f "$work/$r/drift.json" ] || "$PYTHON" scripts/length_drift.py --task code --lengths 1-24 \
+    --checkpoint_path "$work/$s/continued/final" --train_data "$work/code" \
+    --examples "$(scaled 400 8)" --output "$work/$r/drift.json"
+  infill "$r/results/code_llada_searched" "$s/continued" "$items" --max_length 256 "${fixed[@]}" \
+    --llada_infill fixed --llada_length searched --length_drift "$work/$r/drift.json"
+  infill "$r/results/code_flexmdm_share" "$c/flexmdm_code" "$items" --max_length 256 \
+    "${event[@]}" "${share[@]}"
+  infill "$r/results/code_flexmdm_corrected" "$s/flexmdm_code" "$items" --max_length 256 \
+    "${event[@]}" "${back[@]}"
+  math "$r/results/math_flexmdm_share" "$c/flexmdm_math" "$problems" --max_length 136 \
+    "${event[@]}" "${share[@]}"
+  math "$r/results/math_flexmdm_corrected" "$s/flexmdm_math" "$problems" --max_length 136 \
+    "${event[@]}" "${back[@]}"
+}
+
 ablations() {  # seed
   local s=ablations$1 steps name flags
   settings+=(--seed "$1")
@@ -349,6 +372,10 @@ chain() {
       [ -f "$work/comparison_${name##*_}.failed" ] && return 1
       sleep 5
     done
+  fi
+  if [ "$first" = rivals ] && [ ! -f "$results/counting_${name##*_}.json" ]; then
+    echo "reproduce_small.sh: $name needs counting_${name##*_} first" >&2
+    return 1
   fi
   if [ "$first" = lengths ] || [ "$first" = gsm8k ]; then
     until [ -f "$results/comparison_1.json" ]; do

@@ -167,7 +167,7 @@ def collect(args: argparse.Namespace) -> None:
         if chain == "samplers"
         else work
         / re.sub(
-            r"^(comparison|ablations|counting)_",
+            r"^(comparison|ablations|counting|rivals)_",
             lambda found: {"comparison": "seed"}.get(found[1], found[1]),
             chain,
         )
@@ -224,6 +224,12 @@ def over_items(pairs: Iterable[tuple[Right, Right]]) -> Interval:
     items = [statistics.fmean(values) for values in zip(*columns)]
     half = NORMAL * statistics.stdev(items) / math.sqrt(len(items))
     return statistics.fmean(items), statistics.fmean(items) - half, statistics.fmean(items) + half
+
+
+def width(values: Interval) -> float:
+    """Of an interval; 0 without ends."""
+    _, low, high = values
+    return 0.0 if low is None or high is None else high - low
 
 
 def signed(values: Interval, factor: float = 100, digits: int = 1) -> str:
@@ -327,6 +333,8 @@ COUNTING = [
     ("word problems", "math", "... 2 lengths", "flexmdm_count2"),
     ("word problems", "math", "... 3 lengths", "flexmdm_count3"),
     ("word problems", "math", "... 2 tokens per evaluation", "flexmdm_count1_by2"),
+    ("word problems", "math", "... a share placed, the rest inserted", "flexmdm_share"),
+    ("word problems", "math", "FlexMDM, event-driven, corrected", "flexmdm_corrected"),
     ("word problems", "math", "LLaDA, blocks of 8", "llada_blocks"),
     ("word problems", "math", "LLaDA, length counted", "llada_counted"),
     ("infilling", "code", "FlexMDM, event-driven", "flexmdm_event"),
@@ -335,26 +343,37 @@ COUNTING = [
     ("infilling", "code", "... 3 lengths", "flexmdm_count3"),
     ("infilling", "code", "... 4 lengths", "flexmdm_count4"),
     ("infilling", "code", "... 6 lengths", "flexmdm_count6"),
+    ("infilling", "code", "... a share placed, the rest inserted", "flexmdm_share"),
+    ("infilling", "code", "FlexMDM, event-driven, corrected", "flexmdm_corrected"),
     ("infilling", "code", "LLaDA, tuned to infill, blocks of 8", "llada_blocks"),
     ("infilling", "code", "LLaDA, in place, length counted", "llada_counted"),
+    ("infilling", "code", "LLaDA, in place, length searched", "llada_searched"),
     ("infilling", "code", "LLaDA, in place, length known", "llada_in_place"),
 ]
 
 
 def table_counting(chains: Chains) -> str:
-    """Every arm of count first: score, what it costs, and its differences to the event-driven
-    sampler and to the LLaDA that counts, over the same items.
+    """Every arm of count first and its rivals: score, what it costs, and its differences to the
+    event-driven sampler and to the LLaDA that counts, over the same items. The interval of a
+    difference is the wider of those over seeds and over items.
     """
-    seeds = chains["counting"]
+    rivals = {each["chain"].split("_")[1]: each for each in chains.get("rivals", [])}
+    seeds = [
+        each["evaluations"] | rivals.get(each["chain"].split("_")[1], {}).get("evaluations", {})
+        for each in chains["counting"]
+    ]
     lines = [
         (
             "| task | sampler | correct %, mean (seeds) | NFE per sample | positions per sample |"
-            " less event-driven, points: over items | less LLaDA, length counted |"
+            " less event-driven, points | less LLaDA, length counted |"
         ),
         "|---|---|---|---|---|---|---|",
     ]
     for task, data, name, arm in COUNTING:
-        found = [seed["evaluations"][f"{data}_{arm}"] for seed in seeds]
+        tried = [seed for seed in seeds if f"{data}_{arm}" in seed]
+        if not tried:
+            continue
+        found = [seed[f"{data}_{arm}"] for seed in tried]
         share = mean_and_seeds([score(each)["value"] for each in found])
         calls, positions = (
             statistics.fmean(each[key]["mean"] for each in found)
@@ -362,9 +381,11 @@ def table_counting(chains: Chains) -> str:
         )
         differences = []
         for other in ("flexmdm_event", "llada_counted"):
-            theirs = [seed["evaluations"][f"{data}_{other}"] for seed in seeds]
+            theirs = [seed[f"{data}_{other}"] for seed in tried]
             pairs = [(a["right"], b["right"]) for a, b in zip(found, theirs)]
-            differences.append("" if arm == other else signed(over_items(pairs)))
+            values = [score(a)["value"] - score(b)["value"] for a, b in zip(found, theirs)]
+            wider = max(over_items(pairs), over_seeds(values), key=width)
+            differences.append("" if arm == other else signed(wider))
         lines.append(
             f"| {task} | {name} | {share} | {calls:.1f} | {positions:,.0f} |"
             f" {' | '.join(differences)} |"

@@ -101,7 +101,8 @@ def test_counting_a_share_and_inserting_the_rest_samples_the_exact_law(law, orde
     share = float(rng.choice([0.2, 0.5, 0.8, 1.0]))
     model = WithCount(contexts, schedule)
     settings = dict(sampler="event_driven", placed_share=share, insertion_schedule=schedule)
-    assert is_exact(contexts, model, rng, **settings, **ORDERS[order])
+    settings |= {"length_choice": "drawn", **ORDERS[order]}
+    assert is_exact(contexts, model, rng, **settings)
     assert model.counted >= 20_000 and model.unknown == 0
 
 
@@ -115,6 +116,7 @@ def test_a_placed_share_that_the_clock_does_not_know_of_fails_the_exactness_chec
     monkeypatch.setattr(flexmdm, "count_and_insert", wrong)
     contexts, schedule = random_lengths(rng), LinearSchedule()
     settings = dict(sampler="event_driven", placed_share=0.5, insertion_schedule=schedule)
+    settings |= {"length_choice": "drawn"}
     assert not is_exact(contexts, WithCount(contexts, schedule), rng, **settings)
 
 
