@@ -240,6 +240,7 @@ rivals() {  # seed
   local s=seed$1 c=counting$1 r=rivals$1 problems=$work/math_count.jsonl
   local items=$work/code_count.jsonl share=(--placed_share 0.5)
   local back=(--corrector_time 0.6 --corrector_rounds 2)
+  local guided=(--corrector_time 0.6 --corrector_choice least_confident)
   [ -f "$work/$r/drift.json" ] || "$PYTHON" scripts/length_drift.py --task code --lengths 1-24 \
     --checkpoint_path "$work/$s/continued/final" --train_data "$work/code" \
     --examples "$(scaled 400 8)" --output "$work/$r/drift.json"
@@ -249,6 +250,11 @@ rivals() {  # seed
     "${event[@]}" "${share[@]}"
   infill "$r/results/code_flexmdm_corrected" "$s/flexmdm_code" "$items" --max_length 256 \
     "${event[@]}" "${back[@]}"
+  infill "$r/results/code_flexmdm_guided" "$s/flexmdm_code" "$items" --max_length 256 \
+    "${event[@]}" "${guided[@]}"
+  infill "$r/results/code_flexmdm_count_guided" "$c/flexmdm_code" "$items" --max_length 256 \
+    "${event[@]}" --placed_share 1 "${guided[@]}" --corrector_rounds 2
+  [ "$1" = 1 ] || return 0  # see the protocol in RESULTS.md: screening
   math "$r/results/math_flexmdm_share" "$c/flexmdm_math" "$problems" --max_length 136 \
     "${event[@]}" "${share[@]}"
   math "$r/results/math_flexmdm_corrected" "$s/flexmdm_math" "$problems" --max_length 136 \

@@ -345,6 +345,8 @@ COUNTING = [
     ("infilling", "code", "... 6 lengths", "flexmdm_count6"),
     ("infilling", "code", "... a share placed, the rest inserted", "flexmdm_share"),
     ("infilling", "code", "FlexMDM, event-driven, corrected", "flexmdm_corrected"),
+    ("infilling", "code", "... the least confident tokens", "flexmdm_guided"),
+    ("infilling", "code", "FlexMDM, count first, the same twice", "flexmdm_count_guided"),
     ("infilling", "code", "LLaDA, tuned to infill, blocks of 8", "llada_blocks"),
     ("infilling", "code", "LLaDA, in place, length counted", "llada_counted"),
     ("infilling", "code", "LLaDA, in place, length searched", "llada_searched"),
