@@ -246,15 +246,15 @@ rivals() {  # seed
     --examples "$(scaled 400 8)" --output "$work/$r/drift.json"
   infill "$r/results/code_llada_searched" "$s/continued" "$items" --max_length 256 "${fixed[@]}" \
     --llada_infill fixed --llada_length searched --length_drift "$work/$r/drift.json"
+  infill "$r/results/code_flexmdm_count_guided" "$c/flexmdm_code" "$items" --max_length 256 \
+    "${event[@]}" --placed_share 1 "${guided[@]}" --corrector_rounds 2
+  [ "$1" = 1 ] || return 0  # the others did not pass the screening of seed 1
   infill "$r/results/code_flexmdm_share" "$c/flexmdm_code" "$items" --max_length 256 \
     "${event[@]}" "${share[@]}"
   infill "$r/results/code_flexmdm_corrected" "$s/flexmdm_code" "$items" --max_length 256 \
     "${event[@]}" "${back[@]}"
   infill "$r/results/code_flexmdm_guided" "$s/flexmdm_code" "$items" --max_length 256 \
     "${event[@]}" "${guided[@]}"
-  infill "$r/results/code_flexmdm_count_guided" "$c/flexmdm_code" "$items" --max_length 256 \
-    "${event[@]}" --placed_share 1 "${guided[@]}" --corrector_rounds 2
-  [ "$1" = 1 ] || return 0  # see the protocol in RESULTS.md: screening
   math "$r/results/math_flexmdm_share" "$c/flexmdm_math" "$problems" --max_length 136 \
     "${event[@]}" "${share[@]}"
   math "$r/results/math_flexmdm_corrected" "$s/flexmdm_math" "$problems" --max_length 136 \

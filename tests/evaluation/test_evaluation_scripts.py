@@ -722,16 +722,17 @@ def test_bad_flags_and_files_are_refused_at_once(script, tmp_path):
     (tmp_path / "broken.jsonl").write_text("{\n")
     (tmp_path / "fields.jsonl").write_text('{"a": 1}\n')
     for arguments, words in (
-        (["--data_path", tmp_path / "none", "--checkpoint_path", "x"], "--data_path"),
+        (["--data_path", tmp_path / "none", "--checkpoint_path", tmp_path], "--data_path"),
         ([], "--checkpoint_path"),
-        (["--data_path", tmp_path / "empty.jsonl", "--checkpoint_path", "x"], "is empty"),
+        (["--data_path", tmp_path / "empty.jsonl", "--checkpoint_path", tmp_path], "is empty"),
         (
-            ["--data_path", tmp_path / "broken.jsonl", "--checkpoint_path", "x"],
+            ["--data_path", tmp_path / "broken.jsonl", "--checkpoint_path", tmp_path],
             "line 1 is not JSON",
         ),
-        (["--data_path", tmp_path / "fields.jsonl", "--checkpoint_path", "x"], "has no field"),
-        (["--batch_size", "0", "--checkpoint_path", "x"], "--batch_size"),
+        (["--data_path", tmp_path / "fields.jsonl", "--checkpoint_path", tmp_path], "has no field"),
+        (["--batch_size", "0", "--checkpoint_path", tmp_path], "--batch_size"),
         (["--unknown"], "--unknown"),
+        (["--checkpoint_path", tmp_path / "none"], "--checkpoint_path"),
         (["--sampler", "other"], "--sampler"),
     ):
         assert words in refused(script, *arguments, cwd=tmp_path)
