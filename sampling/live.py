@@ -75,7 +75,8 @@ def live_frames(
     try:
         while True:
             try:
-                seconds, frame = frames.get_nowait()
+                # asking without a pause would keep the interpreter from the sampler
+                seconds, frame = frames.get(timeout=0.002)
             except queue.Empty:
                 yield None
                 continue
