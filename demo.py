@@ -39,7 +39,7 @@ from evaluation.demo_model import (
     demo_options,
     load_demo_model,
 )
-from sampling.options import add_device_flags
+from sampling.flags import add_device_flags
 from sampling.trace_page import Panel, trace_page
 
 if TYPE_CHECKING:

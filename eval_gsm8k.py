@@ -50,7 +50,7 @@ from evaluation.driver import (
 from evaluation.generation_run import Stop
 from evaluation.model import EvaluatedModel, Given
 from evaluation.results import pass_rates, share_of
-from sampling.options import add_flexmdm_flags, add_llada_flags, add_model_flags
+from sampling.flags import add_flexmdm_flags, add_llada_flags, add_model_flags
 
 HUB_DATA = ("openai/gsm8k", "main")
 

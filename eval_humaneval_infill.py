@@ -64,7 +64,7 @@ from evaluation.infill_scores import REACHED, pass_metrics, run_rows, text_metri
 from evaluation.model import EvaluatedModel, Given
 from evaluation.results import describe, share_of
 from evaluation.santacoder_fim import is_santacoder, python_items, same_text
-from sampling.options import add_flexmdm_flags, add_llada_flags, add_model_flags
+from sampling.flags import add_flexmdm_flags, add_llada_flags, add_model_flags
 
 HUB_DATA = "loubnabnl/humaneval_infilling"
 BENCHMARKS = {

@@ -36,15 +36,9 @@ from common.errors import InputError, run
 from common.files import local_folder, require_writable
 from common.gpu_memory import ONE_PROMPT, out_of_memory_advice
 from common.progress import add_quiet_flag
-from sampling.options import (
-    SEED,
-    SamplerOptions,
-    add_flexmdm_flags,
-    add_model_flags,
-    options_from,
-    refuse_mask_tokens,
-    refuse_padding,
-)
+from sampling.flags import add_flexmdm_flags, add_model_flags, options_from
+from sampling.given import refuse_mask_tokens, refuse_padding
+from sampling.options import SEED, SamplerOptions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -37,15 +37,9 @@ from common.errors import InputError, run
 from common.files import local_folder, require_writable
 from common.gpu_memory import ONE_PROMPT, out_of_memory_advice
 from common.progress import add_quiet_flag
-from sampling.options import (
-    SEED,
-    LLaDAOptions,
-    add_llada_flags,
-    add_model_flags,
-    options_from,
-    refuse_mask_tokens,
-    refuse_padding,
-)
+from sampling.flags import add_llada_flags, add_model_flags, options_from
+from sampling.given import refuse_mask_tokens, refuse_padding
+from sampling.options import SEED, LLaDAOptions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -24,7 +24,7 @@ from evaluation.generation_run import GenerationRun, Stop, make_tasks
 from evaluation.given_rows import merge_rows, read_generations
 from evaluation.model import EvaluatedModel, Given
 from evaluation.results import describe, make_result
-from sampling.options import add_flexmdm_flags, add_llada_flags
+from sampling.flags import add_flexmdm_flags, add_llada_flags
 
 
 class Scores(NamedTuple):

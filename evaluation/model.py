@@ -14,14 +14,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common.errors import InputError
-from sampling.options import (
-    LLaDAOptions,
-    SamplerOptions,
-    SharedOptions,
-    options_from,
-    refuse_mask_tokens,
-    refuse_padding,
-)
+from sampling.flags import options_from
+from sampling.given import refuse_mask_tokens, refuse_padding
+from sampling.options import LLaDAOptions, SamplerOptions, SharedOptions
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,30 +1,19 @@
 """The options of both samplers: each is a field of a frozen dataclass, with its default, help text,
 range and label in the results table. Nothing here imports torch.
 
-Flags, checks, arguments of the library calls, the entries of settings.json and the sampler's name
-in a table are all derived from the fields:
+Flags (flags.py), checks, arguments of the library calls, the entries of settings.json and the
+sampler's name in a table are all derived from the fields:
 
-    parser = ArgumentParser(description=...)
-    add_model_flags(parser)          # which checkpoint, where it runs, and what both samplers take
-    add_flexmdm_flags(parser)        # FlexMDM's own
-    add_llada_flags(parser)          # LLaDA's own; a script may add both, no flag is defined twice
-    options = options_from(parser.parse_args(), SamplerOptions)
-    generate_flexmdm(model, prompts, options=options)
+    generate_flexmdm(model, prompts, options=SamplerOptions(sampler="event_driven"))
     generate_flexmdm(model, prompts, sampler="event_driven")    # the same
-
-A script with other defaults calls parser.set_defaults(...) before it parses.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, TypeVar
-
-from common.command_line import Switch
-from common.errors import InputError
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flexmdm_interpolant import Schedule
@@ -506,113 +495,9 @@ class LLaDAOptions(SharedOptions):
             raise OptionError("steps", self.steps, wanted)
 
 
-# ---- flags ---------------------------------------------------------------------------------------
-
-
-def add_model_flags(parser: argparse.ArgumentParser, checkpoint_required: bool = True) -> None:
-    """Which model, on which device, and the options that every sampler takes. checkpoint_required:
-    False for a script that can also work without a model.
-    """
-    group = parser.add_argument_group("model")
-    group.add_argument(
-        "--checkpoint_path",
-        required=checkpoint_required,
-        help="folder of the checkpoint to sample from; FlexMDM or LLaDA is detected",
-    )
-    group.add_argument(
-        "--base_model",
-        help=(
-            "base weights, folder or hub id, if the checkpoint does not name them or they have"
-            " moved"
-        ),
-    )
-    group.add_argument(
-        "--lora_alpha",
-        type=float,
-        help="LoRA alpha, for a checkpoint that does not store it (default: its rank)",
-    )
-    add_device_flags(group)
-    group.add_argument(
-        "--seed", type=int, default=SEED, help=f"seed of every random number (default: {SEED})"
-    )
-    _add_options(group, SharedOptions, set())
-
-
-def add_device_flags(group: Any) -> None:
-    """Where a network runs and in which precision. group: a parser or one of its groups."""
-    group.add_argument(
-        "--dtype",
-        choices=("auto", "float32", "bfloat16"),
-        default="auto",
-        help="auto: bfloat16 on a GPU, else float32",
-    )
-    group.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)"
-    )
-    group.add_argument(
-        "--torch_compile",
-        action="store_true",
-        help="compile the network: takes a minute at the start, then faster on a GPU",
-    )
-
-
-def add_flexmdm_flags(parser: argparse.ArgumentParser) -> None:
-    """FlexMDM's own options."""
-    _add_options(parser.add_argument_group("FlexMDM sampler"), SamplerOptions, shared_names())
-
-
-def add_llada_flags(parser: argparse.ArgumentParser) -> None:
-    """LLaDA's own options."""
-    _add_options(parser.add_argument_group("LLaDA sampler"), LLaDAOptions, shared_names())
-
-
 def shared_names() -> set[str]:
     """Names of the options that both samplers have."""
     return {each.name for each in fields(SharedOptions)}
-
-
-def _add_options(group: Any, kind: type[SharedOptions], without: set[str]) -> None:
-    for each in fields(kind):
-        rule = each.metadata
-        if each.name in without or rule["help"] is None:
-            continue
-        how: dict[str, Any] = {"default": each.default}
-        if rule.get("type") is bool:
-            how["action"] = Switch
-        else:
-            how |= {name: rule[name] for name in ("type", "choices", "metavar") if name in rule}
-        group.add_argument(flag_of(each), help=rule["help"].replace("%", "%%"), **how)
-
-
-Options = TypeVar("Options", bound=SharedOptions)
-
-
-def options_from(
-    args: argparse.Namespace, kind: type[Options], default_steps: int | None = TAU_LEAPING_STEPS
-) -> Options:
-    """A sampler's options from parsed flags. default_steps: tau-leaping's, if --diffusion_steps is
-    not given. Raises InputError naming the flag.
-    """
-    if not 0 <= args.seed < 2**31:
-        raise InputError(f"--seed {args.seed}: must be in 0 ... 2147483647")
-    values, flags = {}, {}
-    for each in fields(kind):
-        if each.metadata["help"] is None:
-            continue
-        flags[each.name] = flag = flag_of(each)
-        value = getattr(args, flag.removeprefix("--"))
-        if value is not None and "parse" in each.metadata:
-            try:
-                value = each.metadata["parse"](value)
-            except (ValueError, ArithmeticError) as error:
-                raise InputError(f"{flag} {value}: {error}") from None
-        values[each.name] = value
-    if values["steps"] is None and values.get("sampler") == "tau_leaping":
-        values["steps"] = default_steps
-    try:
-        return kind(**values)
-    except OptionError as error:
-        raise InputError(f"{flags[error.name]} {error.value}: must be {error.wanted}") from None
 
 
 def sampler_words(settings: dict[str, Any], with_steps: bool = True) -> list[str]:
@@ -638,34 +523,3 @@ def sampler_words(settings: dict[str, Any], with_steps: bool = True) -> list[str
         elif words and value not in (None, known[name].default):
             said.append(words.format(value))
     return [words for words in said if words]
-
-
-# ---- what is given -------------------------------------------------------------------------------
-
-
-def refuse_padding(
-    given: Iterable[Sequence[int]], pad_id: int, flag: str, start_id: int | None = None
-) -> None:
-    """Padding ends a text: at the end of given tokens it would be dropped, and the model has never
-    seen anything follow it. Raises InputError if a given row holds pad_id.
-
-    start_id: the token that a chat template puts first. Some imported tokenizers use one token for
-    both start and end of a text; as a first token followed by others, it is the start.
-    """
-    for row in given:
-        starts = pad_id == start_id and len(row) > 1
-        if pad_id in (row[1:] if starts else row):
-            raise InputError(
-                f"{flag}: holds the padding token {pad_id} (end of text), which is only allowed"
-                " after the end of a text"
-            )
-
-
-def refuse_mask_tokens(given: Iterable[Sequence[int]], mask_id: int, flag: str) -> None:
-    """Given tokens are kept and masks are filled in, so a given token cannot be a mask. Raises
-    InputError if a given row holds mask_id.
-    """
-    if any(mask_id in row for row in given):
-        raise InputError(
-            f"{flag}: holds the mask token {mask_id}, which is reserved for text yet to be written"
-        )

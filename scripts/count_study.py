@@ -32,7 +32,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common.command_line import ArgumentParser, require_positive
 from common.errors import run
 from common.progress import add_quiet_flag, ending
-from sampling.options import SamplerOptions, add_flexmdm_flags, add_model_flags
+from sampling.flags import add_flexmdm_flags, add_model_flags
+from sampling.options import SamplerOptions
 
 if TYPE_CHECKING:
     from evaluation.driver import Evaluation

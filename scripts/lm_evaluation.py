@@ -40,7 +40,7 @@ from common.files import require_writable, write_json
 from common.gpu_memory import MANY_PROMPTS, out_of_memory_advice
 from common.progress import add_quiet_flag
 from evaluation.lm_eval_adapter import ONLY_GENERATED, make_lm
-from sampling.options import add_flexmdm_flags, add_llada_flags, add_model_flags
+from sampling.flags import add_flexmdm_flags, add_llada_flags, add_model_flags
 
 if TYPE_CHECKING:
     from lm_eval.api.group import Group

@@ -27,17 +27,10 @@ from evaluation.demo_model import (
     options_of,
 )
 from llada_utils import load_llada, new_flexmdm, write_checkpoint
+from sampling.flags import add_flexmdm_flags, add_llada_flags, add_model_flags, options_from
 from sampling.flexmdm import generate_flexmdm_infilling
 from sampling.llada import generate_mdm
-from sampling.options import (
-    LLaDAOptions,
-    SamplerOptions,
-    add_flexmdm_flags,
-    add_llada_flags,
-    add_model_flags,
-    flag_of,
-    options_from,
-)
+from sampling.options import LLaDAOptions, SamplerOptions, flag_of
 from sampling.row_random import item_seed
 
 (BASE,) = SHIPPED["llada"]

@@ -31,8 +31,9 @@ from data.word_problems import math_rows
 from evaluation.generation_run import GENERATIONS
 from evaluation.infill_scores import REACHED, edit_similarity, parses
 from llada_utils import load_llada
+from sampling.flags import options_from
 from sampling.length_law import likeliest_lengths
-from sampling.options import SamplerOptions, options_from, sampler_words
+from sampling.options import SamplerOptions, sampler_words
 
 
 @pytest.fixture(scope="module")

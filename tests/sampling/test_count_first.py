@@ -27,15 +27,11 @@ from common.errors import InputError
 from flexmdm_interpolant import LinearSchedule, PowerSchedule
 from llada_dit import LengthDistribution, count_bins
 from sampling import flexmdm, partial_count
+from sampling.flags import add_flexmdm_flags, add_model_flags, options_from
 from sampling.flexmdm import generate_flexmdm, generate_flexmdm_infilling
 from sampling.flexmdm_sampler import FlexMDMSampler
 from sampling.length_search import search_lengths
-from sampling.options import (
-    SamplerOptions,
-    add_flexmdm_flags,
-    add_model_flags,
-    options_from,
-)
+from sampling.options import SamplerOptions
 from sampling.sequences import Sequences
 
 LONGEST = 7

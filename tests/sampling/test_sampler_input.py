@@ -12,16 +12,9 @@ from hypothesis import strategies as st
 
 from common.command_line import ArgumentParser
 from common.errors import InputError
-from sampling.options import (
-    LLaDAOptions,
-    SamplerOptions,
-    add_flexmdm_flags,
-    add_llada_flags,
-    add_model_flags,
-    options_from,
-    refuse_mask_tokens,
-    refuse_padding,
-)
+from sampling.flags import add_flexmdm_flags, add_llada_flags, add_model_flags, options_from
+from sampling.given import refuse_mask_tokens, refuse_padding
+from sampling.options import LLaDAOptions, SamplerOptions
 
 # ---- values of flags -----------------------------------------------------------------------------
 

@@ -20,16 +20,10 @@ import llada_inference
 from common.errors import InputError
 from data.tokenizer import load_tokenizer
 from llada_utils import load_flexmdm, load_llada, new_flexmdm, write_checkpoint
+from sampling.flags import add_flexmdm_flags, add_llada_flags, add_model_flags, options_from
 from sampling.flexmdm import generate_flexmdm
 from sampling.llada import generate_mdm, generate_mdm_infilling
-from sampling.options import (
-    LLaDAOptions,
-    SamplerOptions,
-    add_flexmdm_flags,
-    add_llada_flags,
-    add_model_flags,
-    options_from,
-)
+from sampling.options import LLaDAOptions, SamplerOptions
 
 SCRIPTS = {"flexmdm": flexmdm_inference, "llada": llada_inference}
 NOT_A_TOKEN = 4  # rows of the embedding beyond the tokenizer's 60 ids
