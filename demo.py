@@ -158,7 +158,7 @@ def option_inputs(kind: str) -> dict[str, "gradio.components.Component"]:
     """An input for each option of a sampler, by name."""
     import gradio as gr
 
-    made = {}
+    made: dict[str, gradio.components.Component] = {}
     for each, default in demo_options(kind):
         rule, shared = each.metadata, dict(label=each.name, info=each.metadata["help"])
         if "choices" in rule:
@@ -222,7 +222,7 @@ def build_page(models: Models) -> "gradio.Blocks":
             button.click(None, None, replayed, js="() => ''", api_visibility="private")
         names = [(kind, name) for kind, made in options.items() for name in made]
         inputs = [seed, per_second, *(options[kind][name] for kind, name in names)]
-        events = [
+        events: list[dict[str, Any]] = [
             button.click(
                 handler(models, tab, names),
                 [*texts, *inputs],
