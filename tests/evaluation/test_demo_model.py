@@ -26,7 +26,7 @@ from evaluation.demo_model import (
     load_demo_model,
     options_of,
 )
-from llada_utils import load_llada, new_flexmdm, write_checkpoint
+from llada_utils import write_checkpoint
 from sampling.flags import add_flexmdm_flags, add_llada_flags, add_model_flags, options_from
 from sampling.flexmdm import generate_flexmdm_infilling
 from sampling.llada import generate_mdm
@@ -166,7 +166,7 @@ def test_answers_are_those_of_the_library_and_every_state_is_shown(models, reque
         prompt = before
     results = {
         "flexmdm": generate_flexmdm_infilling(
-            new_flexmdm(BASE),
+            models["flexmdm"].model,
             [before],
             [after],
             sampler="event_driven",
@@ -176,7 +176,12 @@ def test_answers_are_those_of_the_library_and_every_state_is_shown(models, reque
             **settings,
         ),
         "llada": generate_mdm(
-            load_llada(BASE), [prompt], steps=None, gen_length=24, block_length=8, **settings
+            models["llada"].model,
+            [prompt],
+            steps=None,
+            gen_length=24,
+            block_length=8,
+            **settings,
         ),
     }
     values = {"flexmdm": {"max_length": "300"}, "llada": {"gen_length": "24"}}

@@ -182,7 +182,8 @@ def test_command_writes_table_and_plot(folder, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "out" / "table.md").read_text().strip() == done.stdout.strip()
+    table = (tmp_path / "out" / "table.md").read_text().strip()
+    assert done.stdout.startswith(f"{table}\n\nmade:  ")
     assert len(json.loads((tmp_path / "out" / "table.json").read_text())) == 4
     assert (tmp_path / "out" / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 
