@@ -48,6 +48,13 @@ def make_tasks(costs: Sequence[int], num_samples: int) -> list[Task]:
     return [{"item": item, "sample": sample} for item in order for sample in range(num_samples)]
 
 
+def settings_hash(settings: dict[str, Any]) -> str:
+    """The hash of what is set: an option that is new, and left alone, does not keep a run that
+    began without it from resuming.
+    """
+    return content_hash({name: value for name, value in settings.items() if value is not None})
+
+
 class Stop:
     """Whether SIGTERM or SIGUSR1 has come. Install it before slow work begins."""
 
@@ -79,7 +86,7 @@ class GenerationRun:
     ) -> None:
         self.folder, self.tasks, self.stop = Path(output_dir), tasks, stop or Stop()
         self.rank, self.world_size = process_rank()
-        self.configuration = content_hash(settings)
+        self.configuration = settings_hash(settings)
         self._check_settings(settings)
         self.path = self.folder / f"generations-{self.rank:03d}.jsonl"
         # two processes that append to one file would write rows twice (not detected on file systems
@@ -92,7 +99,7 @@ class GenerationRun:
         generations = next(self.folder.glob(GENERATIONS), None)
         if path.exists():
             there = read_object(path, "--output_dir")
-            if content_hash(there) != self.configuration:
+            if settings_hash(there) != self.configuration:
                 names = [
                     name
                     for name in sorted({*there, *settings})

@@ -173,6 +173,14 @@ def test_a_process_that_begins_while_another_writes_the_first_rows_is_not_refuse
     assert Path.exists is exists
 
 
+def test_a_run_resumes_when_an_option_is_new_and_left_alone(tmp_path):
+    old = {"seed": random.randrange(100), "threshold": None}
+    run_of(tmp_path, old).generate(4, lambda batch: [{} for _ in batch])
+    assert len(run_of(tmp_path, {**old, "share": None}).finished()) == 4
+    with pytest.raises(InputError, match="share: None there, 0.5 now"):
+        run_of(tmp_path, {**old, "share": 0.5})
+
+
 def test_other_settings_are_refused_by_name(tmp_path):
     run_of(tmp_path, {"steps": 8, "seed": 1}).generate(2, lambda tasks: [{"x": 1} for _ in tasks])
     with pytest.raises(InputError, match="steps: 8 there, 9 now"):
