@@ -184,8 +184,7 @@ def write_answers(
     options = with_shape(options, masks, limit - tokens)
     asked: list[list[int]] = [[]]
     if masks is None:
-        if options.llada_length == "counted":
-            require_length_distribution(model, str(model.name_or_path), "--llada_length counted")
+        require_length_distribution(model, options, str(model.name_or_path))
         (masks,), asked = chosen_lengths(
             model, [before], [after], options, max_length=limit, num_tokens=len(tokenizer)
         )

@@ -159,6 +159,8 @@ class DemoModel(AnsweringModel):
         """
         if seed is None:
             raise InputError("--seed: is empty")
+        from sampling.length_law import require_length_distribution
+
         options = options_of(self.kind, values, seed)
         model = copy.copy(self)  # another visitor has other options
         model.use(options, seed)
@@ -166,11 +168,7 @@ class DemoModel(AnsweringModel):
             raise InputError(
                 f"--max_length {model.max_length}: the model takes {self.own_length} tokens"
             )
-        for flag, value in (("sampler", "count_first"), ("llada_length", "counted")):
-            if getattr(options, flag, None) == value:
-                from sampling.length_law import require_length_distribution
-
-                require_length_distribution(self.model, self.checkpoint, f"--{flag} {value}")
+        require_length_distribution(self.model, options, self.checkpoint)
         before, after = self.given(request)
         flags = "--prompt" if request.prompt is not None else "--prefix and --suffix"
         masks = None if model.finds_lengths else model.arguments.get("gen_length")

@@ -297,6 +297,7 @@ class EvaluatedModel(AnsweringModel):
             pick_device,
             pick_dtype,
         )
+        from sampling.length_law import require_length_distribution
         from sampling.network_graphs import speed_up_sampling
 
         kind = checkpoint_kind(args.checkpoint_path)
@@ -321,10 +322,7 @@ class EvaluatedModel(AnsweringModel):
             )
         else:
             model = load_llada(args.checkpoint_path, **where)
-        if getattr(options, "llada_length", None) == "counted":
-            from sampling.length_law import require_length_distribution
-
-            require_length_distribution(model, args.checkpoint_path, "--llada_length counted")
+        require_length_distribution(model, options, args.checkpoint_path)
         speed_up_sampling(model, args.torch_compile)
         super().__init__(kind, model, load_tokenizer(args.checkpoint_path))
         self.use(options, args.seed)

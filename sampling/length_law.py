@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from common.errors import InputError
+from sampling.options import SharedOptions
 
 Ids: TypeAlias = Sequence[Sequence[int]]
 
@@ -53,11 +54,20 @@ def missing_log_probs(model: Any, prefixes: Ids, suffixes: Ids) -> Tensor:
     ).logits
 
 
-def require_length_distribution(model: Any, checkpoint: str, flag: str) -> None:
-    """Refuse a checkpoint whose network cannot count. Raises InputError."""
-    if not model.config.length_distribution:
+def require_length_distribution(model: Any, options: SharedOptions, checkpoint: str) -> None:
+    """Refuse options that count, of either sampler, where the checkpoint's network cannot. Raises
+    InputError naming the flag.
+    """
+    counting = [
+        f"--{name} {value}"
+        for name, value in (("sampler", "count_first"), ("llada_length", "counted"))
+        if getattr(options, name, None) == value
+    ]
+    share = getattr(options, "placed_share", None)
+    counting += [] if share is None else [f"--placed_share {share:g}"]
+    if counting and not getattr(model.config, "length_distribution", 0):
         raise InputError(
-            f"{flag}: {checkpoint} has no length distribution;"
+            f"{counting[0]}: {checkpoint} has no length distribution;"
             " scripts/fit_length_distribution.py fits one"
         )
 

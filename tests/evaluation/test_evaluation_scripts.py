@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 import eval_gsm8k
 import eval_humaneval_infill
+import flexmdm_inference
 from common.errors import InputError
 from common.files import content_hash
 from common.rows import read_finished, write_rows
@@ -382,6 +383,22 @@ def test_a_llada_that_searches_its_length_takes_the_most_confident_canvas(
         assert row["positions"] == sum(given + n for n in lengths) + best * (given + best)
     result = json.loads((tmp_path / "out/results.json").read_text())
     assert "best of 4 lengths" in sampler_words(result["settings"])
+
+
+@pytest.mark.parametrize(
+    "words", [["--sampler", "count_first"], ["--sampler", "event_driven", "--placed_share", 0.5]]
+)
+def test_counting_is_refused_where_the_checkpoint_cannot(
+    checkpoints, sets, tmp_path, monkeypatch, words
+):
+    """By evaluation and by inference, before anything is written."""
+    run = ["--checkpoint_path", checkpoints / "flexmdm", *words]
+    with pytest.raises(InputError, match=f"{words[-2]} {words[-1]}: .*flexmdm has no length dist"):
+        data = ["--data_path", sets / "math.jsonl", "--output_dir", tmp_path / "out"]
+        run_main(eval_gsm8k, monkeypatch, *run, *data)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match=f"{words[-2]} {words[-1]}: .* has no length distribution"):
+        run_main(flexmdm_inference, monkeypatch, *run, "--prompt", "x")
 
 
 @pytest.mark.parametrize("task", ["math", "code"])
