@@ -91,10 +91,7 @@ def demo_options(kind: str) -> list[tuple[dataclasses.Field[Any], Any]]:
         and each.metadata.get("metavar") != "FILE"
     ]
     offered.sort(key=lambda each: each.name in shared_names())
-    return [
-        (each, DEFAULTS[kind].get(each.name, each.metadata.get("flag_default", each.default)))
-        for each in offered
-    ]
+    return [(each, DEFAULTS[kind].get(each.name, each.default)) for each in offered]
 
 
 def options_of(kind: str, values: dict[str, Any], seed: int) -> SharedOptions:
@@ -106,7 +103,7 @@ def options_of(kind: str, values: dict[str, Any], seed: int) -> SharedOptions:
         flag, rule = flag_of(each), each.metadata
         value = values.get(each.name, default)
         if value == "":
-            value = rule.get("flag_default", each.default)
+            value = each.default
         elif isinstance(value, str) and rule.get("type") in (int, float):
             try:
                 value = rule["type"](value)

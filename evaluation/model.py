@@ -72,13 +72,11 @@ class AnsweringModel:
     def use(self, options: SharedOptions, seed: int) -> None:
         """Answer with these options from now on."""
         self.arguments, self.seed = options.arguments(), seed
-        self.options = options
         # whether LLaDA's number of masks is found with the network
         self.finds_lengths = getattr(options, "llada_length", "given") != "given"
         # 1024: the paper's canvas, prompt included
         self.max_length = options.max_length or min(self.own_length, 1024)
-        if self.kind == "flexmdm":
-            self.arguments["max_length"] = self.max_length
+        self.arguments["max_length"] = self.max_length
 
     def encode(self, text: str) -> Ids:
         """Ids of a text, without special tokens."""
@@ -158,18 +156,12 @@ class AnsweringModel:
         else:
             import torch
 
-            from sampling.canvas_search import add_cost
             from sampling.llada import generate_mdm
 
-            lengths, asked = self._lengths(prompts, [[]] * len(prompts), lengths)
+            given = {"gen_length": torch.tensor(lengths, device="cpu")} if lengths else {}
             result = generate_mdm(
-                self.model,
-                prompts,
-                seeds=seeds,
-                **self.ids,
-                **{**self.arguments, "gen_length": torch.tensor(lengths, device="cpu")},
+                self.model, prompts, seeds=seeds, **self.ids, **{**self.arguments, **given}
             )
-            add_cost(result, list(map(len, prompts)), asked)
         ends = [0] * len(prompts)
         return self.answers_of(result, [len(prompt) for prompt in prompts], ends, texts)
 
@@ -195,47 +187,21 @@ class AnsweringModel:
         else:
             import torch
 
-            from sampling.canvas_search import add_cost
             from sampling.llada import generate_mdm_infilling
 
-            lengths, asked = self._lengths(prefixes, suffixes, middle_lengths)
-            arguments = {
-                name: value for name, value in self.arguments.items() if name != "gen_length"
-            }
             result = generate_mdm_infilling(
                 self.model,
                 prefixes,
                 suffixes,
                 seeds=seeds,
-                middle_lengths=torch.tensor(lengths, device="cpu"),
+                middle_lengths=torch.tensor(middle_lengths, device="cpu")
+                if middle_lengths
+                else None,
                 **self.ids,
-                **arguments,
+                **self.arguments,
             )
-            given = [len(before) + len(after) for before, after in zip(prefixes, suffixes)]
-            add_cost(result, given, asked)
         return self.answers_of(
             result, [len(row) for row in prefixes], [len(row) for row in suffixes], texts
-        )
-
-    def _lengths(
-        self, prefixes: Sequence[Ids], suffixes: Sequence[Ids], lengths: list[int] | None
-    ) -> tuple[list[int], list[list[int]]]:
-        """LLaDA's masks of each row, as given or as --llada_length says, and what the network was
-        asked about for it (canvas_search.py).
-        """
-        from sampling.canvas_search import chosen_lengths
-
-        if lengths:
-            return lengths, [[] for _ in lengths]
-        assert isinstance(self.options, LLaDAOptions)
-        return chosen_lengths(
-            self.model,
-            prefixes,
-            suffixes,
-            self.options,
-            max_length=self.max_length,
-            num_tokens=self.ids["num_tokens"],
-            rows_at_once=self.arguments["rows_at_once"],
         )
 
     def answers_of(

@@ -435,7 +435,7 @@ class LLaDAOptions(SharedOptions):
         " network's length distribution (scripts/fit_length_distribution.py); searched: of several"
         " canvases the one filled with most confidence",
         choices=("given", "counted", "searched"),
-        words=lambda settings: _length_words(settings),
+        words=_length_words,
     )
     length_drift: dict[str, float] | None = option(
         None,
@@ -465,13 +465,6 @@ class LLaDAOptions(SharedOptions):
         at_least=0,
         at_most=1_000_000,
     )
-
-    def arguments(self) -> dict[str, Any]:
-        """All options but those that determine the number of masks, which the sampler takes
-        instead.
-        """
-        lengths = ("max_length", "llada_length", "length_drift")
-        return {name: value for name, value in super().arguments().items() if name not in lengths}
 
     def check(self) -> None:
         """Refuse blocks that do not divide the answer, and steps that are not a multiple of the
