@@ -24,6 +24,8 @@
 #   rivals_SEED       on the items of counting_SEED and with its models: LLaDA with a search over
 #                     lengths; a share placed and the rest inserted; correctors (after
 #                     counting_SEED)
+#   training_SEED     choices of the training by accuracy: insertion schedules, learning rate;
+#                     on the items of counting_SEED (after it)
 #   gsm8k             the 7,473 problems; loss and accuracy (after comparison_1)
 #   samplers          accuracy against evaluations (after scripts/quickstart.sh)
 # Each writes results/CHAIN.json when it is done; scripts/reproduction.py report fills the tables
@@ -40,8 +42,8 @@ while [ $# -gt 0 ]; do
         exit 2
       }
       printf -v "${1#--}" %s "$2"; shift 2 ;;
-    comparison_[1-9]* | counting_[1-9]* | rivals_[1-9]* | ablations_[1-9]* | real_code | lengths | \
-      gsm8k | samplers)
+    comparison_[1-9]* | counting_[1-9]* | rivals_[1-9]* | training_[1-9]* | ablations_[1-9]* | \
+      real_code | lengths | gsm8k | samplers)
       chains+=("$1"); shift ;;
     *) echo "reproduce_small.sh: unknown chain $1; see the top of this file" >&2; exit 2 ;;
   esac
@@ -261,6 +263,39 @@ rivals() {  # seed
     "${event[@]}" "${back[@]}"
 }
 
+training() {  # seed
+  local c=training$1 name flags problems=$work/math_count.jsonl items=$work/code_count.jsonl
+  local first=(--sampler count_first "${surest[@]}" --no-use_sliding_window)
+  settings+=(--seed "$1")
+  while read -r name flags; do
+    # shellcheck disable=SC2086  # flags are words
+    transfer "$c/$name/transfer" "$(scaled 800)" "${flexmdm[@]}" --train_data "$work/text" \
+      --model_name_or_path $base --all_parameters $flags < /dev/null
+    for task in math code; do
+      local steps=300
+      [ $task = math ] || steps=500
+      tune "$c/$name/$task" $task "$(scaled $steps)" --train_data "$work/$task" --variable_length \
+        --init_from "$work/$c/$name/transfer/final" --all_parameters < /dev/null
+      fit "$c/$name/counting_$task" "$c/$name/$task" $task < /dev/null
+    done
+    math "$c/results/math_${name}_event" "$c/$name/math" "$problems" --max_length 136 \
+      "${event[@]}" < /dev/null
+    math "$c/results/math_${name}_count1" "$c/$name/counting_math" "$problems" --max_length 136 \
+      "${first[@]}" < /dev/null
+    infill "$c/results/code_${name}_event" "$c/$name/code" "$items" --max_length 256 \
+      "${event[@]}" < /dev/null
+    for k in 1 4; do
+      infill "$c/results/code_${name}_count$k" "$c/$name/counting_code" "$items" \
+        --max_length 256 "${first[@]}" --length_candidates $k < /dev/null
+    done
+  done << 'END'
+power_12 --insertion_schedule power:12
+cosine --insertion_schedule power:5 --lr_scheduler_type cosine
+power_8 --insertion_schedule power:8
+power_3 --insertion_schedule power:3
+END
+}
+
 ablations() {  # seed
   local s=ablations$1 steps name flags
   settings+=(--seed "$1")
@@ -379,7 +414,7 @@ chain() {
       sleep 5
     done
   fi
-  if [ "$first" = rivals ] && [ ! -f "$results/counting_${name##*_}.json" ]; then
+  if [[ $first =~ ^(rivals|training)$ ]] && [ ! -f "$results/counting_${name##*_}.json" ]; then
     echo "reproduce_small.sh: $name needs counting_${name##*_} first" >&2
     return 1
   fi

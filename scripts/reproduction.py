@@ -167,7 +167,7 @@ def collect(args: argparse.Namespace) -> None:
         if chain == "samplers"
         else work
         / re.sub(
-            r"^(comparison|ablations|counting|rivals)_",
+            r"^(comparison|ablations|counting|rivals|training)_",
             lambda found: {"comparison": "seed"}.get(found[1], found[1]),
             chain,
         )
@@ -177,8 +177,8 @@ def collect(args: argparse.Namespace) -> None:
             f"--work: {folder} is missing; scripts/reproduce_small.sh {chain} makes it"
         )
     runs = {
-        path.parent.name: training(path.parent)
-        for path in sorted(folder.glob("*/train_log.jsonl"))
+        "_".join(path.parent.relative_to(folder).parts): training(path.parent)
+        for path in sorted(folder.glob("**/train_log.jsonl"))
         if (path.parent / "final").is_dir()
     }
     evaluations = {
@@ -392,6 +392,52 @@ def table_counting(chains: Chains) -> str:
             f"| {task} | {name} | {share} | {calls:.1f} | {positions:,.0f} |"
             f" {' | '.join(differences)} |"
         )
+    return "\n".join(lines)
+
+
+TRAINING = {
+    "flexmdm": "default: power:5, constant learning rate in the transfer",
+    "power_3": "insertion power:3",
+    "power_8": "insertion power:8",
+    "power_12": "insertion power:12",
+    "cosine": "cosine learning rate in the transfer",
+}
+
+
+def table_training(chains: Chains) -> str:
+    """Accuracy with one choice of the training changed, and its difference to the default's in
+    counting_SEED with the same sampler, over the same items. Intervals as in table_counting.
+    """
+    arms = {
+        "math_{}_event": "word problems, event-driven",
+        "math_{}_count1": "word problems, count first",
+        "code_{}_event": "infilling, event-driven",
+        "code_{}_count1": "infilling, count first",
+        "code_{}_count4": "infilling, 4 lengths",
+    }
+    seeds, defaults = (
+        {each["chain"].split("_")[1]: each["evaluations"] for each in chains[chain]}
+        for chain in ("training", "counting")
+    )
+    lines = [f"| one choice changed | {' | '.join(arms.values())} |", "|---" * 6 + "|"]
+    for name, title in TRAINING.items():
+        cells = []
+        for arm in arms:
+            pairs = [
+                ((default | seeds[seed])[arm.format(name)], default[arm.format("flexmdm")])
+                for seed, default in defaults.items()
+                if seed in seeds and arm.format(name) in default | seeds[seed]
+            ]
+            if not pairs:
+                cells.append("")
+                continue
+            values = [score(a)["value"] - score(b)["value"] for a, b in pairs]
+            items = over_items([(a["right"], b["right"]) for a, b in pairs])
+            difference = signed(max(items, over_seeds(values), key=width))
+            share = statistics.fmean(score(a)["value"] for a, _ in pairs)
+            shown = f"{100 * share:.1f}"
+            cells.append(shown if name == "flexmdm" else f"{shown}, {difference}")
+        lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -711,7 +757,9 @@ TABLES: dict[str, tuple[str | None, Callable[[Chains], str]]] = {
     "lengths": ("lengths", table_lengths),
     "exact_by_length": ("lengths", table_exact_by_length),
     "samplers": ("samplers", table_samplers),
+    "training": ("training", table_training),
     "counting": ("counting", table_counting),
+    "training": ("training", table_training),
     "cost": (None, table_cost),
 }
 
