@@ -8,6 +8,7 @@ scripts/reproduce_small.sh with a hundredth of their steps)
 import json
 import math
 import os
+import random
 import re
 import subprocess
 import sys
@@ -195,6 +196,50 @@ def test_a_larger_budget_runs_side_by_side_and_resumes_after_a_failure(tmp_path)
     table = reproduction.table_budget({"budget": [content]})
     assert table.count("\n") == len(reproduction.BUDGET) + 3
     assert "is there" in reproduce(tmp_path, *words).stdout
+
+
+def test_a_larger_budget_runs_in_order_side_by_side_and_resumes(tmp_path):
+    """With a stand-in for Python: each stage waits for the one before it, --jobs processes at most,
+    on one GPU; a run that fails is named with its last line, and begins again by the same command.
+    """
+    calls, jobs = tmp_path / "calls", random.randint(2, 5)
+    words = ("--gpu", "--scale", "12", "--jobs", str(jobs))
+    stub = {"FLEXMDM_PYTHON": str(ROOT / "tests/helpers/stub_python.sh"), "STUB_CALLS": str(calls)}
+    stub["CUDA_VISIBLE_DEVICES"] = "3,5"
+    failed = reproduce(tmp_path, *words, **stub, STUB_FAILS="budget1/llada_math --bf16")
+    assert failed.returncode == 1 and "fit_length" not in calls.read_text()
+    log, run = tmp_path / "work/logs/budget1_llada_math.log", tmp_path / "work/budget1/llada_math"
+    said = f"budget1/llada_math failed, see {log}: error: no room for {run}\n"
+    assert failed.stderr.count("\n") == 1 and failed.stderr.endswith(said)
+    calls.unlink()
+    done = reproduce(tmp_path, *words, **stub)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "results/budget_1.json").exists()
+    lines, running, most, begun, ended = calls.read_text().splitlines(), 0, 0, {}, {}
+    for number, line in enumerate(lines):
+        what, made = line.split(":")[0].split(" ", 1)
+        running += 1 if what == "begins" else -1
+        most = max(most, running)
+        (begun if what == "begins" else ended)[made.removeprefix(f"{tmp_path}/work/")] = number
+    assert most == jobs and all(line.endswith("GPU 3") for line in lines if "begins" in line)
+    arms = {f"{data}_{arm}" for _, data, _, arm in reproduction.BUDGET}
+    evaluations = {name for name in begun if "/results/" in name}
+    assert {name.rsplit("/", 1)[1] for name in evaluations} == arms
+    transfers = {"budget1/transfer", "budget1/continued"}
+    tunings = {
+        f"budget1/{kind}_{task}" for kind in ("flexmdm", "llada") for task in ("math", "code")
+    }
+    fits = {name.replace("budget1", "budget1/counting") + "/final" for name in tunings}
+    stages = [{"text", "math", "code"}, transfers, tunings, fits, evaluations]
+    for before, after in zip(stages, stages[1:]):
+        assert max(ended[name] for name in before) < min(begun[name] for name in after), after
+    for name, steps in [*((name, 2400) for name in transfers), *((n, None) for n in tunings)]:
+        line = lines[begun[name]]
+        steps = steps or (900 if name.endswith("math") else 1500)
+        assert f"--max_steps {steps} " in line and "--per_device_train_batch_size 128 " in line
+        assert "--bf16 false " in line
+    assert all("--dtype float32 " in lines[begun[name]] for name in [*evaluations, *fits])
+    assert "collect budget_1" in lines[-2] and "--scale 12 " in lines[-2]
 
 
 def test_the_table_of_a_larger_budget_pairs_the_same_items():
