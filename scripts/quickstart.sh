@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole method on a laptop, about 15 minutes on 2 cores: train the tiny base into a FlexMDM,
+# The whole method on a laptop, about 12 minutes on 2 cores: train the tiny base into a FlexMDM,
 # fine-tune FlexMDM and LLaDA on word problems and on code infilling, evaluate both on both, and
 # print one table.
 #   bash scripts/quickstart.sh            a second run resumes, or reuses what is there
