@@ -27,7 +27,6 @@ say() { printf '\n== %s (%d s)\n' "$*" $((SECONDS - started)); }
 order=(--unmasking confidence --confidence_method top_prob)
 say "a first answer, by FlexMDM-tiny-Math: the FlexMDM that this script trained before"
 "$PYTHON" flexmdm_inference.py --checkpoint_path FlexMDM-tiny-Math --task math --quiet \
-  --sampler count_first "${order[@]}" \
   --prompt "Sam is 72 years old. How old will Sam be in 9 years?"
 
 say "data: built-in word problems, functions with tests, library functions"

@@ -759,7 +759,6 @@ TABLES: dict[str, tuple[str | None, Callable[[Chains], str]]] = {
     "samplers": ("samplers", table_samplers),
     "training": ("training", table_training),
     "counting": ("counting", table_counting),
-    "training": ("training", table_training),
     "cost": (None, table_cost),
 }
 
