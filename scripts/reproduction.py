@@ -463,6 +463,45 @@ def table_budget(chains: Chains) -> str:
     return "\n".join([*lines, "", f"{of}: {'; '.join(sorted(made_on))}."])
 
 
+EARLY_BUDGET = [
+    ("word problems", "FlexMDM, event-driven", "math_flexmdm_event"),
+    ("word problems", "FlexMDM, tau-leaping, 40 steps", "math_flexmdm_tau40"),
+    ("word problems", "linear insertion schedule, event-driven", "math_linear_event"),
+    ("word problems", "LLaDA, one block", "math_llada_one_block"),
+    ("infilling", "FlexMDM, event-driven", "code_flexmdm_event"),
+    ("infilling", "FlexMDM, tau-leaping, 32 steps", "code_flexmdm_tau32"),
+    ("infilling", "linear insertion schedule, event-driven", "code_linear_event"),
+    ("infilling", "LLaDA, tuned to infill, blocks of 8", "code_llada_blocks"),
+    ("infilling", "LLaDA, tuned to infill, one block", "code_llada_one_block"),
+]
+
+
+def table_early_budget(chains: Chains) -> str:
+    """The first measurement with 12.5 times the rows; at 1 x the means of comparison_SEED."""
+    large, small = (
+        [each["evaluations"] for each in chains[chain]] for chain in ("early_budget", "comparison")
+    )
+    lines = [
+        (
+            "| task | model and sampler | 1 x, % | 12.5 x, %, mean (seeds) | NFE per sample | 12.5 x,"
+            " less LLaDA in one block, points |"
+        ),
+        "|---|---|---|---|---|---|",
+    ]
+    for task, name, arm in EARLY_BUDGET:
+        rival = f"{arm.split('_')[0]}_llada_one_block"
+        before = [score(seed[arm])["value"] for seed in small if arm in seed]
+        found = [seed for seed in large if arm in seed]
+        calls = statistics.fmean(seed[arm]["evaluations"]["mean"] for seed in found)
+        pairs = [(seed[arm], seed[rival]) for seed in found if arm != rival]
+        lines.append(
+            f"| {task} | {name} | {f'{100 * statistics.fmean(before):.1f}' if before else ''} |"
+            f" {mean_and_seeds([score(seed[arm])['value'] for seed in found])} | {calls:.1f} |"
+            f" {difference(pairs)} |"
+        )
+    return "\n".join(lines)
+
+
 TRAINING = {
     "flexmdm": "default: power:5, constant learning rate in the transfer",
     "power_3": "insertion power:3",
@@ -792,13 +831,14 @@ def table_samplers(chains: Chains) -> str:
 
 
 def table_cost(chains: Chains) -> str:
-    """What each chain took, and on what machine; without budget_SEED, whose runs share a GPU."""
+    """What each chain took, and on what machine; without those whose runs share a GPU."""
     lines = [
         "| chain | training, core minutes | evaluation, core minutes | date | commit | processor |",
         "|---|---|---|---|---|---|",
     ]
     total = [0.0, 0.0]
-    for each in [each for kind, found in chains.items() if kind != "budget" for each in found]:
+    alone = {kind: found for kind, found in chains.items() if "budget" not in kind}
+    for each in [each for found in alone.values() for each in found]:
         bounds = [run["bound"] for run in each["training"].values() if "bound" in run]
         parts = [
             sum(item.get("seconds", 0) for item in items) / 60
@@ -824,6 +864,7 @@ TABLES: dict[str, tuple[str | None, Callable[[Chains], str]]] = {
     "samplers": ("samplers", table_samplers),
     "counting": ("counting", table_counting),
     "budget": ("budget", table_budget),
+    "early_budget": ("early_budget", table_early_budget),
     "cost": (None, table_cost),
 }
 
