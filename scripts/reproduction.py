@@ -483,8 +483,8 @@ def table_early_budget(chains: Chains) -> str:
     )
     lines = [
         (
-            "| task | model and sampler | 1 x, % | 12.5 x, %, mean (seeds) | NFE per sample | 12.5 x,"
-            " less LLaDA in one block, points |"
+            "| task | model and sampler | 1 x, % | 12.5 x, %, mean (seeds) | NFE per sample |"
+            " 12.5 x, less LLaDA in one block, points |"
         ),
         "|---|---|---|---|---|---|",
     ]
