@@ -463,18 +463,60 @@ def table_budget(chains: Chains) -> str:
     return "\n".join([*lines, "", f"{of}: {'; '.join(sorted(made_on))}."])
 
 
+EARLY_BUDGET = [
+    ("word problems", "FlexMDM, event-driven", "math_flexmdm_event"),
+    ("word problems", "FlexMDM, tau-leaping, 40 steps", "math_flexmdm_tau40"),
+    ("word problems", "linear insertion schedule, event-driven", "math_linear_event"),
+    ("word problems", "LLaDA, one block", "math_llada_one_block"),
+    ("infilling", "FlexMDM, event-driven", "code_flexmdm_event"),
+    ("infilling", "FlexMDM, tau-leaping, 32 steps", "code_flexmdm_tau32"),
+    ("infilling", "linear insertion schedule, event-driven", "code_linear_event"),
+    ("infilling", "LLaDA, tuned to infill, blocks of 8", "code_llada_blocks"),
+    ("infilling", "LLaDA, tuned to infill, one block", "code_llada_one_block"),
+]
+
+
+def table_early_budget(chains: Chains) -> str:
+    """The first measurement with 12.5 times the rows; at 1 x the means of comparison_SEED."""
+    large, small = (
+        [each["evaluations"] for each in chains[chain]] for chain in ("early_budget", "comparison")
+    )
+    lines = [
+        (
+            "| task | model and sampler | 1 x, % | 12.5 x, %, mean (seeds) | NFE per sample |"
+            " 12.5 x, less LLaDA in one block, points |"
+        ),
+        "|---|---|---|---|---|---|",
+    ]
+    for task, name, arm in EARLY_BUDGET:
+        rival = f"{arm.split('_')[0]}_llada_one_block"
+        before = [score(seed[arm])["value"] for seed in small if arm in seed]
+        found = [seed for seed in large if arm in seed]
+        calls = statistics.fmean(seed[arm]["evaluations"]["mean"] for seed in found)
+        pairs = [(seed[arm], seed[rival]) for seed in found if arm != rival]
+        lines.append(
+            f"| {task} | {name} | {f'{100 * statistics.fmean(before):.1f}' if before else ''} |"
+            f" {mean_and_seeds([score(seed[arm])['value'] for seed in found])} | {calls:.1f} |"
+            f" {difference(pairs)} |"
+        )
+    return "\n".join(lines)
+
+
 TRAINING = {
     "flexmdm": "default: power:5, constant learning rate in the transfer",
     "power_3": "insertion power:3",
     "power_8": "insertion power:8",
     "power_12": "insertion power:12",
     "cosine": "cosine learning rate in the transfer",
+    "llada": "LLaDA that counts: constant learning rate",
+    "llada_cosine": "LLaDA that counts: cosine",
 }
 
 
 def table_training(chains: Chains) -> str:
     """Accuracy with one choice of the training changed, and its difference to the default's in
-    counting_SEED with the same sampler, over the same items. Intervals as in table_counting.
+    counting_SEED with the same sampler, over the same items and seeds. Intervals as in
+    table_counting.
     """
     arms = {
         "math_{}_event": "word problems, event-driven",
@@ -489,19 +531,20 @@ def table_training(chains: Chains) -> str:
     )
     lines = [f"| one choice changed | {' | '.join(arms.values())} |", "|---" * 6 + "|"]
     for name, title in TRAINING.items():
-        cells = []
+        default, cells = "llada" if name.startswith("llada") else "flexmdm", []
         for arm in arms:
+            if default == "llada":
+                arm = arm.replace("count1", "counted")
             pairs = [
-                ((default | seeds[seed])[arm.format(name)], default[arm.format("flexmdm")])
-                for seed, default in defaults.items()
-                if seed in seeds and arm.format(name) in default | seeds[seed]
+                ((before | seeds[seed])[arm.format(name)], before[arm.format(default)])
+                for seed, before in defaults.items()
+                if seed in seeds and arm.format(name) in before | seeds[seed]
             ]
             if not pairs:
                 cells.append("")
                 continue
-            share = statistics.fmean(score(a)["value"] for a, _ in pairs)
-            shown = f"{100 * share:.1f}"
-            cells.append(shown if name == "flexmdm" else f"{shown}, {difference(pairs)}")
+            shown = mean_and_seeds([score(a)["value"] for a, _ in pairs])
+            cells.append(shown if name == default else f"{shown}, {difference(pairs)}")
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -792,13 +835,14 @@ def table_samplers(chains: Chains) -> str:
 
 
 def table_cost(chains: Chains) -> str:
-    """What each chain took, and on what machine; without budget_SEED, whose runs share a GPU."""
+    """What each chain took, and on what machine; without those whose runs share a GPU."""
     lines = [
         "| chain | training, core minutes | evaluation, core minutes | date | commit | processor |",
         "|---|---|---|---|---|---|",
     ]
     total = [0.0, 0.0]
-    for each in [each for kind, found in chains.items() if kind != "budget" for each in found]:
+    alone = {kind: found for kind, found in chains.items() if "budget" not in kind}
+    for each in [each for found in alone.values() for each in found]:
         bounds = [run["bound"] for run in each["training"].values() if "bound" in run]
         parts = [
             sum(item.get("seconds", 0) for item in items) / 60
@@ -823,8 +867,8 @@ TABLES: dict[str, tuple[str | None, Callable[[Chains], str]]] = {
     "exact_by_length": ("lengths", table_exact_by_length),
     "samplers": ("samplers", table_samplers),
     "counting": ("counting", table_counting),
-    "training": ("training", table_training),
     "budget": ("budget", table_budget),
+    "early_budget": ("early_budget", table_early_budget),
     "cost": (None, table_cost),
 }
 
