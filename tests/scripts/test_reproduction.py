@@ -223,7 +223,7 @@ def test_a_larger_budget_runs_in_order_side_by_side_and_resumes(tmp_path):
         running += 1 if what == "begins" else -1
         most = max(most, running)
         (begun if what == "begins" else ended)[made.removeprefix(f"{tmp_path}/work/")] = number
-    assert most == jobs and all(line.endswith("GPU 3") for line in lines if "begins" in line)
+    assert 1 < most <= jobs and all(line.endswith("GPU 3") for line in lines if "begins" in line)
     arms = {f"{data}_{arm}" for _, data, _, arm in reproduction.BUDGET}
     evaluations = {name for name in begun if "/results/" in name}
     assert {name.rsplit("/", 1)[1] for name in evaluations} == arms
