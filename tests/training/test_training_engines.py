@@ -144,6 +144,33 @@ def test_trains_saves_resumes_as_ddp_does(engine, made, ddp):
 
 
 @pytest.mark.full
+def test_averages_in_shards_are_those_of_whole_parameters(made):
+    """FSDP2 against DDP, with an evaluation between steps, which leaves full parameters behind, and
+    a resume.
+    """
+    folder, outputs = made[2], []
+    for name, engine in (("whole", {}), ("shards", {"fully_shard": True})):
+        outputs.append(folder / f"averages-{name}")
+        words = words_of(
+            made,
+            outputs[-1],
+            ema_decay=0.3,
+            eval_strategy="steps",
+            eval_steps=1,
+            save_steps=3,
+            resume_from_checkpoint="auto",
+            **engine,
+        )
+        job = {"script": SCRIPTS["transfer"], "words": words}
+        run_together(folder, [{**job, "stop_at": 4}])
+        run_together(folder, [job])
+    for part in ("checkpoint-3", "checkpoint-6", "checkpoint-6/unaveraged", "final"):
+        assert_same_weights(outputs[0] / part, outputs[1] / part, exact=False)
+    averaged, own = (weights(outputs[1] / f"checkpoint-6{part}") for part in ("", "/unaveraged"))
+    assert any((averaged[name] - own[name]).abs().max() > 1e-4 for name in own)
+
+
+@pytest.mark.full
 def test_another_number_of_processes_resumes_from_sharded_checkpoints(made, ddp):
     """FSDP2: four processes go on from two's checkpoint, with the same global batch, and end where
     DDP did.
