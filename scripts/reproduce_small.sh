@@ -378,19 +378,20 @@ budget() {  # seed
 }
 
 training() {  # seed
-  local c=training$1 name flags problems=$work/math_count.jsonl items=$work/code_count.jsonl
+  local c=training$1 name flags task problems=$work/math_count.jsonl items=$work/code_count.jsonl
   local first=(--sampler count_first "${surest[@]}" --no-use_sliding_window)
   settings+=(--seed "$1")
   while read -r name flags; do
+    # after seed 1, those that passed the screening
+    [ "$1" = 1 ] || [ "$name" = cosine ] || continue
     # shellcheck disable=SC2086  # flags are words
-    transfer "$c/$name/transfer" "$(scaled 800)" "${flexmdm[@]}" --train_data "$work/text" \
+    transfer "$c/$name/transfer" "$(steps 800)" "${flexmdm[@]}" --train_data "$work/text" \
       --model_name_or_path $base --all_parameters $flags < /dev/null
-    for task in math code; do
-      local steps=300
-      [ $task = math ] || steps=500
-      tune "$c/$name/$task" $task "$(scaled $steps)" --train_data "$work/$task" --variable_length \
-        --init_from "$work/$c/$name/transfer/final" --all_parameters < /dev/null
-      fit "$c/$name/counting_$task" "$c/$name/$task" $task < /dev/null
+    for task in math:300 code:500; do
+      tune "$c/$name/${task%:*}" "${task%:*}" "$(steps "${task#*:}")" --variable_length \
+        --train_data "$work/${task%:*}" --init_from "$work/$c/$name/transfer/final" \
+        --all_parameters < /dev/null
+      fit "$c/$name/counting_${task%:*}" "$c/$name/${task%:*}" "${task%:*}" < /dev/null
     done
     math "$c/results/math_${name}_event" "$c/$name/math" "$problems" --max_length 136 \
       "${event[@]}" < /dev/null
@@ -408,6 +409,17 @@ cosine --insertion_schedule power:5 --lr_scheduler_type cosine
 power_8 --insertion_schedule power:8
 power_3 --insertion_schedule power:3
 END
+  # the control: LLaDA with the same learning rate
+  transfer "$c/llada_cosine/continued" "$(steps 800)" "${llada[@]}" --train_data "$work/text" \
+    --model_name_or_path $base --all_parameters --lr_scheduler_type cosine
+  tune "$c/llada_cosine/math" math "$(steps 300)" --train_data "$work/math" "${llada[@]}" \
+    --init_from "$work/$c/llada_cosine/continued/final" --all_parameters
+  fit "$c/llada_cosine/counting_math" "$c/llada_cosine/math" math
+  fit "$c/llada_cosine/counting_code" "$c/llada_cosine/continued" code
+  math "$c/results/math_llada_cosine_counted" "$c/llada_cosine/counting_math" "$problems" \
+    --max_length 136 "${fixed[@]}" --llada_length counted
+  infill "$c/results/code_llada_cosine_counted" "$c/llada_cosine/counting_code" "$items" \
+    --max_length 256 "${fixed[@]}" --llada_infill fixed --llada_length counted
 }
 
 ablations() {  # seed

@@ -483,8 +483,8 @@ def table_early_budget(chains: Chains) -> str:
     )
     lines = [
         (
-            "| task | model and sampler | 1 x, % | 12.5 x, %, mean (seeds) | NFE per sample | 12.5 x,"
-            " less LLaDA in one block, points |"
+            "| task | model and sampler | 1 x, % | 12.5 x, %, mean (seeds) | NFE per sample |"
+            " 12.5 x, less LLaDA in one block, points |"
         ),
         "|---|---|---|---|---|---|",
     ]
@@ -508,12 +508,15 @@ TRAINING = {
     "power_8": "insertion power:8",
     "power_12": "insertion power:12",
     "cosine": "cosine learning rate in the transfer",
+    "llada": "LLaDA that counts: constant learning rate",
+    "llada_cosine": "LLaDA that counts: cosine",
 }
 
 
 def table_training(chains: Chains) -> str:
     """Accuracy with one choice of the training changed, and its difference to the default's in
-    counting_SEED with the same sampler, over the same items. Intervals as in table_counting.
+    counting_SEED with the same sampler, over the same items and seeds. Intervals as in
+    table_counting.
     """
     arms = {
         "math_{}_event": "word problems, event-driven",
@@ -528,19 +531,20 @@ def table_training(chains: Chains) -> str:
     )
     lines = [f"| one choice changed | {' | '.join(arms.values())} |", "|---" * 6 + "|"]
     for name, title in TRAINING.items():
-        cells = []
+        default, cells = "llada" if name.startswith("llada") else "flexmdm", []
         for arm in arms:
+            if default == "llada":
+                arm = arm.replace("count1", "counted")
             pairs = [
-                ((default | seeds[seed])[arm.format(name)], default[arm.format("flexmdm")])
-                for seed, default in defaults.items()
-                if seed in seeds and arm.format(name) in default | seeds[seed]
+                ((before | seeds[seed])[arm.format(name)], before[arm.format(default)])
+                for seed, before in defaults.items()
+                if seed in seeds and arm.format(name) in before | seeds[seed]
             ]
             if not pairs:
                 cells.append("")
                 continue
-            share = statistics.fmean(score(a)["value"] for a, _ in pairs)
-            shown = f"{100 * share:.1f}"
-            cells.append(shown if name == "flexmdm" else f"{shown}, {difference(pairs)}")
+            shown = mean_and_seeds([score(a)["value"] for a, _ in pairs])
+            cells.append(shown if name == default else f"{shown}, {difference(pairs)}")
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
