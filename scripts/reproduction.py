@@ -867,6 +867,7 @@ TABLES: dict[str, tuple[str | None, Callable[[Chains], str]]] = {
     "exact_by_length": ("lengths", table_exact_by_length),
     "samplers": ("samplers", table_samplers),
     "counting": ("counting", table_counting),
+    "training": ("training", table_training),
     "budget": ("budget", table_budget),
     "early_budget": ("early_budget", table_early_budget),
     "cost": (None, table_cost),

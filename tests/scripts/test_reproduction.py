@@ -36,7 +36,9 @@ def test_results_md_matches_the_result_files(tmp_path):
         str(tmp_path / "RESULTS.md"),
     ]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
-    assert (tmp_path / "RESULTS.md").read_text() == (ROOT / "RESULTS.md").read_text()
+    text = (ROOT / "RESULTS.md").read_text()
+    assert (tmp_path / "RESULTS.md").read_text() == text
+    assert set(re.findall(r"<!-- (\w+) -->", text)) == set(reproduction.TABLES)
     files = list((ROOT / "results").glob("*.json"))
     assert files and all(path.stat().st_size < 200_000 for path in files)
     for path in files:
