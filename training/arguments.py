@@ -78,7 +78,7 @@ RANGES = (
     ),
     (LENGTH_DISTRIBUTION[0], "between 0 and 1048575", ("length_distribution",)),
     (lambda value: 0 < value < 0.5, "between 0 and 0.5", ("time_epsilon",)),
-    (lambda value: 0 < value < 1, "between 0 and 1", ("mask_ratio_epsilon",)),
+    (lambda value: 0 < value < 1, "between 0 and 1", ("mask_ratio_epsilon", "ema_decay")),
 )
 
 
@@ -105,6 +105,11 @@ class RunArguments(RunFlags, TrainingArguments):  # type: ignore[misc]  # our ow
         self.output_dir = self.output_dir or str(Path("runs") / (self.job_name or "unnamed"))
         self.run_name = self.run_name or self.job_name or Path(self.output_dir).name
         os.environ.setdefault("WANDB_PROJECT", "flexmdm")  # transformers would say "huggingface"
+        if self.ema_decay and (self.deepspeed or self.fsdp):
+            raise InputError(
+                "--ema_decay: cannot be combined with --deepspeed or --fsdp; --fully_shard shards"
+                " the averages as well"
+            )
         for flag, needed, wanted in (
             ("deepspeed", "deepspeed", self.deepspeed),
             ("report_to", "wandb", "wandb" in self.report_to),

@@ -220,17 +220,18 @@ def activation_bytes(config: Mapping[str, Any], tokens: int, checkpointing: bool
 
 
 def bytes_a_gpu(
-    frozen: float, trained: float, gpus: int, gathered: float
+    frozen: float, trained: float, gpus: int, gathered: float, averaged: bool = False
 ) -> dict[str, dict[str, float]]:
     """{strategy: {what: bytes}} of weights, gradients and optimizer. frozen, trained: elements;
     gathered: elements that a sharded run temporarily holds in full. Without DeepSpeed: bf16 base,
     fp32 trained weights and gradients, 8 bytes of AdamW. DeepSpeed: everything bf16, and 12 bytes
-    per trained weight (fp32 master, two moments) in the optimizer."""
-    n = gpus
-    return {
+    per trained weight (fp32 master, two moments) in the optimizer. averaged: --ema_decay, which
+    keeps the trained weights twice; DeepSpeed has no such run."""
+    n, held = gpus, 8 if averaged else 4
+    strategies: dict[str, dict[str, float]] = {
         # and DDP's buckets
         "DDP (no flag)": {
-            "weights": 2 * frozen + 4 * trained,
+            "weights": 2 * frozen + held * trained,
             "gradients": 8 * trained,
             "optimizer": 8 * trained,
         },
@@ -255,11 +256,12 @@ def bytes_a_gpu(
             "optimizer": 0,
         },
         "--fully_shard": {
-            "weights": (2 * frozen + 4 * trained) / n + 2 * gathered,
+            "weights": (2 * frozen + held * trained) / n + 2 * gathered,
             "gradients": 4 * trained / n,
             "optimizer": 8 * trained / n,
         },
     }
+    return {name: parts for name, parts in strategies.items() if not (averaged and "ds_" in name)}
 
 
 def strategy_of(args: "RunArguments") -> str:
@@ -279,10 +281,8 @@ def run_bytes(args: "RunArguments", model: Any, gpus: int) -> dict[str, dict[str
     activations = activation_bytes(config, most_tokens(args), checkpointing)
     outside = 2 * config["embedding_size"] * config["d_model"]
     block = (frozen - outside) / config["n_layers"]
-    return {
-        strategy: {**parts, "activations": activations}
-        for strategy, parts in bytes_a_gpu(frozen, trained, gpus, outside + 2 * block).items()
-    }
+    parts_of = bytes_a_gpu(frozen, trained, gpus, outside + 2 * block, args.ema_decay is not None)
+    return {strategy: {**parts, "activations": activations} for strategy, parts in parts_of.items()}
 
 
 def dry_run(args: "RunArguments", mean_length: float | None = None) -> None:
@@ -310,7 +310,8 @@ def dry_run(args: "RunArguments", mean_length: float | None = None) -> None:
     )
     print(
         f"GiB per GPU on {gpus} GPUs, {micro_batch},"
-        f" {'with' if checkpointing else 'without'} gradient checkpointing:"
+        f" {'with' if checkpointing else 'without'} gradient checkpointing"
+        f"{', weights with their averages' if args.ema_decay else ''}:"
     )
     print(
         f"  {'':<24}{'weights':>10}{'gradients':>11}{'optimizer':>11}{'activations':>13}{'sum':>8}"
@@ -324,10 +325,11 @@ def dry_run(args: "RunArguments", mean_length: float | None = None) -> None:
                 for value, width in zip([*values, sum(values)], (10, 11, 11, 13, 8))
             )
         )
-    print(
-        f"  (offload keeps {(2 * (frozen + trained) + 12 * trained) / GIB:.1f} GiB, spread over the"
-        " nodes, in main memory; add 1 to 2 GiB per GPU for CUDA and NCCL)"
+    offloaded = (
+        f"offload keeps {(2 * (frozen + trained) + 12 * trained) / GIB:.1f} GiB, spread over the"
+        " nodes, in main memory; "
     )
+    print(f"  ({'' if args.ema_decay else offloaded}add 1 to 2 GiB per GPU for CUDA and NCCL)")
     batch = rows * args.gradient_accumulation_steps * gpus
     x1_tokens = batch * mean_length
     steps = args.max_steps if args.max_steps > 0 else round(args.dry_run_tokens / x1_tokens)

@@ -145,6 +145,15 @@ class RunFlags:
         default=False,
         metadata={"help": "frozen base in 4 bits (bitsandbytes, CUDA): LoRA on a 24 GB card"},
     )
+    ema_decay: float | None = field(
+        default=None,
+        metadata={
+            "help": (
+                "evaluate and save an exponential moving average of the trained parameters with"
+                " this decay per step, such as 0.999; default: the parameters themselves [paper]"
+            )
+        },
+    )
     lora_lr: float | None = field(
         default=None, metadata={"help": "learning rate of LoRA; default --learning_rate"}
     )

@@ -20,7 +20,8 @@ def always_held(args: "RunArguments", model: Any) -> dict[str, float]:
     if args.evaluate_only:
         return {"weights": 2 * frozen + 4 * trained}
     held = frozen / 4 if args.load_in_4bit else frozen
-    parts = bytes_a_gpu(held, trained, args.world_size, 0)[strategy_of(args)]
+    averaged = args.ema_decay is not None
+    parts = bytes_a_gpu(held, trained, args.world_size, 0, averaged)[strategy_of(args)]
     zero = args.deepspeed and args.hf_deepspeed_config.config.get("zero_optimization", {})
     moments = str(getattr(args.optim, "value", args.optim)).startswith("adamw_torch")
     kept = moments and not (zero and "offload_optimizer" in zero)
@@ -47,6 +48,8 @@ def require_room_for_training(args: "RunArguments", folder: Path) -> None:
 def smaller_weights(args: "RunArguments") -> list[str]:
     """Options that reduce weights and optimizer per GPU and are not in use yet."""
     helps = ["LoRA instead of --all_parameters"] if args.all_parameters else []
+    if args.ema_decay:
+        helps.append("no --ema_decay")
     if args.engine == "whole":
         helps.append("--fully_shard or --deepspeed scripts/ds_zero3.json on several GPUs")
     elif args.engine == "zero-3":

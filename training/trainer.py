@@ -28,6 +28,7 @@ from common.files import read_json, write_reason
 from llada_utils import write_checkpoint
 from training.checkpoints import (
     MANIFEST,
+    UNAVERAGED,
     keep_newest,
     load_trained,
     publish_atomically,
@@ -39,6 +40,7 @@ from training.likelihood_bound import loss_by_time
 from training.masked_loss import Batch
 from training.micro_batches import accumulating, collate_micro_batches, micro_batches_of
 from training.sharding import load_sharded_optimizer, save_sharded_optimizer, whole_tensor
+from training.weight_average import WeightAverage
 
 OPTIMIZER_FOLDER = "optimizer_shards"
 
@@ -59,7 +61,10 @@ TRAINER_METHODS = {
         "model inputs prediction_loss_only ignore_keys",
         "cost of held-out rows, for the NLL bound",
     ),
-    "evaluate": ("eval_dataset ignore_keys metric_key_prefix", "its time is no training time"),
+    "evaluate": (
+        "eval_dataset ignore_keys metric_key_prefix",
+        "its time is no training time; averaged parameters",
+    ),
     "log": ("logs start_time", "means over rows, speed and balance besides"),
     "get_train_dataloader": ("", "lists of micro-batches of a token budget"),
     "_get_train_sampler": ("train_dataset", "NoiseStream is the order"),
@@ -115,6 +120,9 @@ class DiffusionTrainer(Trainer):
         self.tokens_of_steps: list[Any] = []
         self.nonfinite_steps, self.paused = 0, 0.0
         self.clock: float | None = None
+        self.average = WeightAverage(self.args.ema_decay) if self.args.ema_decay else None
+        if self.average:
+            self.add_callback(self.average)
         self.flops_per_token = flops_per_token(self.model)
         self.peak_flops = peak_flops(self.args.device)
 
@@ -248,9 +256,15 @@ class DiffusionTrainer(Trainer):
         )
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """The Trainer's; its time does not count as training (`pause`)."""
-        with self.pause():
+        """The Trainer's, of the averages with --ema_decay; its time does not count as training
+        (`pause`).
+        """
+        with self.pause(), self.averaged():
             return super().evaluate(*args, **kwargs)
+
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, the model holds the averaged parameters, if the run averages them."""
+        return self.average.in_place() if self.average else contextlib.nullcontext()
 
     # ---- log
 
@@ -413,9 +427,13 @@ class DiffusionTrainer(Trainer):
             self.accelerator.wait_for_everyone()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Weights, config, tokenizer and card, written by one process; all must call it, because
-        shards are gathered.
+        """Weights (with --ema_decay their averages), config, tokenizer and card, written by one
+        process; all must call it, because shards are gathered.
         """
+        with self.averaged():
+            self._write_model(output_dir)
+
+    def _write_model(self, output_dir: str | None) -> None:
         state: dict[str, Tensor] | None = None
         if self.sharded or self.is_deepspeed_enabled or self.is_fsdp_enabled:
             state = {}
@@ -432,6 +450,8 @@ class DiffusionTrainer(Trainer):
             write_checkpoint(model, output_dir, self.processing_class, state, self.card)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.average:
+            self._write_model(os.path.join(output_dir, UNAVERAGED))
         if self.is_deepspeed_enabled:
             self.model_wrapped.save_checkpoint(output_dir, exclude_frozen_parameters=True)
         elif self.sharded or self.is_fsdp_enabled:
@@ -479,6 +499,10 @@ class DiffusionTrainer(Trainer):
             self.nonfinite_steps = read_json(Path(resume_from_checkpoint) / MANIFEST)[
                 "nonfinite_steps"
             ]
+        if self.average:
+            self.average.begin(self.model)  # a checkpoint's weights are the averages
+            if resume_from_checkpoint is not None:
+                self._load_from_checkpoint(str(Path(resume_from_checkpoint) / UNAVERAGED))
         self.clock = time.perf_counter()
         return prepared
 
