@@ -206,6 +206,11 @@ class Infilling(Evaluation):
         if layout == "paper":
             prompts = [llada_infill_prompt(tokenizer, *pair) for pair in texts]
             return Given(prompts, texts=prefixes)
+        if model.arguments["llada_length"] == "grown":
+            raise InputError(
+                f"--llada_length grown: needs --llada_infill paper, not {layout}: a text in place"
+                " has no end"
+            )
         if layout == "fixed" and not self.args.gen_length and not model.finds_lengths:
             raise InputError(
                 "--llada_infill fixed: needs --gen_length, the number of masks in place, or"

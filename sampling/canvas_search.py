@@ -1,9 +1,13 @@
-"""LLaDA's rival to a length distribution, without training: try canvases of several lengths and
-take the one that the network fills with most confidence.
+"""LLaDA's rivals to a length distribution, without training. Every evaluation counts.
 
-Every length is asked once: n masks in place, and the mean over them of the log of the largest
-probability. That confidence also changes with the length alone, whatever the text; this drift is
-measured on other texts (scripts/length_drift.py) and subtracted. Every evaluation counts.
+searched: try canvases of several lengths and take the one that the network fills with most
+confidence. Every length is asked once: n masks in place, and the mean over them of the log of the
+largest probability. That confidence also changes with the length alone, whatever the text; this
+drift is measured on other texts (scripts/length_drift.py) and subtracted.
+
+grown: start with a short canvas behind a prompt, and lengthen it until the network, asked with
+everything still masked, expects the text to end before the last masks. (The idea of DAEDAL's first
+stage, arXiv 2508.00819; its second, lengthening between the steps, is not here.)
 """
 
 from __future__ import annotations
@@ -14,11 +18,32 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sampling.length_law import Ids, likeliest_lengths
 from sampling.options import LLaDAOptions
 from sampling.results import GenerationResult
-from sampling.token_choice import confidence, evaluate, excluded_tokens
+from sampling.token_choice import confidence, evaluate, excluded_tokens, log_probability
+
+GROWN_BY = 8  # masks, at the start and each time
+ENDS = 0.9  # mean probability of the end of text at the last GROWN_BY masks of a long enough canvas
+
+
+def masked_rows(
+    model: Any, prefixes: Ids, suffixes: Ids, number: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(ids long, real bool, masks bool), (B, L) each: `number` masks between each prefix and
+    suffix, then padding.
+    """
+    config = model.config
+    rows = [[*a, *[config.mask_token_id] * number, *b] for a, b in zip(prefixes, suffixes)]
+    width = max(map(len, rows))
+    lengths = torch.tensor([len(row) for row in rows], device="cpu")[:, None]
+    first = torch.tensor([len(before) for before in prefixes], device="cpu")[:, None]
+    place = torch.arange(width, device="cpu")
+    padded = [row + [config.pad_token_id] * (width - len(row)) for row in rows]
+    masks = (place >= first) & (place < first + number)
+    return torch.tensor(padded, device="cpu"), place < lengths, masks
 
 
 @torch.no_grad()
@@ -33,25 +58,61 @@ def first_confidence(
     """The mean over `number` masks between each prefix and suffix of the log of the largest
     probability, (B,).
     """
-    config, scores = model.config, [np.zeros(0)]
+    scores = [np.zeros(0)]
     at_once = rows_at_once or max(1, len(prefixes))
     for start in range(0, len(prefixes), at_once):
-        pairs = list(zip(prefixes[start : start + at_once], suffixes[start : start + at_once]))
-        rows = [[*before, *[config.mask_token_id] * number, *after] for before, after in pairs]
-        width = max(map(len, rows))
-        lengths = torch.tensor([len(row) for row in rows], device="cpu")[:, None]
-        first = torch.tensor([len(before) for before, _ in pairs], device="cpu")[:, None]
-        place = torch.arange(width, device="cpu")
-        padded = [row + [config.pad_token_id] * (width - len(row)) for row in rows]
-        ids = torch.tensor(padded, device="cpu")  # (R, L)
-        masks = (place >= first) & (place < first + number)
-        logits = evaluate(model, ids, place < lengths, masks)  # (R * number, V)
+        part = slice(start, start + at_once)
+        logits = evaluate(model, *masked_rows(model, prefixes[part], suffixes[part], number))
         excluded = excluded_tokens(
-            logits.shape[-1], config.mask_token_id, None, num_tokens, logits.device
+            logits.shape[-1], model.config.mask_token_id, None, num_tokens, logits.device
         )
-        sure = confidence(logits, excluded, "top_prob").double().log()
-        scores.append(sure.view(len(rows), number).mean(1).cpu().numpy())
+        sure = confidence(logits, excluded, "top_prob").double().log()  # (R * number,)
+        scores.append(sure.view(-1, number).mean(1).cpu().numpy())
     return np.concatenate(scores)
+
+
+@torch.no_grad()
+def grown_lengths(
+    model: Any,
+    prompts: Ids,
+    max_length: int,
+    num_tokens: int | None = None,
+    rows_at_once: int | None = None,
+) -> tuple[list[int], list[list[int]]]:
+    """The length of the canvas behind each prompt, and the lengths that the network was asked
+    about, one evaluation each.
+
+    A canvas has GROWN_BY masks, then twice, three times as many, and so on, until the probability
+    of the end of text (pad_token_id, which fills what is left behind an answer), averaged over its
+    last GROWN_BY masks, is ENDS or more, everything still being masked. A canvas that reaches
+    max_length is taken as it is, without an evaluation; a prompt of max_length tokens or more
+    leaves 0.
+    """
+    found = [max(0, max_length - len(prompt)) for prompt in prompts]  # until less is enough
+    asked: list[list[int]] = [[] for _ in prompts]
+    growing, number = list(range(len(prompts))), GROWN_BY
+    while growing := [row for row in growing if number < found[row]]:
+        at_once, short = rows_at_once or len(growing), []
+        for start in range(0, len(growing), at_once):
+            rows = growing[start : start + at_once]
+            ids, real, masks = masked_rows(
+                model, [prompts[row] for row in rows], [[]] * len(rows), number
+            )
+            last = masks & (masks.cumsum(1) > number - GROWN_BY)  # (R, L)
+            logits = evaluate(model, ids, real, last)  # (R * GROWN_BY, V)
+            excluded = excluded_tokens(
+                logits.shape[-1], model.config.mask_token_id, None, num_tokens, logits.device
+            )
+            end = torch.full((len(logits),), model.config.pad_token_id, device=logits.device)
+            ends = log_probability(logits, end, excluded).exp().view(-1, GROWN_BY).mean(1)
+            for row, probability in zip(rows, ends.tolist()):
+                asked[row].append(number)
+                if probability >= ENDS:
+                    found[row] = number
+                else:
+                    short.append(row)
+        growing, number = short, number + GROWN_BY
+    return found, asked
 
 
 def chosen_lengths(
@@ -72,6 +133,10 @@ def chosen_lengths(
         return searched_lengths(
             model, prefixes, suffixes, max_length, options.length_drift, num_tokens, rows_at_once
         )
+    if options.llada_length == "grown":
+        if any(map(len, suffixes)):
+            raise ValueError("llada_length grown is for prompts: a text in place has no end")
+        return grown_lengths(model, prefixes, max_length, num_tokens, rows_at_once)
     if options.llada_length == "counted":  # asked at a single mask
         found = likeliest_lengths(model, prefixes, suffixes, max_length, rows_at_once)
         return found, [[1] for _ in found]

@@ -177,7 +177,8 @@ def _window_words(settings: dict[str, Any]) -> str:
 def _length_words(settings: dict[str, Any]) -> str | None:
     if settings.get("llada_length") == "searched":
         return f"best of {len(settings['length_drift'])} lengths"
-    return "length counted" if settings.get("llada_length") == "counted" else None
+    length = settings.get("llada_length")
+    return f"length {length}" if length in ("counted", "grown") else None
 
 
 def _read_drift(path: str) -> dict[str, float]:
@@ -438,8 +439,9 @@ class LLaDAOptions(SharedOptions):
         "given",
         "number of masks: given by --gen_length (default); counted: the likeliest number under the"
         " network's length distribution (scripts/fit_length_distribution.py); searched: of several"
-        " canvases the one filled with most confidence",
-        choices=("given", "counted", "searched"),
+        " canvases the one filled with most confidence; grown, for prompts: 8 more until the"
+        " network expects the text to end before the last 8",
+        choices=("given", "counted", "searched", "grown"),
         words=_length_words,
     )
     length_drift: dict[str, float] | None = option(

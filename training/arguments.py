@@ -64,6 +64,7 @@ RANGES = (
             "adaln_group_size",
             "sft_max_length",
             "per_device_train_batch_size",
+            "tokens_per_batch",
             "per_device_eval_batch_size",
             "gradient_accumulation_steps",
             "eval_draws",
@@ -77,7 +78,7 @@ RANGES = (
     ),
     (LENGTH_DISTRIBUTION[0], "between 0 and 1048575", ("length_distribution",)),
     (lambda value: 0 < value < 0.5, "between 0 and 0.5", ("time_epsilon",)),
-    (lambda value: 0 < value < 1, "between 0 and 1", ("mask_ratio_epsilon",)),
+    (lambda value: 0 < value < 1, "between 0 and 1", ("mask_ratio_epsilon", "ema_decay")),
 )
 
 
@@ -104,6 +105,11 @@ class RunArguments(RunFlags, TrainingArguments):  # type: ignore[misc]  # our ow
         self.output_dir = self.output_dir or str(Path("runs") / (self.job_name or "unnamed"))
         self.run_name = self.run_name or self.job_name or Path(self.output_dir).name
         os.environ.setdefault("WANDB_PROJECT", "flexmdm")  # transformers would say "huggingface"
+        if self.ema_decay and (self.deepspeed or self.fsdp):
+            raise InputError(
+                "--ema_decay: cannot be combined with --deepspeed or --fsdp; --fully_shard shards"
+                " the averages as well"
+            )
         for flag, needed, wanted in (
             ("deepspeed", "deepspeed", self.deepspeed),
             ("report_to", "wandb", "wandb" in self.report_to),
@@ -126,6 +132,11 @@ class RunArguments(RunFlags, TrainingArguments):  # type: ignore[misc]  # our ow
         if not self.use_cpu:
             # copies to the GPU do not wait for what it still does
             self.accelerator_config = self.accelerator_config or {"non_blocking": True}
+        if self.tokens_per_batch is not None:
+            # the Trainer gets a process's rows of a step at once; training_step takes its
+            # micro-batches one after the other
+            self.per_device_train_batch_size *= self.gradient_accumulation_steps
+            self.gradient_accumulation_steps = 1
         # block by block (compile_network), not by accelerate
         self.compile_blocks, self.torch_compile = self.torch_compile, False
         super().__post_init__()

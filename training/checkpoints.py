@@ -25,6 +25,7 @@ from llada_utils import read_tensors
 from training.sharding import copy_into
 
 MANIFEST = "complete.json"
+UNAVERAGED = "unaveraged"  # with --ema_decay: the parameters that training resumes from
 FLAG = "--resume_from_checkpoint"
 
 
@@ -124,13 +125,16 @@ def newest_complete(output_dir: str | Path) -> Path | None:
     return None
 
 
-def check_checkpoint(folder: Path, engine: str, processes: int) -> None:
+def check_checkpoint(folder: Path, engine: str, processes: int, averaged: bool = False) -> None:
     """Raises InputError if a checkpoint is damaged, or was written in a way that this run cannot
-    read.
+    read. averaged: whether the run has an --ema_decay.
     """
     problem = damage_of(folder)
     if problem:
         raise InputError(f"{FLAG}: {folder} is damaged: {problem}")
+    if (folder / UNAVERAGED).is_dir() != averaged:
+        was, now = ("without", "with") if averaged else ("with", "without")
+        raise InputError(f"{FLAG}: {folder} was written {was} --ema_decay, this run is {now} it")
     if not (folder / MANIFEST).exists():
         return
     written = read_json(folder / MANIFEST)

@@ -193,11 +193,18 @@ def saved_bytes_a_token(width: int, mlp_width: int, heads: int, kv_heads: int) -
     return (measure(3) - measure(1)) / 128 * width
 
 
-def activation_bytes(
-    config: Mapping[str, Any], rows: int, length: int, checkpointing: bool
-) -> float:
-    """Bytes of activations of one micro-batch at its longest, in bf16: (rows, length) tokens."""
-    tokens = rows * length
+def most_tokens(args: "RunArguments") -> int:
+    """Tokens that a micro-batch can have at most: rows of full length, or what --tokens_per_batch
+    allows, where a longer row is a micro-batch of its own.
+    """
+    longest = args.sft_max_length + args.variable_length
+    rows = args.per_device_train_batch_size * longest
+    budget = args.tokens_per_batch
+    return rows if budget is None else min(rows, max(budget, longest))
+
+
+def activation_bytes(config: Mapping[str, Any], tokens: int, checkpointing: bool) -> float:
+    """Bytes of activations of one micro-batch of that many tokens, in bf16."""
     block = (
         saved_bytes_a_token(
             config["d_model"], config["mlp_hidden_size"], config["n_heads"], config["n_kv_heads"]
@@ -213,17 +220,18 @@ def activation_bytes(
 
 
 def bytes_a_gpu(
-    frozen: float, trained: float, gpus: int, gathered: float
+    frozen: float, trained: float, gpus: int, gathered: float, averaged: bool = False
 ) -> dict[str, dict[str, float]]:
     """{strategy: {what: bytes}} of weights, gradients and optimizer. frozen, trained: elements;
     gathered: elements that a sharded run temporarily holds in full. Without DeepSpeed: bf16 base,
     fp32 trained weights and gradients, 8 bytes of AdamW. DeepSpeed: everything bf16, and 12 bytes
-    per trained weight (fp32 master, two moments) in the optimizer."""
-    n = gpus
-    return {
+    per trained weight (fp32 master, two moments) in the optimizer. averaged: --ema_decay, which
+    keeps the trained weights twice; DeepSpeed has no such run."""
+    n, held = gpus, 8 if averaged else 4
+    strategies: dict[str, dict[str, float]] = {
         # and DDP's buckets
         "DDP (no flag)": {
-            "weights": 2 * frozen + 4 * trained,
+            "weights": 2 * frozen + held * trained,
             "gradients": 8 * trained,
             "optimizer": 8 * trained,
         },
@@ -248,11 +256,12 @@ def bytes_a_gpu(
             "optimizer": 0,
         },
         "--fully_shard": {
-            "weights": (2 * frozen + 4 * trained) / n + 2 * gathered,
+            "weights": (2 * frozen + held * trained) / n + 2 * gathered,
             "gradients": 4 * trained / n,
             "optimizer": 8 * trained / n,
         },
     }
+    return {name: parts for name, parts in strategies.items() if not (averaged and "ds_" in name)}
 
 
 def strategy_of(args: "RunArguments") -> str:
@@ -269,14 +278,11 @@ def run_bytes(args: "RunArguments", model: Any, gpus: int) -> dict[str, dict[str
     config = (model.backbone if args.variable_length else model).config.to_json()
     frozen, trained = elements(model)
     checkpointing = bool(args.gradient_checkpointing or args.activation_checkpointing)
-    rows, length = args.per_device_train_batch_size, args.sft_max_length + args.variable_length
-    activations = activation_bytes(config, rows, length, checkpointing)
+    activations = activation_bytes(config, most_tokens(args), checkpointing)
     outside = 2 * config["embedding_size"] * config["d_model"]
     block = (frozen - outside) / config["n_layers"]
-    return {
-        strategy: {**parts, "activations": activations}
-        for strategy, parts in bytes_a_gpu(frozen, trained, gpus, outside + 2 * block).items()
-    }
+    parts_of = bytes_a_gpu(frozen, trained, gpus, outside + 2 * block, args.ema_decay is not None)
+    return {strategy: {**parts, "activations": activations} for strategy, parts in parts_of.items()}
 
 
 def dry_run(args: "RunArguments", mean_length: float | None = None) -> None:
@@ -297,9 +303,15 @@ def dry_run(args: "RunArguments", mean_length: float | None = None) -> None:
     print(f"  {'trained in all':<16}{trained:>16,}  of {frozen + trained:,}")
     rows = args.per_device_train_batch_size
     checkpointing = args.gradient_checkpointing or args.activation_checkpointing
+    micro_batch = (
+        f"micro-batch {rows} x {length} tokens"
+        if args.tokens_per_batch is None
+        else f"micro-batches of up to {most_tokens(args):,} tokens"
+    )
     print(
-        f"GiB per GPU on {gpus} GPUs, micro-batch {rows} x {length} tokens,"
-        f" {'with' if checkpointing else 'without'} gradient checkpointing:"
+        f"GiB per GPU on {gpus} GPUs, {micro_batch},"
+        f" {'with' if checkpointing else 'without'} gradient checkpointing"
+        f"{', weights with their averages' if args.ema_decay else ''}:"
     )
     print(
         f"  {'':<24}{'weights':>10}{'gradients':>11}{'optimizer':>11}{'activations':>13}{'sum':>8}"
@@ -313,10 +325,11 @@ def dry_run(args: "RunArguments", mean_length: float | None = None) -> None:
                 for value, width in zip([*values, sum(values)], (10, 11, 11, 13, 8))
             )
         )
-    print(
-        f"  (offload keeps {(2 * (frozen + trained) + 12 * trained) / GIB:.1f} GiB, spread over the"
-        " nodes, in main memory; add 1 to 2 GiB per GPU for CUDA and NCCL)"
+    offloaded = (
+        f"offload keeps {(2 * (frozen + trained) + 12 * trained) / GIB:.1f} GiB, spread over the"
+        " nodes, in main memory; "
     )
+    print(f"  ({'' if args.ema_decay else offloaded}add 1 to 2 GiB per GPU for CUDA and NCCL)")
     batch = rows * args.gradient_accumulation_steps * gpus
     x1_tokens = batch * mean_length
     steps = args.max_steps if args.max_steps > 0 else round(args.dry_run_tokens / x1_tokens)

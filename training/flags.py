@@ -145,12 +145,31 @@ class RunFlags:
         default=False,
         metadata={"help": "frozen base in 4 bits (bitsandbytes, CUDA): LoRA on a 24 GB card"},
     )
+    ema_decay: float | None = field(
+        default=None,
+        metadata={
+            "help": (
+                "evaluate and save an exponential moving average of the trained parameters with"
+                " this decay per step, such as 0.999; default: the parameters themselves [paper]"
+            )
+        },
+    )
     lora_lr: float | None = field(
         default=None, metadata={"help": "learning rate of LoRA; default --learning_rate"}
     )
     lora_weight_decay: float = field(default=0.0, metadata={"help": "[paper's code]"})
     per_device_train_batch_size: int = field(
         default=4, metadata={"help": "rows per process and micro-batch [paper]"}
+    )
+    tokens_per_batch: int | None = field(
+        default=None,
+        metadata={
+            "help": (
+                "micro-batches of at most this many tokens after noising (a longer row is one of"
+                " its own), instead of a number of rows. The rows of a step stay the same:"
+                " per_device_train_batch_size x gradient_accumulation_steps x processes"
+            )
+        },
     )
     per_device_eval_batch_size: int = field(default=4)
     learning_rate: float = field(default=1e-4, metadata={"help": "[paper's code]"})

@@ -20,7 +20,8 @@ def always_held(args: "RunArguments", model: Any) -> dict[str, float]:
     if args.evaluate_only:
         return {"weights": 2 * frozen + 4 * trained}
     held = frozen / 4 if args.load_in_4bit else frozen
-    parts = bytes_a_gpu(held, trained, args.world_size, 0)[strategy_of(args)]
+    averaged = args.ema_decay is not None
+    parts = bytes_a_gpu(held, trained, args.world_size, 0, averaged)[strategy_of(args)]
     zero = args.deepspeed and args.hf_deepspeed_config.config.get("zero_optimization", {})
     moments = str(getattr(args.optim, "value", args.optim)).startswith("adamw_torch")
     kept = moments and not (zero and "offload_optimizer" in zero)
@@ -47,6 +48,8 @@ def require_room_for_training(args: "RunArguments", folder: Path) -> None:
 def smaller_weights(args: "RunArguments") -> list[str]:
     """Options that reduce weights and optimizer per GPU and are not in use yet."""
     helps = ["LoRA instead of --all_parameters"] if args.all_parameters else []
+    if args.ema_decay:
+        helps.append("no --ema_decay")
     if args.engine == "whole":
         helps.append("--fully_shard or --deepspeed scripts/ds_zero3.json on several GPUs")
     elif args.engine == "zero-3":
@@ -58,15 +61,17 @@ def smaller_weights(args: "RunArguments") -> list[str]:
 
 def training_advice(args: "RunArguments", trainer_cls: Any, model: Any, *rest: Any) -> str:
     """What an out-of-memory run needs, by --dry_run's estimate, and what helps."""
-    from training.estimate import run_bytes, strategy_of
+    from training.estimate import most_tokens, run_bytes, strategy_of
 
-    helps, rows = [], args.per_device_train_batch_size
+    helps, most = [], most_tokens(args)
     if not (args.gradient_checkpointing or args.activation_checkpointing):
         helps.append("--gradient_checkpointing")
-    if rows > 1:
+    if most > args.sft_max_length + args.variable_length:  # more than one row
         helps.append(
-            f"a smaller --per_device_train_batch_size than {rows} "
+            f"a smaller --per_device_train_batch_size than {args.per_device_train_batch_size} "
             "with more --gradient_accumulation_steps"
+            if args.tokens_per_batch is None
+            else f"a smaller --tokens_per_batch than {most}"
         )
     helps += [*smaller_weights(args), "a shorter --sft_max_length"]
     strategy = strategy_of(args)

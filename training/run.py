@@ -141,6 +141,7 @@ SETTINGS = (
     "adam_beta2",
     "adam_epsilon",
     "max_grad_norm",
+    "ema_decay",
     "bf16",
     "fp16",
     "load_in_4bit",
@@ -284,7 +285,8 @@ def prepare_locked(args: RunArguments, settings: Mapping[str, Any]) -> tuple[str
         if not checkpoint.is_dir():
             raise InputError(f"--resume_from_checkpoint: {checkpoint} is not a folder")
     if checkpoint:
-        check_checkpoint(checkpoint, args.engine, args.world_size)
+        averaged = args.ema_decay is not None
+        check_checkpoint(checkpoint, args.engine, args.world_size, averaged)
     log = output_dir / "train_log.jsonl"
     if log.exists():  # drop lines of steps that will be repeated
         step = read_json(checkpoint / "trainer_state.json")["global_step"] if checkpoint else 0
@@ -443,6 +445,7 @@ def train_alone(
         expected_cost=cost,
         tokens=collator.tokens,
         micro_batch=args.per_device_train_batch_size,
+        tokens_per_batch=args.tokens_per_batch,
         processes=args.world_size,
         start_share=settings.get("start_share", 0.0),
     )

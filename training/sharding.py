@@ -32,6 +32,17 @@ def shard_by_fsdp2(model: nn.Module, device: torch.device) -> nn.Module:
     return model
 
 
+def reshard(model: nn.Module) -> None:
+    """Drop the full parameters that FSDP2 may keep after a forward pass: they would hide what is
+    then written into the shards. Without FSDP2 it does nothing.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def shard_by_zero3(model: nn.Module, deepspeed_config: dict[str, Any]) -> nn.Module:
     """Do parameter by parameter what deepspeed.initialize would do after moving the whole model to
     the GPU. In place; returns the model.

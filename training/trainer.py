@@ -7,6 +7,7 @@ checkpoints complete or invisible (training/checkpoints.py).
 """
 
 import contextlib
+import functools
 import math
 import os
 import shutil
@@ -27,6 +28,7 @@ from common.files import read_json, write_reason
 from llada_utils import write_checkpoint
 from training.checkpoints import (
     MANIFEST,
+    UNAVERAGED,
     keep_newest,
     load_trained,
     publish_atomically,
@@ -36,7 +38,9 @@ from training.checkpoints import (
 from training.estimate import flops_per_token, peak_flops
 from training.likelihood_bound import loss_by_time
 from training.masked_loss import Batch
+from training.micro_batches import accumulating, collate_micro_batches, micro_batches_of
 from training.sharding import load_sharded_optimizer, save_sharded_optimizer, whole_tensor
+from training.weight_average import WeightAverage
 
 OPTIMIZER_FOLDER = "optimizer_shards"
 
@@ -45,15 +49,24 @@ OPTIMIZER_FOLDER = "optimizer_shards"
 TRAINER_METHODS = {
     # replaced
     "compute_loss": ("model inputs return_outputs num_items_in_batch", "our loss and its constant"),
-    "training_step": ("model inputs num_items_in_batch", "a loss that is not finite logs as 0"),
+    "training_step": (
+        "model inputs num_items_in_batch",
+        "micro-batches of a token budget; a loss that is not finite logs as 0",
+    ),
+    "floating_point_ops": ("inputs", "over the micro-batches of a token budget"),
+    "_track_num_input_tokens": ("inputs", "over the micro-batches of a token budget"),
     "_get_grad_norm": ("model grad_norm", "skip and count steps that are not finite"),
     "_defer_fsdp_gradient_reduction": ("", "accumulation under fully_shard"),
     "prediction_step": (
         "model inputs prediction_loss_only ignore_keys",
         "cost of held-out rows, for the NLL bound",
     ),
-    "evaluate": ("eval_dataset ignore_keys metric_key_prefix", "its time is no training time"),
+    "evaluate": (
+        "eval_dataset ignore_keys metric_key_prefix",
+        "its time is no training time; averaged parameters",
+    ),
     "log": ("logs start_time", "means over rows, speed and balance besides"),
+    "get_train_dataloader": ("", "lists of micro-batches of a token budget"),
     "_get_train_sampler": ("train_dataset", "NoiseStream is the order"),
     "create_optimizer": ("model", "groups: LoRA, matrices, vectors"),
     "_get_output_dir": ("trial", "a checkpoint is written under .saving"),
@@ -102,11 +115,14 @@ class DiffusionTrainer(Trainer):
         # so that the Trainer divides by the accumulation steps itself
         self.model_accepts_loss_kwargs = False
         self.sums: dict[str, Any] = defaultdict(float)
-        self.noted_rows = 0
+        self.noted_rows = self.micro_batches = 0
         self.step_tokens: Any = 0  # a tensor on the device, once there are some
         self.tokens_of_steps: list[Any] = []
         self.nonfinite_steps, self.paused = 0, 0.0
         self.clock: float | None = None
+        self.average = WeightAverage(self.args.ema_decay) if self.args.ema_decay else None
+        if self.average:
+            self.add_callback(self.average)
         self.flops_per_token = flops_per_token(self.model)
         self.peak_flops = peak_flops(self.args.device)
 
@@ -145,13 +161,26 @@ class DiffusionTrainer(Trainer):
         loss = loss * torch.where(torch.isfinite(loss.detach()), 1.0, math.nan)
         return (loss, losses) if return_outputs else loss
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The Trainer's, but a non-finite loss counts as 0 in the log; the Trainer's own filter
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """The Trainer's, for every micro-batch if inputs are a list of them. Returns the sum of
+        their losses; a non-finite one counts as 0 in the log, because the Trainer's own filter
         would synchronise at every step.
         """
-        return torch.nan_to_num(
-            super().training_step(*args, **kwargs), nan=0.0, posinf=0.0, neginf=0.0
-        )
+        step = super().training_step
+        *earlier, last = micro_batches_of(inputs)
+        with accumulating(self, model) if earlier else contextlib.nullcontext():
+            losses = [step(model, batch, *args, **kwargs) for batch in earlier]
+        losses.append(step(model, last, *args, **kwargs))
+        self.micro_batches += len(losses)
+        return torch.nan_to_num(torch.stack(losses), nan=0.0, posinf=0.0, neginf=0.0).sum()
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """The Trainer's count, of all micro-batches."""
+        return sum(map(super().floating_point_ops, micro_batches_of(inputs)))
+
+    def _track_num_input_tokens(self, inputs: Any) -> None:
+        for batch in micro_batches_of(inputs):
+            super()._track_num_input_tokens(batch)
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> float:
         """Norm of the whole gradient, a float, the same in all processes. If it is not finite, the
@@ -227,9 +256,15 @@ class DiffusionTrainer(Trainer):
         )
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """The Trainer's; its time does not count as training (`pause`)."""
-        with self.pause():
+        """The Trainer's, of the averages with --ema_decay; its time does not count as training
+        (`pause`).
+        """
+        with self.pause(), self.averaged():
             return super().evaluate(*args, **kwargs)
+
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, the model holds the averaged parameters, if the run averages them."""
+        return self.average.in_place() if self.average else contextlib.nullcontext()
 
     # ---- log
 
@@ -300,11 +335,26 @@ class DiffusionTrainer(Trainer):
             f"learning_rate_{name}": rate for name, rate in zip(self.group_names, self.rates)
         }
         values["nonfinite_steps"] = self.nonfinite_steps
+        if self.args.tokens_per_batch is not None:
+            values["micro_batches_per_step"] = self.micro_batches / len(self.tokens_of_steps)
         self.sums.clear()
+        self.micro_batches = 0
         self.noted_rows, self.tokens_of_steps, self.clock, self.paused = 0, [], now, 0.0
         return values
 
     # ---- data and optimizer
+
+    def get_train_dataloader(self) -> Any:
+        """The Trainer's; with --tokens_per_batch each item is the list of a step's micro-batches,
+        for training_step.
+        """
+        collator = self.data_collator
+        if self.args.tokens_per_batch is not None:
+            self.data_collator = functools.partial(collate_micro_batches, collator)
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = collator
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         # NoiseStream itself is the order
@@ -377,9 +427,13 @@ class DiffusionTrainer(Trainer):
             self.accelerator.wait_for_everyone()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Weights, config, tokenizer and card, written by one process; all must call it, because
-        shards are gathered.
+        """Weights (with --ema_decay their averages), config, tokenizer and card, written by one
+        process; all must call it, because shards are gathered.
         """
+        with self.averaged():
+            self._write_model(output_dir)
+
+    def _write_model(self, output_dir: str | None) -> None:
         state: dict[str, Tensor] | None = None
         if self.sharded or self.is_deepspeed_enabled or self.is_fsdp_enabled:
             state = {}
@@ -396,6 +450,8 @@ class DiffusionTrainer(Trainer):
             write_checkpoint(model, output_dir, self.processing_class, state, self.card)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.average:
+            self._write_model(os.path.join(output_dir, UNAVERAGED))
         if self.is_deepspeed_enabled:
             self.model_wrapped.save_checkpoint(output_dir, exclude_frozen_parameters=True)
         elif self.sharded or self.is_fsdp_enabled:
@@ -443,6 +499,10 @@ class DiffusionTrainer(Trainer):
             self.nonfinite_steps = read_json(Path(resume_from_checkpoint) / MANIFEST)[
                 "nonfinite_steps"
             ]
+        if self.average:
+            self.average.begin(self.model)  # a checkpoint's weights are the averages
+            if resume_from_checkpoint is not None:
+                self._load_from_checkpoint(str(Path(resume_from_checkpoint) / UNAVERAGED))
         self.clock = time.perf_counter()
         return prepared
 

@@ -185,12 +185,15 @@ def test_weights_that_cannot_fit_are_not_read(made, refused, monkeypatch, tmp_pa
         ({}, ("--fully_shard",)),
         ({"variable_length": True, "all_parameters": True}, ("LoRA", "--fully_shard")),
         ({"init_from": "adapter"}, ("--fully_shard",)),
+        ({"ema_decay": 0.9}, ("no --ema_decay", "--fully_shard")),
     ],
 )
 def test_a_run_whose_weights_and_optimizer_cannot_fit_is_refused(
     changes, helps, made, refused, monkeypatch, tmp_path
 ):
-    """2 bytes a frozen weight, 4 + 8 a trained one; gradients and activations refuse nothing."""
+    """2 bytes a frozen weight, 4 + 8 a trained one, 4 its average; gradients and activations refuse
+    nothing.
+    """
     if "init_from" in changes:
         changes = {"init_from": made / changes["init_from"]}
     words = run_flags(made / "base", made / "data", tmp_path / "run", **changes)
@@ -214,7 +217,7 @@ def test_a_run_whose_weights_and_optimizer_cannot_fit_is_refused(
 
         tensors = load_file(made / "adapter/adapter_model.safetensors").values()
         assert sizes[True] == sum(tensor.numel() for tensor in tensors)
-    need = 2 * sizes.get(False, 0) + 12 * sizes[True]
+    need = 2 * sizes.get(False, 0) + (16 if "ema_decay" in changes else 12) * sizes[True]
     for memory, word in ((need - 1, "GPU memory"), (need, "weights were read")):
         # load_into asks the same question of the CPU, which a run loads to
         monkeypatch.setattr(gpu_memory, "device_memory", lambda device, memory=memory: memory)
@@ -283,6 +286,11 @@ def test_memory_advice_leaves_out_flags_already_in_use(made, refused, monkeypatc
     line = refused(f"{SCRIPTS['transfer']}.py", *words)
     assert "--gradient_checkpointing" not in line and "--per_device_train_batch_size" not in line
     assert "--fully_shard" in line
+    for budget, advised in ((64, False), (65, True)):  # of rows of up to 64 tokens
+        words = run_flags(made / "base", made / "data", tmp_path / "run", tokens_per_batch=budget)
+        line = refused(f"{SCRIPTS['transfer']}.py", *words, "--overwrite")
+        assert (f"a smaller --tokens_per_batch than {budget}" in line) == advised
+        assert "--per_device_train_batch_size" not in line
     words = run_flags(made / "base", made / "data", tmp_path / "none", evaluate_only=True)
     assert "--per_device_eval_batch_size" in refused(f"{SCRIPTS['transfer']}.py", *words)
     assert not (tmp_path / "none").exists()

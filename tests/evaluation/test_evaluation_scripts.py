@@ -26,12 +26,14 @@ from common.errors import InputError
 from common.files import content_hash
 from common.rows import read_finished, write_rows
 from data.functions import code_infill_rows
+from data.infills import llada_infill_prompt
 from data.library_code import stdlib_infill_rows
 from data.tokenizer import inner_ids, load_tokenizer, text_ids
 from data.word_problems import math_rows
 from evaluation.generation_run import GENERATIONS
 from evaluation.infill_scores import REACHED, edit_similarity, parses
 from llada_utils import load_llada
+from sampling import canvas_search
 from sampling.flags import options_from
 from sampling.length_law import likeliest_lengths
 from sampling.options import SamplerOptions, sampler_words
@@ -430,6 +432,33 @@ def test_a_llada_that_counts_its_answer_fills_as_many_masks(
     with pytest.raises(InputError, match="--gen_length"):
         more = ["--gen_length", 4]
         run_main(script, monkeypatch, "--checkpoint_path", checkpoints / "counting", *words, *more)
+
+
+@pytest.mark.parametrize("task", ["math", "code"])
+def test_a_llada_whose_canvas_grows_answers_prompts_only(
+    checkpoints, sets, tmp_path, monkeypatch, task
+):
+    """An evaluation for each canvas that was asked about, and one for each of its masks."""
+    monkeypatch.setattr(canvas_search, "ENDS", 2.0)  # never reached: asked up to max_length
+    script = eval_gsm8k if task == "math" else eval_humaneval_infill
+    words = ["--checkpoint_path", checkpoints / "llada", "--data_path", sets / f"{task}.jsonl"]
+    words += ["--max_length", 200, "--llada_length", "grown", "--output_dir", tmp_path / "out"]
+    words += ["--subsample", 4]
+    for layout in ("fixed", "oracle") if task == "code" else ():
+        with pytest.raises(InputError, match="--llada_length grown: needs --llada_infill paper"):
+            run_main(script, monkeypatch, *words, "--llada_infill", layout)
+    assert not (tmp_path / "out").exists()
+    run_main(script, monkeypatch, *words)
+    tokenizer = load_tokenizer(checkpoints / "llada")
+    for row in rows_of(tmp_path / "out").values():
+        if task == "math":
+            prompt = text_ids(tokenizer, row["prompt_input"])
+        else:
+            prompt = llada_infill_prompt(tokenizer, row["prompt"], row["suffix"])
+        room = 200 - len(prompt)
+        assert row["evaluations"] == room + (room - 1) // 8
+    result = json.loads((tmp_path / "out/results.json").read_text())
+    assert "length grown" in sampler_words(result["settings"])
 
 
 def test_pass_at_k_of_several_samples_and_suspicious_programs(sets, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Sharded training on two CPU processes: ZeRO-1, 2, 3 through the Trainer, and FSDP2
-(--fully_shard). Each trains, saves, resumes, gives DDP's losses, and is really what it is called.
+(--fully_shard). Each trains, saves, resumes, gives DDP's losses, and is really what it is called;
+micro-batches of a token budget first, of a number of rows after resuming.
 
 Run: pytest tests/training/test_training_engines.py        (--full: ZeRO-1 and more)
 DeepSpeed's part needs requirements-cluster.txt; its first use compiles for half a minute.
@@ -9,6 +10,7 @@ import importlib.util
 import json
 
 import pytest
+import tiny
 import torch
 from conftest import ROOT
 from training_helpers import (
@@ -24,6 +26,8 @@ from training_helpers import (
 
 from llada_utils import load_flexmdm
 from training.checkpoints import checkpoints
+from training.sharding import shard_by_fsdp2
+from training.weight_average import WeightAverage
 
 STEPS = 6
 ENGINES = {
@@ -100,7 +104,8 @@ def test_trains_saves_resumes_as_ddp_does(engine, made, ddp):
     words = words_of(made, output, resume_from_checkpoint="auto", **ENGINES[engine])
     job = {"script": SCRIPTS["transfer"], "words": words}
     # DeepSpeed cannot begin twice in a process
-    printed = run_together(folder, [{**job, "stop_at": 4}])
+    budget = {"words": [*words, "--tokens_per_batch", 25], "stop_at": 4}
+    printed = run_together(folder, [job | budget])
     run_together(folder, [{**job, "facts": folder / f"{engine}.json"}])
     assert (
         f"stopped by SIGTERM at step 4 of {STEPS}" in printed
@@ -123,6 +128,8 @@ def test_trains_saves_resumes_as_ddp_does(engine, made, ddp):
             assert facts["held_share"] == 1 and facts["optimizer_share"] < 0.6
     want, log = log_of(ddp), log_of(output)
     assert sorted(log) == sorted(want)
+    assert any(log[step]["micro_batches_per_step"] > 2 for step in range(1, 5))
+    assert "micro_batches_per_step" not in log[5]
     for step in want:
         for value in ("loss", "unmask_loss", "insertion_loss", "grad_norm"):
             assert log[step][value] == pytest.approx(want[step][value], rel=1e-3), (step, value)
@@ -141,6 +148,63 @@ def test_trains_saves_resumes_as_ddp_does(engine, made, ddp):
     ).all()
     written = json.loads((checkpoints(output)[0][1] / "complete.json").read_text())
     assert written["engine"] == engine and written["processes"] == 2
+
+
+@pytest.mark.full
+def test_averages_in_shards_are_those_of_whole_parameters(made):
+    """FSDP2 against DDP, with an evaluation between steps, which leaves full parameters behind, and
+    a resume.
+    """
+    folder, outputs = made[2], []
+    for name, engine in (("whole", {}), ("shards", {"fully_shard": True})):
+        outputs.append(folder / f"averages-{name}")
+        words = words_of(
+            made,
+            outputs[-1],
+            ema_decay=0.3,
+            eval_strategy="steps",
+            eval_steps=1,
+            save_steps=3,
+            resume_from_checkpoint="auto",
+            **engine,
+        )
+        job = {"script": SCRIPTS["transfer"], "words": words}
+        run_together(folder, [{**job, "stop_at": 4}])
+        run_together(folder, [job])
+    for part in ("checkpoint-3", "checkpoint-6", "checkpoint-6/unaveraged", "final"):
+        assert_same_weights(outputs[0] / part, outputs[1] / part, exact=False)
+    averaged, own = (weights(outputs[1] / f"checkpoint-3{part}") for part in ("", "/unaveraged"))
+    assert any((averaged[name] - own[name]).abs().max() > 1e-4 for name in own)
+
+
+def test_averages_replace_full_parameters_that_a_forward_pass_left():
+    """FSDP2 keeps the outermost module's full parameters after a forward pass, and would compute
+    with them again, whatever the shards hold by then.
+    """
+    with torch.no_grad():
+        models = [tiny.flexmdm(), tiny.flexmdm(), tiny.flexmdm()]
+        for each in models[1:]:
+            each.load_state_dict(models[0].state_dict())
+        shift = torch.rand(()).item() + 0.1
+        for parameter in models[2].parameters():
+            parameter += shift
+        ids, t = torch.randint(5, 50, (1, 7)), torch.rand(1)
+        own, averaged = (each.eval()(ids, t)["length"] for each in models[1:])
+        assert not torch.allclose(own, averaged)
+        store = torch.distributed.HashStore()
+        torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+        try:
+            model = shard_by_fsdp2(models[0].eval(), torch.device("cpu"))
+            average = WeightAverage(0.5)
+            average.begin(model)
+            for each in average.averages:
+                each += shift
+            for _ in range(2):
+                torch.testing.assert_close(model(ids, t)["length"], own)
+                with average.in_place():
+                    torch.testing.assert_close(model(ids, t)["length"], averaged)
+        finally:
+            torch.distributed.destroy_process_group()
 
 
 @pytest.mark.full

@@ -180,14 +180,25 @@ def test_a_folder_that_is_not_a_run_is_refused_and_left_unchanged(
             "eval_strategy": "steps",
             "eval_steps": 3,
         },
+        {
+            "variable_length": True,
+            "gradient_accumulation_steps": 2,
+            "tokens_per_batch": 40,
+            "dataloader_num_workers": 1,
+            "eval_strategy": "steps",
+            "eval_steps": 3,
+        },
         {},
         {"all_parameters": True},
+        {"ema_decay": 0.3, "eval_strategy": "steps", "eval_steps": 2},
     ],
     ids=[
         "flexmdm",
         "flexmdm, accumulation, a worker, evaluation",
+        "flexmdm, token budget, a worker, evaluation",
         "llada",
         "llada, all parameters",
+        "llada, averaged weights",
     ],
 )
 def test_a_stopped_run_resumes_bit_for_bit(changes, made, tmp_path, monkeypatch, capsys):
@@ -224,6 +235,84 @@ def test_a_stopped_run_resumes_bit_for_bit(changes, made, tmp_path, monkeypatch,
         assert {name: whole[step][name] for name in ("loss", "grad_norm", "unmask_loss")} == {
             name: parts[step][name] for name in ("loss", "grad_norm", "unmask_loss")
         }
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"variable_length": True, "gradient_accumulation_steps": 2},
+        {"all_parameters": True, "dataloader_num_workers": 0},
+    ],
+    ids=["flexmdm with LoRA, accumulation", "llada, all parameters"],
+)
+def test_averaged_weights_follow_their_formula(changes, made, tmp_path, monkeypatch):
+    """The average in `final`, against one in float64 over the parameters after every step; held-out
+    rows see the averages, and training goes on from its own parameters.
+    """
+    from training.run import JsonlLog
+    from training.trainer import DiffusionTrainer
+
+    def trained(model):
+        pairs = getattr(model, "module", model).named_parameters()
+        return {name: each.detach().clone() for name, each in pairs if each.requires_grad}
+
+    def note(self, args, state, control, model, **others):
+        states.append(trained(model))
+
+    def evaluated(self, model, *others, **named):
+        held_out[self.state.global_step] = trained(model)
+        return prediction_step(self, model, *others, **named)
+
+    states, held_out, prediction_step = [], {}, DiffusionTrainer.prediction_step
+    for event in ("on_train_begin", "on_step_end"):
+        monkeypatch.setattr(JsonlLog, event, note)
+    monkeypatch.setattr(DiffusionTrainer, "prediction_step", evaluated)
+    decay = random.uniform(0.26, 0.4)  # the warm-up's is smaller at first, larger at the end
+    words = run_flags(
+        *made,
+        tmp_path / "run",
+        ema_decay=decay,
+        eval_strategy="steps",
+        eval_steps=2,
+        **changes,
+    )
+    run_here(SCRIPTS["transfer"], words, monkeypatch)
+    assert len(states) == 7 and sorted(held_out) == [2, 4, 6]
+    average = {name: each.double() for name, each in states[0].items()}
+    for step, parameters in enumerate(states[1:], start=1):
+        d = min(decay, (1 + step) / (10 + step))
+        for name, each in parameters.items():
+            average[name] = d * average[name] + (1 - d) * each.double()
+        if step in held_out:
+            checkpoint = tmp_path / f"run/checkpoint-{step}"
+            for folder, want in (("", held_out[step]), ("unaveraged", parameters)):
+                found = weights(checkpoint / folder)
+                assert found.keys() == want.keys()
+                assert all(torch.equal(found[name], want[name]) for name in want), folder
+    final = weights(tmp_path / "run/final")
+    assert final.keys() == average.keys()
+    for name, each in average.items():
+        torch.testing.assert_close(final[name].double(), each, rtol=1e-6, atol=1e-7)
+    # the parameters themselves would fail
+    moved = [float((held_out[4][name] - states[4][name]).abs().max()) for name in final]
+    assert max(moved) > 1e-5
+
+
+def test_a_checkpoint_with_averages_is_resumed_only_with_them(made, tmp_path, monkeypatch):
+    for name, decay in (("averaged", 0.9), ("plain", None)):
+        words = run_flags(*made, tmp_path / name, max_steps=1, ema_decay=decay, save_steps=1)
+        run_here(SCRIPTS["transfer"], words, monkeypatch)
+    for name, decay, message in (
+        ("averaged", None, "was written with --ema_decay, this run is without it"),
+        ("plain", 0.9, "was written without --ema_decay, this run is with it"),
+    ):
+        checkpoint = tmp_path / name / "checkpoint-1"
+        words = run_flags(
+            *made, tmp_path / "new", ema_decay=decay, resume_from_checkpoint=checkpoint
+        )
+        with pytest.raises(InputError, match=f"--resume_from_checkpoint: {checkpoint} {message}"):
+            run_here(SCRIPTS["transfer"], words, monkeypatch)
+        assert not (tmp_path / "new").exists()
 
 
 def test_fine_tuning_starts_from_the_transferred_checkpoint(made, tmp_path, monkeypatch):
@@ -285,6 +374,12 @@ REFUSED = {
     ),
     "a head": ({"length_head": "linear"}, "--length_head: linear is neither"),
     "an epsilon": ({"time_epsilon": "0.7"}, "--time_epsilon: 0.7 is not between"),
+    "no decay": ({"ema_decay": "0"}, "--ema_decay: 0.0 is not between 0 and 1"),
+    "no average": ({"ema_decay": "1"}, "--ema_decay: 1.0 is not between 0 and 1"),
+    "an average under DeepSpeed": (
+        {"ema_decay": "0.9", "deepspeed": "nowhere.json"},
+        "--ema_decay: cannot be combined with --deepspeed or --fsdp",
+    ),
     "an unknown flag": ({"learing_rate": "1"}, "--learing_rate"),
     "a word for a number": ({"seed": "many"}, "--seed.*invalid int value"),
     "a FlexMDM from nothing": ({"from_scratch": True, "variable_length": True}, "--from_scratch"),
@@ -300,6 +395,10 @@ REFUSED = {
         "--label_smoothing_factor: these losses have no such term",
     ),
     "noise that no model here takes": ({"neftune_noise_alpha": 5}, "--neftune_noise_alpha"),
+    "a budget of nothing": (
+        {"tokens_per_batch": 0},
+        "--tokens_per_batch: 0 is not at least 1",
+    ),
     "a batch that changes": ({"auto_find_batch_size": True}, "--auto_find_batch_size"),
     "a checkpoint that is not there": (
         {"resume_from_checkpoint": "nowhere"},
@@ -342,6 +441,7 @@ def test_other_settings_are_refused_by_name(made, tmp_path, monkeypatch):
 
 
 OTHER_FLAGS = {
+    "ema_decay": 0.9,
     "optim": "sgd",
     "adam_beta1": 0.5,
     "adam_beta2": 0.9,
@@ -425,7 +525,15 @@ def test_a_run_with_unchanged_inputs_resumes(unfinished, tmp_path, monkeypatch):
 
 # ---- accounting
 
-DEALS = {"8x1x1": (8, 1, 1), "4x2x1": (4, 2, 1), "4x1x2": (4, 1, 2), "2x2x2": (2, 2, 2)}
+# rows, accumulation, processes, token budget
+DEALS = {
+    "8x1x1": (8, 1, 1, None),
+    "4x2x1": (4, 2, 1, None),
+    "4x1x2": (4, 1, 2, None),
+    "2x2x2": (2, 2, 2, None),
+    "4x2x1, 40 tokens": (4, 2, 1, 40),
+    "2x2x2, 40 tokens": (2, 2, 2, 40),
+}
 COMPARED = (
     "loss",
     "grad_norm",
@@ -441,12 +549,12 @@ COMPARED = (
 
 @pytest.fixture(scope="module")
 def matrix(made, tmp_path_factory):
-    """{(kind, deal): output folder}: four steps of 8 rows, dealt four ways, without dropout."""
+    """{(kind, deal): output folder}: four steps of 8 rows, dealt in all ways, without dropout."""
     folder, outputs, jobs = tmp_path_factory.mktemp("matrix"), {}, []
     base, data = made
     with pytest.MonkeyPatch.context() as patch:
         for kind in ("flexmdm", "llada"):
-            for name, (rows, accumulation, processes) in DEALS.items():
+            for name, (rows, accumulation, processes, budget) in DEALS.items():
                 output = outputs[kind, name] = folder / f"{kind}-{name}"
                 words = run_flags(
                     base,
@@ -456,6 +564,7 @@ def matrix(made, tmp_path_factory):
                     per_device_train_batch_size=rows,
                     max_steps=4,
                     gradient_accumulation_steps=accumulation,
+                    tokens_per_batch=budget,
                     lora_dropout=0,
                     save_strategy="no",
                 )
@@ -479,7 +588,7 @@ def test_balancing_micro_batches_across_ranks_changes_no_loss_or_gradient(kind, 
     rounding.
     """
     whole = log_of(matrix[kind, "8x1x1"])
-    for name, (_, _, processes) in DEALS.items():
+    for name, (_, _, processes, budget) in DEALS.items():
         output = matrix[kind, name]
         if processes > 1:
             facts = json.loads((output.parent / f"{kind}-{name}.json").read_text())
@@ -499,6 +608,7 @@ def test_balancing_micro_batches_across_ranks_changes_no_loss_or_gradient(kind, 
                     )
         assert_same_weights(matrix[kind, "8x1x1"] / "final", output / "final", exact=False)
         assert ("process_tokens_max_over_mean" in log[1]) == (processes > 1)
+        assert budget is None or log[1]["micro_batches_per_step"] > 1
 
 
 def test_the_loss_is_the_sum_over_the_global_batch(matrix):
