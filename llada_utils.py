@@ -44,6 +44,7 @@ from common.files import (
     write_json,
     write_text,
 )
+from common.float8 import is_float8, require_float8, to_float8
 from common.gpu_memory import require_room
 from common.pretrained import (
     HUB_ARGUMENTS,
@@ -182,7 +183,7 @@ def load_into(
     require_room(
         device,
         {"weights": size},
-        "what helps: --dtype bfloat16 instead of float32, or --device cpu",
+        "what helps: --dtype bfloat16 (or float8, to sample), or --device cpu",
     )
     unexpected: list[str] = []
     misshapen: list[str] = []
@@ -356,11 +357,16 @@ def load_llada(
 ) -> LLaDAModelLM:
     """A LLaDA base or instruct model, or one with a PEFT adapter folder on it, in eval mode.
 
-    base: overrides the base that an adapter folder names; dtype None: every tensor as it is stored;
-    merge=False keeps the adapter trainable beside a frozen base; hub_arguments: as revision, of a
-    hub id. model(input_ids, attention_mask=None).logits is (B, L, V). Raises InputError for
-    anything that does not fit.
+    base: overrides the base that an adapter folder names; dtype None: every tensor as it is stored,
+    torch.float8_e4m3fn: bf16 but for the blocks' matrices (common/float8.py); merge=False keeps the
+    adapter trainable beside a frozen base; hub_arguments: as revision, of a hub id.
+    model(input_ids, attention_mask=None).logits is (B, L, V). Raises InputError for anything that
+    does not fit.
     """
+    if dtype == torch.float8_e4m3fn:
+        require_float8(device, merge)
+        on_cpu = load_llada(path_or_hub_id, base, torch.bfloat16, **hub_arguments)
+        return to_float8(on_cpu, device)
     folder = resolve_folder(path_or_hub_id, **hub_arguments)
     if not (folder / "adapter_config.json").exists():
         config = llada_config(folder)
@@ -494,8 +500,12 @@ def new_flexmdm(
     newly initialised insertion head; in eval mode.
 
     settings: fields of FlexMDMConfig; lora=None trains every parameter. Newly initialised modules
-    and adapters are fp32, the base `dtype`. Raises InputError.
+    and adapters are fp32, the base `dtype` (float8_e4m3fn, without LoRA: as in load_llada). Raises
+    InputError.
     """
+    if dtype == torch.float8_e4m3fn:
+        require_float8(device, not settings.get("lora"))
+        return to_float8(new_flexmdm(base, torch.bfloat16, **settings), device)
     folder = resolve_folder(base)
     backbone = llada_config(folder)
     config = FlexMDMConfig(
@@ -531,10 +541,14 @@ def load_flexmdm(
     `base` is needed), in eval mode.
 
     lora_alpha: for pytorch_model.bin only, which does not hold it (default: r). dtype is the
-    backbone's, and newly initialised modules stay fp32; None: every tensor as it is stored.
-    merge=False keeps LoRA beside a frozen base; hub_arguments: as revision, of a hub id. Raises
-    InputError for anything that does not fit.
+    backbone's, as in load_llada, and newly initialised modules stay fp32; None: every tensor as it
+    is stored. merge=False keeps LoRA beside a frozen base; hub_arguments: as revision, of a hub id.
+    Raises InputError for anything that does not fit.
     """
+    if dtype == torch.float8_e4m3fn:
+        require_float8(device, merge)
+        on_cpu = load_flexmdm(checkpoint, base, lora_alpha, torch.bfloat16, **hub_arguments)
+        return to_float8(on_cpu, device)
     folder = resolve_folder(checkpoint, "--checkpoint_path", **hub_arguments)
     if checkpoint_kind(folder) != "flexmdm":
         raise InputError(f"--checkpoint_path: {checkpoint} is a LLaDA, not a FlexMDM")
@@ -733,7 +747,7 @@ def write_checkpoint(
     FlexMDM: the trainable tensors (config.saved_weights), LLaDA with LoRA: a PEFT adapter
     folder, LLaDA: a LLaDA folder.
     state: the full state dict if the model itself does not hold it (ZeRO, FSDP). Raises InputError
-    for weights in 4 bits.
+    for weights in float8 or 4 bits.
     """
     folder, base = Path(folder), None
     state = dict(model.state_dict()) if state is None else state
@@ -741,8 +755,10 @@ def write_checkpoint(
     flexmdm, adapted = isinstance(model, LLaDADiT), hasattr(model, "peft_config")
     if adapted or flexmdm and model.config.saved_weights == "trainable":
         state = {name: tensor for name, tensor in state.items() if name in trainable}
-    if any(not tensor.is_floating_point() for tensor in state.values()):
-        raise InputError("weights in 4 bits are not saved: save the model without quantization")
+    if any(is_float8(tensor) or not tensor.is_floating_point() for tensor in state.values()):
+        raise InputError(
+            "weights in float8 or 4 bits are not saved: save the model without quantization"
+        )
     if flexmdm or not adapted:
         write_tensors(state, folder)
         write_json(folder / "config.json", model.config.to_json())
@@ -877,9 +893,14 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device | str) -> torch.dtype:
-    """The dtype of a name (float32, bfloat16); auto: bfloat16 on cuda, float32 elsewhere."""
+    """The dtype of a name (float32, bfloat16, float8); auto: bfloat16 on cuda, float32 elsewhere.
+    Raises InputError for float8 where it is not possible.
+    """
     if name == "auto":
         name = "bfloat16" if torch.device(device).type == "cuda" else "float32"
+    if name == "float8":
+        require_float8(device)
+        return torch.float8_e4m3fn
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 

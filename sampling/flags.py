@@ -60,9 +60,12 @@ def add_device_flags(group: Any) -> None:
     """Where a network runs and in which precision. group: a parser or one of its groups."""
     group.add_argument(
         "--dtype",
-        choices=("auto", "float32", "bfloat16"),
+        choices=("auto", "float32", "bfloat16", "float8"),
         default="auto",
-        help="auto: bfloat16 on a GPU, else float32",
+        help=(
+            "auto: bfloat16 on a GPU, else float32; float8: bfloat16 with the blocks' matrices in 8"
+            " bits, to save memory (needs torchao)"
+        ),
     )
     group.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)"

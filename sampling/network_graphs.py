@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.float8 import is_float8
 from common.packed_rows import LONGEST_STEP, CachedRows, PackedRows, has_varlen
 from llada_utils import compile_network
 
@@ -144,7 +145,8 @@ def speed_up_sampling(model: Any, torch_compile: bool = False) -> None:
     backbone = getattr(model, "backbone", model)
     if has_varlen(backbone.model.transformer.blocks[0].q_proj.weight):
         for block in backbone.model.transformer.blocks:
-            block.fuse()
+            if not any(map(is_float8, block.parameters())):  # of these there are no views
+                block.fuse()
         model.graphs = TrunkGraphs(model.trunk)
         # length head, time MLP: higher precision than the bf16 that they read
         torch.set_float32_matmul_precision("high")

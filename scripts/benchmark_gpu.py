@@ -18,6 +18,7 @@ trainer     the same step in the training scripts' Trainer, its data, optimizer 
 sampling    merged LoRA, bf16: one forward; then the event-driven sampler, 4 events per evaluation,
             and LLaDA's, prompts of 100 tokens and answers of 150. The insertion head is replaced by
             an oracle, so that answers have the intended length
+float8      that forward with the blocks' matrices in float8 (torchao, Ada or later GPUs)
 peer        transformers' Llama of the same shape: its forward, and its LoRA step through peft on as
             many tokens, as its own classes come
 """
@@ -51,7 +52,7 @@ FULL: dict[str, Any] = dict(
 TINY: dict[str, Any] = dict(d_model=64, n_layers=2, n_heads=4, mlp_hidden_size=128, vocab_size=1000)
 LORA = {"r": 128, "lora_alpha": 128, "lora_dropout": 0.0}
 PROMPT, ANSWER, CANVAS = 100, 150, 1024
-PARTS = ("limits", "training", "trainer", "sampling", "peer")
+PARTS = ("limits", "training", "trainer", "sampling", "float8", "peer")
 
 
 def card(device: torch.device) -> dict[str, Any]:
@@ -473,7 +474,9 @@ class KnownLength:
         }
 
 
-def say_forward(bench: Bench, name: str, model: nn.Module, rows: int, length: int) -> None:
+def say_forward(
+    bench: Bench, name: str, model: nn.Module, rows: int, length: int, part: str = "sampling"
+) -> None:
     """One network evaluation of rows of a length, in which 8 places of each row get logits."""
     from common.packed_rows import Places
 
@@ -490,10 +493,11 @@ def say_forward(bench: Bench, name: str, model: nn.Module, rows: int, length: in
     with torch.no_grad():
         seconds = bench.seconds(lambda: model(ids, t, **options), 10, 3)
     bench.say(
-        "sampling",
+        part,
         name,
         ms=seconds * 1e3,
         TFLOP_per_s=rows * (length + 1) * bench.flops_forward / seconds / 1e12,
+        peak_GiB=bench.peak_gib(),
     )
 
 
@@ -605,6 +609,28 @@ def measure_sampling(bench: Bench) -> None:
             )
 
 
+def measure_float8(bench: Bench) -> None:
+    """One forward at several sizes with float8 weights, where they are possible."""
+    from common.float8 import require_float8, to_float8
+    from sampling.network_graphs import speed_up_sampling
+
+    try:
+        require_float8(bench.device)
+    except InputError as reason:
+        bench.say("float8", "skipped", reason=str(reason))
+        return
+    model = to_float8(bench.flexmdm().eval(), bench.device)
+    bench.flops_forward = 2 * sum(
+        parameter.numel() for parameter in model.backbone.model.transformer.blocks.parameters()
+    )
+    bench.forget()
+    for compiled in (False,) if bench.small else (False, True):
+        speed_up_sampling(model, compiled)
+        how = f"graphs{', compiled' if compiled else ''}"
+        for rows, length in ((1, 20),) if bench.small else ((1, 256), (8, 193)):
+            say_forward(bench, f"forward {rows} x {length}, {how}", model, rows, length, "float8")
+
+
 def measure_peer(bench: Bench) -> None:
     """transformers' Llama of the same shape: rows padded to their longest, logits of every
     position, as its own loss wants them.
@@ -703,6 +729,7 @@ def main() -> None:
         "training": measure_training,
         "trainer": measure_trainer,
         "sampling": measure_sampling,
+        "float8": measure_float8,
         "peer": measure_peer,
     }
     for part in args.only.split(","):

@@ -629,6 +629,30 @@ def compiled_sampling(work: Work) -> str:
 
 
 @check
+def float8(work: Work) -> str:
+    """Weights in float8 against fp32 on the CPU, before and after graphs and compiled blocks."""
+    import torch
+
+    from common.float8 import require_float8
+    from sampling.network_graphs import speed_up_sampling
+
+    try:
+        require_float8(work.device)
+    except InputError as reason:
+        raise Skipped(str(reason)) from None
+    ids, t, on_gpu = torch.randint(5, 900, (4, 48)), torch.rand(4), work.device.type == "cuda"
+    model, errors = work.flexmdm(torch.float8_e4m3fn), []
+    with torch.no_grad():
+        reference = work.flexmdm(device="cpu")(ids, t)["logits"]
+        for _ in range(2):
+            logits = model(ids.to(work.device), t.to(work.device))["logits"]
+            errors.append(relative(logits, reference))
+            assert errors[-1] < 0.1, f"relative error {errors[-1]:.2e}"
+            speed_up_sampling(model, torch_compile=on_gpu)
+    return "relative error " + ", ".join(f"{error:.1e}" for error in errors)
+
+
+@check
 def evaluations(work: Work) -> str:
     """Both evaluation scripts, on built-in items."""
     work.flexmdm()

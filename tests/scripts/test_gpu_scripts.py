@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
-QUICK = ["golden", "network", "training", "gradients", "evaluate_only", "fsdp2"]
+QUICK = ["golden", "network", "training", "gradients", "evaluate_only", "float8", "fsdp2"]
 
 
 def run(script, *words, folder):
@@ -76,7 +76,10 @@ def test_a_check_that_fails_stops_no_other(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     "parts",
-    [["limits", "sampling", "peer"], pytest.param(["training", "trainer"], marks=pytest.mark.full)],
+    [
+        ["limits", "sampling", "float8", "peer"],
+        pytest.param(["training", "trainer"], marks=pytest.mark.full),
+    ],
 )
 def test_the_benchmark_at_toy_size(tmp_path, parts):
     code, printed, errors = run(
