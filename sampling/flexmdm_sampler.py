@@ -79,8 +79,6 @@ class FlexMDMSampler:
         self.cache = None
         if options.cache_refresh is not None:
             self.cache = PrefixCache(model, options.cache_refresh)
-        if self.cache is not None and attended:
-            raise ValueError("cache_refresh: not with a network that attends to padding")
 
         # schedules; a network trained with another insertion schedule is queried at the matched
         # time

@@ -259,9 +259,10 @@ def test_loss_terms_against_float64():
     torch.testing.assert_close(cross_entropy(logits, targets).double(), exact, rtol=1e-5, atol=1e-5)
 
 
-def test_loss_gradient_against_float64():
+@pytest.mark.parametrize("head", ["log_rate", "total"])
+def test_loss_gradient_against_float64(head):
     """The whole step in fp32 (network and loss) against the same step in float64."""
-    model = tiny.flexmdm()
+    model = tiny.flexmdm(length_head=head)
     items = batch_items([9, 14, 5, 20])
     batch = FlexMDMCollator(model.config)(items)
     gradients = []
