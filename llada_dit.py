@@ -637,8 +637,9 @@ class FlexMDMConfig(NetworkConfig):
     flexmdm_interpolant.schedule_from_config reads them;
     time_epsilon: the network was trained on t in [0, 1 - time_epsilon]; time_scale: t is multiplied
     by it before its embedding (1000 ours, 1 the paper's code); length_head: "log_rate",
-    "softplus" (x 1024, the paper's code) or "total" (ScalarLengthHead); length_distribution: the
-    largest number of missing tokens in a gap for the head p(n | xt, t), 0: there is no such head;
+    "softplus" (x 1024, the paper's code), "total" (all three: ScalarLengthHead) or "distribution"
+    (the mean of p(n | xt, t)); length_distribution: the largest number of missing tokens in a gap
+    for the head p(n | xt, t), 0: there is no such head;
     lora: r, lora_alpha, lora_dropout, or None; saved_weights: "trainable" (needs
     base_model_name_or_path) or "full"; `holds` ("trainable" or "everything") in older checkpoints.
     """
@@ -668,6 +669,8 @@ class FlexMDMConfig(NetworkConfig):
             kinds = ", ".join(LENGTH_HEADS)
             raise ValueError(f"length_head is {self.length_head!r}, not one of {kinds}")
         check_length_distribution(self.length_distribution, "FlexMDMConfig")
+        if self.length_head == "distribution" and not self.length_distribution:
+            raise ValueError("length_head is 'distribution', but length_distribution is 0")
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], source: str = "config.json") -> "FlexMDMConfig":
@@ -781,12 +784,28 @@ class LengthDistribution(nn.Module):
         self.proj1 = nn.Linear(width, width)
         self.proj2 = nn.Linear(width, len(count_bins(most, torch.device("cpu"))[0]))
 
-    def start_low(self) -> None:
-        """Start with 0 missing tokens nearly everywhere, as is true of most gaps."""
+    def start_low(self, low_mean: bool = False) -> None:
+        """Start with 0 missing tokens nearly everywhere, as is true of most gaps. low_mean: at p(n)
+        in proportion to (n + 1)^-3, whose mean is 0.37; else it grows with the largest number.
+        """
         nn.init.normal_(self.proj2.weight, std=1e-3)
         nn.init.zeros_(self.proj2.bias)
         with torch.no_grad():
-            self.proj2.bias[0] = 6.0
+            if low_mean:
+                middles, widths = self.middles(self.proj2.bias.device)
+                self.proj2.bias.copy_(widths.log() - 3 * (middles + 1).log())
+            else:
+                self.proj2.bias[0] = 6.0
+
+    def middles(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean number of every bin and how many numbers it holds, (C,) each."""
+        starts, widths = count_bins(self.most, device)
+        return starts + (widths - 1) / 2, widths
+
+    def log_mean(self, hidden: Tensor) -> Tensor:
+        """log E[n]: hidden (..., d) -> (...), in fp32."""
+        middles, _ = self.middles(hidden.device)
+        return (self.bins(hidden) + middles.log()).logsumexp(-1)  # log 0 leaves out n = 0
 
     def bins(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., d) -> log-probability of every bin (..., C), in fp32."""
@@ -833,7 +852,8 @@ class LLaDADiT(NetworkBase):
             nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, width)
         )
         self.temb_mods = nn.ModuleList(nn.Linear(width, 2 * width) for _ in range(groups))
-        self.scalar_length_head = ScalarLengthHead(width, config.length_head)
+        by_mean = config.length_head == "distribution"
+        self.scalar_length_head = None if by_mean else ScalarLengthHead(width, config.length_head)
         self.length_distribution = length_distribution(width, config)
         self.post_init()
         self.init_new_parts()
@@ -858,8 +878,8 @@ class LLaDADiT(NetworkBase):
 
     def new_parts(self) -> list[nn.Module]:
         """The newly initialised modules, which a LLaDA does not have."""
-        parts = [self.time_mlp, self.temb_mods, self.scalar_length_head]
-        return parts if self.length_distribution is None else [*parts, self.length_distribution]
+        parts = (self.time_mlp, self.temb_mods, self.scalar_length_head, self.length_distribution)
+        return [part for part in parts if part is not None]
 
     def init_new_parts(self) -> None:
         """Initialise them: modulation is zero, so that the initial FlexMDM is LLaDA itself."""
@@ -871,10 +891,10 @@ class LLaDADiT(NetworkBase):
         for modulation in self.temb_mods:
             nn.init.zeros_(modulation.weight)
             nn.init.zeros_(modulation.bias)
-        if self.config.length_head != "softplus":
+        if self.config.length_head in ("log_rate", "total"):
             self.scalar_length_head.start_low()
         if self.length_distribution is not None:
-            self.length_distribution.start_low()
+            self.length_distribution.start_low(low_mean=self.scalar_length_head is None)
 
     def modulations(self, timesteps: Tensor) -> list[Modulation]:
         """(scale, shift) of every block at times (B,), each (B, d); one pair serves a group of
@@ -899,7 +919,8 @@ class LLaDADiT(NetworkBase):
     ) -> tuple[Tensor, ...]:
         """(last hidden states, the insertion head's output for them), of all tokens."""
         hidden = self.backbone.hidden(ids, rows, self.modulations(timesteps), collect)
-        return hidden, self.scalar_length_head(hidden)
+        head = self.scalar_length_head
+        return hidden, self.length_distribution.log_mean(hidden) if head is None else head(hidden)
 
     def forward(
         self,

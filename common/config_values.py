@@ -46,7 +46,8 @@ TEXT: Rule = (lambda value: type(value) is str and value != "", "text")
 # far above every existing model, but such a network can still be built in seconds
 WIDTH, ROWS = whole(1, 10**6), whole(1, 10**8)
 LENGTH_DISTRIBUTION = whole(0, 2**20 - 1)
-LENGTH_HEADS = ("log_rate", "softplus", "total")  # forms of a FlexMDM's insertion head
+# forms of a FlexMDM's insertion head
+LENGTH_HEADS = ("log_rate", "softplus", "total", "distribution")
 LLADA = {
     "d_model": WIDTH,
     "n_heads": WIDTH,

@@ -200,6 +200,11 @@ def main() -> None:
     size = getattr(model, "backbone", model).config.embedding_size
     check_rows(rows, size, reserved_ids(tokenizer), 10**9, "--train_data", answers=True)
     torch.manual_seed(args.seed)
+    if getattr(model.config, "length_head", None) == "distribution":
+        raise InputError(
+            f"--checkpoint_path: {args.checkpoint_path} inserts at the mean of its own length"
+            " distribution (length_head distribution), which can count as it is"
+        )
     if model.config.length_distribution:
         print("note: the checkpoint's own length distribution is replaced", file=sys.stderr)
     model.add_length_distribution(args.most)

@@ -161,6 +161,11 @@ class RunArguments(RunFlags, TrainingArguments):  # type: ignore[misc]  # our ow
         if self.length_head not in LENGTH_HEADS:
             kinds = ", ".join(LENGTH_HEADS)
             raise InputError(f"--length_head: {self.length_head} is none of {kinds}")
+        if self.length_head == "distribution" and not self.length_distribution:
+            raise InputError(
+                "--length_head distribution: give --length_distribution, the largest number of"
+                " missing tokens in a gap"
+            )
         if self.length_distribution and not self.variable_length:
             raise InputError("--length_distribution: only a FlexMDM has one (--variable_length)")
         settings: Any = self.lr_scheduler_kwargs or {}

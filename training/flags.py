@@ -50,7 +50,8 @@ class RunFlags:
         metadata={
             "help": (
                 "log_rate and softplus [paper's code]: the number of tokens missing in each gap;"
-                " total: the row's number, shared out over its gaps"
+                " total: the row's number, shared out over its gaps; distribution: the means of the"
+                " --length_distribution"
             )
         },
     )

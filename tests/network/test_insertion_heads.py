@@ -11,9 +11,9 @@ from test_losses import batch_items
 
 from common.errors import InputError
 from flexmdm_trainer import FlexMDMCollator, flexmdm_losses, gap_loss, interpolant_of
-from llada_dit import FlexMDMConfig, share_out
+from llada_dit import FlexMDMConfig, LengthDistribution, share_out
 
-HEADS = {"log_rate": {}, "total": {}}
+HEADS = {"log_rate": {}, "total": {}, "distribution": {"length_distribution": 70}}
 
 
 def head_of(name, **settings):
@@ -92,12 +92,63 @@ def test_every_parameter_of_a_head_gets_a_gradient(head):
     model = head_of(head).train()
     batch = FlexMDMCollator(model.config)(batch_items([9, 14, 5, 20]))
     losses = flexmdm_losses(model, batch, interpolant_of(model.config))
-    losses["insertion"].sum().backward()
+    (losses["insertion"] + losses.get("missing", 0)).sum().backward()
     found = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     heads = {
         name for name, _ in model.named_parameters() if name.startswith(("scalar_", "length_"))
     }
     assert heads and heads <= found
+
+
+@pytest.mark.parametrize("most", [1, 5, 63, 64, 130, 1024])
+def test_mean_of_the_length_distribution(most):
+    """Against the sum over all numbers, in float64; at the start it is 0.37, however many there
+    are.
+    """
+    head = LengthDistribution(12, most)
+    head.start_low(low_mean=True)
+    hidden = torch.randn(200, 12)
+    n = torch.arange(most + 1).double()
+    mean = head.log_mean(hidden).exp()
+    torch.testing.assert_close(
+        mean.double(), head.log_probs(hidden).double().exp() @ n, rtol=1e-4, atol=1e-6
+    )
+    assert most < 63 or 0.35 < mean.mean() < 0.4
+    tiny.stir(head, 1.0)
+    mean = head.log_mean(hidden).exp().double()
+    torch.testing.assert_close(
+        mean, head.log_probs(hidden).double().exp() @ n, rtol=1e-4, atol=1e-6
+    )
+
+
+def test_rates_by_the_mean_need_a_length_distribution_and_no_other_head():
+    names = [name for name, _ in head_of("distribution").named_parameters()]
+    assert any(name.startswith("length_distribution.") for name in names)
+    assert not any("scalar_length_head" in name for name in names)
+    content = tiny.flexmdm().config.to_json()
+    with pytest.raises(ValueError, match="config.json: length_head is 'distribution', but"):
+        FlexMDMConfig.from_json({**content, "length_head": "distribution"})
+
+
+def test_a_distribution_is_trained_on_its_mean_and_on_itself():
+    """Of each gap: phi of the mean times alpha' / (1 - alpha), and -log p of the number."""
+    model = head_of("distribution")
+    batch = FlexMDMCollator(model.config)(batch_items([9, 14, 5, 20]))
+    law = interpolant_of(model.config)
+    losses = flexmdm_losses(model, batch, law)
+    real = torch.arange(batch["input_ids"].shape[1]) < batch["xt_length"][:, None]
+    gap = batch["gaps_mask"].flatten().nonzero()[:, 0]
+    output = model(batch["input_ids"], batch["timesteps"], attention_mask=real, missing_at=gap)
+    log_p, n = output["missing_log_probs"].double(), batch["gaps"].flatten()[gap]  # (m, N + 1)
+    mean = log_p.exp() @ torch.arange(71).double()
+    row = gap // batch["gaps"].shape[1]
+    weight = law.insertion_schedule.rate_scale_factor(batch["timesteps"])[row]
+    for name, cost in (
+        ("insertion", weight * phi(n.double(), mean)),
+        ("missing", -log_p.gather(1, n[:, None])[:, 0]),
+    ):
+        expected = torch.zeros(4).double().index_add(0, row, cost)
+        torch.testing.assert_close(losses[name].double(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_an_unknown_head_is_refused():

@@ -27,6 +27,11 @@ from llada_utils import (
 )
 
 LORA = {"r": 4, "lora_alpha": 6, "lora_dropout": 0.0}
+HEADS = {
+    "log_rate": {},
+    "total": {"length_head": "total"},
+    "distribution": {"length_head": "distribution", "length_distribution": 70},
+}
 
 
 @pytest.fixture
@@ -203,13 +208,15 @@ def test_paper_checkpoint_with_wrong_keys_is_refused(golden_dir, paper_base, tmp
 
 
 @pytest.mark.parametrize(
-    "kind, expected", [("log_rate", 0.37), ("softplus", 700), ("total", 0.37 / 12)]
+    "kind, expected",
+    [("log_rate", 0.37), ("softplus", 700), ("total", 0.37 / 12), ("distribution", 0.37)],
 )
 def test_untrained_flexmdm_is_llada(kind, expected):
     """Zero AdaLN and zero lora_B: logits equal LLaDA's first L rows on the same ids with the end
     slot appended, at every t.
     """
-    model = tiny.flexmdm(length_head=kind, lora=LORA)
+    most = {"length_distribution": 1024} if kind == "distribution" else {}
+    model = tiny.flexmdm(length_head=kind, lora=LORA, **most)
     llada = tiny.llada()
     model.backbone.load_state_dict(llada.state_dict())
     add_lora(model.backbone, LORA)
@@ -363,7 +370,7 @@ def test_8b_sizes_are_the_papers():
     assert count(p for p in model.parameters() if p.requires_grad) == 402_657_281
 
 
-@pytest.mark.parametrize("head", [{}, {"length_head": "total"}], ids=["log_rate", "total"])
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
 @pytest.mark.parametrize("lora", [LORA, None])
 def test_own_checkpoint_round_trip_and_export(tmp_path, lora, head):
     base = tiny.write_llada(tmp_path / "base")

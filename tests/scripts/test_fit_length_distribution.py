@@ -127,4 +127,10 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path, monkeypatch):
         given = {**words, flag: value}
         with pytest.raises((InputError, ValueError), match=flag.split("_")[0]):
             fit(monkeypatch, *(part for name, v in given.items() for part in (f"--{name}", v)))
+    model = tiny.flexmdm(length_head="distribution", length_distribution=9)
+    (tmp_path / "by_mean").mkdir()
+    write_checkpoint(model, tmp_path / "by_mean", tiny.tokenizer(), card="# test\n")
+    words["checkpoint_path"] = tmp_path / "by_mean"
+    with pytest.raises(InputError, match="by_mean inserts at the mean of its own"):
+        fit(monkeypatch, *(part for name, v in words.items() for part in (f"--{name}", v)))
     assert not (tmp_path / "out").exists()

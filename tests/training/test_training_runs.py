@@ -284,6 +284,7 @@ REFUSED = {
         "--unmask_schedule: geometric never reaches 1",
     ),
     "a head": ({"length_head": "linear"}, "--length_head: linear is none of"),
+    "means of nothing": ({"length_head": "distribution"}, "--length_head distribution: give"),
     "an epsilon": ({"time_epsilon": "0.7"}, "--time_epsilon: 0.7 is not between"),
     "an unknown flag": ({"learing_rate": "1"}, "--learing_rate"),
     "a word for a number": ({"seed": "many"}, "--seed.*invalid int value"),
