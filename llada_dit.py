@@ -639,7 +639,8 @@ class FlexMDMConfig(NetworkConfig):
     by it before its embedding (1000 ours, 1 the paper's code); length_head: "log_rate",
     "softplus" (x 1024, the paper's code), "total" (all three: ScalarLengthHead) or "distribution"
     (the mean of p(n | xt, t)); length_distribution: the largest number of missing tokens in a gap
-    for the head p(n | xt, t), 0: there is no such head;
+    for the head p(n | xt, t), 0: there is no such head; length_distribution_at_start: it was fitted
+    afterwards, at t = 0 only;
     lora: r, lora_alpha, lora_dropout, or None; saved_weights: "trainable" (needs
     base_model_name_or_path) or "full"; `holds` ("trainable" or "everything") in older checkpoints.
     """
@@ -653,6 +654,7 @@ class FlexMDMConfig(NetworkConfig):
     time_scale: float = 1000.0
     length_head: str = "log_rate"
     length_distribution: int = 0
+    length_distribution_at_start: bool = False
     attend_to_padding: bool = False
     adaln_group_size: int = 8
     max_length: int = 1024
@@ -891,7 +893,7 @@ class LLaDADiT(NetworkBase):
         for modulation in self.temb_mods:
             nn.init.zeros_(modulation.weight)
             nn.init.zeros_(modulation.bias)
-        if self.config.length_head in ("log_rate", "total"):
+        if self.scalar_length_head is not None and self.config.length_head != "softplus":
             self.scalar_length_head.start_low()
         if self.length_distribution is not None:
             self.length_distribution.start_low(low_mean=self.scalar_length_head is None)

@@ -73,6 +73,7 @@ FLEXMDM = {
     "time_epsilon": real(lambda value: 0 < value < 0.5, "between 0 and 0.5"),
     "time_scale": real(lambda value: value > 0, "above 0"),
     "length_distribution": LENGTH_DISTRIBUTION,
+    "length_distribution_at_start": TRUTH,
     "length_head": either(*LENGTH_HEADS),
     "attend_to_padding": TRUTH,
     "adaln_group_size": whole(1, 1000),

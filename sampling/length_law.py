@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from common.errors import InputError
+from sampling.drawn_counts import refuses_drawn_counts
 from sampling.options import SharedOptions
 from sampling.prefix_cache import refuses_cache
 
@@ -72,6 +73,9 @@ def check_network_serves(model: Any, options: SharedOptions, checkpoint: str) ->
             f"{counting[0]}: {checkpoint} has no length distribution;"
             " scripts/fit_length_distribution.py fits one"
         )
+    reason = getattr(options, "leap_counts", None) == "drawn" and refuses_drawn_counts(model)
+    if reason:
+        raise InputError(f"--leap_counts drawn: {checkpoint} {reason}")
     reason = options.cache_refresh is not None and refuses_cache(model)
     if reason:
         raise InputError(f"--cache_refresh {options.cache_refresh}: {checkpoint} {reason}")

@@ -73,6 +73,10 @@ KINDS = {
             "insertion_schedule": "geometric:10,0.01",
         },
     ),
+    "flexmdm by the means of a distribution": (
+        "transfer",
+        {"variable_length": True, "length_head": "distribution", "length_distribution": 40},
+    ),
     "llada": ("transfer", {}),
     "llada from nothing": ("transfer", {"all_parameters": True, "from_scratch": True}),
     "flexmdm on math": ("math", {"variable_length": True, "task": "math"}),
