@@ -675,3 +675,17 @@ def test_two_runs_cannot_train_in_one_folder(made, tmp_path, monkeypatch):
     )
     assert (output / "final").is_dir()
     lock_for_writing(output / "lock").close()  # it is free again
+
+
+def test_a_fitted_length_distribution_that_is_trained_on_holds_at_all_times(made, tmp_path):
+    from training.arguments import RunArguments
+    from training.models import build_model
+
+    model = tiny.flexmdm(length_distribution=9, length_distribution_at_start=True)
+    (tmp_path / "fitted").mkdir()
+    write_checkpoint(model, tmp_path / "fitted", tiny.tokenizer(), card="# test\n")
+    assert load_flexmdm(tmp_path / "fitted").config.length_distribution_at_start
+    args = RunArguments(
+        output_dir=str(tmp_path / "run"), variable_length=True, init_from=str(tmp_path / "fitted")
+    )
+    assert not build_model(args)[0].config.length_distribution_at_start
