@@ -65,6 +65,7 @@ from evaluation.model import EvaluatedModel, Given
 from evaluation.results import describe, share_of
 from evaluation.santacoder_fim import is_santacoder, python_items, same_text
 from sampling.flags import add_flexmdm_flags, add_llada_flags, add_model_flags
+from sampling.options import unnamed_sampler
 
 HUB_DATA = "loubnabnl/humaneval_infilling"
 BENCHMARKS = {
@@ -403,9 +404,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = make_parser().parse_args(argv)
     check_run_flags(args)
     require_positive(args, "code_workers")
-    if args.sampler is None:  # a number of steps is of tau-leaping's grid
-        steps = args.preset == "paper" or args.diffusion_steps is not None
-        args.sampler = "tau_leaping" if steps else "event_driven"
+    if args.sampler is None:
+        paper = args.preset == "paper"
+        args.sampler = "tau_leaping" if paper else unnamed_sampler(args.diffusion_steps)
     if args.timeout <= 0:
         raise InputError(f"--timeout: {args.timeout} is not above 0")
     return args

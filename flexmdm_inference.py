@@ -5,14 +5,14 @@ prompt or infill.
 Laptop, a prompt:
     python flexmdm_inference.py --checkpoint_path C --prompt "Once upon a time"
 A GSM8K question:
-    python flexmdm_inference.py --checkpoint_path C --task math \
-        --prompt "Tom has 3 apples ..." --unmasking confidence
+    python flexmdm_inference.py --checkpoint_path C --task math --prompt "Tom has 3 apples ..."
 An infill:
     python flexmdm_inference.py --checkpoint_path C \
-        --prefix $'def add(a, b):\n    return ' --suffix $'\n' --unmasking confidence \
-        --confidence_method top_prob --use_sliding_window --alpha 15
+        --prefix $'def add(a, b):\n    return ' --suffix $'\n'
 Exact sampling (no discretisation error; about four evaluations per token):
-    ... --sampler event_driven --temperature 1
+    ... --sampler event_driven --unmasking random --temperature 1
+The paper's sampler for code:
+    ... --diffusion_steps 4096 --use_sliding_window --alpha 15
 Unconditional generation:
     ... --prompt ""
 Watch it in the terminal, as a page that replays the generation, or as curves:
@@ -20,7 +20,9 @@ Watch it in the terminal, as a page that replays the generation, or as curves:
 One GPU: the same command (--device auto uses it, in bfloat16). Slurm:
     srun --gpus 1 python flexmdm_inference.py ...
 
-The answer goes to stdout, its length and cost to stderr. The sampling loop is in
+Without --sampler: count_first where the checkpoint has a length distribution (an infill is the best
+of four lengths), else event_driven; tau_leaping with --diffusion_steps. The most confident token
+comes first. The answer goes to stdout, its length and cost to stderr. The sampling loop is in
 sampling/flexmdm.py.
 """
 
@@ -28,6 +30,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -38,7 +41,7 @@ from common.gpu_memory import ONE_PROMPT, out_of_memory_advice
 from common.progress import add_quiet_flag
 from sampling.flags import add_flexmdm_flags, add_model_flags, options_from
 from sampling.given import refuse_mask_tokens, refuse_padding
-from sampling.options import SEED, SamplerOptions
+from sampling.options import SEED, OptionError, SamplerOptions, unnamed_sampler
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -61,21 +64,27 @@ def __getattr__(name):
 # ---- text in, text out ---------------------------------------------------------------------------
 
 
+# The order of unmasking here; the library calls on ids have the paper's
+ORDER = {"unmasking": "confidence", "confidence_method": "top_prob"}
+INFILL_LENGTHS = 4  # RESULTS.md
+
+
 def generate_text(
     model: LLaDADiT,
     tokenizer: PreTrainedTokenizerFast,
     prompt: str,
     *,
+    task: str = "text",
     seed: int = SEED,
     **options: Any,
 ) -> str:
-    """What a FlexMDM writes after a prompt, the text that this script prints for it. options:
-    fields of SamplerOptions, such as sampler="event_driven". Raises InputError for a prompt that
-    cannot be continued, ValueError for options out of range.
+    """What a FlexMDM writes after a prompt, the text that this script prints for it. task: "math"
+    if the prompt is a question, which is then formatted as in fine-tuning. options: fields of
+    SamplerOptions, such as sampler="event_driven"; defaults are the command's. Raises InputError
+    for a prompt that cannot be continued, ValueError for options out of range.
     """
-    given = given_prompt(tokenizer, prompt)
-    texts, _ = write_texts(model, tokenizer, given, SamplerOptions(**options), seed)
-    return texts[0]
+    given = given_prompt(tokenizer, prompt, task)
+    return write_texts(model, tokenizer, given, text_options(model, given, options), seed)[0][0]
 
 
 def infill_text(
@@ -89,26 +98,28 @@ def infill_text(
 ) -> str:
     """What a FlexMDM writes between prefix and suffix; the rest as generate_text."""
     given = given_infill(tokenizer, prefix, suffix)
-    texts, _ = write_texts(model, tokenizer, given, SamplerOptions(**options), seed)
-    return texts[0]
+    return write_texts(model, tokenizer, given, text_options(model, given, options), seed)[0][0]
 
 
 class Given(NamedTuple):
     """What is given of a text: the ids before and after what is to be written; the ids of the text
-    before it, without marks, that it is shown after; the flags that gave it.
+    before it, without marks, that it is shown after; the flags that gave it; whether it is an
+    infill.
     """
 
     before: list[int]
     after: list[int]
     shown_after: list[int]
     flags: str
+    infill: bool = False
 
 
-def given_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str) -> Given:
-    """A prompt, to be continued."""
+def given_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str, task: str = "text") -> Given:
+    """A prompt, to be continued; task: as in generate_text. Raises ValueError for another task."""
+    from data.math_prompts import task_prompt
     from data.tokenizer import text_ids
 
-    ids = text_ids(tokenizer, prompt)
+    ids = text_ids(tokenizer, task_prompt(tokenizer, prompt, task))
     return Given(ids, [], ids, "--prompt")
 
 
@@ -118,7 +129,28 @@ def given_infill(tokenizer: PreTrainedTokenizerFast, prefix: str, suffix: str) -
     from data.tokenizer import text_ids
 
     before, after = flexmdm_infill_ids(tokenizer, prefix, suffix)
-    return Given(before, after, text_ids(tokenizer, prefix), "--prefix and --suffix")
+    return Given(before, after, text_ids(tokenizer, prefix), "--prefix and --suffix", infill=True)
+
+
+def text_options(model: LLaDADiT, given: Given, options: dict[str, Any]) -> SamplerOptions:
+    """The options of generate_text and infill_text, with the command's defaults."""
+    sampler = unnamed_sampler(options.get("steps"))
+    chosen = SamplerOptions(**{"sampler": sampler, **ORDER, **options})
+    return chosen if "sampler" in options else with_own_sampler(model, given, chosen)
+
+
+def with_own_sampler(model: LLaDADiT, given: Given, options: SamplerOptions) -> SamplerOptions:
+    """Options in which no sampler was named: count_first instead of event_driven, if the network
+    has a length distribution and the other options allow it.
+    """
+    counts = getattr(model.config, "length_distribution", 0)
+    if not counts or options.sampler != "event_driven":
+        return options
+    lengths = INFILL_LENGTHS if given.infill and options.length_choice == "likeliest" else 1
+    try:
+        return replace(options, sampler="count_first", length_candidates=lengths)
+    except OptionError:  # one of event_driven's own
+        return options
 
 
 def write_texts(
@@ -140,7 +172,7 @@ def write_texts(
     from sampling.length_law import check_network_serves
     from sampling.row_random import item_seed
 
-    before, after, shown_after, flags = given
+    before, after, shown_after, flags, _ = given
     config = model.config
     check_network_serves(model, options, str(model.name_or_path))
     refuse_padding((before, after), config.pad_token_id, flags, tokenizer.bos_token_id)
@@ -191,6 +223,7 @@ def make_parser() -> ArgumentParser:
     add_quiet_flag(parser)
     add_model_flags(parser)
     add_flexmdm_flags(parser)
+    parser.set_defaults(sampler=None, **ORDER)
     return parser
 
 
@@ -215,6 +248,8 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Sample as the flags say and print the results. Raises InputError."""
     args = parse_arguments()
+    named = args.sampler is not None
+    args.sampler = args.sampler or unnamed_sampler(args.diffusion_steps)
     options = options_from(args, SamplerOptions)
     if args.trace:
         require_writable(Path(args.trace).parent, "--trace")
@@ -247,11 +282,9 @@ def main() -> None:
     if args.prompt is None:
         given = given_infill(tokenizer, args.prefix or "", args.suffix or "")
     else:
-        if args.task == "math":
-            from data.math_prompts import math_prompt
-
-            args.prompt = math_prompt(tokenizer, args.prompt)
-        given = given_prompt(tokenizer, args.prompt)
+        given = given_prompt(tokenizer, args.prompt, args.task)
+    if not named:
+        options = with_own_sampler(model, given, options)
     with evaluations_bar(options.steps) as on_frame:
         if args.watch:
             from sampling.trace_page import terminal_watcher

@@ -67,14 +67,16 @@ def generate_text(
     tokenizer: PreTrainedTokenizerFast,
     prompt: str,
     *,
+    task: str = "text",
     seed: int = SEED,
     **options: Any,
 ) -> str:
     """What a LLaDA writes after a prompt up to its first end token, the text that this script
-    prints for it. options: fields of LLaDAOptions, such as gen_length=64. Raises InputError for a
+    prints for it. task: "math" if the prompt is a question, which is then formatted as in
+    fine-tuning. options: fields of LLaDAOptions, such as gen_length=64. Raises InputError for a
     prompt or a number of steps that does not fit, ValueError for options out of range.
     """
-    given = given_prompt(tokenizer, prompt)
+    given = given_prompt(tokenizer, prompt, task)
     answers, _ = write_answers(model, tokenizer, given, LLaDAOptions(**options), seed)
     return answers[0].text
 
@@ -117,11 +119,12 @@ class Answer(NamedTuple):
     tokens: int
 
 
-def given_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str) -> Given:
-    """A prompt, to be answered."""
+def given_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str, task: str = "text") -> Given:
+    """A prompt, to be answered; task: as in generate_text. Raises ValueError for another task."""
+    from data.math_prompts import task_prompt
     from data.tokenizer import text_ids
 
-    ids = text_ids(tokenizer, prompt)
+    ids = text_ids(tokenizer, task_prompt(tokenizer, prompt, task))
     return Given(ids, [], ids, "--prompt")
 
 
@@ -312,11 +315,7 @@ def main() -> None:
     if args.prompt is None:
         given = given_infill(tokenizer, args.prefix or "", args.suffix or "", args.middle_length)
     else:
-        if args.task == "math":
-            from data.math_prompts import math_prompt
-
-            args.prompt = math_prompt(tokenizer, args.prompt)
-        given = given_prompt(tokenizer, args.prompt)
+        given = given_prompt(tokenizer, args.prompt, args.task)
     model = load_llada(
         args.checkpoint_path, args.base_model, pick_dtype(args.dtype, device), device
     )

@@ -52,13 +52,14 @@ class Switch(argparse.Action):
 
 
 def unknown_flags(words: Sequence[str], known: Iterable[str]) -> str:
-    """The refusal of words that a parser does not know, with the flag that may have been meant.
+    """The refusal of words that a parser does not know, with the flags that may have been meant.
     known: all its flags.
     """
     message = f"unrecognized arguments: {' '.join(words)}"
-    flag = next((word.partition("=")[0] for word in words if word.startswith("--")), None)
-    near = difflib.get_close_matches(flag, list(known), n=1, cutoff=0.7) if flag else []
-    return f"{message}; did you mean {near[0]}?" if near else message
+    flags, known = [word.partition("=")[0] for word in words if word.startswith("--")], list(known)
+    near = [difflib.get_close_matches(flag, known, n=1, cutoff=0.7) for flag in flags]
+    meant = dict.fromkeys(found for (found,) in filter(None, near))  # in order, each once
+    return f"{message}; did you mean {' and '.join(meant)}?" if meant else message
 
 
 class ArgumentParser(argparse.ArgumentParser):

@@ -27,6 +27,15 @@ def math_prompt(tokenizer: PreTrainedTokenizerFast, question: str) -> str:
     return render_chat(tokenizer, turn) + "<reasoning>"
 
 
+def task_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str, task: str) -> str:
+    """The prompt of an inference command: as it is ("text") or as a question ("math"). Raises
+    ValueError for another task.
+    """
+    if task not in ("text", "math"):
+        raise ValueError(f"task is {task!r}: text or math")
+    return math_prompt(tokenizer, prompt) if task == "math" else prompt
+
+
 def math_target(answer: str) -> str:
     """The text that follows math_prompt, from a GSM8K answer "rationale #### A". Raises ValueError
     without `####`.

@@ -5,7 +5,8 @@ Training reads positions p = step * global_batch + i of an endless stream. Posit
 row is read (a new permutation every epoch), its time (low-discrepancy: one draw in each of the
 step's global_batch strata, shuffled so that time does not follow the row) and every later uniform.
 Within a step the rows are balanced over micro-batches and processes by cost
-(`balance_micro_batches`). However they are balanced, and wherever a resumed run starts, the same
+(`balance_micro_batches`), or over processes only, and each process's rows are split by a token
+budget (`split_by_tokens`). However they are balanced, and wherever a resumed run starts, the same
 step sees the same noised rows.
 """
 
@@ -65,6 +66,24 @@ def balance_micro_batches(
     return np.array([row for number in serpentine for row in dealt[number]])
 
 
+def split_by_tokens(tokens: np.ndarray, budget: int, at_least: int = 1) -> np.ndarray:
+    """Micro-batch of each of consecutive rows: a number from 0 that never falls, (rows,). tokens:
+    (rows,), of each row.
+
+    A micro-batch takes as many rows as fit into `budget` tokens, but always one: a longer row is a
+    micro-batch of its own. Where that makes fewer than at_least micro-batches (at most one per
+    row), the last ones hold one row each.
+    """
+    numbers, number, filled = [], 0, 0
+    for index, count in enumerate(tokens):
+        rows_left, still_missing = len(tokens) - index, at_least - number - 1
+        if index and (filled + count > budget or rows_left <= still_missing):
+            number, filled = number + 1, 0
+        numbers.append(number)
+        filled += count
+    return np.array(numbers)
+
+
 class NoiseStream(Dataset):
     """rows: datasets.Dataset or list with `input_ids` (and `prompt_length`); every item also
     carries its `time_uniform` in [0, 1), its `row` number and its own generator `random`, from
@@ -74,7 +93,10 @@ class NoiseStream(Dataset):
     (evaluation: one step over all draws). expected_cost(lengths, time_uniform) -> array: cost by
     which a step's rows are balanced; default their lengths. processes > 1: balanced by
     tokens(item), the exact number of tokens a row has after noising, into micro-batches of
-    micro_batch rows.
+    micro_batch rows. tokens_per_batch: a step's rows of one process are split by this budget, in
+    the same number of micro-batches for every process (sharded weights are gathered by all of them
+    together); every item then carries the number of its `micro_batch`. micro_batch is then the rows
+    that a process has in a step.
     fixed_time: every row's time_uniform. start_share: this share of the rows is read at
     time_uniform 0 with weight 0, the others have weight 1 / (1 - start_share): the expected loss is
     unchanged, and t = 0 is trained too.
@@ -91,6 +113,7 @@ class NoiseStream(Dataset):
         expected_cost: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
         tokens: Callable[[Row], float] | None = None,
         micro_batch: int | None = None,
+        tokens_per_batch: int | None = None,
         processes: int = 1,
         fixed_time: float | None = None,
         start_share: float = 0.0,
@@ -103,6 +126,7 @@ class NoiseStream(Dataset):
         self.expected_cost = expected_cost
         self.tokens = tokens
         self.micro_batch = micro_batch
+        self.tokens_per_batch = tokens_per_batch
         self.processes = processes
         self.fixed_time = fixed_time
         self.start_share = start_share
@@ -113,8 +137,8 @@ class NoiseStream(Dataset):
         self._step = lru_cache(2)(self._balance)
 
     def _balance(self, step):
-        """(positions in balanced order, row of each, time of each) of one step, arrays of
-        global_batch.
+        """(positions in balanced order, row of each, time of each, micro-batch of each or None) of
+        one step, arrays of global_batch.
         """
         size = self.global_batch
         positions = step * size + np.arange(size)
@@ -131,7 +155,7 @@ class NoiseStream(Dataset):
         times = (times - self.start_share) / (1 - self.start_share)  # below 0: at the start
         if self.fixed_time is not None:
             times = np.full(size, self.fixed_time)
-        if self.processes > 1:
+        if self.processes > 1 or self.tokens_per_batch is not None:
             costs = np.array(
                 [self.tokens(self._item(*drawn)) for drawn in zip(positions, rows, times)]
             )
@@ -140,7 +164,16 @@ class NoiseStream(Dataset):
             ahead = np.maximum(times, 0)
             costs = lengths if self.expected_cost is None else self.expected_cost(lengths, ahead)
         dealt = balance_micro_batches(costs, self.micro_batch, self.processes)
-        return positions[dealt], rows[dealt], times[dealt]
+        return positions[dealt], rows[dealt], times[dealt], self._split(costs[dealt])
+
+    def _split(self, tokens):
+        if self.tokens_per_batch is None:
+            return None
+        shares = tokens.reshape(self.processes, -1)
+        most = max(split_by_tokens(share, self.tokens_per_batch)[-1] + 1 for share in shares)
+        return np.concatenate(
+            [split_by_tokens(share, self.tokens_per_batch, most) for share in shares]
+        )
 
     def _item(self, position, number, time_uniform):
         row = self.rows[int(number)]
@@ -162,7 +195,9 @@ class NoiseStream(Dataset):
         if not 0 <= index < len(self):
             raise IndexError(index)
         step, place = divmod(index, self.global_batch)
-        return self._item(*(array[place] for array in self._step(step)))
+        *drawn, micro_batches = self._step(step)
+        item = self._item(*(array[place] for array in drawn))
+        return item if micro_batches is None else item | {"micro_batch": int(micro_batches[place])}
 
     def __getstate__(self):  # worker processes: caches are closures, and cheap to make anew
         return {key: value for key, value in vars(self).items() if not key.startswith("_")}

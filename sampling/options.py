@@ -23,6 +23,11 @@ SEED = 42
 TAU_LEAPING_STEPS = 256  # where none are given; the paper's for GSM8K
 
 
+def unnamed_sampler(steps: int | None) -> str:
+    """FlexMDM's sampler where none is named: a number of steps is of tau-leaping's grid."""
+    return "event_driven" if steps is None else "tau_leaping"
+
+
 class OptionError(ValueError):
     """An invalid value of an option. name: the option's; wanted: what the value must be."""
 

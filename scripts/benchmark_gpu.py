@@ -13,7 +13,8 @@ limits      copy bandwidth and the rate of an 8,192^3 bf16 product, measured, fo
 training    FlexMDM, LoRA r 128 on q, k, v and the head, bf16 base: loss and gradients of one
             micro-batch. Tokens exclude padding; MFU counts 4 operations per frozen and 6 per
             trained weight and token (training/estimate.py), without recomputation
-trainer     the same step in the training scripts' Trainer, its data, optimizer and log included
+trainer     the same step in the training scripts' Trainer, its data, optimizer and log included;
+            then steps of 60 rows in micro-batches of 16,384 tokens (--tokens_per_batch)
 sampling    merged LoRA, bf16: one forward; then the event-driven sampler, 4 events per evaluation,
             and LLaDA's, prompts of 100 tokens and answers of 150. The insertion head is replaced by
             an oracle, so that answers have the intended length
@@ -346,19 +347,30 @@ def measure_training(bench: Bench) -> None:
 
 
 def measure_trainer(bench: Bench) -> None:
-    """The training scripts' Trainer over random rows, and one of its micro-batches alone: what
-    data, optimizer, log and skipping cost.
+    """The training scripts' Trainer, with a fixed number of rows and with a token budget."""
+    from llada_utils import compile_network
+
+    model = bench.flexmdm(LORA).train()
+    compile_network(model)
+    for rows, steps, budget in (
+        ((4, 3, None), (8, 3, 50)) if bench.small else ((8, 12, None), (60, 6, 16384))
+    ):
+        say_trainer(bench, model, rows, steps, budget)
+
+
+def say_trainer(bench: Bench, model: Any, step_rows: int, steps: int, budget: int | None) -> None:
+    """The Trainer over random rows, and the micro-batches of its steps alone: what data, optimizer,
+    log and skipping cost.
     """
     import numpy as np
 
     from data.noise_stream import NoiseStream
     from flexmdm_trainer import FlexMDMCollator, FlexMDMTrainer
-    from llada_utils import compile_network
     from training.arguments import RunArguments
     from training.estimate import flops_per_token
+    from training.micro_batches import collate_micro_batches
 
-    model, random = bench.flexmdm(LORA).train(), np.random.default_rng(0)
-    length, rows_a_batch, steps = (20, 4, 4) if bench.small else (CANVAS, 8, 12)
+    random, length = np.random.default_rng(0), 20 if bench.small else CANVAS
     rows = [{"input_ids": random.integers(0, bench.vocabulary - 2, length)} for _ in range(64)]
     collator = FlexMDMCollator(model.config)
     with tempfile.TemporaryDirectory() as folder:
@@ -366,9 +378,10 @@ def measure_trainer(bench: Bench) -> None:
             output_dir=folder,
             variable_length=True,
             train_data="random",
-            per_device_train_batch_size=rows_a_batch,
+            per_device_train_batch_size=step_rows,
+            tokens_per_batch=budget,
             max_steps=steps,
-            logging_steps=4,
+            logging_steps=steps // 3,
             save_strategy="no",
             bf16=True,
             gradient_checkpointing=True,
@@ -377,15 +390,15 @@ def measure_trainer(bench: Bench) -> None:
             use_cpu=bench.device.type == "cpu",
         )
         args = RunArguments(**words)
-        compile_network(model)
         stream = NoiseStream(
             rows,
-            rows_a_batch,
+            step_rows,
             steps,
             0,
             expected_cost=collator.expected_cost,
             tokens=collator.tokens,
-            micro_batch=rows_a_batch,
+            micro_batch=step_rows,
+            tokens_per_batch=budget,
         )
         trainer = FlexMDMTrainer(
             model=model, args=args, train_dataset=stream, data_collator=collator
@@ -393,21 +406,22 @@ def measure_trainer(bench: Bench) -> None:
         trainer.train()
         log = [line for line in trainer.state.log_history if "tokens_per_second" in line]
     fastest = max(log[1:] or log, key=lambda line: line["sequences_per_second"])
-    through = rows_a_batch / fastest["sequences_per_second"]
+    through = step_rows / fastest["sequences_per_second"]
     times = []
     for step in range(steps // 2, steps):  # the same rows, noised alike, without the Trainer
-        batch = collator(
-            [stream[place] for place in range(step * rows_a_batch, (step + 1) * rows_a_batch)]
-        )
-        batch = {name: value.to(bench.device) for name, value in batch.items()}
-        times.append(bench.seconds(step_of(bench, model, batch), 2, 1))
-    alone = sum(times) / len(times)
+        items = [stream[place] for place in range(step * step_rows, (step + 1) * step_rows)]
+        batches = [collator(items)] if budget is None else collate_micro_batches(collator, items)
+        for batch in batches:
+            batch = {name: value.to(bench.device) for name, value in batch.items()}
+            times.append(bench.seconds(step_of(bench, model, batch), 2, 1))
+    alone = sum(times) / (steps - steps // 2)
     update: Any = trainer.optimizer
     optimizer = bench.seconds(lambda: update.step(), 3, 1)
-    values = {"mfu": fastest["mfu"]} if "mfu" in fastest else {}
+    values = {name: fastest[name] for name in ("mfu", "micro_batches_per_step") if name in fastest}
+    split = "" if budget is None else f", {budget:,} tokens a micro-batch"
     bench.say(
         "trainer",
-        f"{rows_a_batch} x {length:,}, checkpointing, compiled",
+        f"{step_rows} x {length:,}{split}, checkpointing, compiled",
         ms=through * 1e3,
         step_alone_ms=alone * 1e3,
         optimizer_ms=optimizer * 1e3,

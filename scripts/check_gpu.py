@@ -382,6 +382,26 @@ def checkpointing_and_compile(work: Work) -> str:
 
 
 @check
+def token_budget(work: Work) -> str:
+    """--tokens_per_batch against micro-batches of equal rows: losses and gradient norms of both
+    models.
+    """
+    found = []
+    for model in ("flexmdm", "llada"):
+        logs = []
+        for name, budget in (("rows", []), ("budget", ["--tokens_per_batch", 200])):
+            flags = ["--lora_r", 8, "--lora_dropout", 0, "--gradient_accumulation_steps", 4]
+            final = work.train(f"{name}_{model}", "text", model, *flags, *budget)
+            log = (final.parent / "train_log.jsonl").read_text().splitlines()
+            logs.append([line for line in map(json.loads, log) if "loss" in line])
+        assert any(line["micro_batches_per_step"] != 4 for line in logs[1])
+        for rows, budget in zip(*logs, strict=True):
+            found += [abs(budget[value] / rows[value] - 1) for value in ("loss", "grad_norm")]
+    assert max(found) < 2e-2, f"relative difference {max(found):.1e}"
+    return f"relative difference at most {max(found):.1e}"
+
+
+@check
 def kill_and_resume(work: Work) -> str:
     """SIGKILL in the middle; the result equals that of an uninterrupted run (up to rounding on a
     GPU, whose sums have no fixed order).

@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common.command_line import ArgumentParser, finite_number, require_positive
 from common.config_values import LENGTH_DISTRIBUTION
 from common.errors import InputError, run
+from common.gpu_memory import out_of_memory_advice
 from common.progress import add_quiet_flag, command, ending
 
 if TYPE_CHECKING:
@@ -154,6 +155,7 @@ def fit(
     head.load_state_dict(best)
 
 
+@out_of_memory_advice("what helps: a smaller --batch_size, --dtype bfloat16")
 def main() -> None:
     """Load, fit, write. Raises InputError."""
     args = make_parser().parse_args()

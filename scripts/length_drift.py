@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common.command_line import ArgumentParser, require_positive
 from common.errors import InputError, run
+from common.gpu_memory import out_of_memory_advice
 from common.progress import add_quiet_flag
 
 
@@ -58,6 +59,7 @@ def make_parser() -> ArgumentParser:
     return parser
 
 
+@out_of_memory_advice("what helps: a smaller --batch_size, --dtype bfloat16")
 def main() -> None:
     """Measure and write. Raises InputError."""
     args = make_parser().parse_args()

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole method on a laptop, about 15 minutes on 2 cores: train the tiny base into a FlexMDM,
+# The whole method on a laptop, about 12 minutes on 2 cores: train the tiny base into a FlexMDM,
 # fine-tune FlexMDM and LLaDA on word problems and on code infilling, evaluate both on both, and
 # print one table.
 #   bash scripts/quickstart.sh            a second run resumes, or reuses what is there
@@ -27,7 +27,6 @@ say() { printf '\n== %s (%d s)\n' "$*" $((SECONDS - started)); }
 order=(--unmasking confidence --confidence_method top_prob)
 say "a first answer, by FlexMDM-tiny-Math: the FlexMDM that this script trained before"
 "$PYTHON" flexmdm_inference.py --checkpoint_path FlexMDM-tiny-Math --task math --quiet \
-  --sampler count_first "${order[@]}" \
   --prompt "Sam is 72 years old. How old will Sam be in 9 years?"
 
 say "data: built-in word problems, functions with tests, library functions"

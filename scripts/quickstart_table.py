@@ -117,7 +117,7 @@ def main() -> None:
     following = command(
         "flexmdm_inference.py",
         *("--checkpoint_path", work / "counting_math", "--task", "math", "--prompt", asked),
-        *("--sampler", "count_first", "--watch"),
+        "--watch",
     )
     ending("the tuned models, and the table of their scores", f"{work}/table.md", following)
 

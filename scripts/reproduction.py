@@ -68,9 +68,14 @@ def student(freedom: int) -> float:
 
 
 def machine(begun: Path) -> dict[str, Any]:
-    """What the numbers were made on: processor, commit (of the chain's beginning, from the file
-    begun), date, versions.
+    """What the numbers were made on: processor, GPU with its driver where there is one, commit (of
+    the chain's beginning, from the file begun), date, versions.
     """
+    from benchmark_gpu import card
+
+    from llada_utils import pick_device
+
+    facts = card(device) if (device := pick_device()).type == "cuda" else {}
     cpu = (
         next(
             (
@@ -85,6 +90,7 @@ def machine(begun: Path) -> dict[str, Any]:
     )
     return {
         "processor": cpu,
+        **{name: facts[name] for name in ("card", "driver") if name in facts},
         "commit": begun.read_text().strip() if begun.exists() else "",
         "date": date.today().isoformat(),
         "versions": versions(),
@@ -167,7 +173,7 @@ def collect(args: argparse.Namespace) -> None:
         if chain == "samplers"
         else work
         / re.sub(
-            r"^(comparison|ablations|counting|rivals|training)_",
+            r"^(comparison|ablations|counting|rivals|training|budget)_",
             lambda found: {"comparison": "seed"}.get(found[1], found[1]),
             chain,
         )
@@ -257,6 +263,16 @@ def mean_and_seeds(values: Sequence[float], factor: float = 100, digits: int = 1
 def score(evaluation: dict[str, Any]) -> dict[str, Any]:
     """The first of its metrics: the one that its benchmark is about."""
     return next(iter(evaluation["metrics"].values()))
+
+
+def difference(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> str:
+    """The first evaluation's score less the second's, over the pairs of all seeds, each on the same
+    items; with the wider of the intervals over seeds and over items. "" without pairs.
+    """
+    if not pairs:
+        return ""
+    seeds = over_seeds([score(a)["value"] - score(b)["value"] for a, b in pairs])
+    return signed(max(over_items([(a["right"], b["right"]) for a, b in pairs]), seeds, key=width))
 
 
 PAIRS = [
@@ -383,14 +399,105 @@ def table_counting(chains: Chains) -> str:
         )
         differences = []
         for other in ("flexmdm_event", "llada_counted"):
-            theirs = [seed[f"{data}_{other}"] for seed in tried]
-            pairs = [(a["right"], b["right"]) for a, b in zip(found, theirs)]
-            values = [score(a)["value"] - score(b)["value"] for a, b in zip(found, theirs)]
-            wider = max(over_items(pairs), over_seeds(values), key=width)
-            differences.append("" if arm == other else signed(wider))
+            pairs = [(a, seed[f"{data}_{other}"]) for a, seed in zip(found, tried)]
+            differences.append("" if arm == other else difference(pairs))
         lines.append(
             f"| {task} | {name} | {share} | {calls:.1f} | {positions:,.0f} |"
             f" {' | '.join(differences)} |"
+        )
+    return "\n".join(lines)
+
+
+BUDGET = [
+    ("word problems", "math", "FlexMDM, tau-leaping, 40 steps", "flexmdm_tau40"),
+    ("word problems", "math", "LLaDA, one block", "llada_one_block"),
+    ("infilling", "code", "FlexMDM, tau-leaping, 32 steps", "flexmdm_tau32"),
+    ("infilling", "code", "LLaDA, tuned to infill, one block", "llada_one_block"),
+    *COUNTING,
+]
+
+
+def table_budget(chains: Chains) -> str:
+    """Every arm at the larger budget, beside the same seeds at 1 x and compared with them where the
+    items are the same.
+    """
+    small: dict[str, dict[str, Any]] = {}  # by seed, what there is at 1 x
+    for kind in ("comparison", "counting", "rivals"):  # of two with one name the later, as below
+        for each in chains.get(kind, []):
+            small.setdefault(each["chain"].split("_")[1], {}).update(each["evaluations"])
+    seeds = {each["chain"].split("_")[1]: each["evaluations"] for each in chains["budget"]}
+    scale = ", ".join(sorted({f"{each['scale']:g}" for each in chains["budget"]}))
+    lines = [
+        (
+            f"| task | sampler | 1 x, % | {scale} x, %, mean (seeds) | NFE per sample | {scale} x"
+            f" less 1 x, points | {scale} x, less LLaDA, length counted |"
+        ),
+        "|---|---|---|---|---|---|---|",
+    ]
+    for task, data, name, arm in BUDGET:
+        key, rival = f"{data}_{arm}", f"{data}_llada_counted"
+        found = {seed: arms[key] for seed, arms in seeds.items() if key in arms}
+        if not found:
+            continue
+        gains = [
+            (large, small[seed][key])
+            for seed, large in found.items()
+            if small.get(seed, {}).get(key, {}).get("items_hash") == large["items_hash"]
+        ]
+        leads = [
+            (large, seeds[seed][rival])
+            for seed, large in found.items()
+            if seeds[seed].get(rival, {}).get("items_hash") == large["items_hash"] and key != rival
+        ]
+        before = [100 * score(there)["value"] for _, there in gains]
+        lines.append(
+            f"| {task} | {name} | {f'{statistics.fmean(before):.1f}' if before else ''} |"
+            f" {mean_and_seeds([score(each)['value'] for each in found.values()])} |"
+            f" {statistics.fmean(each['evaluations']['mean'] for each in found.values()):.1f} |"
+            f" {difference(gains)} | {difference(leads)} |"
+        )
+    made_on = {
+        f"{each.get('card', each['processor'])}, {each['date']}" for each in chains["budget"]
+    }
+    of = f"Seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}"
+    return "\n".join([*lines, "", f"{of}: {'; '.join(sorted(made_on))}."])
+
+
+EARLY_BUDGET = [
+    ("word problems", "FlexMDM, event-driven", "math_flexmdm_event"),
+    ("word problems", "FlexMDM, tau-leaping, 40 steps", "math_flexmdm_tau40"),
+    ("word problems", "linear insertion schedule, event-driven", "math_linear_event"),
+    ("word problems", "LLaDA, one block", "math_llada_one_block"),
+    ("infilling", "FlexMDM, event-driven", "code_flexmdm_event"),
+    ("infilling", "FlexMDM, tau-leaping, 32 steps", "code_flexmdm_tau32"),
+    ("infilling", "linear insertion schedule, event-driven", "code_linear_event"),
+    ("infilling", "LLaDA, tuned to infill, blocks of 8", "code_llada_blocks"),
+    ("infilling", "LLaDA, tuned to infill, one block", "code_llada_one_block"),
+]
+
+
+def table_early_budget(chains: Chains) -> str:
+    """The first measurement with 12.5 times the rows; at 1 x the means of comparison_SEED."""
+    large, small = (
+        [each["evaluations"] for each in chains[chain]] for chain in ("early_budget", "comparison")
+    )
+    lines = [
+        (
+            "| task | model and sampler | 1 x, % | 12.5 x, %, mean (seeds) | NFE per sample |"
+            " 12.5 x, less LLaDA in one block, points |"
+        ),
+        "|---|---|---|---|---|---|",
+    ]
+    for task, name, arm in EARLY_BUDGET:
+        rival = f"{arm.split('_')[0]}_llada_one_block"
+        before = [score(seed[arm])["value"] for seed in small if arm in seed]
+        found = [seed for seed in large if arm in seed]
+        calls = statistics.fmean(seed[arm]["evaluations"]["mean"] for seed in found)
+        pairs = [(seed[arm], seed[rival]) for seed in found if arm != rival]
+        lines.append(
+            f"| {task} | {name} | {f'{100 * statistics.fmean(before):.1f}' if before else ''} |"
+            f" {mean_and_seeds([score(seed[arm])['value'] for seed in found])} | {calls:.1f} |"
+            f" {difference(pairs)} |"
         )
     return "\n".join(lines)
 
@@ -401,12 +508,15 @@ TRAINING = {
     "power_8": "insertion power:8",
     "power_12": "insertion power:12",
     "cosine": "cosine learning rate in the transfer",
+    "llada": "LLaDA that counts: constant learning rate",
+    "llada_cosine": "LLaDA that counts: cosine",
 }
 
 
 def table_training(chains: Chains) -> str:
     """Accuracy with one choice of the training changed, and its difference to the default's in
-    counting_SEED with the same sampler, over the same items. Intervals as in table_counting.
+    counting_SEED with the same sampler, over the same items and seeds. Intervals as in
+    table_counting.
     """
     arms = {
         "math_{}_event": "word problems, event-driven",
@@ -421,22 +531,20 @@ def table_training(chains: Chains) -> str:
     )
     lines = [f"| one choice changed | {' | '.join(arms.values())} |", "|---" * 6 + "|"]
     for name, title in TRAINING.items():
-        cells = []
+        default, cells = "llada" if name.startswith("llada") else "flexmdm", []
         for arm in arms:
+            if default == "llada":
+                arm = arm.replace("count1", "counted")
             pairs = [
-                ((default | seeds[seed])[arm.format(name)], default[arm.format("flexmdm")])
-                for seed, default in defaults.items()
-                if seed in seeds and arm.format(name) in default | seeds[seed]
+                ((before | seeds[seed])[arm.format(name)], before[arm.format(default)])
+                for seed, before in defaults.items()
+                if seed in seeds and arm.format(name) in before | seeds[seed]
             ]
             if not pairs:
                 cells.append("")
                 continue
-            values = [score(a)["value"] - score(b)["value"] for a, b in pairs]
-            items = over_items([(a["right"], b["right"]) for a, b in pairs])
-            difference = signed(max(items, over_seeds(values), key=width))
-            share = statistics.fmean(score(a)["value"] for a, _ in pairs)
-            shown = f"{100 * share:.1f}"
-            cells.append(shown if name == "flexmdm" else f"{shown}, {difference}")
+            shown = mean_and_seeds([score(a)["value"] for a, _ in pairs])
+            cells.append(shown if name == default else f"{shown}, {difference(pairs)}")
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -727,13 +835,14 @@ def table_samplers(chains: Chains) -> str:
 
 
 def table_cost(chains: Chains) -> str:
-    """What each chain took, and on what machine."""
+    """What each chain took, and on what machine; without those whose runs share a GPU."""
     lines = [
         "| chain | training, core minutes | evaluation, core minutes | date | commit | processor |",
         "|---|---|---|---|---|---|",
     ]
     total = [0.0, 0.0]
-    for each in [each for found in chains.values() for each in found]:
+    alone = {kind: found for kind, found in chains.items() if "budget" not in kind}
+    for each in [each for found in alone.values() for each in found]:
         bounds = [run["bound"] for run in each["training"].values() if "bound" in run]
         parts = [
             sum(item.get("seconds", 0) for item in items) / 60
@@ -757,9 +866,9 @@ TABLES: dict[str, tuple[str | None, Callable[[Chains], str]]] = {
     "lengths": ("lengths", table_lengths),
     "exact_by_length": ("lengths", table_exact_by_length),
     "samplers": ("samplers", table_samplers),
-    "training": ("training", table_training),
     "counting": ("counting", table_counting),
-    "training": ("training", table_training),
+    "budget": ("budget", table_budget),
+    "early_budget": ("early_budget", table_early_budget),
     "cost": (None, table_cost),
 }
 

@@ -64,6 +64,7 @@ RANGES = (
             "adaln_group_size",
             "sft_max_length",
             "per_device_train_batch_size",
+            "tokens_per_batch",
             "per_device_eval_batch_size",
             "gradient_accumulation_steps",
             "eval_draws",
@@ -126,6 +127,11 @@ class RunArguments(RunFlags, TrainingArguments):  # type: ignore[misc]  # our ow
         if not self.use_cpu:
             # copies to the GPU do not wait for what it still does
             self.accelerator_config = self.accelerator_config or {"non_blocking": True}
+        if self.tokens_per_batch is not None:
+            # the Trainer gets a process's rows of a step at once; training_step takes its
+            # micro-batches one after the other
+            self.per_device_train_batch_size *= self.gradient_accumulation_steps
+            self.gradient_accumulation_steps = 1
         # block by block (compile_network), not by accelerate
         self.compile_blocks, self.torch_compile = self.torch_compile, False
         super().__post_init__()

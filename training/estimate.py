@@ -193,11 +193,18 @@ def saved_bytes_a_token(width: int, mlp_width: int, heads: int, kv_heads: int) -
     return (measure(3) - measure(1)) / 128 * width
 
 
-def activation_bytes(
-    config: Mapping[str, Any], rows: int, length: int, checkpointing: bool
-) -> float:
-    """Bytes of activations of one micro-batch at its longest, in bf16: (rows, length) tokens."""
-    tokens = rows * length
+def most_tokens(args: "RunArguments") -> int:
+    """Tokens that a micro-batch can have at most: rows of full length, or what --tokens_per_batch
+    allows, where a longer row is a micro-batch of its own.
+    """
+    longest = args.sft_max_length + args.variable_length
+    rows = args.per_device_train_batch_size * longest
+    budget = args.tokens_per_batch
+    return rows if budget is None else min(rows, max(budget, longest))
+
+
+def activation_bytes(config: Mapping[str, Any], tokens: int, checkpointing: bool) -> float:
+    """Bytes of activations of one micro-batch of that many tokens, in bf16."""
     block = (
         saved_bytes_a_token(
             config["d_model"], config["mlp_hidden_size"], config["n_heads"], config["n_kv_heads"]
@@ -269,8 +276,7 @@ def run_bytes(args: "RunArguments", model: Any, gpus: int) -> dict[str, dict[str
     config = (model.backbone if args.variable_length else model).config.to_json()
     frozen, trained = elements(model)
     checkpointing = bool(args.gradient_checkpointing or args.activation_checkpointing)
-    rows, length = args.per_device_train_batch_size, args.sft_max_length + args.variable_length
-    activations = activation_bytes(config, rows, length, checkpointing)
+    activations = activation_bytes(config, most_tokens(args), checkpointing)
     outside = 2 * config["embedding_size"] * config["d_model"]
     block = (frozen - outside) / config["n_layers"]
     return {
@@ -297,8 +303,13 @@ def dry_run(args: "RunArguments", mean_length: float | None = None) -> None:
     print(f"  {'trained in all':<16}{trained:>16,}  of {frozen + trained:,}")
     rows = args.per_device_train_batch_size
     checkpointing = args.gradient_checkpointing or args.activation_checkpointing
+    micro_batch = (
+        f"micro-batch {rows} x {length} tokens"
+        if args.tokens_per_batch is None
+        else f"micro-batches of up to {most_tokens(args):,} tokens"
+    )
     print(
-        f"GiB per GPU on {gpus} GPUs, micro-batch {rows} x {length} tokens,"
+        f"GiB per GPU on {gpus} GPUs, {micro_batch},"
         f" {'with' if checkpointing else 'without'} gradient checkpointing:"
     )
     print(

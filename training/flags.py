@@ -159,6 +159,16 @@ class RunFlags:
     per_device_train_batch_size: int = field(
         default=4, metadata={"help": "rows per process and micro-batch [paper]"}
     )
+    tokens_per_batch: int | None = field(
+        default=None,
+        metadata={
+            "help": (
+                "micro-batches of at most this many tokens after noising (a longer row is one of"
+                " its own), instead of a number of rows. The rows of a step stay the same:"
+                " per_device_train_batch_size x gradient_accumulation_steps x processes"
+            )
+        },
+    )
     per_device_eval_batch_size: int = field(default=4)
     learning_rate: float = field(default=1e-4, metadata={"help": "[paper's code]"})
     weight_decay: float = field(

@@ -58,15 +58,17 @@ def smaller_weights(args: "RunArguments") -> list[str]:
 
 def training_advice(args: "RunArguments", trainer_cls: Any, model: Any, *rest: Any) -> str:
     """What an out-of-memory run needs, by --dry_run's estimate, and what helps."""
-    from training.estimate import run_bytes, strategy_of
+    from training.estimate import most_tokens, run_bytes, strategy_of
 
-    helps, rows = [], args.per_device_train_batch_size
+    helps, most = [], most_tokens(args)
     if not (args.gradient_checkpointing or args.activation_checkpointing):
         helps.append("--gradient_checkpointing")
-    if rows > 1:
+    if most > args.sft_max_length + args.variable_length:  # more than one row
         helps.append(
-            f"a smaller --per_device_train_batch_size than {rows} "
+            f"a smaller --per_device_train_batch_size than {args.per_device_train_batch_size} "
             "with more --gradient_accumulation_steps"
+            if args.tokens_per_batch is None
+            else f"a smaller --tokens_per_batch than {most}"
         )
     helps += [*smaller_weights(args), "a shorter --sft_max_length"]
     strategy = strategy_of(args)

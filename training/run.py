@@ -443,6 +443,7 @@ def train_alone(
         expected_cost=cost,
         tokens=collator.tokens,
         micro_batch=args.per_device_train_batch_size,
+        tokens_per_batch=args.tokens_per_batch,
         processes=args.world_size,
         start_share=settings.get("start_share", 0.0),
     )

@@ -7,6 +7,7 @@ checkpoints complete or invisible (training/checkpoints.py).
 """
 
 import contextlib
+import functools
 import math
 import os
 import shutil
@@ -36,6 +37,7 @@ from training.checkpoints import (
 from training.estimate import flops_per_token, peak_flops
 from training.likelihood_bound import loss_by_time
 from training.masked_loss import Batch
+from training.micro_batches import accumulating, collate_micro_batches, micro_batches_of
 from training.sharding import load_sharded_optimizer, save_sharded_optimizer, whole_tensor
 
 OPTIMIZER_FOLDER = "optimizer_shards"
@@ -45,7 +47,12 @@ OPTIMIZER_FOLDER = "optimizer_shards"
 TRAINER_METHODS = {
     # replaced
     "compute_loss": ("model inputs return_outputs num_items_in_batch", "our loss and its constant"),
-    "training_step": ("model inputs num_items_in_batch", "a loss that is not finite logs as 0"),
+    "training_step": (
+        "model inputs num_items_in_batch",
+        "micro-batches of a token budget; a loss that is not finite logs as 0",
+    ),
+    "floating_point_ops": ("inputs", "over the micro-batches of a token budget"),
+    "_track_num_input_tokens": ("inputs", "over the micro-batches of a token budget"),
     "_get_grad_norm": ("model grad_norm", "skip and count steps that are not finite"),
     "_defer_fsdp_gradient_reduction": ("", "accumulation under fully_shard"),
     "prediction_step": (
@@ -54,6 +61,7 @@ TRAINER_METHODS = {
     ),
     "evaluate": ("eval_dataset ignore_keys metric_key_prefix", "its time is no training time"),
     "log": ("logs start_time", "means over rows, speed and balance besides"),
+    "get_train_dataloader": ("", "lists of micro-batches of a token budget"),
     "_get_train_sampler": ("train_dataset", "NoiseStream is the order"),
     "create_optimizer": ("model", "groups: LoRA, matrices, vectors"),
     "_get_output_dir": ("trial", "a checkpoint is written under .saving"),
@@ -102,7 +110,7 @@ class DiffusionTrainer(Trainer):
         # so that the Trainer divides by the accumulation steps itself
         self.model_accepts_loss_kwargs = False
         self.sums: dict[str, Any] = defaultdict(float)
-        self.noted_rows = 0
+        self.noted_rows = self.micro_batches = 0
         self.step_tokens: Any = 0  # a tensor on the device, once there are some
         self.tokens_of_steps: list[Any] = []
         self.nonfinite_steps, self.paused = 0, 0.0
@@ -145,13 +153,26 @@ class DiffusionTrainer(Trainer):
         loss = loss * torch.where(torch.isfinite(loss.detach()), 1.0, math.nan)
         return (loss, losses) if return_outputs else loss
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The Trainer's, but a non-finite loss counts as 0 in the log; the Trainer's own filter
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """The Trainer's, for every micro-batch if inputs are a list of them. Returns the sum of
+        their losses; a non-finite one counts as 0 in the log, because the Trainer's own filter
         would synchronise at every step.
         """
-        return torch.nan_to_num(
-            super().training_step(*args, **kwargs), nan=0.0, posinf=0.0, neginf=0.0
-        )
+        step = super().training_step
+        *earlier, last = micro_batches_of(inputs)
+        with accumulating(self, model) if earlier else contextlib.nullcontext():
+            losses = [step(model, batch, *args, **kwargs) for batch in earlier]
+        losses.append(step(model, last, *args, **kwargs))
+        self.micro_batches += len(losses)
+        return torch.nan_to_num(torch.stack(losses), nan=0.0, posinf=0.0, neginf=0.0).sum()
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """The Trainer's count, of all micro-batches."""
+        return sum(map(super().floating_point_ops, micro_batches_of(inputs)))
+
+    def _track_num_input_tokens(self, inputs: Any) -> None:
+        for batch in micro_batches_of(inputs):
+            super()._track_num_input_tokens(batch)
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> float:
         """Norm of the whole gradient, a float, the same in all processes. If it is not finite, the
@@ -300,11 +321,26 @@ class DiffusionTrainer(Trainer):
             f"learning_rate_{name}": rate for name, rate in zip(self.group_names, self.rates)
         }
         values["nonfinite_steps"] = self.nonfinite_steps
+        if self.args.tokens_per_batch is not None:
+            values["micro_batches_per_step"] = self.micro_batches / len(self.tokens_of_steps)
         self.sums.clear()
+        self.micro_batches = 0
         self.noted_rows, self.tokens_of_steps, self.clock, self.paused = 0, [], now, 0.0
         return values
 
     # ---- data and optimizer
+
+    def get_train_dataloader(self) -> Any:
+        """The Trainer's; with --tokens_per_batch each item is the list of a step's micro-batches,
+        for training_step.
+        """
+        collator = self.data_collator
+        if self.args.tokens_per_batch is not None:
+            self.data_collator = functools.partial(collate_micro_batches, collator)
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = collator
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         # NoiseStream itself is the order

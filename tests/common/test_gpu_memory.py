@@ -283,6 +283,11 @@ def test_memory_advice_leaves_out_flags_already_in_use(made, refused, monkeypatc
     line = refused(f"{SCRIPTS['transfer']}.py", *words)
     assert "--gradient_checkpointing" not in line and "--per_device_train_batch_size" not in line
     assert "--fully_shard" in line
+    for budget, advised in ((64, False), (65, True)):  # of rows of up to 64 tokens
+        words = run_flags(made / "base", made / "data", tmp_path / "run", tokens_per_batch=budget)
+        line = refused(f"{SCRIPTS['transfer']}.py", *words, "--overwrite")
+        assert (f"a smaller --tokens_per_batch than {budget}" in line) == advised
+        assert "--per_device_train_batch_size" not in line
     words = run_flags(made / "base", made / "data", tmp_path / "none", evaluate_only=True)
     assert "--per_device_eval_batch_size" in refused(f"{SCRIPTS['transfer']}.py", *words)
     assert not (tmp_path / "none").exists()

@@ -164,17 +164,61 @@ def test_llada_fills_what_its_model_and_options_leave():
         generate_mdm(model, prompts, max_length=2)
 
 
-def test_the_readme_s_library_example_runs(made, tmp_path, monkeypatch, capsys):
-    """As it stands there, in a folder where the quickstart has been run; five lines at most."""
+def test_without_a_sampler_the_network_and_the_steps_decide(made, monkeypatch, capsys):
+    """count_first where the network has a length distribution, of four lengths for an infill, and
+    no option stands against it; the command and the methods agree."""
+    folder, prompt, pair = made / "flexmdm", words(3), (words(4), words(2))
+    tokenizer, order = load_tokenizer(folder), dict(unmasking="confidence")
+    order["confidence_method"] = "top_prob"
+    plain = AutoModel.from_pretrained(folder)
+    counting = tiny.flexmdm(length_distribution=9, embedding_size=64)
+    for model, options, prompted, infilled in (
+        (plain, {}, dict(sampler="event_driven"), dict(sampler="event_driven")),
+        (plain, dict(steps=6), dict(sampler="tau_leaping"), dict(sampler="tau_leaping")),
+        (
+            counting,
+            {},
+            dict(sampler="count_first"),
+            dict(sampler="count_first", length_candidates=4),
+        ),
+        (
+            counting,
+            dict(length_choice="drawn"),
+            dict(sampler="count_first"),
+            dict(sampler="count_first"),
+        ),
+        (counting, dict(placed_share=0.5), *[dict(sampler="event_driven")] * 2),
+        (counting, dict(corrector_time=0.5), *[dict(sampler="event_driven")] * 2),
+        (counting, dict(steps=6), *[dict(sampler="tau_leaping")] * 2),
+        (counting, dict(sampler="event_driven"), *[dict(sampler="event_driven")] * 2),
+    ):
+        given = flexmdm_inference.given_prompt(tokenizer, prompt)
+        chosen = flexmdm_inference.text_options(model, given, options)
+        assert chosen == SamplerOptions(**order, **{**options, **prompted})
+        given = flexmdm_inference.given_infill(tokenizer, *pair)
+        chosen = flexmdm_inference.text_options(model, given, options)
+        assert chosen == SamplerOptions(**order, **{**options, **infilled})
+    command = ["--checkpoint_path", folder, "--seed", 3, "--max_length", 30]
+    shown = printed(flexmdm_inference, monkeypatch, capsys, *command, "--prompt", prompt)
+    options = dict(seed=3, max_length=30, sampler="event_driven", **order)
+    assert plain.generate_text(tokenizer, prompt, **options) + "\n" == shown
+
+
+@pytest.mark.parametrize("kind", SCRIPTS)
+def test_a_question_is_formatted_as_in_fine_tuning(made, kind, monkeypatch):
+    model, tokenizer = AutoModel.from_pretrained(made / kind), load_tokenizer(made / kind)
+    monkeypatch.setattr("data.math_prompts.math_prompt", lambda tokenizer, text: f"{text} w9")
+    options = dict(max_length=40)
+    asked = model.generate_text(tokenizer, "w10 w11", task="math", **options)
+    assert asked == model.generate_text(tokenizer, "w10 w11 w9", **options)
+    with pytest.raises(ValueError, match="task is 'maths'"):
+        model.generate_text(tokenizer, "w10", task="maths")
+
+
+def test_the_readme_s_library_example_runs(monkeypatch, capsys):
+    """As it stands there, in the repository's folder; five lines at most, and a right answer."""
     (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     assert sum(bool(line.strip()) for line in program.splitlines()) <= 5
-    (tmp_path / "runs/quickstart/transfer").mkdir(parents=True)
-    (tmp_path / "runs/quickstart/transfer/final").symlink_to(made / "flexmdm")
-    monkeypatch.chdir(tmp_path)
-    names = {}
-    exec(program, names)
-    said = capsys.readouterr().out
-    assert (
-        said
-        == names["model"].generate_text(names["tokenizer"], "def ", sampler="event_driven") + "\n"
-    )
+    monkeypatch.chdir(ROOT)
+    exec(program, {})
+    assert "boxed{81}" in capsys.readouterr().out

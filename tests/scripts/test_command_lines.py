@@ -110,6 +110,12 @@ def test_a_mistyped_flag_gets_a_suggestion(script, typed, meant, monkeypatch):
         parser_of(script).parse_args([*words, typed, "3"])
 
 
+def test_every_mistyped_flag_gets_its_suggestion_once():
+    words = ["--smapler", "x", "--seeed=3", "--zzzzzz", "--sampller"]
+    with pytest.raises(InputError, match=r"; did you mean --sampler and --seed\?$"):
+        parser_of("flexmdm_inference.py").parse_args(["--checkpoint_path", "C", *words])
+
+
 def test_the_training_scripts_answer_help_and_wrong_paths_without_torch(tmp_path):
     """Importing torch and the Trainer takes seconds. transformers' flags come with --help_all."""
     for script in ("flexmdm_transfer_openwebtext.py", "instruction_finetuning.py"):

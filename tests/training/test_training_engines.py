@@ -1,5 +1,6 @@
 """Sharded training on two CPU processes: ZeRO-1, 2, 3 through the Trainer, and FSDP2
-(--fully_shard). Each trains, saves, resumes, gives DDP's losses, and is really what it is called.
+(--fully_shard). Each trains, saves, resumes, gives DDP's losses, and is really what it is called;
+micro-batches of a token budget first, of a number of rows after resuming.
 
 Run: pytest tests/training/test_training_engines.py        (--full: ZeRO-1 and more)
 DeepSpeed's part needs requirements-cluster.txt; its first use compiles for half a minute.
@@ -100,7 +101,8 @@ def test_trains_saves_resumes_as_ddp_does(engine, made, ddp):
     words = words_of(made, output, resume_from_checkpoint="auto", **ENGINES[engine])
     job = {"script": SCRIPTS["transfer"], "words": words}
     # DeepSpeed cannot begin twice in a process
-    printed = run_together(folder, [{**job, "stop_at": 4}])
+    budget = {"words": [*words, "--tokens_per_batch", 25], "stop_at": 4}
+    printed = run_together(folder, [job | budget])
     run_together(folder, [{**job, "facts": folder / f"{engine}.json"}])
     assert (
         f"stopped by SIGTERM at step 4 of {STEPS}" in printed
@@ -123,6 +125,8 @@ def test_trains_saves_resumes_as_ddp_does(engine, made, ddp):
             assert facts["held_share"] == 1 and facts["optimizer_share"] < 0.6
     want, log = log_of(ddp), log_of(output)
     assert sorted(log) == sorted(want)
+    assert any(log[step]["micro_batches_per_step"] > 2 for step in range(1, 5))
+    assert "micro_batches_per_step" not in log[5]
     for step in want:
         for value in ("loss", "unmask_loss", "insertion_loss", "grad_norm"):
             assert log[step][value] == pytest.approx(want[step][value], rel=1e-3), (step, value)

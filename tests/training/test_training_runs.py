@@ -184,12 +184,21 @@ def test_a_folder_that_is_not_a_run_is_refused_and_left_unchanged(
             "eval_strategy": "steps",
             "eval_steps": 3,
         },
+        {
+            "variable_length": True,
+            "gradient_accumulation_steps": 2,
+            "tokens_per_batch": 40,
+            "dataloader_num_workers": 1,
+            "eval_strategy": "steps",
+            "eval_steps": 3,
+        },
         {},
         {"all_parameters": True},
     ],
     ids=[
         "flexmdm",
         "flexmdm, accumulation, a worker, evaluation",
+        "flexmdm, token budget, a worker, evaluation",
         "llada",
         "llada, all parameters",
     ],
@@ -305,6 +314,10 @@ REFUSED = {
         "--label_smoothing_factor: these losses have no such term",
     ),
     "noise that no model here takes": ({"neftune_noise_alpha": 5}, "--neftune_noise_alpha"),
+    "a budget of nothing": (
+        {"tokens_per_batch": 0},
+        "--tokens_per_batch: 0 is not at least 1",
+    ),
     "a batch that changes": ({"auto_find_batch_size": True}, "--auto_find_batch_size"),
     "a checkpoint that is not there": (
         {"resume_from_checkpoint": "nowhere"},
@@ -430,7 +443,15 @@ def test_a_run_with_unchanged_inputs_resumes(unfinished, tmp_path, monkeypatch):
 
 # ---- accounting
 
-DEALS = {"8x1x1": (8, 1, 1), "4x2x1": (4, 2, 1), "4x1x2": (4, 1, 2), "2x2x2": (2, 2, 2)}
+# rows, accumulation, processes, token budget
+DEALS = {
+    "8x1x1": (8, 1, 1, None),
+    "4x2x1": (4, 2, 1, None),
+    "4x1x2": (4, 1, 2, None),
+    "2x2x2": (2, 2, 2, None),
+    "4x2x1, 40 tokens": (4, 2, 1, 40),
+    "2x2x2, 40 tokens": (2, 2, 2, 40),
+}
 COMPARED = (
     "loss",
     "grad_norm",
@@ -446,12 +467,12 @@ COMPARED = (
 
 @pytest.fixture(scope="module")
 def matrix(made, tmp_path_factory):
-    """{(kind, deal): output folder}: four steps of 8 rows, dealt four ways, without dropout."""
+    """{(kind, deal): output folder}: four steps of 8 rows, dealt in all ways, without dropout."""
     folder, outputs, jobs = tmp_path_factory.mktemp("matrix"), {}, []
     base, data = made
     with pytest.MonkeyPatch.context() as patch:
         for kind in ("flexmdm", "llada"):
-            for name, (rows, accumulation, processes) in DEALS.items():
+            for name, (rows, accumulation, processes, budget) in DEALS.items():
                 output = outputs[kind, name] = folder / f"{kind}-{name}"
                 words = run_flags(
                     base,
@@ -461,6 +482,7 @@ def matrix(made, tmp_path_factory):
                     per_device_train_batch_size=rows,
                     max_steps=4,
                     gradient_accumulation_steps=accumulation,
+                    tokens_per_batch=budget,
                     lora_dropout=0,
                     save_strategy="no",
                 )
@@ -484,7 +506,7 @@ def test_balancing_micro_batches_across_ranks_changes_no_loss_or_gradient(kind, 
     rounding.
     """
     whole = log_of(matrix[kind, "8x1x1"])
-    for name, (_, _, processes) in DEALS.items():
+    for name, (_, _, processes, budget) in DEALS.items():
         output = matrix[kind, name]
         if processes > 1:
             facts = json.loads((output.parent / f"{kind}-{name}.json").read_text())
@@ -504,6 +526,7 @@ def test_balancing_micro_batches_across_ranks_changes_no_loss_or_gradient(kind, 
                     )
         assert_same_weights(matrix[kind, "8x1x1"] / "final", output / "final", exact=False)
         assert ("process_tokens_max_over_mean" in log[1]) == (processes > 1)
+        assert budget is None or log[1]["micro_batches_per_step"] > 1
 
 
 def test_the_loss_is_the_sum_over_the_global_batch(matrix):
