@@ -169,12 +169,12 @@ def write_texts(
 
     from data.tokenizer import decode_after
     from sampling.flexmdm import generate_flexmdm_infilling
-    from sampling.length_law import require_length_distribution
+    from sampling.length_law import check_network_serves
     from sampling.row_random import item_seed
 
     before, after, shown_after, flags, _ = given
     config = model.config
-    require_length_distribution(model, options, str(model.name_or_path))
+    check_network_serves(model, options, str(model.name_or_path))
     refuse_padding((before, after), config.pad_token_id, flags, tokenizer.bos_token_id)
     refuse_mask_tokens((before, after), config.mask_token_id, flags)
     limit, tokens = options.max_length or config.max_length, len(before) + len(after)

@@ -31,6 +31,7 @@ from transformers.modeling_outputs import MaskedLMOutput
 
 from common.config_values import (
     LENGTH_DISTRIBUTION,
+    LENGTH_HEADS,
     check_flexmdm,
     check_llada,
     with_saved_weights,
@@ -635,9 +636,10 @@ class FlexMDMConfig(NetworkConfig):
     backbone: config.json of the base (LLaDAConfig.to_json); schedules as
     flexmdm_interpolant.schedule_from_config reads them;
     time_epsilon: the network was trained on t in [0, 1 - time_epsilon]; time_scale: t is multiplied
-    by it before its embedding (1000 ours, 1 the paper's code); length_head: "log_rate" or
-    "softplus" (x 1024, the paper's code); length_distribution: the largest number of missing tokens
-    in a gap for the head p(n | xt, t), 0: there is no such head;
+    by it before its embedding (1000 ours, 1 the paper's code); length_head: "log_rate",
+    "softplus" (x 1024, the paper's code) or "total" (ScalarLengthHead); length_distribution: the
+    largest number of missing tokens in a gap for the head p(n | xt, t), 0: there is no such head;
+    length_distribution_at_start: it was fitted afterwards, at t = 0 only;
     lora: r, lora_alpha, lora_dropout, or None; saved_weights: "trainable" (needs
     base_model_name_or_path) or "full"; `holds` ("trainable" or "everything") in older checkpoints.
     """
@@ -651,6 +653,7 @@ class FlexMDMConfig(NetworkConfig):
     time_scale: float = 1000.0
     length_head: str = "log_rate"
     length_distribution: int = 0
+    length_distribution_at_start: bool = False
     attend_to_padding: bool = False
     adaln_group_size: int = 8
     max_length: int = 1024
@@ -663,8 +666,9 @@ class FlexMDMConfig(NetworkConfig):
         super().__post_init__(**kwargs)
         self.insertion_schedule = self.insertion_schedule or {"name": "linear"}
         self.unmask_schedule = self.unmask_schedule or {"name": "linear"}
-        if self.length_head not in ("log_rate", "softplus"):
-            raise ValueError(f"length_head is {self.length_head!r}: log_rate or softplus")
+        if self.length_head not in LENGTH_HEADS:
+            kinds = ", ".join(LENGTH_HEADS)
+            raise ValueError(f"length_head is {self.length_head!r}, not one of {kinds}")
         check_length_distribution(self.length_distribution, "FlexMDMConfig")
 
     @classmethod
@@ -709,7 +713,10 @@ def timestep_embedding(t: Tensor, width: int) -> Tensor:
 
 
 class ScalarLengthHead(nn.Module):
-    """Expected number of missing tokens from a hidden state."""
+    """Expected number of missing tokens from a hidden state, of each gap by itself (log_rate,
+    softplus) or, of kind "total", of the whole row at its end slot, with a weight of each gap:
+    `share_out` makes log numbers of them.
+    """
 
     SOFTPLUS_SCALE = 1024  # the paper's code; an untrained head predicts about 700 tokens per gap
     LOG_RATE_LIMIT = 15
@@ -719,23 +726,34 @@ class ScalarLengthHead(nn.Module):
         self.kind = kind
         self.norm = nn.LayerNorm(width, eps=1e-5)
         self.proj1 = nn.Linear(width, width)
-        self.proj2 = nn.Linear(width, 1)
+        self.proj2 = nn.Linear(width, 2 if kind == "total" else 1)
 
     def start_low(self) -> None:
-        """Start the log-rate head at exp(-1) missing tokens per gap, nearly everywhere."""
+        """Start at exp(-1) missing tokens nearly everywhere: per gap, of kind "total" per row."""
         nn.init.normal_(self.proj2.weight, std=1e-3)
         nn.init.constant_(self.proj2.bias, -1.0)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """(..., d) -> log of the expected number (...,), in fp32."""
-        z = (
-            self.proj2(F.gelu(self.proj1(self.norm(hidden.to(self.norm.weight.dtype)))))
-            .squeeze(-1)
-            .float()
-        )
-        if self.kind == "log_rate":
-            return z.clamp(-self.LOG_RATE_LIMIT, self.LOG_RATE_LIMIT)
-        return torch.log(F.softplus(z) * self.SOFTPLUS_SCALE)
+        """(..., d) -> log of the expected number (...,), of kind "total" what share_out takes,
+        (..., 2); in fp32.
+        """
+        z = self.proj2(F.gelu(self.proj1(self.norm(hidden.to(self.norm.weight.dtype))))).float()
+        if self.kind == "softplus":
+            return torch.log(F.softplus(z) * self.SOFTPLUS_SCALE).squeeze(-1)
+        z = z.clamp(-self.LOG_RATE_LIMIT, self.LOG_RATE_LIMIT)
+        return z if self.kind == "total" else z.squeeze(-1)
+
+
+def share_out(z: Tensor, lengths: Tensor) -> Tensor:
+    """log g (B, T) of g[j] = N pi[j]: the expected total N, read at each row's end slot, times a
+    softmax over the row's gaps; -inf after the end slot.
+
+    z: (B, T, 2), log N and the logit of pi; lengths: long (B,), positions of the end slots.
+    """
+    log_total, place = z.unbind(-1)  # (B, T) each
+    after = torch.arange(z.shape[1], device=z.device) > lengths[:, None]
+    log_share = place.masked_fill(after, -torch.inf).log_softmax(1)
+    return log_total.gather(1, lengths[:, None]) + log_share
 
 
 @lru_cache
@@ -855,7 +873,7 @@ class LLaDADiT(NetworkBase):
         for modulation in self.temb_mods:
             nn.init.zeros_(modulation.weight)
             nn.init.zeros_(modulation.bias)
-        if self.config.length_head == "log_rate":
+        if self.config.length_head != "softplus":
             self.scalar_length_head.start_low()
         if self.length_distribution is not None:
             self.length_distribution.start_low()
@@ -881,7 +899,7 @@ class LLaDADiT(NetworkBase):
         timesteps: Tensor,
         collect: list[Tensor] | None = None,
     ) -> tuple[Tensor, ...]:
-        """(last hidden states, log of the expected missing tokens before each), of all tokens."""
+        """(last hidden states, the insertion head's output for them), of all tokens."""
         hidden = self.backbone.hidden(ids, rows, self.modulations(timesteps), collect)
         return hidden, self.scalar_length_head(hidden)
 
@@ -915,22 +933,24 @@ class LLaDADiT(NetworkBase):
         end_slot = input_ids.new_full((batch, 1), config.pad_token_id)
         ids = torch.cat([input_ids, end_slot], 1)  # (B, L+1)
         collect: list[Tensor] | None = [] if output_hidden_states else None
+        lengths = (
+            length_without_trailing(input_ids, config.pad_token_id)
+            if attention_mask is None
+            else attention_mask.sum(1)
+        )
         key_mask = None
         if not config.attend_to_padding:
-            lengths = (
-                length_without_trailing(input_ids, config.pad_token_id)
-                if attention_mask is None
-                else attention_mask.sum(1)
-            )
             position = torch.arange(length + 1, device=ids.device)
             key_mask = position <= lengths[:, None]  # the text and its one end slot
             ids = torch.where(position < lengths[:, None], ids, config.pad_token_id)
         places = places or self.find_places(key_mask, logits_mask, collect)
         ids, rows = self.lay_out(ids, key_mask, places)
-        # (B, L+1, d), (B, L+1), or (N, d), (N,)
+        # (B, L+1, d), (B, L+1), or (N, d), (N,); two numbers for each token of a "total" head
         hidden, log_length = self.run_trunk(ids, timesteps, rows=rows, collect=collect)
         # (B, L+1)
         log_length = rows.pad(log_length) if isinstance(rows, PackedRows) else log_length
+        if config.length_head == "total":
+            log_length = share_out(log_length, lengths)
         wanted = select(hidden, rows, places, end_slots=1)
         output: dict[str, Any] = {"length": log_length.exp(), "log_length": log_length}
         if missing is not None or missing_at is not None:

@@ -175,7 +175,7 @@ def write_answers(
 
     from data.tokenizer import decode_after
     from sampling.canvas_search import add_cost, chosen_lengths
-    from sampling.length_law import require_length_distribution
+    from sampling.length_law import check_network_serves
     from sampling.llada import canvas_of, generate_mdm_infilling, unmasking_plan
     from sampling.row_random import item_seed
 
@@ -187,7 +187,7 @@ def write_answers(
     options = with_shape(options, masks, limit - tokens)
     asked: list[list[int]] = [[]]
     if masks is None:
-        require_length_distribution(model, options, str(model.name_or_path))
+        check_network_serves(model, options, str(model.name_or_path))
         (masks,), asked = chosen_lengths(
             model, [before], [after], options, max_length=limit, num_tokens=len(tokenizer)
         )

@@ -46,6 +46,8 @@ TEXT: Rule = (lambda value: type(value) is str and value != "", "text")
 # far above every existing model, but such a network can still be built in seconds
 WIDTH, ROWS = whole(1, 10**6), whole(1, 10**8)
 LENGTH_DISTRIBUTION = whole(0, 2**20 - 1)
+# forms of a FlexMDM's insertion head
+LENGTH_HEADS = ("log_rate", "softplus", "total")
 LLADA = {
     "d_model": WIDTH,
     "n_heads": WIDTH,
@@ -71,7 +73,8 @@ FLEXMDM = {
     "time_epsilon": real(lambda value: 0 < value < 0.5, "between 0 and 0.5"),
     "time_scale": real(lambda value: value > 0, "above 0"),
     "length_distribution": LENGTH_DISTRIBUTION,
-    "length_head": either("log_rate", "softplus"),
+    "length_distribution_at_start": TRUTH,
+    "length_head": either(*LENGTH_HEADS),
     "attend_to_padding": TRUTH,
     "adaln_group_size": whole(1, 1000),
     "max_length": whole(1, 10**9),

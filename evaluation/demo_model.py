@@ -156,7 +156,7 @@ class DemoModel(AnsweringModel):
         """
         if seed is None:
             raise InputError("--seed: is empty")
-        from sampling.length_law import require_length_distribution
+        from sampling.length_law import check_network_serves
 
         options = options_of(self.kind, values, seed)
         model = copy.copy(self)  # another visitor has other options
@@ -165,7 +165,7 @@ class DemoModel(AnsweringModel):
             raise InputError(
                 f"--max_length {model.max_length}: the model takes {self.own_length} tokens"
             )
-        require_length_distribution(self.model, options, self.checkpoint)
+        check_network_serves(self.model, options, self.checkpoint)
         before, after = self.given(request)
         flags = "--prompt" if request.prompt is not None else "--prefix and --suffix"
         masks = None if model.finds_lengths else model.arguments.get("gen_length")

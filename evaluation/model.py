@@ -263,7 +263,7 @@ class EvaluatedModel(AnsweringModel):
             pick_device,
             pick_dtype,
         )
-        from sampling.length_law import require_length_distribution
+        from sampling.length_law import check_network_serves
         from sampling.network_graphs import speed_up_sampling
 
         kind = checkpoint_kind(args.checkpoint_path)
@@ -288,7 +288,7 @@ class EvaluatedModel(AnsweringModel):
             )
         else:
             model = load_llada(args.checkpoint_path, **where)
-        require_length_distribution(model, options, args.checkpoint_path)
+        check_network_serves(model, options, args.checkpoint_path)
         speed_up_sampling(model, args.torch_compile)
         super().__init__(kind, model, load_tokenizer(args.checkpoint_path))
         self.use(options, args.seed)

@@ -127,7 +127,7 @@ class Clock:
         plus the proposals accepted by thinning, each with probability G / bound.
         """
         number = np.zeros(len(rows), dtype=np.int64)
-        share = self._leap_share(rows)
+        share = self.leap_share(rows)
         if share.any():
             u = self.random.at(rows, INSERTIONS, 0)
             number = poisson_quantile(u, total * share)
@@ -178,8 +178,10 @@ class Clock:
     def _considered(self, rows: Rows, number: Rows) -> Rows:
         return number
 
-    def _leap_share(self, rows: Rows) -> Floats:
-        """The share of the missing tokens that this evaluation's leap inserts, 0 without a leap."""
+    def leap_share(self, rows: Rows) -> Floats:
+        """The share of the missing tokens that this evaluation's leap inserts, 0 without a leap,
+        (R,).
+        """
         leaping = self.stage[rows] == FINAL_LEAP
         if not leaping.any():
             return np.zeros(len(rows))

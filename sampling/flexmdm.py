@@ -84,6 +84,8 @@ def generate_flexmdm(
             how many lengths are tried (sampling/length_search.py).
         placed_share: event_driven: how much of a number of tokens that is taken first is put in
             place at once (sampling/partial_count.py).
+        leap_counts: tau_leaping, and the last leap of event_driven: "poisson", or "drawn" from the
+            network's length distribution (sampling/drawn_counts.py).
         events_per_evaluation: approximation: count_first unmasks this many; event_driven proposes
             this many events at once, unmasks that many of the most confident masks and inserts what
             is accepted; never more than a quarter of the remaining events, so that rows missing

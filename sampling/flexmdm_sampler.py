@@ -24,6 +24,7 @@ from flexmdm_interpolant import LinearSchedule, schedule_from_config
 from sampling.clock import COUNTING, DONE, GAP, ORDER, TOKEN, remaining_at, survival
 from sampling.corrector import Corrector
 from sampling.count_first import CountFirst
+from sampling.drawn_counts import draw_counts, leap, refuses_drawn_counts
 from sampling.event_driven import EventDriven
 from sampling.options import SamplerOptions
 from sampling.prefix_cache import PrefixCache
@@ -79,8 +80,6 @@ class FlexMDMSampler:
         self.cache = None
         if options.cache_refresh is not None:
             self.cache = PrefixCache(model, options.cache_refresh)
-        if self.cache is not None and attended:
-            raise ValueError("cache_refresh: not with a network that attends to padding")
 
         # schedules; a network trained with another insertion schedule is queried at the matched
         # time
@@ -126,6 +125,10 @@ class FlexMDMSampler:
                 inflation=options.bound_inflation,
                 threshold=options.confidence_threshold is not None,
             )
+        self.drawn = options.leap_counts == "drawn"
+        reason = self.drawn and refuses_drawn_counts(model)
+        if reason:
+            raise ValueError(f"leap_counts drawn: the network {reason}")
         self.clock.stage[sequences.full(np.arange(batch))] = DONE  # no room: nothing to do
         guided = options.corrector_choice == "least_confident"
         self.corrector = None
@@ -212,7 +215,8 @@ class FlexMDMSampler:
         none = everything[:0]
         at_once = self.options.rows_at_once or len(everything)
         for start in range(0, len(everything), at_once):
-            log_count = self._ask(everything[start : start + at_once], none, none)[2]
+            some = everything[start : start + at_once]
+            log_count = self._ask(some, none, none, self._counted_gaps(some))[2]
             laws.append(log_count.cpu().double().numpy())
         return np.concatenate(laws)
 
@@ -236,8 +240,11 @@ class FlexMDMSampler:
             first = self.random.at(live[rows], ORDER, places) if self.order == "random" else -places
             chosen = self._largest(rows, first, number)
             rows, places = rows[chosen], places[chosen]
-        # (R, W+1), (n, V), (rows that count, N+1), on the device
-        length, logits, log_count = self._ask(live, rows, places)
+        counted = self._counted_gaps(live)
+        # (R, W+1), (n, V), (gaps that are counted, N+1), on the device
+        length, logits, count = self._ask(live, rows, places, counted)
+        if self.drawn and count is not None:
+            count = draw_counts(count, self.random, live[counted[0]], counted[1])
         confidences = tokens = log_p = None
         if len(rows):
             excluded = self._excluded(logits)
@@ -248,8 +255,8 @@ class FlexMDMSampler:
             if self.scored:
                 log_p = log_probability(logits, tokens, excluded)
         # the one place where the device is waited for
-        length, confidences, tokens, log_count, log_p = to_cpu(
-            length, confidences, tokens, log_count, log_p
+        length, confidences, tokens, count, log_p = to_cpu(
+            length, confidences, tokens, count, log_p
         )
         gaps = self._gaps(live, length.double().numpy())
         if tokens is not None:
@@ -270,9 +277,15 @@ class FlexMDMSampler:
         # term by term: `sum` would round differently in a wider batch
         total = gaps.cumsum(1)[:, -1]
         wanted = clock.to_insert(live, total)
-        if log_count is not None:
-            wanted = self._count(live, gaps, log_count.double().numpy())
-        inserted = self._insert(live, gaps, wanted)  # (R,)
+        if count is not None and not self.drawn:
+            wanted = self._count(live, gaps, count.double().numpy())
+        leapt = 0
+        if count is not None and self.drawn:
+            share = clock.leap_share(live)
+            leapt, dropped = leap(sequences, self.random, live, counted, count.numpy(), share)
+            self.dropped[live] += dropped
+            wanted = np.where(share > 0, 0, wanted)
+        inserted = leapt + self._insert(live, gaps, wanted)  # (R,)
         changed = (number > 0) | (inserted > 0)
         left = masks.sum(1) - number + inserted
         clock.advance(live, total, left, changed, sequences.full(live))
@@ -318,9 +331,20 @@ class FlexMDMSampler:
         chosen[order] = np.arange(len(rows)) - row_start < number[sorted_rows]
         return chosen
 
-    def _ask(self, live, rows, places):
+    def _counted_gaps(self, live):
+        """The gaps whose p(n) is needed, (row among live, gap), (m,) each: the only one of a row
+        that counts its missing tokens, or all open ones of a row that leaps by drawn counts.
+        """
+        if self.drawn:
+            leaping = self.clock.leap_share(live) > 0
+            open_gaps = self.sequences.open_gaps(live, self.sequences.width(live) + 1)
+            return np.nonzero(open_gaps & leaping[:, None])
+        counting = np.flatnonzero(self.clock.stage[live] == COUNTING)
+        return counting, self.sequences.prefix_lengths[live[counting]]
+
+    def _ask(self, live, rows, places, counted):
         """Ask the network: expected missing tokens (R, W+1), logits (n, V) at the places, and log
-        p(n) (m, N+1) of the rows that count their missing tokens or None, all on its device.
+        p(n) (m, N+1) of the counted gaps or None, all on its device.
         """
         sequences, on_cpu = self.sequences, self.device.type == "cpu"
         longest = sequences.width(live)
@@ -357,10 +381,8 @@ class FlexMDMSampler:
         else:
             self.positions[live] += lengths + 1 if self.canvas is None else width + 1
         time = self._query_time(self.clock.time_remaining[live])
-        counting = np.flatnonzero(self.clock.stage[live] == COUNTING)
-        if len(counting):  # nothing has been inserted yet: there is one gap
-            gap = sequences.prefix_lengths[live[counting]]
-            options["missing_at"] = there(counting * (width + 1) + gap)
+        if len(counted[0]):
+            options["missing_at"] = there(counted[0] * (width + 1) + counted[1])
         output = self.model(there(canvas), there(time), **options)
         logits = output["logits"]  # (n, V)
         if "logits_mask" not in options:

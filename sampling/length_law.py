@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from common.errors import InputError
+from sampling.drawn_counts import refuses_drawn_counts
 from sampling.options import SharedOptions
+from sampling.prefix_cache import refuses_cache
 
 Ids: TypeAlias = Sequence[Sequence[int]]
 
@@ -54,8 +56,9 @@ def missing_log_probs(model: Any, prefixes: Ids, suffixes: Ids) -> Tensor:
     ).logits
 
 
-def require_length_distribution(model: Any, options: SharedOptions, checkpoint: str) -> None:
-    """Refuse options that count, of either sampler, where the checkpoint's network cannot. Raises
+def check_network_serves(model: Any, options: SharedOptions, checkpoint: str) -> None:
+    """Refuse options of either sampler that the checkpoint's network cannot serve: to count without
+    a length distribution, to cache the prompt where it must be computed every time. Raises
     InputError naming the flag.
     """
     counting = [
@@ -70,6 +73,12 @@ def require_length_distribution(model: Any, options: SharedOptions, checkpoint: 
             f"{counting[0]}: {checkpoint} has no length distribution;"
             " scripts/fit_length_distribution.py fits one"
         )
+    reason = getattr(options, "leap_counts", None) == "drawn" and refuses_drawn_counts(model)
+    if reason:
+        raise InputError(f"--leap_counts drawn: {checkpoint} {reason}")
+    reason = options.cache_refresh is not None and refuses_cache(model)
+    if reason:
+        raise InputError(f"--cache_refresh {options.cache_refresh}: {checkpoint} {reason}")
 
 
 @torch.no_grad()

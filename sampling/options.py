@@ -323,6 +323,15 @@ class SamplerOptions(SharedOptions):
         metavar="P",
         words="threshold {}",
     )
+    leap_counts: str = option(
+        "poisson",
+        "tau_leaping, and the last leap of event_driven: how many masks a leap puts into a gap:"
+        " poisson, by the expected number of missing tokens; drawn: a number of missing tokens is"
+        " drawn from the network's length distribution, and each is inserted with the leap's"
+        " probability",
+        choices=("poisson", "drawn"),
+        words="counts {}",
+    )
     corrector_time: float | None = option(
         None,
         "event_driven and tau_leaping: once done, noise the answer back to time S and sample on"
@@ -359,7 +368,7 @@ class SamplerOptions(SharedOptions):
 
     def to_count_first(self, **changes: Any) -> SamplerOptions:
         """The same options for the sampler count_first, those that it refuses at their defaults."""
-        refused = {"steps", "bound_inflation", "placed_share", *CORRECTOR}
+        refused = {"steps", "bound_inflation", "placed_share", "leap_counts", *CORRECTOR}
         left_out: dict[str, Any] = {
             each.name: each.default for each in fields(self) if each.name in refused
         }
@@ -389,6 +398,12 @@ class SamplerOptions(SharedOptions):
             # spread rounds assume that unmasking began at t = 0
             wanted = "used with event_driven and without corrector_spread"
             raise OptionError("placed_share", self.placed_share, wanted)
+        leaps_by_rate = self.sampler == "count_first" or (
+            self.sampler == "tau_leaping" and self.bound_inflation is not None
+        )
+        if self.leap_counts == "drawn" and leaps_by_rate:
+            wanted = "poisson, except with event_driven, or tau_leaping without bound_inflation"
+            raise OptionError("leap_counts", self.leap_counts, wanted)
         if self.query_time is not None and self.sampler != "count_first":
             raise OptionError("query_time", self.query_time, "used with the sampler count_first")
         self._check_corrector()

@@ -28,6 +28,16 @@ from common.packed_rows import CachedRows, Places
 ROOM_STEP = 128
 
 
+def refuses_cache(model: Any) -> str | None:
+    """Why a network cannot do without computing the prompt in every evaluation, or None."""
+    config = getattr(model, "config", None)
+    if getattr(config, "attend_to_padding", False):
+        return "attends to padding"
+    if getattr(config, "length_head", None) == "total":
+        return "has length_head total, which compares all gaps of a row"
+    return None
+
+
 class PrefixCache:
     """Keys and values of live rows, in the network's dtype on its device. model: LLaDAModelLM or
     LLaDADiT, LoRA merged or injected.
@@ -38,6 +48,9 @@ class PrefixCache:
             raise ValueError(
                 f"cache_refresh needs a LLaDAModelLM or a LLaDADiT, not {type(model).__name__}"
             )
+        reason = refuses_cache(model)
+        if reason:
+            raise ValueError(f"cache_refresh: the network {reason}")
         if refresh < 1:
             raise ValueError(f"cache_refresh must be at least 1, not {refresh}")
         self.model, self.refresh = model, refresh

@@ -118,7 +118,6 @@ class Sequences:
 
         gaps: (R, W+1); number: (R,); u: (R, K), uniform numbers, K at least the largest number.
         """
-        width = gaps.shape[1] - 1
         cumulative = gaps.cumsum(1)
         total = cumulative[:, -1:]
         last = (cumulative < total).sum(1, keepdims=True)  # u * total may round up to total
@@ -127,7 +126,11 @@ class Sequences:
         count = np.zeros(gaps.shape, dtype=np.int64)  # (R, W+1)
         row, draw = np.nonzero(np.arange(u.shape[1]) < number[:, None])
         np.add.at(count, (row, gap[row, draw]), 1)
+        self.insert_counts(rows, count)
 
+    def insert_counts(self, rows: NDArray[np.int64], count: NDArray[np.int64]) -> None:
+        """Insert count[i, j] masks into gap j of row rows[i]. count: (R, W+1)."""
+        width, number = count.shape[1] - 1, count.sum(1)
         lengths = self.lengths[rows, None]
         position = np.arange(self.max_length)
         new_lengths = lengths + number[:, None]

@@ -177,9 +177,9 @@ class TauLeaping(Clock):
             return number
         return np.where(self.stage[rows] == LEAP, np.maximum(number, 1), number)
 
-    def _leap_share(self, rows: Rows) -> Floats:
+    def leap_share(self, rows: Rows) -> Floats:
         leap = self.grid.insert[self.step[rows]]
-        return np.where(self._on_grid(rows), leap, super()._leap_share(rows))
+        return np.where(self._on_grid(rows), leap, super().leap_share(rows))
 
     def _proposals(self, rows: Rows) -> tuple[Rows, Flags]:
         proposing = (self.stage[rows] == LEAP) & self.skips

@@ -205,6 +205,8 @@ def main() -> None:
     if model.config.length_distribution:
         print("note: the checkpoint's own length distribution is replaced", file=sys.stderr)
     model.add_length_distribution(args.most)
+    if kind == "flexmdm":
+        model.config.length_distribution_at_start = True
     boundary = infill_boundary_ids(tokenizer) if kind == "flexmdm" else None
     with complete_folder(args.output_dir, "checkpoint") as folder:
         drawn = examples(rows, args.task, boundary, args.seed)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from transformers import TrainingArguments
 
-from common.config_values import LENGTH_DISTRIBUTION
+from common.config_values import LENGTH_DISTRIBUTION, LENGTH_HEADS
 from common.errors import InputError
 from common.hub import use_local_copies_offline
 from common.progress import silence_progress
@@ -169,8 +169,9 @@ class RunArguments(RunFlags, TrainingArguments):  # type: ignore[misc]  # our ow
                 "--unmask_schedule: geometric never reaches 1, masks would remain; only insertion"
                 " may use it"
             )
-        if self.length_head not in ("log_rate", "softplus"):
-            raise InputError(f"--length_head: {self.length_head} is neither log_rate nor softplus")
+        if self.length_head not in LENGTH_HEADS:
+            kinds = ", ".join(LENGTH_HEADS)
+            raise InputError(f"--length_head: {self.length_head} is none of {kinds}")
         if self.length_distribution and not self.variable_length:
             raise InputError("--length_distribution: only a FlexMDM has one (--variable_length)")
         settings: Any = self.lr_scheduler_kwargs or {}

@@ -86,7 +86,7 @@ def parameter_groups(model: nn.Module) -> dict[str, tuple[int, bool]]:
                     "AdaLN"
                     if "temb_mods" in name
                     else "insertion head"
-                    if "scalar_length_head" in name
+                    if "scalar_length_head" in name or "length_distribution" in name
                     else "base"
                 )
             )

@@ -46,7 +46,13 @@ class RunFlags:
     )
     unmask_schedule: str = field(default="linear", metadata={"help": "linear [paper], power:P"})
     length_head: str = field(
-        default="log_rate", metadata={"help": "log_rate, or softplus [paper's code]"}
+        default="log_rate",
+        metadata={
+            "help": (
+                "log_rate and softplus [paper's code]: the number of tokens missing in each gap;"
+                " total: the row's number, shared out over its gaps"
+            )
+        },
     )
     length_distribution: int = field(
         default=0,

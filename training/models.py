@@ -39,6 +39,8 @@ def build_model(args: "RunArguments") -> tuple[Any, Any]:
         model = load(args.init_from, dtype=dtype, merge=False)
         if args.length_distribution and not model.config.length_distribution:
             model.add_length_distribution(args.length_distribution)
+        if args.variable_length:
+            model.config.length_distribution_at_start = False  # from now on at all times
         if (
             isinstance(model, LLaDAModelLM)
             and not hasattr(model, "peft_config")

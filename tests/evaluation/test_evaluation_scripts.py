@@ -388,7 +388,12 @@ def test_a_llada_that_searches_its_length_takes_the_most_confident_canvas(
 
 
 @pytest.mark.parametrize(
-    "words", [["--sampler", "count_first"], ["--sampler", "event_driven", "--placed_share", 0.5]]
+    "words",
+    [
+        ["--sampler", "count_first"],
+        ["--sampler", "event_driven", "--placed_share", 0.5],
+        ["--sampler", "event_driven", "--leap_counts", "drawn"],
+    ],
 )
 def test_counting_is_refused_where_the_checkpoint_cannot(
     checkpoints, sets, tmp_path, monkeypatch, words

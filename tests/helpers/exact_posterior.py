@@ -138,14 +138,14 @@ class ExactPosterior(torch.nn.Module):
                     entries.append((index[state], len(context.prefix), p, middle, st))
         self.width, self.states = width, len(index)
         total = np.zeros((self.states, degree + 1))  # sum of p, by number deleted
-        gaps = np.zeros((self.states, width + 1, degree + 1))
+        sizes = np.zeros((self.states, width + 1, degree + 1, degree + 1))  # of each gap's size
         tokens = np.zeros((self.states, width, VOCABULARY, degree + 1))
         allowed = np.zeros((self.states, width + 1), dtype=bool)
         for state, offset, p, middle, st in entries:
             deleted = len(middle) - len(st)
             total[state, deleted] += p
             for j, (before, after) in enumerate(zip([-1] + st, st + [len(middle)])):
-                gaps[state, offset + j, deleted] += p * (after - before - 1)
+                sizes[state, offset + j, after - before - 1, deleted] += p
                 allowed[state, offset + j] = True
             for j, i in enumerate(st):
                 tokens[state, offset + j, middle[i], deleted] += p
@@ -157,8 +157,9 @@ class ExactPosterior(torch.nn.Module):
         )
         order = torch.argsort(keys)
         self.keys = keys[order]
-        self.total, self.gaps, self.tokens, self.allowed = (
-            torch.as_tensor(x)[order] for x in (total, gaps, tokens, allowed)
+        gaps = np.arange(degree + 1) @ sizes
+        self.total, self.sizes, self.gaps, self.tokens, self.allowed = (
+            torch.as_tensor(x)[order] for x in (total, sizes, gaps, tokens, allowed)
         )
 
     def _keys(self, ids, lengths):
@@ -170,7 +171,7 @@ class ExactPosterior(torch.nn.Module):
             lengths > self.width
         ) * -(2**40)
 
-    def forward(self, input_ids, timesteps, attention_mask=None, logits_mask=None):
+    def forward(self, input_ids, timesteps, attention_mask=None, logits_mask=None, missing_at=None):
         batch, length = input_ids.shape
         lengths = attention_mask.long().sum(1)
         key = self._keys(input_ids, lengths)
@@ -194,7 +195,16 @@ class ExactPosterior(torch.nn.Module):
         logits[:, [MASK, UNUSED, PAD]] = 9.0
         if not hasattr(self, "supports_logits_mask"):
             logits = logits.view(batch, length, VOCABULARY)
-        return {"logits": logits, "length": gaps}
+        output = {"logits": logits, "length": gaps}
+        if missing_at is not None:  # log p(n) of single gaps, open ones
+            of, gap = missing_at // (length + 1), missing_at % (length + 1)  # (m,)
+            gap = gap.clamp(max=self.width)
+            assert bool((self.allowed[row[of], gap] | ~known[of]).all())
+            p = (self.sizes[row[of], gap] @ powers[of][:, :, None])[:, :, 0]  # (m, D+1)
+            nothing = torch.arange(p.shape[1]) == 0
+            p = torch.where(known[of][:, None], p / total[of][:, None], nothing.double())
+            output["missing_log_probs"] = p.log()
+        return output
 
 
 def padded(rows):

@@ -259,9 +259,10 @@ def test_loss_terms_against_float64():
     torch.testing.assert_close(cross_entropy(logits, targets).double(), exact, rtol=1e-5, atol=1e-5)
 
 
-def test_loss_gradient_against_float64():
+@pytest.mark.parametrize("head", ["log_rate", "total"])
+def test_loss_gradient_against_float64(head):
     """The whole step in fp32 (network and loss) against the same step in float64."""
-    model = tiny.flexmdm()
+    model = tiny.flexmdm(length_head=head, length_distribution=9 * (head == "total"))
     items = batch_items([9, 14, 5, 20])
     batch = FlexMDMCollator(model.config)(items)
     gradients = []
@@ -273,7 +274,9 @@ def test_loss_gradient_against_float64():
             for key, value in batch.items()
         }
         losses = flexmdm_losses(model, moved, interpolant_of(model.config))
-        (losses["unmask"] + losses["insertion"]).sum().backward()
+        sum(
+            losses[name].sum() for name in ("unmask", "insertion", "missing") if name in losses
+        ).backward()
         gradients.append({name: p.grad.double().clone() for name, p in model.named_parameters()})
     for name, exact in gradients[1].items():
         error = (gradients[0][name] - exact).norm() / exact.norm().clamp_min(1e-12)

@@ -27,6 +27,11 @@ from llada_utils import (
 )
 
 LORA = {"r": 4, "lora_alpha": 6, "lora_dropout": 0.0}
+HEADS = {
+    "log_rate": {},
+    "total": {"length_head": "total"},
+    "both heads": {"length_head": "total", "length_distribution": 70},
+}
 
 
 @pytest.fixture
@@ -202,8 +207,11 @@ def test_paper_checkpoint_with_wrong_keys_is_refused(golden_dir, paper_base, tmp
 # ---- what must hold for any weights
 
 
-@pytest.mark.parametrize("kind", ["log_rate", "softplus"])
-def test_untrained_flexmdm_is_llada(kind):
+@pytest.mark.parametrize(
+    "kind, expected",
+    [("log_rate", 0.37), ("softplus", 700), ("total", 0.37 / 12)],
+)
+def test_untrained_flexmdm_is_llada(kind, expected):
     """Zero AdaLN and zero lora_B: logits equal LLaDA's first L rows on the same ids with the end
     slot appended, at every t.
     """
@@ -219,7 +227,6 @@ def test_untrained_flexmdm_is_llada(kind):
         torch.testing.assert_close(
             output["logits"], llada(with_slot).logits[:, :11], rtol=0, atol=1e-5
         )
-    expected = 0.37 if kind == "log_rate" else 700
     assert 0.5 * expected < output["length"].mean() < 2 * expected
 
 
@@ -362,8 +369,9 @@ def test_8b_sizes_are_the_papers():
     assert count(p for p in model.parameters() if p.requires_grad) == 402_657_281
 
 
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
 @pytest.mark.parametrize("lora", [LORA, None])
-def test_own_checkpoint_round_trip_and_export(tmp_path, lora):
+def test_own_checkpoint_round_trip_and_export(tmp_path, lora, head):
     base = tiny.write_llada(tmp_path / "base")
     model = new_flexmdm(
         base,
@@ -371,6 +379,7 @@ def test_own_checkpoint_round_trip_and_export(tmp_path, lora):
         max_length=64,
         insertion_schedule={"name": "power", "p": 1.7},
         adaln_group_size=2,
+        **head,
     )
     with torch.no_grad():
         for parameter in model.parameters():

@@ -154,6 +154,10 @@ def test_cached_rows_do_not_depend_on_the_batch(network):
 def test_what_cannot_be_cached_is_refused(network):
     with pytest.raises(ValueError, match="cache_refresh"):
         generate_flexmdm(network, prompts(), cache_refresh=0, **IDS, **EVENTS)
+    with pytest.raises(ValueError, match="length_head total"):
+        generate_flexmdm(
+            tiny.flexmdm(length_head="total"), prompts(), cache_refresh=2, **IDS, **EVENTS
+        )
     with pytest.raises(ValueError, match="padding"):
         generate_flexmdm(
             tiny.flexmdm(attend_to_padding=True),

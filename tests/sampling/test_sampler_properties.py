@@ -34,7 +34,7 @@ class HashNetwork(torch.nn.Module):
         if config:
             self.config = SimpleNamespace(**config)
 
-    def forward(self, input_ids, timesteps, attention_mask=None, logits_mask=None):
+    def forward(self, input_ids, timesteps, attention_mask=None, logits_mask=None, missing_at=None):
         batch, length = input_ids.shape
         self.widths.append(length)
         self.rows.append(batch)
@@ -49,10 +49,15 @@ class HashNetwork(torch.nn.Module):
         logits = torch.from_numpy(row_uniforms(key, 0, 1, length * VOCABULARY))
         logits = logits.view(batch, length, VOCABULARY) * 8
         logits[..., [MASK, PAD, 10, 11]] += 100
-        return {
+        output = {
             "logits": logits if logits_mask is None else logits[logits_mask],
             "length": gaps.float(),
         }
+        if missing_at is not None:  # laws of 0 ... 9 tokens, also of each its own
+            key = key[missing_at // (length + 1)] + missing_at % (length + 1)
+            law = torch.from_numpy(row_uniforms(key, 0, 2, 10)) * 5
+            output["missing_log_probs"] = law.log_softmax(1)
+        return output
 
 
 class Steady(torch.nn.Module):
@@ -79,7 +84,7 @@ def consistent(chosen):
     if chosen["sampler"] != "event_driven":
         chosen = {**chosen, "events_per_evaluation": 1}
         if chosen["bound_inflation"] is not None:
-            chosen = {**chosen, "confidence_threshold": None}
+            chosen = {**chosen, "confidence_threshold": None, "leap_counts": "poisson"}
     if chosen["unmasking"] == "random" or chosen["confidence_method"] == "position":
         chosen = {**chosen, "confidence_threshold": None}
     if "corrector_time" in chosen and chosen["sampler"] == "event_driven":
@@ -113,6 +118,7 @@ samplers = st.fixed_dictionaries(
         "events_per_evaluation": st.sampled_from([1, 1, 3]),
         "bound_inflation": st.sampled_from([None, None, 1.0, 1.5]),
         "confidence_threshold": st.sampled_from([None, None, 0.2]),
+        "leap_counts": st.sampled_from(["poisson", "drawn"]),
     }
 )
 samplers = st.builds(lambda *parts: consistent(parts[0] | parts[1]), samplers, correctors)
@@ -127,6 +133,7 @@ networks = st.builds(
     attend_to_padding=st.booleans(),
     insertion_schedule=st.sampled_from([{"name": "linear"}, {"name": "power", "p": 2.0}]),
     max_length=st.just(14),
+    length_distribution=st.just(9),
 )
 quick = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -139,6 +146,8 @@ def padded(rows):
 
 
 def sample(network, rows, seeds, chosen, **more):
+    if not hasattr(network, "config"):  # it has no length distribution
+        chosen = {**chosen, "leap_counts": "poisson"}
     return generate_flexmdm_infilling(
         network,
         padded([prefix for prefix, _ in rows]),
@@ -264,6 +273,7 @@ def test_the_network_is_queried_within_its_time_range_and_canvas(
         time_epsilon=epsilon,
         attend_to_padding=fixed,
         insertion_schedule={"name": "power", "p": 1.5},
+        length_distribution=9,
     )
     result = generate_flexmdm(
         network,

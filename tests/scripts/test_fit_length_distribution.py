@@ -79,6 +79,7 @@ def test_the_head_learns_the_law_and_nothing_else_changes(tmp_path, monkeypatch,
     }
     for name, tensor in old.items():
         assert torch.equal(tensor, new[name]), name
+    assert getattr(after.config, "length_distribution_at_start", True)
     saved = weights(tmp_path / "out").keys()
     assert ("LoRA" in kind and "flexmdm" in kind) == all("wte" not in name for name in saved)
     pairs = [[a, b] for a in range(5, 10) for b in range(5, 10)]

@@ -73,6 +73,10 @@ KINDS = {
             "insertion_schedule": "geometric:10,0.01",
         },
     ),
+    "flexmdm with a total and a distribution": (
+        "transfer",
+        {"variable_length": True, "length_head": "total", "length_distribution": 40},
+    ),
     "llada": ("transfer", {}),
     "llada from nothing": ("transfer", {"all_parameters": True, "from_scratch": True}),
     "flexmdm on math": ("math", {"variable_length": True, "task": "math"}),
@@ -372,7 +376,7 @@ REFUSED = {
         {"unmask_schedule": "geometric:10,0.01"},
         "--unmask_schedule: geometric never reaches 1",
     ),
-    "a head": ({"length_head": "linear"}, "--length_head: linear is neither"),
+    "a head": ({"length_head": "linear"}, "--length_head: linear is none of"),
     "an epsilon": ({"time_epsilon": "0.7"}, "--time_epsilon: 0.7 is not between"),
     "no decay": ({"ema_decay": "0"}, "--ema_decay: 0.0 is not between 0 and 1"),
     "no average": ({"ema_decay": "1"}, "--ema_decay: 1.0 is not between 0 and 1"),
@@ -780,3 +784,17 @@ def test_two_runs_cannot_train_in_one_folder(made, tmp_path, monkeypatch):
     )
     assert (output / "final").is_dir()
     lock_for_writing(output / "lock").close()  # it is free again
+
+
+def test_a_fitted_length_distribution_that_is_trained_on_holds_at_all_times(made, tmp_path):
+    from training.arguments import RunArguments
+    from training.models import build_model
+
+    model = tiny.flexmdm(length_distribution=9, length_distribution_at_start=True)
+    (tmp_path / "fitted").mkdir()
+    write_checkpoint(model, tmp_path / "fitted", tiny.tokenizer(), card="# test\n")
+    assert load_flexmdm(tmp_path / "fitted").config.length_distribution_at_start
+    args = RunArguments(
+        output_dir=str(tmp_path / "run"), variable_length=True, init_from=str(tmp_path / "fitted")
+    )
+    assert not build_model(args)[0].config.length_distribution_at_start
