@@ -27,8 +27,8 @@
 #   rivals_SEED       on the items of counting_SEED and with its models: LLaDA with a search over
 #                     lengths; a share placed and the rest inserted; correctors (after
 #                     counting_SEED)
-#   training_SEED     choices of the training by accuracy: insertion schedules, learning rate;
-#                     on the items of counting_SEED (after it)
+#   training_SEED     choices of the training by accuracy: insertion schedules and head, learning
+#                     rate, averaged weights; on the items of counting_SEED (after it)
 #   budget_SEED       a larger budget of training: FlexMDM and LLaDA as in comparison_SEED,
 #                     counting_SEED and rivals_SEED, on their items; below
 #   gsm8k             the 7,473 problems; loss and accuracy (after comparison_1)
@@ -383,7 +383,7 @@ training() {  # seed
   settings+=(--seed "$1")
   while read -r name flags; do
     # after seed 1, those that passed the screening
-    [ "$1" = 1 ] || [ "$name" = cosine ] || continue
+    [ "$1" = 1 ] || [ "$name" = total_cosine ] || continue
     # shellcheck disable=SC2086  # flags are words
     transfer "$c/$name/transfer" "$(steps 800)" "${flexmdm[@]}" --train_data "$work/text" \
       --model_name_or_path $base --all_parameters $flags < /dev/null
@@ -407,6 +407,9 @@ training() {  # seed
 power_12 --insertion_schedule power:12
 cosine --insertion_schedule power:5 --lr_scheduler_type cosine
 power_8 --insertion_schedule power:8
+total --insertion_schedule power:5 --length_head total
+total_cosine --insertion_schedule power:5 --length_head total --lr_scheduler_type cosine
+ema --insertion_schedule power:5 --ema_decay 0.99
 power_3 --insertion_schedule power:3
 END
   # the control: LLaDA with the same learning rate

@@ -508,6 +508,10 @@ TRAINING = {
     "power_8": "insertion power:8",
     "power_12": "insertion power:12",
     "cosine": "cosine learning rate in the transfer",
+    "ema": "weights of the transfer averaged, decay 0.99",
+    "total": "head for the total, shared out",
+    "distribution": "head for distributions, rates by their means",
+    "total_cosine": "head for the total and cosine",
     "llada": "LLaDA that counts: constant learning rate",
     "llada_cosine": "LLaDA that counts: cosine",
 }
@@ -545,6 +549,8 @@ def table_training(chains: Chains) -> str:
                 continue
             shown = mean_and_seeds([score(a)["value"] for a, _ in pairs])
             cells.append(shown if name == default else f"{shown}, {difference(pairs)}")
+        if not any(cells):
+            continue
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
