@@ -41,6 +41,8 @@ def build_model(args: "RunArguments") -> tuple[Any, Any]:
             model.add_length_distribution(args.length_distribution)
         if args.variable_length:
             model.config.length_distribution_at_start = False  # from now on at all times
+            if not model.config.attend_to_padding:  # else it is the width of every row
+                model.config.max_length = args.sft_max_length
         if (
             isinstance(model, LLaDAModelLM)
             and not hasattr(model, "peft_config")

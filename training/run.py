@@ -516,11 +516,14 @@ def evaluate_only(
     """Print the NLL upper bound and the loss by quarter of time of a model on rows (a data set with
     input_ids). Nothing is written.
     """
+    longest = args.sft_max_length
+    if getattr(model.config, "attend_to_padding", False):
+        longest = min(longest, model.config.max_length)  # the width of every row
     check_rows(
         rows,
         getattr(model, "backbone", model).config.embedding_size,
         reserved_ids(tokenizer),
-        args.sft_max_length,
+        longest,
         "--eval_data" if args.eval_data else "--train_data",
         hasattr(args, "task"),
     )

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from datasets import Dataset
 from safetensors.torch import save_file
 from training_helpers import (
     SCRIPTS,
@@ -30,6 +31,7 @@ from training_helpers import (
 
 from common.errors import InputError
 from data.noise_stream import NoiseStream, balance_micro_batches
+from flexmdm_trainer import FlexMDMCollator, FlexMDMTrainer
 from llada_utils import (
     checkpoint_hash,
     checkpoint_kind,
@@ -798,3 +800,34 @@ def test_a_fitted_length_distribution_that_is_trained_on_holds_at_all_times(made
         output_dir=str(tmp_path / "run"), variable_length=True, init_from=str(tmp_path / "fitted")
     )
     assert not build_model(args)[0].config.length_distribution_at_start
+
+
+@pytest.mark.parametrize("attend_to_padding", [False, True])
+def test_a_checkpoint_is_continued_or_evaluated_beyond_its_length(attend_to_padding, tmp_path):
+    """Rows of up to --sft_max_length fit; where padding is attended to, the width stays."""
+    from training.arguments import RunArguments
+    from training.models import build_model
+    from training.run import evaluate_only
+
+    model = tiny.flexmdm(attend_to_padding=attend_to_padding)
+    model.config.max_length = 20
+    (tmp_path / "short").mkdir()
+    write_checkpoint(model, tmp_path / "short", tiny.tokenizer(), card="# test\n")
+    args = RunArguments(
+        output_dir=str(tmp_path / "run"),
+        variable_length=True,
+        init_from=str(tmp_path / "short"),
+        sft_max_length=33,
+        attend_to_padding=attend_to_padding,
+    )
+    rows = Dataset.from_dict({"input_ids": [[7] * 33]})
+    model, tokenizer = build_model(args)
+    assert model.config.max_length == (20 if attend_to_padding else 33)
+    items = [{"input_ids": np.full(33, 7), "prompt_length": 0, "time_uniform": 0.5}]
+    items[0]["random"] = np.random.default_rng(0)
+    collate = FlexMDMCollator(model.config)
+    if not attend_to_padding:
+        assert collate(items)["x1"].shape == (1, 33)
+        return
+    with pytest.raises(InputError, match="row 0 has 33 tokens"):
+        evaluate_only(args, FlexMDMTrainer, model, tokenizer, rows, collate)
