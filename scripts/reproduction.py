@@ -518,9 +518,9 @@ TRAINING = {
 
 
 def table_training(chains: Chains) -> str:
-    """Accuracy with one choice of the training changed, and its difference to the default's in
-    counting_SEED with the same sampler, over the same items and seeds. Intervals as in
-    table_counting.
+    """Accuracy and evaluations with one choice of the training changed, and the difference to the
+    default's in counting_SEED with the same sampler, over the same items and seeds; then what
+    inserting gains over counting. Intervals as in table_counting.
     """
     arms = {
         "math_{}_event": "word problems, event-driven",
@@ -547,11 +547,31 @@ def table_training(chains: Chains) -> str:
             if not pairs:
                 cells.append("")
                 continue
-            shown = mean_and_seeds([score(a)["value"] for a, _ in pairs])
+            calls = statistics.fmean(a["evaluations"]["mean"] for a, _ in pairs)
+            shown = f"{mean_and_seeds([score(a)['value'] for a, _ in pairs])} at {calls:.1f}"
             cells.append(shown if name == default else f"{shown}, {difference(pairs)}")
-        if not any(cells):
-            continue
-        lines.append(f"| {title} | {' | '.join(cells)} |")
+        if any(cells):
+            lines.append(f"| {title} | {' | '.join(cells)} |")
+    for each in chains.get("rivals", []):
+        defaults[each["chain"].split("_")[1]] |= each["evaluations"]
+    lines += [
+        "",
+        "| head for the total and cosine, infilling, event-driven | points |",
+        "|---|---|",
+    ]
+    for title, arm in (
+        ("less 4 lengths, the same network", "code_total_cosine_count4"),
+        ("less 4 lengths, default training", "code_flexmdm_count4"),
+        ("less LLaDA, in place, length counted, cosine", "code_llada_cosine_counted"),
+        ("less LLaDA, in place, length searched, constant", "code_llada_searched"),
+    ):
+        both = [defaults[seed] | arms_of for seed, arms_of in seeds.items()]
+        pairs = [
+            (found["code_total_cosine_event"], found[arm])
+            for found in both
+            if "code_total_cosine_event" in found and arm in found
+        ]
+        lines.append(f"| {title} | {difference(pairs)} |")
     return "\n".join(lines)
 
 
