@@ -116,6 +116,7 @@ def test_an_evaluated_middle_is_read_as_the_text_it_stands_in(
     model = EvaluatedModel.__new__(EvaluatedModel)
     model.kind = "flexmdm" if layout == "flexmdm" else "llada"
     model.tokenizer, model.finds_lengths, model.stop_ids = tokenizer, False, set()
+    model.arguments = {"llada_length": "given"}
     evaluation = Infilling(Namespace(llada_infill=layout, gen_length=3))
     evaluation.items = [{"prompt": prefix, "suffix": suffix, "canonical_solution": middle}]
     asked = evaluation.encode(model)
