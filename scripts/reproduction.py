@@ -265,6 +265,17 @@ def score(evaluation: dict[str, Any]) -> dict[str, Any]:
     return next(iter(evaluation["metrics"].values()))
 
 
+def by_seed(chains: Chains, *kinds: str) -> dict[str, dict[str, Any]]:
+    """Evaluations of the chains KIND_SEED: {seed: {name: evaluation}}, all kinds together; of two
+    with one name the later kind's.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for kind in kinds:
+        for each in chains.get(kind, []):
+            found.setdefault(each["chain"].rsplit("_", 1)[1], {}).update(each["evaluations"])
+    return found
+
+
 def difference(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> str:
     """The first evaluation's score less the second's, over the pairs of all seeds, each on the same
     items; with the wider of the intervals over seeds and over items. "" without pairs.
@@ -375,11 +386,7 @@ def table_counting(chains: Chains) -> str:
     event-driven sampler and to the LLaDA that counts, over the same items. The interval of a
     difference is the wider of those over seeds and over items.
     """
-    rivals = {each["chain"].split("_")[1]: each for each in chains.get("rivals", [])}
-    seeds = [
-        each["evaluations"] | rivals.get(each["chain"].split("_")[1], {}).get("evaluations", {})
-        for each in chains["counting"]
-    ]
+    seeds = list(by_seed(chains, "counting", "rivals").values())
     lines = [
         (
             "| task | sampler | correct %, mean (seeds) | NFE per sample | positions per sample |"
@@ -421,11 +428,8 @@ def table_budget(chains: Chains) -> str:
     """Every arm at the larger budget, beside the same seeds at 1 x and compared with them where the
     items are the same.
     """
-    small: dict[str, dict[str, Any]] = {}  # by seed, what there is at 1 x
-    for kind in ("comparison", "counting", "rivals"):  # of two with one name the later, as below
-        for each in chains.get(kind, []):
-            small.setdefault(each["chain"].split("_")[1], {}).update(each["evaluations"])
-    seeds = {each["chain"].split("_")[1]: each["evaluations"] for each in chains["budget"]}
+    small = by_seed(chains, "comparison", "counting", "rivals")  # at 1 x
+    seeds = by_seed(chains, "budget")
     scale = ", ".join(sorted({f"{each['scale']:g}" for each in chains["budget"]}))
     lines = [
         (
@@ -529,21 +533,24 @@ def table_training(chains: Chains) -> str:
         "code_{}_count1": "infilling, count first",
         "code_{}_count4": "infilling, 4 lengths",
     }
-    seeds, defaults = (
-        {each["chain"].split("_")[1]: each["evaluations"] for each in chains[chain]}
-        for chain in ("training", "counting")
-    )
+    seeds = by_seed(chains, "training")
+    found = by_seed(chains, "counting", "rivals", "training")
+
+    def pairs_of(one: str, other: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """Both evaluations of every seed that has them."""
+        return [
+            (found[seed][one], found[seed][other])
+            for seed in seeds
+            if {one, other} <= set(found[seed])
+        ]
+
     lines = [f"| one choice changed | {' | '.join(arms.values())} |", "|---" * 6 + "|"]
     for name, title in TRAINING.items():
         default, cells = "llada" if name.startswith("llada") else "flexmdm", []
         for arm in arms:
             if default == "llada":
                 arm = arm.replace("count1", "counted")
-            pairs = [
-                ((before | seeds[seed])[arm.format(name)], before[arm.format(default)])
-                for seed, before in defaults.items()
-                if seed in seeds and arm.format(name) in before | seeds[seed]
-            ]
+            pairs = pairs_of(arm.format(name), arm.format(default))
             if not pairs:
                 cells.append("")
                 continue
@@ -552,8 +559,6 @@ def table_training(chains: Chains) -> str:
             cells.append(shown if name == default else f"{shown}, {difference(pairs)}")
         if any(cells):
             lines.append(f"| {title} | {' | '.join(cells)} |")
-    for each in chains.get("rivals", []):
-        defaults[each["chain"].split("_")[1]] |= each["evaluations"]
     lines += [
         "",
         "| head for the total and cosine, infilling, event-driven | points |",
@@ -565,12 +570,7 @@ def table_training(chains: Chains) -> str:
         ("less LLaDA, in place, length counted, cosine", "code_llada_cosine_counted"),
         ("less LLaDA, in place, length searched, constant", "code_llada_searched"),
     ):
-        both = [defaults[seed] | arms_of for seed, arms_of in seeds.items()]
-        pairs = [
-            (found["code_total_cosine_event"], found[arm])
-            for found in both
-            if "code_total_cosine_event" in found and arm in found
-        ]
+        pairs = pairs_of("code_total_cosine_event", arm)
         lines.append(f"| {title} | {difference(pairs)} |")
     return "\n".join(lines)
 
