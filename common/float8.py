@@ -54,20 +54,14 @@ def to_float8(model: Any, device: torch.device | str) -> Any:
     newly initialised modules stay as they are. Raises InputError.
     """
     ao = torchao()
-
-    def converts(module: nn.Module, name: str) -> bool:
-        """torchao divides by a row's largest value: a matrix with a row of zeros stays bf16."""
-        return (
-            isinstance(module, nn.Linear)
-            and ".blocks." in name
-            and bool(module.weight.any(1).all())
-        )
-
-    size = sum(parameter.nbytes for parameter in model.parameters())
-    for name, module in model.named_modules():
-        if converts(module, name):
-            size -= module.weight.nbytes - module.weight.numel()
+    # torchao divides by a row's largest value: a matrix with a row of zeros stays bf16
+    saved = {  # bytes, by module
+        name: module.weight.nbytes - module.weight.numel()
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and ".blocks." in name and module.weight.any(1).all()
+    }
+    size = sum(parameter.nbytes for parameter in model.parameters()) - sum(saved.values())
     require_room(device, {"weights": size}, "what helps: --device cpu")
     config = ao.Float8WeightOnlyConfig(set_inductor_config=False)  # which changes global settings
-    ao.quantize_(model, config, converts, device=device)
+    ao.quantize_(model, config, lambda _, name: name in saved, device=device)
     return model
