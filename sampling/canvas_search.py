@@ -148,10 +148,12 @@ def add_cost(result: GenerationResult, given: Sequence[int], asked: list[list[in
     """Add to a result the evaluations and positions of chosen_lengths. given: tokens of each
     row's prompt, or prefix and suffix.
     """
-    result.evaluations += torch.tensor(list(map(len, asked)))
+    device = result.evaluations.device  # where the network is, once a result is handed over
+    result.evaluations += torch.tensor(list(map(len, asked)), device=device)
     if result.positions is not None:
         result.positions += torch.tensor(
-            [sum(length + number for number in numbers) for length, numbers in zip(given, asked)]
+            [sum(length + number for number in numbers) for length, numbers in zip(given, asked)],
+            device=device,
         )
 
 

@@ -93,7 +93,8 @@ def likeliest_lengths(
     for start in range(0, len(prefixes), at_once):
         before, after = prefixes[start : start + at_once], suffixes[start : start + at_once]
         log_p = missing_log_probs(model, before, after).cpu()  # (B, most + 1)
-        room = torch.tensor([max_length - len(a) - len(b) for a, b in zip(before, after)])
-        log_p[torch.arange(log_p.shape[1]) > room[:, None]] = -torch.inf
+        room = [max_length - len(a) - len(b) for a, b in zip(before, after)]
+        n = torch.arange(log_p.shape[1], device="cpu")
+        log_p[n > torch.tensor(room, device="cpu")[:, None]] = -torch.inf
         found += log_p.argmax(1).tolist()
     return found

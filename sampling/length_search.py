@@ -71,7 +71,7 @@ def search_lengths(
     ).run()
     assert result.log_probs is not None  # as counts are given
     score = torch.from_numpy(log_counts[rows, rank]) + result.log_probs
-    best = torch.full((len(batch),), -1)
+    best = torch.full((len(batch),), -1, device="cpu")
     for candidate in score.argsort(stable=True).tolist():  # the last one of a row is its best
         best[rows[candidate]] = candidate
     # the evaluation that told the law is in each candidate's number

@@ -60,7 +60,7 @@ class PrefixCache:
         self.slot_count, self.room = 0, 0
         self.stores: list[Tensor] | None = None
         self.tokens = 0  # that went through the network
-        self.computed = torch.zeros(0, dtype=torch.long)  # (R,) of the last call, of each row
+        self.computed = torch.zeros(0, dtype=torch.long, device="cpu")  # (R,), of the last call
 
     def places(
         self,

@@ -1,19 +1,28 @@
 """No function that takes tensors makes one without saying on which device: with torch's default
-device set to `meta`, a tensor made without a device has no numbers, and whatever meets it fails. So
-a CPU shows what a GPU would trip over."""
+device set to `meta`, a tensor made without a device has no numbers, and whatever meets it fails.
+Written into another tensor it changes nothing, where a GPU would refuse: so samplers are also
+compared with themselves. A CPU thus shows what a GPU would trip over."""
+
+import operator
 
 import numpy as np
 import pytest
 import tiny
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import TrainerState
 
 from common.packed_rows import Places
 from data.noise_stream import NoiseStream
 from flexmdm_interpolant import GeometricSchedule
 from flexmdm_trainer import FlexMDMCollator, flexmdm_losses, flexmdm_reconstruction
 from llada_trainer import LLaDACollator, llada_losses, token_costs
+from sampling.canvas_search import add_cost
 from sampling.flexmdm import generate_flexmdm, generate_flexmdm_infilling
 from sampling.llada import generate_mdm, generate_mdm_infilling
+from sampling.results import GenerationResult
+from training.micro_batches import collate_micro_batches
+from training.weight_average import WeightAverage
 
 IDS = dict(mask_id=tiny.MASK, pad_id=tiny.PAD)
 
@@ -36,6 +45,18 @@ def rows(n, prompt=0):
     ]
 
 
+def without_meta(sample):
+    """The result of sample(), under `meta` and with no default device: they must be the same."""
+    found = sample()
+    torch.set_default_device(None)
+    wanted = sample()
+    torch.set_default_device("meta")
+    for name, value in vars(wanted).items():
+        same = torch.equal if isinstance(value, torch.Tensor) else operator.eq
+        assert same(getattr(found, name), value), name
+    return found
+
+
 def batch_of(collator, fixed_time=None):
     stream = NoiseStream(
         rows(6), 6, 1, seed=int(np.random.default_rng().integers(2**31)), fixed_time=fixed_time
@@ -51,6 +72,14 @@ def flexmdm():
 @pytest.fixture(scope="module")
 def llada():
     return tiny.stir(tiny.llada())
+
+
+def counting(kind, **settings):
+    """A network on the CPU that has a length distribution."""
+    with torch.device("cpu"):
+        if kind == "flexmdm":
+            return tiny.flexmdm(length_distribution=24, **settings)
+        return tiny.llada(length_distribution=24)
 
 
 def gradients(model, loss):
@@ -132,11 +161,13 @@ def test_llada_loss_gradients_and_bound(llada, meta, fill_length):
 def test_flexmdm_samplers(flexmdm, meta, options):
     flexmdm.eval()
     given = torch.tensor([[3, 4, 5], [6, 7, tiny.PAD]], device="cpu")
-    for result in (
-        generate_flexmdm(flexmdm, given, **IDS, max_length=20, return_trace=True, **options),
-        generate_flexmdm(flexmdm, None, batch_size=2, **IDS, max_length=20, **options),
-        generate_flexmdm_infilling(flexmdm, given, given, **IDS, max_length=20, **options),
+    options = {**IDS, **options, "max_length": 20, "seeds": [3, 9]}
+    for sample in (
+        lambda: generate_flexmdm(flexmdm, given, return_trace=True, **options),
+        lambda: generate_flexmdm(flexmdm, None, batch_size=2, **options),
+        lambda: generate_flexmdm_infilling(flexmdm, given, given, **options),
     ):
+        result = without_meta(sample)
         assert result.sequences.device.type == "cpu" and not (result.sequences == tiny.MASK).any()
 
 
@@ -153,9 +184,115 @@ def test_flexmdm_samplers(flexmdm, meta, options):
 def test_llada_sampler_and_prompt_cache(llada, meta, options):
     llada.eval()
     given = torch.tensor([[3, 4, 5], [6, 7, tiny.PAD]], device="cpu")
-    result = generate_mdm(llada, given, steps=None, gen_length=6, block_length=3, **IDS, **options)
+    options = {**IDS, **options, "seeds": [3, 9]}
+    result = without_meta(
+        lambda: generate_mdm(llada, given, gen_length=6, block_length=3, **options)
+    )
     assert result.sequences.device.type == "cpu" and not (result.sequences == tiny.MASK).any()
-    generate_mdm_infilling(llada, given, given, steps=None, middle_lengths=4, **IDS, **options)
+    without_meta(lambda: generate_mdm_infilling(llada, given, given, middle_lengths=4, **options))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_loss_of_a_shared_total_and_a_length_distribution(meta, training):
+    model = counting("flexmdm", length_head="total").train(training)
+    items, collator = batch_of(FlexMDMCollator(model.config))
+    losses = flexmdm_losses(model, collator(items), collator.interpolant)
+    gradients(model, (losses["unmask"] + losses["insertion"] + losses["missing"]).sum())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(sampler="count_first"),
+        dict(sampler="count_first", length_choice="drawn", temperature=1.0, rows_at_once=1),
+        dict(sampler="count_first", length_candidates=3),
+        dict(sampler="event_driven", placed_share=0.5),
+        dict(sampler="event_driven", leap_counts="drawn"),
+        dict(sampler="tau_leaping", steps=5, leap_counts="drawn", rows_at_once=1),
+        dict(sampler="event_driven", corrector_time=0.5, corrector_choice="least_confident"),
+        dict(sampler="tau_leaping", steps=5, corrector_time=0.5, corrector_rounds=2),
+    ],
+    ids=lambda options: " ".join(map(str, options.values())),
+)
+@pytest.mark.parametrize("head", ["log_rate", "total"])
+def test_flexmdm_samplers_that_count_and_correct(meta, head, options):
+    model = counting("flexmdm", length_head=head)
+    given = torch.tensor([[3, 4, 5], [6, 7, tiny.PAD]], device="cpu")
+    for suffixes in (given, [[], []]):
+        result = without_meta(
+            lambda suffixes=suffixes: generate_flexmdm_infilling(
+                model, given, suffixes, **IDS, max_length=20, seeds=[3, 9], **options
+            )
+        )
+        assert result.sequences.device.type == "cpu" and not (result.sequences == tiny.MASK).any()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(llada_length="counted"),
+        dict(llada_length="grown", rows_at_once=1),
+        dict(llada_length="searched", length_drift={"2": -1.0, "5": -1.1, "30": 0.0}),
+    ],
+    ids=lambda options: options["llada_length"],
+)
+def test_llada_finds_its_length(meta, options):
+    model = counting("llada")
+    given = torch.tensor([[3, 4, 5], [6, 7, tiny.PAD]], device="cpu")
+    options = {**IDS, **options, "max_length": 20, "seeds": [3, 9]}
+    result = without_meta(lambda: generate_mdm(model, given, **options))
+    assert not (result.sequences == tiny.MASK).any()
+    if options["llada_length"] != "grown":  # which is for prompts
+        without_meta(lambda: generate_mdm_infilling(model, given, given, **options))
+
+
+def test_micro_batches_of_a_token_budget_and_averaged_parameters(meta):
+    model = counting("flexmdm", length_head="total").train()
+    collator = FlexMDMCollator(model.config)
+    stream = NoiseStream(rows(6), 6, 1, 5, tokens=collator.tokens, tokens_per_batch=20)
+    average = WeightAverage(0.9)
+    average.begin(model)
+    for batch in collate_micro_batches(collator, [stream[place] for place in range(6)]):
+        losses = flexmdm_losses(model, batch, collator.interpolant)
+        gradients(model, losses["insertion"].sum())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    own = [parameter.detach().clone() for parameter in model.parameters()]
+    average.on_step_end(None, TrainerState(global_step=1), None)
+    with average.in_place():
+        changed = [(each - was).abs() for each, was in zip(model.parameters(), own)]
+        # 2 / 11 of the parameters that it began with, each smaller by 1
+        assert all(torch.allclose(each, each.new_full((), 2 / 11), atol=1e-5) for each in changed)
+    assert all(torch.equal(each, was) for each, was in zip(model.parameters(), own))
+
+
+@pytest.mark.parametrize("head", ["log_rate", "total"])
+def test_a_step_of_flexmdm_never_waits_for_its_device(head):
+    """Everything is on `meta`, which has no number to give: asking it for one raises."""
+    model = counting("flexmdm", length_head=head).train().to("meta")
+    items, collator = batch_of(FlexMDMCollator(model.config))
+    batch = {name: value.to("meta") for name, value in collator(items).items()}
+    losses = flexmdm_losses(model, batch, collator.interpolant)
+    (losses["unmask"] + losses["insertion"] + losses["missing"]).sum().backward()
+    with pytest.raises(RuntimeError, match="meta"):
+        losses["unmask"].sum().item()
+
+
+def test_a_step_of_llada_never_waits_for_its_device():
+    model = tiny.llada().train().to("meta")
+    items, collator = batch_of(LLaDACollator(tiny.MASK, tiny.PAD, None))
+    batch = {name: value.to("meta") for name, value in collator(items).items()}
+    llada_losses(model, batch).sum().backward()
+
+
+def test_the_cost_of_a_length_is_added_where_the_result_is():
+    """As on a GPU, whose checks torch makes without one: the result is on it, what is added not."""
+    with FakeTensorMode():
+        *parts, positions = (torch.zeros(2, dtype=torch.long, device="cuda") for _ in range(5))
+        result = GenerationResult(*parts, positions=positions)
+        add_cost(result, [4, 5], [[2], [2, 3]])
+        assert result.evaluations.is_cuda and result.positions.is_cuda
 
 
 def test_packing_by_positions_equals_packing_by_masks_and_padded_rows(flexmdm, llada):
