@@ -18,18 +18,19 @@
 # OUTPUT_DIR (RUNS_DIR/IFT_math_KIND), GLOBAL_BATCH.
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
+. scripts/settings.sh
 MODEL_KIND=${MODEL_KIND:-flexmdm}
-TRAIN_DATA=${TRAIN_DATA:-${DATA_CACHE:?name the folder that IFT_preprocess.sh wrote to}/gsm8k}
-OUTPUT_DIR=${OUTPUT_DIR:-${RUNS_DIR:?name the folder for checkpoints}/IFT_math_$MODEL_KIND}
+[ -n "${TRAIN_DATA:-}" ] || need DATA_CACHE name the folder that IFT_preprocess.sh wrote to
+TRAIN_DATA=${TRAIN_DATA:-$DATA_CACHE/gsm8k}
+[ -n "${OUTPUT_DIR:-}" ] || need RUNS_DIR name the folder for checkpoints
+OUTPUT_DIR=${OUTPUT_DIR:-$RUNS_DIR/IFT_math_$MODEL_KIND}
 case $MODEL_KIND in
   flexmdm)
-    if [ -z "${INIT_FROM:-}" ]; then
-      : "${RUNS_DIR:?name the folder of the transfer, or give INIT_FROM}"
-      INIT_FROM=$RUNS_DIR/transfer_flexmdm/final
-    fi
+    [ -n "${INIT_FROM:-}" ] || need RUNS_DIR name the folder of the transfer, or give INIT_FROM
+    INIT_FROM=${INIT_FROM:-$RUNS_DIR/transfer_flexmdm/final}
     START=(--variable_length --init_from "$INIT_FROM") ;;
   llada) START=(${INIT_FROM:+--init_from "$INIT_FROM"}) ;;
-  *) echo "error: MODEL_KIND $MODEL_KIND is neither flexmdm nor llada" >&2; exit 2 ;;
+  *) stop "MODEL_KIND $MODEL_KIND is neither flexmdm nor llada" ;;
 esac
 . scripts/launch.sh
 ACCUMULATION=$(accumulation "${GLOBAL_BATCH:-64}" 4 "$@")

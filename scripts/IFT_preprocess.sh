@@ -16,12 +16,15 @@
 # BASE_MODEL (its tokenizer), OUTPUT_DIR (default: DATA_CACHE/gsm8k or DATA_CACHE/code_infilling).
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
-case ${TASK:?math or code} in
+. scripts/settings.sh
+need TASK math or code
+case $TASK in
   math) SCRIPT=preprocess_math.py NAME=gsm8k ;;
   code) SCRIPT=preprocess_code_infilling.py NAME=code_infilling ;;
-  *) echo "error: TASK $TASK is neither math nor code" >&2; exit 2 ;;
+  *) stop "TASK $TASK is neither math nor code" ;;
 esac
-OUTPUT_DIR=${OUTPUT_DIR:-${DATA_CACHE:?name the folder for preprocessed data}/$NAME}
+[ -n "${OUTPUT_DIR:-}" ] || need DATA_CACHE name the folder for preprocessed data
+OUTPUT_DIR=${OUTPUT_DIR:-$DATA_CACHE/$NAME}
 . scripts/launch.sh
 
 alone $SCRIPT --tokenizer "${BASE_MODEL:-GSAI-ML/LLaDA-8B-Base}" --output_dir "$OUTPUT_DIR" \

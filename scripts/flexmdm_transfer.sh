@@ -18,16 +18,18 @@
 # command line: --nodes=2 --gpus-per-node=8. 300 s before its time limit the job saves and requeues.
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
+. scripts/settings.sh
 MODEL_KIND=${MODEL_KIND:-flexmdm}
 case $MODEL_KIND in
   flexmdm) KIND=(--variable_length) ;;
   llada) KIND=() ;;
-  *) echo "error: MODEL_KIND $MODEL_KIND is neither flexmdm nor llada" >&2; exit 2 ;;
+  *) stop "MODEL_KIND $MODEL_KIND is neither flexmdm nor llada" ;;
 esac
-if [ -z "${TRAIN_DATA:-}" ]; then
-  TRAIN_DATA=${DATA_CACHE:?name the folder that flexmdm_transfer_preprocess.sh wrote to}/transfer
-fi
-OUTPUT_DIR=${OUTPUT_DIR:-${RUNS_DIR:?name the folder for checkpoints}/transfer_$MODEL_KIND}
+[ -n "${TRAIN_DATA:-}" ] \
+  || need DATA_CACHE name the folder that flexmdm_transfer_preprocess.sh wrote to
+TRAIN_DATA=${TRAIN_DATA:-$DATA_CACHE/transfer}
+[ -n "${OUTPUT_DIR:-}" ] || need RUNS_DIR name the folder for checkpoints
+OUTPUT_DIR=${OUTPUT_DIR:-$RUNS_DIR/transfer_$MODEL_KIND}
 . scripts/launch.sh
 ACCUMULATION=$(accumulation "${GLOBAL_BATCH:-64}" 4 "$@")
 

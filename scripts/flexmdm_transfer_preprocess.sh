@@ -15,7 +15,9 @@
 # from the parts that it has tokenised.
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
-OUTPUT_DIR=${OUTPUT_DIR:-${DATA_CACHE:?name the folder for preprocessed data}/transfer}
+. scripts/settings.sh
+[ -n "${OUTPUT_DIR:-}" ] || need DATA_CACHE name the folder for preprocessed data
+OUTPUT_DIR=${OUTPUT_DIR:-$DATA_CACHE/transfer}
 . scripts/launch.sh
 CORPUS=(--corpus openwebtext proof-pile-2)
 [ -z "$(value_of --corpus "$@")$(value_of --data_path "$@")" ] || CORPUS=()

@@ -19,6 +19,7 @@
 # evaluation/sandbox/runner.py; without it only the text is scored.
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
+. scripts/settings.sh
 MODEL_KIND=${MODEL_KIND:-flexmdm}
 DIFFUSION_STEPS=${DIFFUSION_STEPS-4096}
 # the paper's decoding: FlexMDM by tau-leaping; of the baseline 1,024 tokens in one block, random
@@ -26,17 +27,13 @@ DIFFUSION_STEPS=${DIFFUSION_STEPS-4096}
 case $MODEL_KIND in
   flexmdm) KIND=(--variable_length ${DIFFUSION_STEPS:+--preset paper}) ;;
   llada) KIND=(--gen_length 1024 --block_length 1024 --remasking random) ;;
-  *) echo "error: MODEL_KIND $MODEL_KIND is neither flexmdm nor llada" >&2; exit 2 ;;
+  *) stop "MODEL_KIND $MODEL_KIND is neither flexmdm nor llada" ;;
 esac
 [ -z "$DIFFUSION_STEPS" ] || KIND=(--diffusion_steps "$DIFFUSION_STEPS" "${KIND[@]}")
-if [ -z "${CHECKPOINT_PATH:-}" ]; then
-  : "${RUNS_DIR:?name the folder of the fine-tuned checkpoints}"
-  CHECKPOINT_PATH=$RUNS_DIR/IFT_code_$MODEL_KIND/final
-fi
-if [ -z "${OUTPUT_DIR:-}" ]; then
-  OUTPUT_DIR=${RUNS_DIR:?name the folder for results}/inference_code_$MODEL_KIND
-  OUTPUT_DIR+=${DIFFUSION_STEPS:+_$DIFFUSION_STEPS}
-fi
+[ -n "${CHECKPOINT_PATH:-}" ] || need RUNS_DIR name the folder of the fine-tuned checkpoints
+CHECKPOINT_PATH=${CHECKPOINT_PATH:-$RUNS_DIR/IFT_code_$MODEL_KIND/final}
+[ -n "${OUTPUT_DIR:-}" ] || need RUNS_DIR name the folder for results
+OUTPUT_DIR=${OUTPUT_DIR:-$RUNS_DIR/inference_code_$MODEL_KIND${DIFFUSION_STEPS:+_$DIFFUSION_STEPS}}
 . scripts/launch.sh
 
 has --allow_code_execution "$@" || say "programs will not be run, only the text is scored:" \

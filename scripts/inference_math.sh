@@ -17,6 +17,7 @@
 # (default: RUNS_DIR/inference_math_KIND_STEPS).
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
+. scripts/settings.sh
 MODEL_KIND=${MODEL_KIND:-flexmdm}
 DIFFUSION_STEPS=${DIFFUSION_STEPS-256}
 # the paper's decoding of the baseline: 1,024 tokens in one block, random remasking; FlexMDM's
@@ -24,17 +25,13 @@ DIFFUSION_STEPS=${DIFFUSION_STEPS-256}
 case $MODEL_KIND in
   flexmdm) KIND=(--variable_length) ;;
   llada) KIND=(--gen_length 1024 --block_length 1024 --remasking random) ;;
-  *) echo "error: MODEL_KIND $MODEL_KIND is neither flexmdm nor llada" >&2; exit 2 ;;
+  *) stop "MODEL_KIND $MODEL_KIND is neither flexmdm nor llada" ;;
 esac
 [ -z "$DIFFUSION_STEPS" ] || KIND=(--diffusion_steps "$DIFFUSION_STEPS" "${KIND[@]}")
-if [ -z "${CHECKPOINT_PATH:-}" ]; then
-  : "${RUNS_DIR:?name the folder of the fine-tuned checkpoints}"
-  CHECKPOINT_PATH=$RUNS_DIR/IFT_math_$MODEL_KIND/final
-fi
-if [ -z "${OUTPUT_DIR:-}" ]; then
-  OUTPUT_DIR=${RUNS_DIR:?name the folder for results}/inference_math_$MODEL_KIND
-  OUTPUT_DIR+=${DIFFUSION_STEPS:+_$DIFFUSION_STEPS}
-fi
+[ -n "${CHECKPOINT_PATH:-}" ] || need RUNS_DIR name the folder of the fine-tuned checkpoints
+CHECKPOINT_PATH=${CHECKPOINT_PATH:-$RUNS_DIR/IFT_math_$MODEL_KIND/final}
+[ -n "${OUTPUT_DIR:-}" ] || need RUNS_DIR name the folder for results
+OUTPUT_DIR=${OUTPUT_DIR:-$RUNS_DIR/inference_math_$MODEL_KIND${DIFFUSION_STEPS:+_$DIFFUSION_STEPS}}
 . scripts/launch.sh
 
 evaluate eval_gsm8k.py --checkpoint_path "$CHECKPOINT_PATH" --output_dir "$OUTPUT_DIR" \

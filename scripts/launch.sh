@@ -22,8 +22,8 @@
 #                                    node, else 1
 # shellcheck shell=bash
 
+. scripts/settings.sh
 say() { echo "[launch] $*"; }
-stop() { echo "error: $*" >&2; exit 2; }
 
 # The value that argparse will see: the last `--flag value` or `--flag=value` of the arguments;
 # nothing if the flag is not given.

@@ -11,7 +11,8 @@
 #   RUNS_DIR=/scratch/me/runs bash scripts/results_table.sh [flags of scripts/results_table.py]
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
-: "${RUNS_DIR:?name the folder of the results}"
+. scripts/settings.sh
+need RUNS_DIR name the folder of the results
 . scripts/launch.sh
 
 alone scripts/results_table.py "$RUNS_DIR" --output_dir "$RUNS_DIR/tables" "$@"

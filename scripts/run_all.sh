@@ -26,35 +26,28 @@ set -euo pipefail
 # the settings below are split into words, which are no patterns of files
 set -f
 cd "$(dirname "$0")/.."
-: "${RUNS_DIR:?name the folder for checkpoints and results}" \
-  "${DATA_CACHE:?name the folder for preprocessed data}"
+. scripts/settings.sh
+need RUNS_DIR name the folder for checkpoints and results
+need DATA_CACHE name the folder for preprocessed data
 DRY_RUN=''
 CODE_EXECUTION=''
 for word in "$@"; do
   case $word in
     --dry_run) DRY_RUN=yes ;;
     --allow_code_execution) CODE_EXECUTION=$word ;;
-    *)
-      echo "error: $word: run_all.sh takes --dry_run and --allow_code_execution;" \
-        "flags of a stage go into its variable" >&2
-      exit 2 ;;
+    *) stop "$word: run_all.sh takes --dry_run and --allow_code_execution;" \
+      "flags of a stage go into its variable" ;;
   esac
 done
 for kind in ${MODEL_KINDS:=flexmdm llada}; do
-  [ "$kind" = flexmdm ] || [ "$kind" = llada ] || {
-    echo "error: MODEL_KINDS: $kind is neither flexmdm nor llada" >&2
-    exit 2
-  }
+  [ "$kind" = flexmdm ] || [ "$kind" = llada ] \
+    || stop "MODEL_KINDS: $kind is neither flexmdm nor llada"
 done
 for steps in ${STEPS:=128 256 512 1024 4096}; do
-  [[ $steps =~ ^[1-9][0-9]*$ ]] || {
-    echo "error: STEPS: $steps is not a number of steps" >&2
-    exit 2
-  }
+  [[ $steps =~ ^[1-9][0-9]*$ ]] || stop "STEPS: $steps is not a number of steps"
 done
 if [ -z "$DRY_RUN" ] && ! command -v sbatch > /dev/null; then
-  echo "error: no sbatch here: run this on a login node, or see the plan with --dry_run" >&2
-  exit 2
+  stop "no sbatch here: run this on a login node, or see the plan with --dry_run"
 fi
 export RUNS_DIR DATA_CACHE
 # one stage's settings; here they would be every stage's

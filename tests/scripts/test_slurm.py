@@ -27,6 +27,7 @@ from conftest import ROOT
 
 SCRIPTS = ROOT / "scripts"
 OURS = (
+    "settings",
     "launch",
     "flexmdm_transfer_preprocess",
     "IFT_preprocess",
@@ -111,8 +112,14 @@ def test_scripts_are_clean():
 )
 def test_a_missing_variable_is_a_one_line_error(script, given, missing):
     done = bash(f"bash scripts/{script}.sh", clean_environment(**given), check=False)
-    assert done.returncode != 0 and done.stdout == ""
-    assert len(done.stderr.strip().splitlines()) == 1 and f"{missing}: " in done.stderr
+    assert done.returncode == 2 and done.stdout == ""
+    assert re.fullmatch(f"error: {missing}: .+\n", done.stderr)
+
+
+def test_no_setting_is_refused_by_bash_itself():
+    """Whose ${NAME:?words} ends a script with exit code 1."""
+    for path in SCRIPTS.glob("*.sh"):
+        assert not re.search(r"\$\{\w+:?\?", path.read_text()), path
 
 
 def test_no_user_account_or_local_path_in_the_scripts():
