@@ -62,6 +62,13 @@ def unknown_flags(words: Sequence[str], known: Iterable[str]) -> str:
     return f"{message}; did you mean {' and '.join(meant)}?" if meant else message
 
 
+def typed_flags(parser: argparse.ArgumentParser, words: Sequence[str]) -> frozenset[str]:
+    """The names (`dest`) of the flags among the words of a command line."""
+    flags = [word.partition("=")[0] for word in words]
+    known = parser._option_string_actions
+    return frozenset(known[flag].dest for flag in flags if flag in known)
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """argparse's, but a wrong flag raises InputError (one line, exit code 2 under
     common.errors.run), the description keeps its line breaks, and a boolean flag may be given with

@@ -9,7 +9,7 @@ import math
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from transformers import TrainingArguments
@@ -21,6 +21,7 @@ from common.progress import silence_progress
 from flexmdm_interpolant import parse_schedule
 from training.command_line import parse_dataclass
 from training.flags import InstructionFlags, RunFlags
+from training.unused_flags import refuse_unused_flags
 
 # (test of a value, the same in words, flags); None means not given
 RANGES = (
@@ -88,6 +89,8 @@ class RunArguments(RunFlags, TrainingArguments):  # type: ignore[misc]  # our ow
     flags.
     """
 
+    typed: ClassVar[frozenset[str]] = frozenset()  # names of the flags that a user gave
+
     def __post_init__(self) -> None:
         self.check_numbers()
         if self.quiet:
@@ -101,6 +104,8 @@ class RunArguments(RunFlags, TrainingArguments):  # type: ignore[misc]  # our ow
         self.tf32 = True if torch.cuda.is_available() and self.tf32 is None else self.tf32
         self.train_data = self.train_data or self.cache_path
         if self.wandb:
+            if self.report_to not in ("none", "wandb"):
+                raise InputError(f"give only one of --wandb and --report_to {self.report_to}")
             self.report_to = "wandb"
         self.output_dir = self.output_dir or str(Path("runs") / (self.job_name or "unnamed"))
         self.run_name = self.run_name or self.job_name or Path(self.output_dir).name
@@ -174,6 +179,7 @@ class RunArguments(RunFlags, TrainingArguments):  # type: ignore[misc]  # our ow
             raise InputError(f"--length_head: {self.length_head} is none of {kinds}")
         if self.length_distribution and not self.variable_length:
             raise InputError("--length_distribution: only a FlexMDM has one (--variable_length)")
+        refuse_unused_flags(self)
         settings: Any = self.lr_scheduler_kwargs or {}
         for name, value in settings.items():
             if isinstance(value, float) and not math.isfinite(value):

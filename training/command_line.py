@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from transformers.hf_argparser import HfArgumentParser, string_to_bool
 
-from common.command_line import unknown_flags
+from common.command_line import typed_flags, unknown_flags
 from common.errors import InputError
 from common.files import local_folder
 from training.flags import RunFlags
@@ -72,7 +72,8 @@ def first_look(flags: type[RunFlags], description: str | None) -> None:
 
 
 def parse_dataclass(cls: type[Any], description: str | None) -> Any:
-    """An instance of the dataclass from the command line. Raises InputError for a flag that it does
+    """An instance of the dataclass from the command line; `typed`: the names of the flags that were
+    given. Raises InputError for a flag that it does
     not have, with a suggestion, and for a value that cannot be read.
     """
     parser = make_parser(cls, description)
@@ -82,4 +83,5 @@ def parse_dataclass(cls: type[Any], description: str | None) -> Any:
         raise InputError(str(error)) from None
     if rest:
         raise InputError(unknown_flags(rest, parser._option_string_actions))
+    parsed.typed = typed_flags(parser, sys.argv[1:])
     return parsed

@@ -26,12 +26,15 @@ def build_model(args: "RunArguments") -> tuple[Any, Any]:
         quantize_base,
     )
     from training.memory import require_room_for_training
+    from training.unused_flags import kept_settings
 
     set_seed(args.seed)
-    # of the frozen base
-    dtype = torch.bfloat16 if args.bf16 and not args.all_parameters else torch.float32
     source = args.init_from or args.model_name_or_path
     folder = resolve_folder(source, "--init_from" if args.init_from else "--model_name_or_path")
+    kept, lora = kept_settings(folder) if args.init_from else ({}, {})
+    trains_all = args.all_parameters or bool(kept and not lora)
+    # of the frozen base
+    dtype = torch.bfloat16 if args.bf16 and not trains_all else torch.float32
     require_room_for_training(args, folder)
     tokenizer = load_tokenizer(source)
     if args.init_from:

@@ -42,6 +42,7 @@ from training.progress import print_ending, show_progress
 from training.rows import check_origin, check_rows
 from training.sharding import shard_by_fsdp2, shard_by_zero3
 from training.trainer import DiffusionTrainer, named_failure
+from training.unused_flags import refuse_other_settings
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -379,8 +380,8 @@ def check_data(args: RunArguments, model: Any, tokenizer: Any, rows: "dict[str, 
 
 
 def check_kind(args: RunArguments) -> None:
-    """Refuse an --init_from that is not the kind of model that --variable_length asks for. Raises
-    InputError.
+    """Refuse an --init_from that is not the kind of model that --variable_length asks for, or has
+    other settings than the flags. Raises InputError.
     """
     if args.init_from and checkpoint_kind(args.init_from, "--init_from") != (
         "flexmdm" if args.variable_length else "llada"
@@ -391,6 +392,7 @@ def check_kind(args: RunArguments) -> None:
             else "a FlexMDM: add --variable_length"
         )
         raise InputError(f"--init_from: {args.init_from} is {kind}")
+    refuse_other_settings(args)
 
 
 @out_of_memory_advice(training_advice)

@@ -195,7 +195,7 @@ def test_a_run_whose_weights_and_optimizer_cannot_fit_is_refused(
     nothing.
     """
     if "init_from" in changes:
-        changes = {"init_from": made / changes["init_from"]}
+        changes = {"init_from": made / changes["init_from"], "lora_r": None, "lora_alpha": None}
     words = run_flags(made / "base", made / "data", tmp_path / "run", **changes)
     sizes = {}
 
@@ -212,7 +212,7 @@ def test_a_run_whose_weights_and_optimizer_cannot_fit_is_refused(
     monkeypatch.setattr(gpu_memory, "device_memory", lambda device: 1)
     line = refused(f"{SCRIPTS['transfer']}.py", *words)
     assert all(word in line for word in ("GPU memory", "weights", "optimizer", "GiB", *helps)), line
-    if "init_from" in changes:  # of LoRA with the rank that the adapter has, not the flags'
+    if "init_from" in changes:  # of LoRA with the rank that the adapter has, not the default
         from safetensors.torch import load_file
 
         tensors = load_file(made / "adapter/adapter_model.safetensors").values()

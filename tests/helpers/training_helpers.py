@@ -69,7 +69,11 @@ def run_flags(base, data, output, **changes):
         "adaln_group_size": 2,
         "disable_tqdm": "true",
     } | changes
-    return flags(**settings)
+    lora, flexmdm = {"lora_r", "lora_alpha"}, {"adaln_group_size"}
+    unused = lora if changes.get("all_parameters") else set()
+    unused |= set() if changes.get("variable_length") else flexmdm
+    unused -= set(changes)  # those are meant
+    return flags(**{name: value for name, value in settings.items() if name not in unused})
 
 
 def run_here(script, words, monkeypatch):
