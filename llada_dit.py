@@ -463,6 +463,10 @@ class NetworkBase(PreTrainedModel):
         if weight.device.type != "meta":
             self.length_distribution.start_low()
 
+    def drop_length_distribution(self) -> None:
+        """Remove the head for p(n missing tokens)."""
+        self.config.length_distribution, self.length_distribution = 0, None
+
     stores: list[Tensor] | None = None  # key_stores' own
     # network_graphs.TrunkGraphs: for sampling on a GPU
     graphs: Callable[..., tuple[Tensor, ...]] | None = None
@@ -829,6 +833,7 @@ class LLaDADiT(NetworkBase):
         super().__init__(config)
         assert config.backbone is not None  # only a config without a network has none
         backbone = LLaDAConfig.from_json(config.backbone, "backbone of the FlexMDM config")
+        backbone.length_distribution = 0  # a LLaDA's own, of which a FlexMDM makes no use
         width, groups = backbone.d_model, math.ceil(backbone.n_layers / config.adaln_group_size)
         self.backbone = LLaDAModelLM(backbone)
         self.time_mlp = nn.Sequential(

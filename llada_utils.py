@@ -339,6 +339,16 @@ def llada_config(folder: Path) -> LLaDAConfig:
     return config_of(LLaDAConfig, folder)
 
 
+def backbone_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A LLaDA's config.json as a FlexMDM's backbone has it: without a length distribution."""
+    return {key: value for key, value in config.items() if key != "length_distribution"}
+
+
+def backbone_tensors(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of a LLaDA that a FlexMDM's backbone has: without a length distribution."""
+    return (pair for pair in tensors if not pair[0].startswith("length_distribution."))
+
+
 def config_of(kind: type[Config], folder: Path) -> Config:
     """LLaDAConfig or FlexMDMConfig of a folder's config.json. Raises InputError."""
     try:
@@ -390,6 +400,7 @@ def load_llada(
     base_folder = base_of_checkpoint(folder, base, **hub_arguments)
     model = load_llada(base_folder, dtype=dtype, device=device)
     model.name_or_path = str(base or named_base(folder))  # a hub id, not its local copy
+    model.drop_length_distribution()  # fitted to the base alone
     adapter.inference_mode = False  # else peft freezes the adapter as well
     add_lora(model, adapter)
     names = {
@@ -509,7 +520,7 @@ def new_flexmdm(
     folder = resolve_folder(base)
     backbone = llada_config(folder)
     config = FlexMDMConfig(
-        backbone=backbone.to_json(),
+        backbone=backbone_config(backbone.to_json()),
         base_model_name_or_path=lasting_name(str(base)),
         mask_token_id=backbone.mask_token_id,
         pad_token_id=backbone.pad_token_id,
@@ -517,7 +528,8 @@ def new_flexmdm(
         **settings,
     )
     model = build_flexmdm(FlexMDMConfig(**{**config.own_fields(), "lora": None}))
-    load_into(model.backbone, read_tensors(folder), lambda name: dtype, device, folder)
+    tensors = backbone_tensors(read_tensors(folder))
+    load_into(model.backbone, tensors, lambda name: dtype, device, folder)
     for part in model.new_parts():
         part.to_empty(device=device)
     model.init_new_parts()
@@ -569,7 +581,9 @@ def load_flexmdm(
             load_into(model, read_tensors(folder), dtype_of, device, folder)
         else:
             base_folder = base_of_checkpoint(folder, base, **hub_arguments)
-            if llada_config(base_folder).to_json() != config.backbone:
+            assert config.backbone is not None  # from_json refuses it
+            own = llada_config(base_folder).to_json()
+            if backbone_config(own) != backbone_config(config.backbone):
                 raise InputError(
                     f"--base_model: {base_folder} has another config.json than the base of {folder}"
                 )
@@ -577,7 +591,10 @@ def load_flexmdm(
             place = with_base_layer(names)
             load_into(
                 model,
-                ((place(f"backbone.{name}"), tensor) for name, tensor in read_tensors(base_folder)),
+                (
+                    (place(f"backbone.{name}"), tensor)
+                    for name, tensor in backbone_tensors(read_tensors(base_folder))
+                ),
                 dtype_of,
                 device,
                 base_folder,
@@ -630,7 +647,7 @@ def load_paper_checkpoint(
             " code"
         )
     config = FlexMDMConfig(
-        backbone=backbone.to_json(),
+        backbone=backbone_config(backbone.to_json()),
         base_model_name_or_path=lasting_name(str(base)),
         time_scale=1.0,
         length_head="softplus",

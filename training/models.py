@@ -79,6 +79,10 @@ def build_model(args: "RunArguments") -> tuple[Any, Any]:
                     "lora_dropout": args.lora_dropout,
                 },
             )
+    if isinstance(model, LLaDAModelLM) and model.length_distribution is not None:
+        model.drop_length_distribution()  # no loss trains it, and it would not fit what is trained
+        if args.process_index == 0 and not args.evaluate_only:
+            print(f"note: the length distribution of {source} is left out; fit one afterwards")
     if args.load_in_4bit:
         quantize_base(model)
     return model, tokenizer
