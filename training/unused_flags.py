@@ -4,13 +4,12 @@ flag that is left alone is never refused, nor is one that says what holds anyway
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 from common.errors import InputError
 from common.files import read_json, resolve_folder
 
-if TYPE_CHECKING:
-    from training.arguments import RunArguments
+Arguments: TypeAlias = Any  # RunArguments, whose module imports this one
 
 # fields of FlexMDMConfig that --init_from keeps
 KEPT = (
@@ -75,7 +74,7 @@ RULES: tuple[tuple[Callable[[Any], Any], tuple[str, ...], str], ...] = (
 )
 
 
-def refuse_unused_flags(args: "RunArguments") -> None:
+def refuse_unused_flags(args: Arguments) -> None:
     """Refuse typed flags that the others leave without an effect, and flags that contradict each
     other. Raises InputError naming them.
     """
@@ -100,7 +99,7 @@ def refuse_unused_flags(args: "RunArguments") -> None:
         raise InputError(f"{both} --train_data and --cache_path, which are one flag")
 
 
-def refuse_other_settings(args: "RunArguments") -> None:
+def refuse_other_settings(args: Arguments) -> None:
     """Refuse typed flags that contradict the checkpoint of --init_from, which keeps its settings.
     Raises InputError naming both.
     """
