@@ -414,6 +414,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         args.sampler = "tau_leaping" if paper else unnamed_sampler(args.diffusion_steps)
     if args.timeout <= 0:
         raise InputError(f"--timeout: {args.timeout} is not above 0")
+    for name in ("code_workers", "timeout", "unsafe_as_root"):
+        if name in args.typed and not args.allow_code_execution:
+            raise InputError(f"--{name}: no effect without --allow_code_execution")
+    if args.gen_length and args.llada_infill == "oracle":
+        raise InputError(
+            "--gen_length: no effect with --llada_infill oracle, which has the reference's length"
+        )
     return args
 
 

@@ -42,6 +42,7 @@ from common.progress import add_quiet_flag
 from sampling.flags import add_flexmdm_flags, add_model_flags, options_from
 from sampling.given import refuse_mask_tokens, refuse_padding
 from sampling.options import SEED, OptionError, SamplerOptions, unnamed_sampler
+from sampling.unused_flags import refuse_unused_flags
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -285,6 +286,7 @@ def main() -> None:
         given = given_prompt(tokenizer, args.prompt, args.task)
     if not named:
         options = with_own_sampler(model, given, options)
+    refuse_unused_flags(args, options)
     with evaluations_bar(options.steps) as on_frame:
         if args.watch:
             from sampling.trace_page import terminal_watcher

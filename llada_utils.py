@@ -552,7 +552,7 @@ def load_flexmdm(
     """A FlexMDM checkpoint of ours, an exported one, or the paper code's pytorch_model.bin (then
     `base` is needed), in eval mode.
 
-    lora_alpha: for pytorch_model.bin only, which does not hold it (default: r). dtype is the
+    lora_alpha: of pytorch_model.bin, which does not hold it (default: r). dtype is the
     backbone's, as in load_llada, and newly initialised modules stay fp32; None: every tensor as it
     is stored. merge=False keeps LoRA beside a frozen base; hub_arguments: as revision, of a hub id.
     Raises InputError for anything that does not fit.
@@ -575,6 +575,12 @@ def load_flexmdm(
         base_folder = base_of_checkpoint(folder, base)
     else:
         config = flexmdm_config(folder)
+        stored = (config.lora or {}).get("lora_alpha")
+        if lora_alpha not in (None, stored):
+            raise InputError(
+                f"--lora_alpha {lora_alpha}: only for checkpoints of the paper's code; {checkpoint}"
+                f" {'stores its own, ' + str(stored) if stored else 'has no LoRA'}"
+            )
         model = build_flexmdm(config)
         names = dict(model.named_parameters())
         if config.saved_weights == "full":

@@ -84,12 +84,16 @@ class ArgumentParser(argparse.ArgumentParser):
     def parse_known_args(
         self, args: Iterable[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
-        """As argparse's. Raises InputError for a word that is not UTF-8."""
+        """As argparse's; `typed` of the result: the names of the flags that were given. Raises
+        InputError for a word that is not UTF-8.
+        """
         words = list(sys.argv[1:] if args is None else args)
         for word in words:
             if any("\ud800" <= character <= "\udfff" for character in word):
                 raise InputError(f"the command line is not UTF-8: {ascii(word)}")
-        return super().parse_known_args(list(self._without_values(words)), namespace)
+        parsed, rest = super().parse_known_args(list(self._without_values(words)), namespace)
+        parsed.typed = typed_flags(self, words)
+        return parsed, rest
 
     def _without_values(self, words: list[str]) -> Iterator[str]:
         """The words, in which boolean flags have lost their values: `--flag false` is no flag."""

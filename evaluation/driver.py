@@ -321,8 +321,13 @@ def add_run_flags(parser: argparse.ArgumentParser, name_of_output: str) -> None:
 
 
 def check_run_flags(args: argparse.Namespace) -> None:
-    """Refuse counts below 1, and a command with nothing to do."""
+    """Refuse counts below 1, a command with nothing to do, and flags without an effect."""
     require_positive(args, "subsample", "num_samples", "batch_size")
+    for name in ("allow_duplicates", "allow_missing"):
+        if getattr(args, name) and not args.score_only:
+            raise InputError(f"--{name}: no effect without --score_only")
+    if args.score_only and args.check_references:
+        raise InputError("give only one of --score_only and --check_references")
     if not (args.score_only or args.check_references or args.checkpoint_path):
         raise InputError(
             "--checkpoint_path: a checkpoint is needed (or --score_only, or --check_references)"

@@ -17,6 +17,7 @@ from common.errors import InputError
 from sampling.flags import options_from
 from sampling.given import refuse_mask_tokens, refuse_padding
 from sampling.options import LLaDAOptions, SamplerOptions, SharedOptions
+from sampling.unused_flags import refuse_unused_flags
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -273,6 +274,8 @@ class EvaluatedModel(AnsweringModel):
             )
         flexmdm = kind == "flexmdm"
         options = options_from(args, SamplerOptions if flexmdm else LLaDAOptions, default_steps)
+        if flexmdm:
+            refuse_unused_flags(args, options)
         uneven = flexmdm and (args.sampler == "event_driven" or args.bound_inflation is not None)
         self.rows_per_call = args.batch_size * (BATCHES_PER_CALL if uneven else 1)
         device = pick_device(args.device)
