@@ -88,11 +88,6 @@ def test_a_scale_of_lora_that_a_checkpoint_stores_is_not_overruled(lora, tmp_pat
         (eval_humaneval_infill, ["--timeout", "3"], "--timeout: no effect without --allow_code"),
         (eval_humaneval_infill, ["--code_workers", "3"], "--code_workers: no effect without"),
         (eval_humaneval_infill, ["--unsafe_as_root"], "--unsafe_as_root: no effect without"),
-        (
-            eval_humaneval_infill,
-            ["--llada_infill", "oracle", "--gen_length", "9"],
-            "--gen_length: no effect with --llada_infill oracle",
-        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
