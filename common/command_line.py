@@ -28,6 +28,16 @@ def finite_number(text: str) -> float:
     return value
 
 
+def seed_number(text: str) -> int:
+    """argparse type of a seed that every generator of random numbers takes. Raises
+    ArgumentTypeError.
+    """
+    value = int(text)
+    if not 0 <= value < 2**31:
+        raise argparse.ArgumentTypeError(f"{text!r} is not in 0 ... 2147483647")
+    return value
+
+
 def require_positive(args: argparse.Namespace, *names: str) -> None:
     """Raises InputError for the first of the named flags that is given but below 1."""
     for name in names:

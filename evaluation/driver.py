@@ -346,6 +346,7 @@ def note_unused_flags(kind: str, argv: Sequence[str]) -> None:
     parser = ArgumentParser()
     add_flags(parser)
     names = set(vars(parser.parse_args([])))
+    names |= {"llada_infill"} if kind == "flexmdm" else {"preset"}  # of one evaluation alone
     flags = [word.split("=")[0] for word in argv if word.startswith("--")]
     unused = sorted(
         {flag for flag in flags if flag[2:].removeprefix("no-").removeprefix("no_") in names}

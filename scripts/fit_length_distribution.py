@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common.command_line import ArgumentParser, finite_number, require_positive
+from common.command_line import ArgumentParser, finite_number, require_positive, seed_number
 from common.config_values import LENGTH_DISTRIBUTION
 from common.errors import InputError, run
 from common.gpu_memory import out_of_memory_advice
@@ -64,7 +64,7 @@ def make_parser() -> ArgumentParser:
     )
     add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of the network")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
-    add("--seed", type=int, default=42, help="of batches and middles (default: 42)")
+    add("--seed", type=seed_number, default=42, help="of batches and middles (default: 42)")
     return parser
 
 
@@ -162,6 +162,8 @@ def main() -> None:
     require_positive(args, "most", "examples", "max_steps", "batch_size")
     if not LENGTH_DISTRIBUTION[0](args.most):
         raise InputError(f"--most: {args.most} is not {LENGTH_DISTRIBUTION[1]}")
+    if args.examples < 2:
+        raise InputError(f"--examples: {args.examples} is not at least 2, one of them held out")
     if args.learning_rate <= 0:
         raise InputError(f"--learning_rate: {args.learning_rate} is not above 0")
     import torch

@@ -22,7 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common.command_line import ArgumentParser, require_positive
+from common.command_line import ArgumentParser, require_positive, seed_number
 from common.errors import InputError, run
 from common.gpu_memory import out_of_memory_advice
 from common.progress import add_quiet_flag
@@ -54,7 +54,7 @@ def make_parser() -> ArgumentParser:
     add("--batch_size", type=int, default=64, help="rows in the network's batch (default: 64)")
     add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of the network")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
-    add("--seed", type=int, default=42, help="of the holes (default: 42)")
+    add("--seed", type=seed_number, default=42, help="of the holes (default: 42)")
     add_quiet_flag(parser)
     return parser
 

@@ -134,6 +134,7 @@ def main() -> None:
         raise InputError(
             f"lm-evaluation-harness is not installed ({error}): pip install lm-eval==0.4.13"
         ) from None
+    from evaluation.driver import note_unused_flags
     from evaluation.model import EvaluatedModel
 
     if args.output_dir:
@@ -141,6 +142,7 @@ def main() -> None:
     manager = TaskManager(include_path=args.include_path)
     tasks = load_tasks(manager, args.tasks.split(","), args.confirm_run_unsafe_code)
     model = EvaluatedModel(args, default_steps=256)
+    note_unused_flags(model.kind, sys.argv[1:])
     result = lm_eval.simple_evaluate(
         make_lm(model),
         tasks=tasks,

@@ -23,7 +23,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common import config_values
-from common.command_line import ArgumentParser, finite_number
+from common.command_line import ArgumentParser, finite_number, seed_number
 from common.errors import InputError, run
 from common.files import complete_folder, read_json, require_replaceable, resolve_folder, write_json
 from common.progress import command, ending
@@ -282,9 +282,9 @@ def make_parser() -> ArgumentParser:
         ("mlp_hidden_size", 0),
         ("vocab_size", 0),
         ("max_sequence_length", 4096),
-        ("seed", 42),
     ]:
         new.add_argument(f"--{flag}", type=int, default=value)
+    new.add_argument("--seed", type=seed_number, default=42)
     new.add_argument(
         "--init_std",
         type=finite_number,

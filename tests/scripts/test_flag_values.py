@@ -8,6 +8,7 @@ import math
 import sys
 
 import pytest
+from command_lines import parser_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -90,3 +91,28 @@ def test_numbers_of_the_other_commands_must_be_finite(module, words, value, monk
     monkeypatch.setattr(sys, "argv", ["x", *words, value])
     with pytest.raises(InputError, match=f"--[a-z_]+: '{value}' is not a finite number"):
         module.main()
+
+
+@pytest.mark.parametrize("value", ["-1", str(2**31), str(2**70)])
+@pytest.mark.parametrize("name", ["fit_length_distribution", "length_drift", "new_base"])
+def test_a_seed_that_no_generator_takes_is_refused(name, value):
+    """Before a model is loaded, whose rows are drawn with it."""
+    words = {
+        "new_base": ["random", "--tokenizer", "x", "--output_dir", "x"],
+        "length_drift": ["--checkpoint_path", "x", "--task", "math", "--train_data", "x"],
+    }
+    parser = parser_of(f"scripts/{name}.py")
+    given = words.get(name, [*words["length_drift"], "--output_dir", "x"])
+    given += ["--output", "x"] if name == "length_drift" else []
+    assert parser.parse_args([*given, "--seed", "7"]).seed == 7
+    with pytest.raises(InputError, match=f"--seed: '{value}' is not in 0 ... 2147483647"):
+        parser.parse_args([*given, "--seed", value])
+
+
+def test_one_example_is_too_few_to_hold_one_out(monkeypatch):
+    import fit_length_distribution
+
+    words = ["--checkpoint_path", "x", "--task", "math", "--train_data", "x", "--output_dir", "x"]
+    monkeypatch.setattr(sys, "argv", ["x", *words, "--examples", "1"])
+    with pytest.raises(InputError, match="^--examples: 1 is not at least 2"):
+        fit_length_distribution.main()
