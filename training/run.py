@@ -42,7 +42,7 @@ from training.progress import print_ending, show_progress
 from training.rows import check_origin, check_rows
 from training.sharding import shard_by_fsdp2, shard_by_zero3
 from training.trainer import DiffusionTrainer, named_failure
-from training.unused_flags import refuse_other_settings
+from training.unused_flags import evaluates, refuse_other_settings
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -365,6 +365,8 @@ def check_data(args: RunArguments, model: Any, tokenizer: Any, rows: "dict[str, 
     """Refuse rows that this model cannot be trained on, before anything is written. Raises
     InputError.
     """
+    if evaluates(args) and not len(rows.get("validation", ())):
+        raise InputError(f"--eval_strategy: {args.train_data} has no validation split to evaluate")
     assert args.train_data is not None  # check: a run that trains has it
     task, backbone = getattr(args, "task", None), getattr(model, "backbone", model)
     check_origin(args.train_data, tokenizer, task, "--train_data")

@@ -23,6 +23,13 @@ KEPT = (
     "attend_to_padding",
 )
 LORA = {"lora_r": "r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout"}
+
+
+def evaluates(args: Arguments) -> bool:
+    """Whether held-out rows are evaluated while training."""
+    return str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no"
+
+
 # (when, flags that then have no effect, why)
 RULES: tuple[tuple[Callable[[Any], Any], tuple[str, ...], str], ...] = (
     (
@@ -49,6 +56,11 @@ RULES: tuple[tuple[Callable[[Any], Any], tuple[str, ...], str], ...] = (
         lambda args: args.all_parameters,
         (*LORA, "lora_lr", "lora_weight_decay"),
         "with --all_parameters there is no LoRA",
+    ),
+    (
+        lambda args: not evaluates(args),
+        ("eval_steps", "eval_delay", "eval_on_start"),
+        "a run evaluates with --eval_strategy steps",
     ),
     (lambda args: args.init_from, ("from_scratch",), "--init_from has its weights"),
     (

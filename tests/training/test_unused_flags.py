@@ -10,7 +10,8 @@ import sys
 import pytest
 import tiny
 from command_lines import TRAINING, parser_of, shown
-from training_helpers import flags
+from datasets import Dataset, DatasetDict
+from training_helpers import flags, run_flags, run_here
 
 from common.command_line import typed_flags
 from common.errors import InputError
@@ -40,7 +41,12 @@ MODES = {
         {},
         {"eval_strategy": "steps", "torch_compile": True},
         "eval_data eval_draws dry_run_gpus dry_run_tokens mfu gpu_tflops train_sampling_strategy"
-        " length_column_name data_seed torch_compile_mode torch_compile_backend do_eval do_predict",
+        " length_column_name data_seed torch_compile_mode torch_compile_backend do_predict",
+    ),
+    "no evaluation": (
+        {},
+        {"eval_strategy": "no", "save_steps": 3},
+        "eval_steps eval_delay eval_on_start do_eval",
     ),
     "evaluation": ({"evaluate_only": True}, {"eval_draws": 2, "eval_data": "d"}, "dry_run_gpus"),
     "estimate": ({"dry_run": True}, {"dry_run_gpus": 2, "mfu": 0.3}, "eval_draws"),
@@ -60,6 +66,7 @@ VALUES = {
     "adaln_group_size": 3,
     "from_scratch": True,
     "do_eval": True,
+    "eval_on_start": True,
     "do_predict": True,
 }
 
@@ -220,6 +227,19 @@ def test_flags_that_say_what_the_checkpoint_says_are_taken(checkpoints, monkeypa
     check_kind(parsed(monkeypatch, init_from=checkpoints["llada"], lora_r=5, lora_dropout=0))
     whole = {"init_from": checkpoints["whole"], "variable_length": True}
     check_kind(parsed(monkeypatch, **whole, all_parameters=True))
+
+
+def test_rows_that_cannot_be_evaluated_are_refused_before_anything_is_written(
+    checkpoints, tmp_path, monkeypatch
+):
+    rows = {"input_ids": [[7, 8, 9, 10]] * 4}
+    DatasetDict({"train": Dataset.from_dict(rows)}).save_to_disk(str(tmp_path / "data"))
+    words = run_flags(
+        checkpoints["llada"], tmp_path / "data", tmp_path / "run", eval_strategy="steps"
+    )
+    with pytest.raises(InputError, match="^--eval_strategy: .*data has no validation split"):
+        run_here("flexmdm_transfer_openwebtext", words, monkeypatch)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name, wide", [("whole", True), ("lora", False)])
