@@ -58,6 +58,11 @@ RULES: tuple[tuple[Callable[[Any], Any], tuple[str, ...], str], ...] = (
         "with --all_parameters there is no LoRA",
     ),
     (
+        lambda args: not (args.all_parameters or args.variable_length),
+        ("weight_decay",),
+        "LoRA alone is trained, with --lora_weight_decay",
+    ),
+    (
         lambda args: not evaluates(args),
         ("eval_steps", "eval_delay", "eval_on_start"),
         "a run evaluates with --eval_strategy steps",

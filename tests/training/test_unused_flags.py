@@ -29,7 +29,7 @@ MODES = {
         {},
         {"mask_ratio_epsilon": 0.1, "lora_r": 3},
         "insertion_schedule unmask_schedule length_head time_scale time_epsilon adaln_group_size"
-        " attend_to_padding start_share",
+        " attend_to_padding start_share weight_decay",
     ),
     "no length distribution": ({"variable_length": True}, {"length_head": "total"}, "start_share"),
     "all parameters": (
