@@ -21,6 +21,7 @@ from common.progress import silence_progress
 from flexmdm_interpolant import parse_schedule
 from training.command_line import parse_dataclass
 from training.flags import InstructionFlags, RunFlags
+from training.library_flags import refuse_library_flags
 from training.unused_flags import refuse_unused_flags
 
 # (test of a value, the same in words, flags); None means not given
@@ -55,6 +56,8 @@ RANGES = (
             "eval_delay",
             "seed",
             "max_nonfinite_steps",
+            "save_total_limit",
+            "dataloader_num_workers",
         ),
     ),
     (
@@ -69,6 +72,7 @@ RANGES = (
             "per_device_eval_batch_size",
             "gradient_accumulation_steps",
             "eval_draws",
+            "eval_accumulation_steps",
             "dry_run_gpus",
         ),
     ),
@@ -180,13 +184,11 @@ class RunArguments(RunFlags, TrainingArguments):  # type: ignore[misc]  # our ow
         if self.length_distribution and not self.variable_length:
             raise InputError("--length_distribution: only a FlexMDM has one (--variable_length)")
         refuse_unused_flags(self)
+        refuse_library_flags(self)
         settings: Any = self.lr_scheduler_kwargs or {}
         for name, value in settings.items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise InputError(f"--lr_scheduler_kwargs: {name} {value} is not a finite number")
-        for flag in ("label_smoothing_factor", "neftune_noise_alpha"):
-            if getattr(self, flag):
-                raise InputError(f"--{flag}: these losses have no such term; leave it out")
         if self.load_best_model_at_end or self.save_strategy == "best":
             raise InputError(
                 "--load_best_model_at_end, --save_strategy best: not supported; checkpoints are"

@@ -3,7 +3,9 @@ Nothing here imports torch.
 """
 
 import argparse
+import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -71,12 +73,24 @@ def first_look(flags: type[RunFlags], description: str | None) -> None:
         raise InputError(f"--train_data: {rows} is not a folder written by a preprocessing script")
 
 
+def check_json(words: Sequence[str]) -> None:
+    """Raises InputError naming the flag whose value begins as JSON does and is none."""
+    split = [part for word in words for part in word.split("=", 1 if "={" in word else 0)]
+    for flag, value in zip(split, split[1:]):
+        if value.startswith("{"):
+            try:
+                json.loads(value)
+            except ValueError as error:
+                raise InputError(f"{flag}: {value} is no JSON: {error}") from None
+
+
 def parse_dataclass(cls: type[Any], description: str | None) -> Any:
     """An instance of the dataclass from the command line; `typed`: the names of the flags that were
     given. Raises InputError for a flag that it does
     not have, with a suggestion, and for a value that cannot be read.
     """
     parser = make_parser(cls, description)
+    check_json(sys.argv[1:])
     try:
         parsed, rest = parser.parse_args_into_dataclasses(return_remaining_strings=True)
     except ValueError as error:
