@@ -44,6 +44,26 @@ def test_loss_of_a_total_shared_out_splits_into_that_of_the_total_and_a_divergen
     )
 
 
+def test_gradients_of_a_total_shared_out():
+    """share_out against finite differences in float64; the loss in training's fp32 against
+    d/d log N = N - X and d/d logit k = X pi[k] - gaps[k]. What lies after a row has none.
+    """
+    # no rate below SMALLEST_GAP, where the loss is constant
+    z = torch.randn(20, 7, 2, dtype=torch.float64).clamp(-3, 3).requires_grad_()
+    lengths = torch.cat([torch.tensor([0, 6]), torch.randint(0, 7, (18,))])
+    real = torch.arange(7) <= lengths[:, None]
+    assert torch.autograd.gradcheck(lambda z: share_out(z, lengths)[real], (z,))
+    gaps = (torch.randint(0, 5, (20, 7)) * real).double()
+    log_g = share_out(z, lengths)
+    (found,) = torch.autograd.grad((gap_loss(gaps, log_g) * real).sum(), z)
+    g, total = log_g.exp().detach(), log_g.exp().sum(1).detach()
+    x, wanted = gaps.sum(1), torch.zeros_like(z)
+    wanted[torch.arange(20), lengths, 0] = total - x
+    wanted[..., 1] = x[:, None] * g / total[:, None] - gaps
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    assert not found[~real].any()
+
+
 def test_training_computes_the_split_loss():
     """flexmdm_losses of a network with a "total" head, from its own total and shares."""
     model = head_of("total")
