@@ -27,7 +27,7 @@ def refuse_library_flags(args: Arguments) -> None:
     """Refuse what the flags of transformers cannot be here. Raises InputError naming the flag."""
     for flag, value, why in FIXED:
         if getattr(args, flag) not in (value, None):
-            raise InputError(f"--{flag} {getattr(args, flag)}: {why}; leave it out")
+            raise InputError(f"--{flag}: {why}; leave it out")
     for name in ("split_batches", "dispatch_batches"):
         if getattr(args.accelerator_config, name):
             raise InputError(
