@@ -92,6 +92,7 @@ TAKEN = {  # what is odd elsewhere and fine here
     "init_std": lambda v: v in (1.5, 10**10),
     "lora_alpha": lambda v: v in (1.5, 10**10),
     "attend_to_padding": lambda v: v is True,
+    "length_distribution_at_start": lambda v: v is True,
     "lora": lambda v: v in ({}, ""),
     "base_model_name_or_path": lambda v: isinstance(v, str) and v != "",
 }
