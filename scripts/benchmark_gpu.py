@@ -184,8 +184,8 @@ class Bench:
         """A FlexMDM with random weights, on the device; without lora everything but the newly
         initialised modules is frozen.
         """
-        from llada_dit import FlexMDMConfig, LLaDAConfig
         from llada_utils import build_flexmdm
+        from network.config import FlexMDMConfig, LLaDAConfig
 
         v, size = self.vocabulary, self.size
         backbone = LLaDAConfig(

@@ -76,7 +76,8 @@ def network(device: str) -> LLaDADiT:
     """The first table's network, random weights; bfloat16 on a GPU, fp32 on a CPU."""
     import torch
 
-    from llada_dit import FlexMDMConfig, LLaDAConfig, LLaDADiT
+    from llada_dit import LLaDADiT
+    from network.config import FlexMDMConfig, LLaDAConfig
 
     backbone = LLaDAConfig(
         d_model=256,

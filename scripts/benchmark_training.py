@@ -58,8 +58,8 @@ def build(width: int, layers: int, heads: int, mlp: int, vocabulary: int, device
     """A FlexMDM with LoRA r 128 and random weights."""
     import torch
 
-    from llada_dit import FlexMDMConfig, LLaDAConfig
     from llada_utils import build_flexmdm
+    from network.config import FlexMDMConfig, LLaDAConfig
 
     torch.manual_seed(0)
     backbone = LLaDAConfig(

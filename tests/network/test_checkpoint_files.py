@@ -19,7 +19,6 @@ from safetensors.torch import load_file, save_file
 from common import config_values
 from common.errors import InputError
 from data.tokenizer import load_tokenizer
-from llada_dit import FlexMDMConfig, LLaDAConfig
 from llada_utils import (
     add_lora,
     base_of_checkpoint,
@@ -31,6 +30,7 @@ from llada_utils import (
     new_flexmdm,
     write_checkpoint,
 )
+from network.config import FlexMDMConfig, LLaDAConfig
 
 LORA = {"r": 2, "lora_alpha": 2, "lora_dropout": 0.1}
 

@@ -14,7 +14,7 @@ from new_base import import_llama
 
 from common.errors import InputError
 from data.tokenizer import load_tokenizer
-from llada_dit import FIXED_SETTINGS, LLaDAConfig, ScalarLengthHead, timestep_embedding
+from llada_dit import ScalarLengthHead, timestep_embedding
 from llada_utils import (
     add_lora,
     checkpoint_kind,
@@ -25,6 +25,7 @@ from llada_utils import (
     new_flexmdm,
     write_checkpoint,
 )
+from network.config import FIXED_SETTINGS, LLaDAConfig
 
 LORA = {"r": 4, "lora_alpha": 6, "lora_dropout": 0.0}
 HEADS = {
@@ -349,8 +350,8 @@ def test_8b_sizes_are_the_papers():
     """LLaDA-8B's config gives 8,015,581,184 base and 402,657,281 trainable parameters (on the meta
     device: nothing is allocated).
     """
-    from llada_dit import FlexMDMConfig
     from llada_utils import build_flexmdm
+    from network.config import FlexMDMConfig
 
     backbone = LLaDAConfig().to_json()
     model = build_flexmdm(

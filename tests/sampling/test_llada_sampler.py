@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from common.packed_rows import PaddedRows
-from llada_dit import LLaDAConfig, LLaDAModelLM, rope_tables
+from llada_dit import LLaDAModelLM, rope_tables
+from network.config import LLaDAConfig
 from sampling.llada import (
     CONFIDENCE,
     TOKEN,

@@ -27,14 +27,16 @@ TOP_LEVEL = {
     "eval_humaneval_infill",
     "demo",
 }
-NETWORK = {"flexmdm_interpolant", "llada_dit", "llada_utils"}
+FOLDERS = ("common", "data", "network", "sampling", "training", "evaluation")
+NETWORK = {"flexmdm_interpolant", "network", "llada_dit", "llada_utils"}
 # who may import whom, itself apart; scripts, tests and the rest of the top level: everybody
 MAY_IMPORT = {
     "common": set(),
     "data": {"common"},
     "flexmdm_interpolant": {"common"},
-    "llada_dit": {"common", "flexmdm_interpolant"},
-    "llada_utils": {"common", "data", "llada_dit", "flexmdm_interpolant"},
+    "network": {"common", "flexmdm_interpolant"},
+    "llada_dit": {"common", "flexmdm_interpolant", "network"},
+    "llada_utils": {"common", "data"} | NETWORK,
     "sampling": {"common"} | NETWORK,
     "training": {"common", "data"} | NETWORK,
     "evaluation": {"common", "data", "sampling"} | NETWORK,
@@ -81,7 +83,7 @@ def test_the_top_level_is_the_papers_scripts_and_the_demo():
 
 
 def test_every_folder_has_a_description():
-    for name in ("common", "data", "sampling", "training", "evaluation", "evaluation/sandbox"):
+    for name in (*FOLDERS, "evaluation/sandbox"):
         tree = ast.parse((ROOT / name / "__init__.py").read_text())
         assert ast.get_docstring(tree) and len(tree.body) == 1, name
 
@@ -214,7 +216,8 @@ def test_the_sandbox_imports_nothing_of_ours():
 @pytest.mark.parametrize(
     "line",
     [
-        "from llada_utils import load_llada, load_flexmdm, load_tokenizer",
+        "from llada_dit import FIXED_SETTINGS, FlexMDMConfig, LLaDAConfig, LLaDADiT, LLaDAModelLM",
+        "from llada_utils import load_llada, load_flexmdm, new_flexmdm, load_tokenizer",
         "from flexmdm_inference import generate_flexmdm, generate_flexmdm_infilling",
         "from llada_inference import generate_mdm, generate_mdm_infilling",
         "from flexmdm_interpolant import LinearSchedule, PowerSchedule, GeometricSchedule",
