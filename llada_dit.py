@@ -17,7 +17,6 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -32,6 +31,7 @@ from transformers.modeling_outputs import MaskedLMOutput
 from common.packed_rows import PackedRows, PaddedRows, Places, Rows, at_places, select
 from flexmdm_interpolant import length_without_trailing
 from network.config import FIXED_SETTINGS, FlexMDMConfig, LLaDAConfig
+from network.cross_entropy import chunked_cross_entropy
 
 __all__ = ["FIXED_SETTINGS", "FlexMDMConfig", "LLaDAConfig", "LLaDADiT", "LLaDAModelLM"]
 
@@ -175,37 +175,6 @@ def modulate(y: Tensor, scale: Tensor | None, shift: Tensor | None, rows: Rows) 
         return y
     assert shift is not None  # they come in pairs
     return (1 + rows.spread(scale.to(y.dtype))) * y + rows.spread(shift.to(y.dtype))
-
-
-# of one chunk's logits in fp32; about five such arrays live in its backward. 265 positions at V =
-# 126,464
-CHUNK_BYTES = 2**27
-
-
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """-log p(target), in fp32 or higher precision: logits (M, V), targets (M,) -> (M,)."""
-    return F.cross_entropy(
-        logits if logits.dtype == torch.float64 else logits.float(), targets, reduction="none"
-    )
-
-
-def chunked_cross_entropy(
-    head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, vocabulary: int
-) -> Tensor:
-    """head: (m, d) -> (m, V); hidden: (M, d); targets: long (M,); vocabulary: V. -> (M,), in fp32
-    or higher precision. M may be 0.
-    """
-
-    def costs(hidden, targets):
-        return cross_entropy(head(hidden), targets)
-
-    rows = max(1, CHUNK_BYTES // (4 * vocabulary))
-    if len(hidden) <= rows:
-        return costs(hidden, targets)
-    chunks = zip(hidden.split(rows), targets.split(rows))
-    if not torch.is_grad_enabled():
-        return torch.cat([costs(*chunk) for chunk in chunks])
-    return torch.cat([checkpoint(costs, *chunk, use_reentrant=False) for chunk in chunks])
 
 
 def flat_places(mask: Tensor | None) -> Tensor | None:

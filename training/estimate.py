@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from common.errors import InputError
 from common.files import read_json
 from common.packed_rows import PaddedRows
-from llada_dit import CHUNK_BYTES, LLaDABlock, LLaDAModelLM, rope_tables
+from llada_dit import LLaDABlock, LLaDAModelLM, rope_tables
 from llada_utils import add_lora, build_flexmdm, flexmdm_config, llada_config, named_base
 from network.config import FlexMDMConfig, LLaDAConfig
+from network.cross_entropy import CHUNK_BYTES
 
 if TYPE_CHECKING:
     from training.arguments import RunArguments

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from common.packed_rows import Places
-from llada_dit import cross_entropy
+from network.cross_entropy import cross_entropy
 
 Batch: TypeAlias = dict[str, Tensor]  # what a collator makes of B rows
 
