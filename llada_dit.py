@@ -8,9 +8,8 @@ the backbone by peft (llada_utils.py), so a frozen base keeps its tensors.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Self, TypeAlias
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn as nn
@@ -21,13 +20,13 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
-    PreTrainedModel,
 )
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MaskedLMOutput
 
-from common.packed_rows import PackedRows, PaddedRows, Places, Rows, at_places, select
+from common.packed_rows import PackedRows, Places, Rows, at_places, select
 from flexmdm_interpolant import length_without_trailing
+from network.base import NetworkBase
 from network.config import FIXED_SETTINGS, FlexMDMConfig, LLaDAConfig
 from network.cross_entropy import chunked_cross_entropy
 from network.length_heads import length_distribution, share_out
@@ -176,154 +175,6 @@ def modulate(y: Tensor, scale: Tensor | None, shift: Tensor | None, rows: Rows) 
     return (1 + rows.spread(scale.to(y.dtype))) * y + rows.spread(shift.to(y.dtype))
 
 
-def flat_places(mask: Tensor | None) -> Tensor | None:
-    """Where a bool (B, L) is true: long (M,), ascending, among B * L; None for None."""
-    return None if mask is None else mask.flatten().nonzero()[:, 0]
-
-
-class NetworkBase(PreTrainedModel):
-    """What the two networks share: checkpointing by block, the block FSDP wraps, initialisation,
-    and transformers' ways to load and save.
-
-    from_pretrained, save_pretrained and push_to_hub, and generate_text and infill_text of the two
-    networks, are short names for functions of modules that import this one: they import them when
-    they are called.
-    """
-
-    card = ""  # the README.md that was loaded with the weights
-    tokenizer_folder: Path | None = None  # the folder whose tokenizer belongs to the weights
-
-    @classmethod
-    def from_pretrained(  # type: ignore[override]  # refuses what it does not take by name
-        cls, pretrained_model_name_or_path: str | Path, *model_args: Any, **arguments: Any
-    ) -> Self:
-        """The network of a folder or hub id, in eval mode, as AutoModel.from_pretrained loads it:
-        llada_utils.load_pretrained, where the arguments are. Raises InputError.
-        """
-        from llada_utils import load_pretrained
-
-        if model_args:
-            raise TypeError("from_pretrained takes the name of a checkpoint and keywords")
-        return load_pretrained(cls, pretrained_model_name_or_path, **arguments)
-
-    def save_pretrained(  # type: ignore[override]  # as from_pretrained
-        self, save_directory: str | Path, **arguments: Any
-    ) -> None:
-        """Write a folder that from_pretrained reads back equal: llada_utils.save_pretrained, where
-        the arguments are. Raises InputError.
-        """
-        from llada_utils import save_pretrained
-
-        save_pretrained(self, save_directory, **arguments)
-
-    def push_to_hub(  # type: ignore[override]  # as from_pretrained
-        self, repo_id: str, **arguments: Any
-    ) -> str:
-        """Upload what save_pretrained writes, and return the commit's address:
-        llada_utils.push_to_hub, where the arguments are. Raises InputError.
-        """
-        from llada_utils import push_to_hub
-
-        return push_to_hub(self, repo_id, **arguments)
-
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["LLaDABlock"]
-    _supports_sdpa = True
-    # forward(..., logits_mask=(B, L) bool) gives only those positions' logits, (M, V)
-    supports_logits_mask = True
-    # with targets=(M,) besides: their losses (M,) instead of logits, chunk by chunk
-    supports_targets = True
-    # forward(..., places=Places) says where the masks are true; nothing then waits for the device
-    supports_places = True
-    # of the two networks: their own part of forward; a LengthDistribution, or None without one
-    trunk: Callable[..., tuple[Tensor, ...]]
-    length_distribution: Any
-
-    def _init_weights(self, module):
-        std = getattr(self.config, "init_std", 0.02)
-        if isinstance(module, (nn.Linear, nn.Embedding)):
-            nn.init.normal_(module.weight, std=std)
-            if getattr(module, "bias", None) is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, LLaDABlock):
-            # residual branches start small in deep networks (Mitchell's rule)
-            depth = 2 * getattr(self.config, "n_layers", 1)
-            for projection in (module.attn_out, module.ff_out):
-                nn.init.normal_(projection.weight, std=std / math.sqrt(depth))
-
-    def key_stores(self, size: int) -> list[Tensor]:
-        """Per block, storage for keys and values of at least `size` tokens, (size, 2, H_kv,
-        head_dim), for CachedRows. It is kept across calls, because captured graphs refer to it: two
-        caches of one model cannot be in use at once.
-        """
-        backbone = getattr(self, "backbone", self)
-        block = backbone.model.transformer.blocks[0]
-        if self.stores is None or len(self.stores[0]) < size:
-            self.stores = None
-            weight = block.q_proj.weight
-            self.stores = [
-                torch.zeros(
-                    size,
-                    2,
-                    block.n_kv_heads,
-                    block.head_dim,
-                    dtype=weight.dtype,
-                    device=weight.device,
-                )
-                for _ in backbone.model.transformer.blocks
-            ]
-        return self.stores
-
-    def add_length_distribution(self, most: int) -> None:
-        """Add a newly initialised head for p(n missing tokens) if there is none."""
-        weight: Any = self.get_input_embeddings().weight
-        self.config.length_distribution = most
-        with weight.device:
-            self.length_distribution = length_distribution(weight.shape[1], self.config)
-        if weight.device.type != "meta":
-            self.length_distribution.start_low()
-
-    stores: list[Tensor] | None = None  # key_stores' own
-    # network_graphs.TrunkGraphs: for sampling on a GPU
-    graphs: Callable[..., tuple[Tensor, ...]] | None = None
-
-    def run_trunk(
-        self, *arguments: Tensor, rows: Rows, collect: list[Tensor] | None = None
-    ) -> tuple[Tensor, ...]:
-        """Everything before the vocabulary head (`trunk`), from a captured graph if there is one.
-        arguments: ids, and the trunk's other arguments.
-        """
-        if self.graphs is not None and isinstance(rows, PackedRows) and not self.training:
-            return self.graphs(arguments[0], rows, *arguments[1:])
-        return self.trunk(arguments[0], rows, *arguments[1:], collect=collect)
-
-    def find_places(
-        self, key_mask: Tensor | None, logits_mask: Tensor | None, collect: list[Tensor] | None
-    ) -> Places:
-        """The `Places` of two masks. Rows are packed in training and on a GPU; otherwise they stay
-        padded.
-        """
-        pack = key_mask is not None and collect is None and (self.training or key_mask.is_cuda)
-        return Places(
-            flat_places(key_mask if pack else None),
-            flat_places(logits_mask),
-        )
-
-    @staticmethod
-    def lay_out(ids: Tensor, key_mask: Tensor | None, places: Places) -> tuple[Tensor, Rows]:
-        """ids (B, T) in the network's layout, and their rows: packed if the positions of the real
-        tokens are known.
-        """
-        if places.cached is not None:
-            assert places.tokens is not None  # only a part of them is computed
-            return ids.flatten().index_select(0, places.tokens), places.cached
-        if places.tokens is None:
-            return ids, PaddedRows(ids.shape[1], key_mask, ids.device)
-        return ids.flatten().index_select(0, places.tokens), PackedRows.from_places(
-            places.tokens, (ids.shape[0], ids.shape[1])
-        )
-
-
 class LLaDAModelLM(NetworkBase):
     """LLaDA: logits[i] predicts token i itself. Attention is bidirectional; masked keys (padding)
     are not attended to.
@@ -346,25 +197,17 @@ class LLaDAModelLM(NetworkBase):
         self.length_distribution = length_distribution(config.d_model, config)
         self.post_init()
 
-    def generate_text(self, tokenizer: Any, prompt: str, **options: Any) -> str:
-        """What the model writes after a prompt: llada_inference.generate_text. options: fields of
-        LLaDAOptions, and seed. Raises InputError, ValueError.
-        """
-        from llada_inference import generate_text
-
-        return generate_text(self, tokenizer, prompt, **options)
-
-    def infill_text(self, tokenizer: Any, prefix: str, suffix: str, **options: Any) -> str:
-        """What the model writes between prefix and suffix; the rest as generate_text. With
-        middle_length=N: in place, N tokens.
-        """
-        from llada_inference import infill_text
-
-        return infill_text(self, tokenizer, prefix, suffix, **options)
-
     def get_input_embeddings(self) -> nn.Embedding:
         """The token embedding, V x d."""
         return self.model.transformer.wte
+
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, LLaDABlock):
+            # residual branches start small in deep networks (Mitchell's rule)
+            std = self.config.init_std / math.sqrt(2 * self.config.n_layers)
+            for projection in (module.attn_out, module.ff_out):
+                nn.init.normal_(projection.weight, std=std)
 
     def hidden(
         self,
@@ -520,20 +363,6 @@ class LLaDADiT(NetworkBase):
         self.length_distribution = length_distribution(width, config)
         self.post_init()
         self.init_new_parts()
-
-    def generate_text(self, tokenizer: Any, prompt: str, **options: Any) -> str:
-        """What the model writes after a prompt: flexmdm_inference.generate_text. options: fields of
-        SamplerOptions, and seed. Raises InputError, ValueError.
-        """
-        from flexmdm_inference import generate_text
-
-        return generate_text(self, tokenizer, prompt, **options)
-
-    def infill_text(self, tokenizer: Any, prefix: str, suffix: str, **options: Any) -> str:
-        """What the model writes between prefix and suffix; the rest as generate_text."""
-        from flexmdm_inference import infill_text
-
-        return infill_text(self, tokenizer, prefix, suffix, **options)
 
     def get_input_embeddings(self) -> nn.Embedding:
         """The backbone's token embedding, V x d."""

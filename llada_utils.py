@@ -59,7 +59,8 @@ from common.pretrained import (
 )
 from common.progress import ending
 from data.tokenizer import load_tokenizer
-from llada_dit import LLaDABlock, LLaDADiT, LLaDAModelLM, NetworkBase
+from llada_dit import LLaDABlock, LLaDADiT, LLaDAModelLM
+from network.base import NetworkBase
 from network.config import FlexMDMConfig, LLaDAConfig
 
 Config = TypeVar("Config", LLaDAConfig, FlexMDMConfig)

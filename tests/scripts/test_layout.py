@@ -43,7 +43,7 @@ MAY_IMPORT = {
 }
 # Methods of the networks that are short names for functions built on them, as transformers' users
 # expect (from_pretrained, generate_text): imported inside of these methods only
-SHORT_NAMES = {"llada_dit": {"llada_utils", "flexmdm_inference", "llada_inference"}}
+SHORT_NAMES = {"network/base": {"llada_utils", "flexmdm_inference", "llada_inference"}}
 COLUMNS = 100
 
 
@@ -69,12 +69,11 @@ def imported(name):
         for node in ast.walk(function)
     }
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            if node in inside and node.module in SHORT_NAMES.get(name.removesuffix(".py"), ()):
-                continue
+        short = SHORT_NAMES.get(name.removesuffix(".py"), set()) if node in inside else set()
+        if isinstance(node, ast.ImportFrom) and node.module and node.module not in short:
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            found |= {alias.name for alias in node.names} - short
     return {module for module in found if module.split(".")[0] in {*MAY_IMPORT, *TOP_LEVEL}}
 
 
