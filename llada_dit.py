@@ -15,12 +15,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-)
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MaskedLMOutput
 
@@ -54,17 +49,10 @@ class RMSNorm(nn.Module):
         )
 
 
-def rope_tables(
-    length: int, head_dim: int, theta: float, device: torch.device | str
-) -> tuple[Tensor, Tensor]:
-    """cos and sin (T, head_dim) in fp32, NeoX halves. Computed for any length: there is no fixed
-    table.
-    """
-    return rope(torch.arange(length, device=device), head_dim, theta)
-
-
 def rope(position: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """cos and sin (N, head_dim) in fp32 of positions (N,)."""
+    """cos and sin (N, head_dim) in fp32, NeoX halves, of positions (N,). There is no fixed table, and
+    so no longest row.
+    """
     inv_freq = 1 / theta ** (
         torch.arange(0, head_dim, 2, device=position.device, dtype=torch.float32) / head_dim
     )

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from common.errors import InputError
 from common.files import read_json
 from common.packed_rows import PaddedRows
-from llada_dit import LLaDABlock, LLaDAModelLM, rope_tables
+from llada_dit import LLaDABlock, LLaDAModelLM, rope
 from llada_utils import add_lora, build_flexmdm, flexmdm_config, llada_config, named_base
 from network.config import FlexMDMConfig, LLaDAConfig
 from network.cross_entropy import CHUNK_BYTES
@@ -181,7 +181,7 @@ def saved_bytes_a_token(width: int, mlp_width: int, heads: int, kv_heads: int) -
             torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
             torch.autocast("cpu", torch.bfloat16),
         ):
-            cos, sin = (table[:, None] for table in rope_tables(128, d // 2, 1e4, "cpu"))
+            cos, sin = (table[:, None] for table in rope(torch.arange(128), d // 2, 1e4))
             out = block(
                 x,
                 cos,

@@ -64,11 +64,11 @@ def test_golden_llada(golden, golden_dir):
 
 def test_golden_llada_inside_a_block(golden, golden_dir):
     from common.packed_rows import PaddedRows
-    from llada_dit import rope_tables, rotate
+    from llada_dit import rope, rotate
 
     numbers = golden("llada_tiny/golden.safetensors")
     model = load_llada(golden_dir / "llada_tiny")
-    cos, sin = rope_tables(128, 16, 500000.0, "cpu")
+    cos, sin = rope(torch.arange(128), 16, 500000.0)
     torch.testing.assert_close(cos, numbers["rope_cos"], rtol=0, atol=1e-6)
     torch.testing.assert_close(sin, numbers["rope_sin"], rtol=0, atol=1e-6)
     block, x = model.model.transformer.blocks[1], numbers["hidden_states.1"]
@@ -505,9 +505,9 @@ def test_import_of_a_llama(tmp_path, data_dir):
     ids = torch.randint(3, 512, (1, 12))
     hidden = ours.model.transformer.wte(ids)  # longer: our blocks under a causal mask
     from common.packed_rows import PaddedRows
-    from llada_dit import rope_tables
+    from llada_dit import rope
 
-    cos, sin = (table[:, None] for table in rope_tables(12, 8, ours.config.rope_theta, "cpu"))
+    cos, sin = (table[:, None] for table in rope(torch.arange(12), 8, ours.config.rope_theta))
     rows = PaddedRows(12, None, "cpu")
     rows.mask = torch.ones(12, 12, dtype=torch.bool).tril()
     for block in ours.model.transformer.blocks:
