@@ -19,12 +19,12 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MaskedLMOutput
 
-from common.packed_rows import PackedRows, Places, Rows, at_places, select
+from common.packed_rows import PackedRows, Places, Rows, select
 from flexmdm_interpolant import length_without_trailing
 from network.base import NetworkBase
 from network.config import FIXED_SETTINGS, FlexMDMConfig, LLaDAConfig
 from network.cross_entropy import chunked_cross_entropy
-from network.length_heads import length_distribution, share_out
+from network.length_heads import length_distribution, missing_tokens, share_out
 
 __all__ = ["FIXED_SETTINGS", "FlexMDMConfig", "LLaDAConfig", "LLaDADiT", "LLaDAModelLM"]
 
@@ -452,35 +452,14 @@ class LLaDADiT(NetworkBase):
         wanted = select(hidden, rows, places, end_slots=1)
         output: dict[str, Any] = {"length": log_length.exp(), "log_length": log_length}
         if missing is not None or missing_at is not None:
-            output |= self.missing_tokens(hidden, rows, places, missing, missing_at)
+            head = self.length_distribution
+            output |= missing_tokens(head, hidden, rows, places, missing, missing_at)
         if targets is not None:
             output["token_loss"] = self.backbone.token_loss(wanted, targets)
         else:
             output["logits"] = self.backbone.head(wanted)
         if collect is not None:
             output["hidden_states"] = tuple(collect)
-        return output
-
-    def missing_tokens(
-        self,
-        hidden: Tensor,
-        rows: Rows,
-        places: Places,
-        missing: Tensor | None,
-        missing_at: Tensor | None,
-    ) -> dict[str, Tensor]:
-        """forward's "missing_loss" and "missing_log_probs"; hidden: of all tokens."""
-        output = {}
-        if missing is not None:
-            n = missing.clamp(max=self.length_distribution.most)
-            if isinstance(rows, PackedRows):
-                loss = rows.pad(-self.length_distribution(hidden, rows.pack(n)))
-            else:
-                loss = -self.length_distribution(hidden, n)
-            output["missing_loss"] = loss
-        if missing_at is not None:
-            chosen = at_places(hidden, rows, places, missing_at)
-            output["missing_log_probs"] = self.length_distribution.log_probs(chosen)
         return output
 
 

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.configuration_utils import PreTrainedConfig
 
+from common.packed_rows import PackedRows, Places, Rows, at_places
+
 
 def share_out(z: Tensor, lengths: Tensor) -> Tensor:
     """log g (B, T) of g[j] = N pi[j]: the expected total N, read at each row's end slot, times a
@@ -81,3 +83,27 @@ def length_distribution(width: int, config: PreTrainedConfig) -> LengthDistribut
     """The head that a LLaDAConfig or FlexMDMConfig specifies, or None."""
     most = config.length_distribution
     return LengthDistribution(width, most) if most else None
+
+
+def missing_tokens(
+    head: LengthDistribution,
+    hidden: Tensor,
+    rows: Rows,
+    places: Places,
+    missing: Tensor | None,
+    missing_at: Tensor | None,
+) -> dict[str, Tensor]:
+    """LLaDADiT.forward's "missing_loss", (B, L+1), where missing is given, and "missing_log_probs",
+    (m, most + 1), where missing_at is. hidden: of all tokens; the others as in forward.
+    """
+    output = {}
+    if missing is not None:
+        n = missing.clamp(max=head.most)
+        if isinstance(rows, PackedRows):
+            output["missing_loss"] = rows.pad(-head(hidden, rows.pack(n)))
+        else:
+            output["missing_loss"] = -head(hidden, n)
+    if missing_at is not None:
+        chosen = at_places(hidden, rows, places, missing_at)
+        output["missing_log_probs"] = head.log_probs(chosen)
+    return output
