@@ -50,8 +50,8 @@ class RMSNorm(nn.Module):
 
 
 def rope(position: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """cos and sin (N, head_dim) in fp32, NeoX halves, of positions (N,). There is no fixed table, and
-    so no longest row.
+    """cos and sin (N, head_dim) in fp32, NeoX halves, of positions (N,). Computed for any length:
+    there is no fixed table.
     """
     inv_freq = 1 / theta ** (
         torch.arange(0, head_dim, 2, device=position.device, dtype=torch.float32) / head_dim
@@ -86,22 +86,7 @@ class LLaDABlock(GradientCheckpointingLayer):
         self.ff_proj = nn.Linear(width, config.mlp_hidden_size, bias=False)  # gate
         self.up_proj = nn.Linear(width, config.mlp_hidden_size, bias=False)
         self.ff_out = nn.Linear(config.mlp_hidden_size, width, bias=False)
-        self.fused: list[Tensor] | None = None
-
-    def fuse(self) -> None:
-        """Concatenate q, k, v and the two inner MLP matrices, with the parameters as views: two
-        products instead of five.
-
-        For inference after LoRA is merged; weights moved or replaced afterwards have no effect.
-        """
-        self.fused = []
-        for names in (("q_proj", "k_proj", "v_proj"), ("ff_proj", "up_proj")):
-            whole = torch.cat([getattr(self, name).weight.detach() for name in names])
-            for name, part in zip(
-                names, whole.split([getattr(self, name).out_features for name in names])
-            ):
-                getattr(self, name).weight = nn.Parameter(part, requires_grad=False)
-            self.fused.append(whole)
+        self.fused: list[Tensor] | None = None  # q, k, v and ff_proj, up_proj, each in one matrix
 
     def qkv(self, y: Tensor) -> list[Tensor]:
         """Heads of y (..., d): q (..., H, head_dim), k and v (..., H_kv, head_dim)."""
@@ -133,7 +118,7 @@ class LLaDABlock(GradientCheckpointingLayer):
         return self.ff_out(F.silu(gate) * up)
 
     def forward(self, *arguments: Any) -> Tensor:
-        """`body`, which is what llada_utils.compile_network compiles, inside of checkpointing."""
+        """`body`, which is what network/fast_blocks.py compiles, inside of checkpointing."""
         return self.body(*arguments)
 
     def body(

@@ -26,7 +26,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from types import MethodType
 from typing import Any, TypeVar
 
 import torch
@@ -59,9 +58,29 @@ from common.pretrained import (
 )
 from common.progress import ending
 from data.tokenizer import load_tokenizer
-from llada_dit import LLaDABlock, LLaDADiT, LLaDAModelLM
+from llada_dit import LLaDADiT, LLaDAModelLM
 from network.base import NetworkBase
 from network.config import FlexMDMConfig, LLaDAConfig
+from network.fast_blocks import compile_network
+
+__all__ = [
+    "build_flexmdm",
+    "checkpoint_kind",
+    "compile_network",
+    "export_merged",
+    "load_flexmdm",
+    "load_into",
+    "load_llada",
+    "load_pretrained",
+    "load_tokenizer",
+    "new_flexmdm",
+    "pick_device",
+    "pick_dtype",
+    "push_to_hub",
+    "read_tensors",
+    "save_pretrained",
+    "write_checkpoint",
+]
 
 Config = TypeVar("Config", LLaDAConfig, FlexMDMConfig)
 Network = TypeVar("Network", bound=NetworkBase)
@@ -225,7 +244,7 @@ def write_tensors(state: Mapping[str, Tensor], folder: Path) -> None:
 
     whole = {name: tensor.detach().contiguous() for name, tensor in state.items()}
     for name, tensor in whole.items():
-        if tensor.untyped_storage().nbytes() > tensor.nbytes:  # a view of LLaDABlock.fuse's
+        if tensor.untyped_storage().nbytes() > tensor.nbytes:  # a view of fuse_projections'
             whole[name] = tensor.clone()
     save_torch_state_dict(whole, folder)
 
@@ -897,22 +916,6 @@ def pick_dtype(name: str, device: torch.device | str) -> torch.dtype:
         require_float8(device)
         return torch.float8_e4m3fn
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
-
-
-def compile_network(model: Any) -> None:
-    """torch.compile the blocks in place, for any batch size and length: they are equal, so one
-    compilation serves them all. Gradient checkpointing and sharding hooks stay outside.
-
-    Raises InputError if a CPU network would need a compiler that is not installed."""
-    if next(model.parameters()).device.type == "cpu" and not any(
-        map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))
-    ):
-        raise InputError(
-            "--torch_compile: on a CPU it needs a C++ compiler, and there is no g++ or clang++"
-        )
-    compiled = torch.compile(LLaDABlock.body, dynamic=True)
-    for block in getattr(model, "backbone", model).model.transformer.blocks:
-        block.body = MethodType(compiled, block)
 
 
 def end_process_group() -> None:

@@ -166,7 +166,7 @@ def measure(way: str, device: str) -> dict[str, float]:
     """
     import torch
 
-    from llada_utils import compile_network
+    from network.fast_blocks import compile_network
     from sampling import flexmdm as flexmdm_sampler
 
     clock = time.process_time if device == "cpu" else time.perf_counter
