@@ -176,7 +176,8 @@ def reload(args: argparse.Namespace, base: Path) -> None:
     """Load what use() saved; every trained tensor must be the file's."""
     import torch
 
-    from llada_utils import load_flexmdm, read_tensors
+    from llada_utils import load_flexmdm
+    from network.tensor_files import read_tensors
 
     clock = Clock()
     clock.say("reload: imports")

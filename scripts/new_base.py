@@ -35,8 +35,9 @@ from data.tokenizer import (
     read_tokenizer,
 )
 from llada_dit import LLaDAModelLM
-from llada_utils import load_into, read_tensors, write_checkpoint
+from llada_utils import write_checkpoint
 from network.config import FIXED_SETTINGS, LLaDAConfig
+from network.tensor_files import load_into, read_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

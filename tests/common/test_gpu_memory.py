@@ -221,7 +221,7 @@ def test_a_run_whose_weights_and_optimizer_cannot_fit_is_refused(
     for memory, word in ((need - 1, "GPU memory"), (need, "weights were read")):
         # load_into asks the same question of the CPU, which a run loads to
         monkeypatch.setattr(gpu_memory, "device_memory", lambda device, memory=memory: memory)
-        monkeypatch.setattr(llada_utils, "require_room", lambda *_: None)
+        monkeypatch.setattr("network.tensor_files.require_room", lambda *_: None)
         assert word in refused(f"{SCRIPTS['transfer']}.py", *words)
     assert not (tmp_path / "run").exists()
 
