@@ -36,7 +36,6 @@ from common.command_line import ArgumentParser, finite_number
 from common.errors import InputError, run
 from common.files import (
     complete_folder,
-    files_hash,
     read_json,
     require_replaceable,
     resolve_folder,
@@ -59,7 +58,16 @@ from common.progress import ending
 from data.tokenizer import load_tokenizer
 from llada_dit import LLaDADiT, LLaDAModelLM
 from network.base import NetworkBase
-from network.config import FlexMDMConfig, LLaDAConfig
+from network.checkpoint_folder import (
+    base_of_checkpoint,
+    checkpoint_kind,
+    flexmdm_config,
+    has_flexmdm_config,
+    lasting_name,
+    llada_config,
+    named_base,
+)
+from network.config import FlexMDMConfig
 from network.fast_blocks import compile_network
 from network.tensor_files import load_into, read_tensors, write_tensors
 
@@ -82,53 +90,12 @@ __all__ = [
     "write_checkpoint",
 ]
 
-Config = TypeVar("Config", LLaDAConfig, FlexMDMConfig)
 Network = TypeVar("Network", bound=NetworkBase)
 # the head, never the MLPs' ff_out (paper's code)
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "transformer.ff_out"]
 
 
 # ---- folders -------------------------------------------------------------------------------------
-
-
-def checkpoint_kind(path: str | Path, flag: str = "--checkpoint_path") -> str:
-    """ "flexmdm" or "llada". Raises InputError if a folder is neither."""
-    folder = resolve_folder(path, flag)
-    if (folder / "adapter_config.json").exists():
-        return "llada"
-    if (folder / "config.json").exists():
-        content = read_json(folder / "config.json")
-        kind = content.get("model_type") if isinstance(content, dict) else None
-        if kind in ("flexmdm", "llada"):
-            return kind
-    if (folder / "pytorch_model.bin").exists():
-        return "flexmdm"
-    raise InputError(
-        f"{flag}: {path} is no checkpoint: it has neither a config.json of model_type flexmdm or"
-        " llada, nor an adapter_config.json, nor a pytorch_model.bin"
-    )
-
-
-HASHED = (
-    "config.json",
-    "adapter_config.json",
-    "model.safetensors.index.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-)
-
-
-def checkpoint_hash(path: str | Path, flag: str = "--checkpoint_path") -> str:
-    """12 hex digits over names and contents of all files that a checkpoint's answers depend on:
-    weights, configs and tokenizer. Raises InputError if there is no such folder.
-    """
-    folder = resolve_folder(path, flag)
-    files = (file for file in sorted(folder.iterdir()) if file.is_file())
-    weights = (".safetensors", ".bin")
-    return files_hash(
-        folder, (file for file in files if file.name.endswith(weights) or file.name in HASHED)
-    )
 
 
 # ---- tensors -------------------------------------------------------------------------------------
@@ -233,19 +200,6 @@ def with_base_layer(names: Iterable[str]) -> Callable[[str], str]:
 # ---- loading -------------------------------------------------------------------------------------
 
 
-def llada_config(folder: Path) -> LLaDAConfig:
-    """LLaDAConfig of a folder's config.json. Raises InputError."""
-    return config_of(LLaDAConfig, folder)
-
-
-def config_of(kind: type[Config], folder: Path) -> Config:
-    """LLaDAConfig or FlexMDMConfig of a folder's config.json. Raises InputError."""
-    try:
-        return kind.from_json(read_json(folder / "config.json"), str(folder / "config.json"))
-    except ValueError as error:
-        raise InputError(str(error)) from None
-
-
 def load_llada(
     path_or_hub_id: str | Path,
     base: str | Path | None = None,
@@ -324,57 +278,6 @@ def vocabulary_of(folder: Path) -> int:
     InputError.
     """
     return len(load_tokenizer(folder))
-
-
-def named_base(folder: Path) -> str | None:
-    """The base that a checkpoint folder names and needs, or None if it holds all weights itself or
-    names none. Raises InputError for a config that cannot be read.
-    """
-    named = None
-    if (folder / "adapter_config.json").exists():
-        content = read_json(folder / "adapter_config.json")
-        named = content.get("base_model_name_or_path") if isinstance(content, dict) else None
-    elif has_flexmdm_config(folder):
-        config = flexmdm_config(folder)
-        named = config.base_model_name_or_path if config.saved_weights == "trainable" else None
-    return named if isinstance(named, str) and named else None
-
-
-def base_of_checkpoint(
-    folder: Path, base: str | Path | None, revision: str | None = None, **hub_arguments: Any
-) -> Path:
-    """The folder of a checkpoint's base: --base_model if given, else the one that the checkpoint
-    names. revision: the checkpoint's, which says nothing about the base. Raises InputError that
-    says which.
-    """
-    if base is not None:
-        return resolve_folder(base, "--base_model", **hub_arguments)
-    named = named_base(folder)
-    if named is None:
-        raise InputError(f"--base_model: {folder} names no base; give it by this flag")
-    return resolve_folder(
-        named,
-        f"--base_model is not given, and the base that {folder} names was not found",
-        **hub_arguments,
-    )
-
-
-def lasting_name(base: str | None) -> str | None:
-    """The name of a base in a checkpoint: an absolute path for a local folder, because it may be
-    read from another folder; a hub id unchanged.
-    """
-    return str(Path(base).resolve()) if base and Path(base).is_dir() else base
-
-
-def has_flexmdm_config(folder: Path) -> bool:
-    """Whether a folder has a FlexMDM's config.json; the paper code's folders have none."""
-    content = read_json(folder / "config.json") if (folder / "config.json").exists() else None
-    return isinstance(content, dict) and content.get("model_type") == "flexmdm"
-
-
-def flexmdm_config(folder: Path) -> FlexMDMConfig:
-    """FlexMDMConfig of a folder's config.json. Raises InputError."""
-    return config_of(FlexMDMConfig, folder)
 
 
 def build_flexmdm(config: FlexMDMConfig) -> LLaDADiT:

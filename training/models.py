@@ -17,14 +17,8 @@ def build_model(args: "RunArguments") -> tuple[Any, Any]:
     from common.files import resolve_folder
     from data.tokenizer import load_tokenizer
     from llada_dit import LLaDAModelLM
-    from llada_utils import (
-        add_lora,
-        llada_config,
-        load_flexmdm,
-        load_llada,
-        new_flexmdm,
-        quantize_base,
-    )
+    from llada_utils import add_lora, load_flexmdm, load_llada, new_flexmdm, quantize_base
+    from network.checkpoint_folder import llada_config
     from training.memory import require_room_for_training
 
     set_seed(args.seed)

@@ -27,7 +27,8 @@ from data.noise_stream import NoiseStream
 from data.token_rows import held_out_split, load_rows, row_lengths, rows_hash
 from data.tokenizer import reserved_ids
 from llada_dit import LLaDADiT
-from llada_utils import checkpoint_hash, checkpoint_kind, end_process_group, named_base
+from llada_utils import end_process_group
+from network.checkpoint_folder import checkpoint_hash, checkpoint_kind, named_base
 from network.fast_blocks import compile_network
 from training.arguments import RunArguments
 from training.checkpoints import check_checkpoint, newest_complete

@@ -20,6 +20,7 @@ from common import gpu_memory
 from common.errors import InputError, run
 from llada_dit import LLaDADiT, LLaDAModelLM
 from llada_utils import add_lora, build_flexmdm, pick_device, write_checkpoint
+from network.checkpoint_folder import flexmdm_config
 from training import memory as training_memory
 
 # before read_tensors is replaced, which it imports by name
@@ -157,7 +158,7 @@ def test_every_script_refuses_a_missing_device(device, made, refused, monkeypatc
 def test_weights_that_cannot_fit_are_not_read(made, refused, monkeypatch, tmp_path):
     """Refused from the first byte that is missing on, and no earlier."""
     monkeypatch.setattr(llada_utils, "read_tensors", unread)
-    model = build_flexmdm(llada_utils.flexmdm_config(made / "flexmdm"))
+    model = build_flexmdm(flexmdm_config(made / "flexmdm"))
     size = 4 * sum(parameter.numel() for parameter in model.parameters())
     words = ("--checkpoint_path", made / "flexmdm", "--prompt", "w7")
     monkeypatch.setattr(gpu_memory, "device_memory", lambda device: size - 1)

@@ -21,15 +21,13 @@ from common.errors import InputError
 from data.tokenizer import load_tokenizer
 from llada_utils import (
     add_lora,
-    base_of_checkpoint,
-    checkpoint_kind,
     export_merged,
     load_flexmdm,
     load_llada,
-    named_base,
     new_flexmdm,
     write_checkpoint,
 )
+from network.checkpoint_folder import base_of_checkpoint, checkpoint_kind, named_base
 from network.config import FlexMDMConfig, LLaDAConfig
 
 LORA = {"r": 2, "lora_alpha": 2, "lora_dropout": 0.1}

@@ -17,7 +17,6 @@ from data.tokenizer import load_tokenizer
 from llada_dit import ScalarLengthHead, timestep_embedding
 from llada_utils import (
     add_lora,
-    checkpoint_kind,
     export_merged,
     load_flexmdm,
     load_llada,
@@ -25,6 +24,7 @@ from llada_utils import (
     new_flexmdm,
     write_checkpoint,
 )
+from network.checkpoint_folder import checkpoint_kind
 from network.config import FIXED_SETTINGS, LLaDAConfig
 
 LORA = {"r": 4, "lora_alpha": 6, "lora_dropout": 0.0}

@@ -32,14 +32,13 @@ from data.tokenizer import load_tokenizer
 from llada_dit import LLaDADiT, LLaDAModelLM
 from llada_utils import (
     add_lora,
-    checkpoint_kind,
     export_merged,
     load_flexmdm,
     load_llada,
-    named_base,
     new_flexmdm,
     write_checkpoint,
 )
+from network.checkpoint_folder import checkpoint_kind, named_base
 from network.fast_blocks import fuse_projections
 
 WIDE = {"d_model": 64, "mlp_hidden_size": 128}  # bitsandbytes' CPU code needs rows of 64

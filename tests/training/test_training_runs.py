@@ -32,14 +32,8 @@ from training_helpers import (
 from common.errors import InputError
 from data.noise_stream import NoiseStream, balance_micro_batches
 from flexmdm_trainer import FlexMDMCollator, FlexMDMTrainer
-from llada_utils import (
-    checkpoint_hash,
-    checkpoint_kind,
-    load_flexmdm,
-    load_llada,
-    named_base,
-    write_checkpoint,
-)
+from llada_utils import load_flexmdm, load_llada, write_checkpoint
+from network.checkpoint_folder import checkpoint_hash, checkpoint_kind, named_base
 from training.checkpoints import trained_pairs
 
 
