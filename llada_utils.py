@@ -18,18 +18,17 @@ Merge LoRA into a folder that loads without peft or base:
 (other bases than LLaDA's: scripts/new_base.py)
 """
 
-import os
 import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from common import config_values
 from common.command_line import ArgumentParser, finite_number
@@ -68,7 +67,10 @@ from network.checkpoint_folder import (
     named_base,
 )
 from network.config import FlexMDMConfig
+from network.devices import pick_device, pick_dtype
 from network.fast_blocks import compile_network
+from network.lora import add_lora, merge_lora, with_base_layer
+from network.quantization import quantize_base
 from network.tensor_files import load_into, read_tensors, write_tensors
 
 __all__ = [
@@ -91,8 +93,6 @@ __all__ = [
 ]
 
 Network = TypeVar("Network", bound=NetworkBase)
-# the head, never the MLPs' ff_out (paper's code)
-LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "transformer.ff_out"]
 
 
 # ---- folders -------------------------------------------------------------------------------------
@@ -102,99 +102,6 @@ LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "transformer.ff_out"]
 
 
 # ---- LoRA ----------------------------------------------------------------------------------------
-
-
-def add_lora(backbone: nn.Module, lora: Any) -> nn.Module:
-    """Freeze a LLaDA and give it LoRA (peft) on q, k, v and the head. lora: {"r", "lora_alpha",
-    "lora_dropout"}, or a LoraConfig. Adapters are fp32. In place; returns the model.
-    """
-    from peft import LoraConfig, inject_adapter_in_model
-
-    config = (
-        lora
-        if isinstance(lora, LoraConfig)
-        else LoraConfig(target_modules=list(LORA_TARGETS), bias="none", **lora)
-    )
-    backbone.requires_grad_(False)
-    on_meta = next(backbone.parameters()).device.type == "meta"
-    inject_adapter_in_model(config, backbone, low_cpu_mem_usage=on_meta)
-    for parameter in backbone.parameters():
-        if parameter.requires_grad:
-            # bf16 adapters under plain AdamW lose small updates
-            parameter.data = parameter.data.float()
-    return backbone
-
-
-def quantize_base(
-    model: Any,
-    quant_type: str = "nf4",
-    double_quant: bool = True,
-    compute_dtype: torch.dtype | None = None,
-) -> Any:
-    """Quantise the frozen matrices of all blocks to 4 bits (bitsandbytes), in place; they are
-    packed when the model moves to its device. Returns the model.
-
-    quant_type: nf4 or fp4; double_quant: the scales as well; compute_dtype: of the products (None:
-    the weights'). LoRA, norms, embedding, head and the FlexMDM's newly initialised modules are
-    unchanged. The base then takes a quarter of the memory.
-    """
-    import bitsandbytes
-
-    for parent in list(getattr(model, "backbone", model).model.transformer.blocks.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is torch.nn.Linear and not child.weight.requires_grad:
-                packed = bitsandbytes.nn.Linear4bit(
-                    child.in_features,
-                    child.out_features,
-                    bias=False,
-                    compute_dtype=compute_dtype or child.weight.dtype,
-                    compress_statistics=double_quant,
-                    quant_type=quant_type,
-                    device="meta",
-                )
-                packed.weight = bitsandbytes.nn.Params4bit(
-                    child.weight.data,
-                    requires_grad=False,
-                    compress_statistics=double_quant,
-                    quant_type=quant_type,
-                )
-                setattr(parent, name, packed)
-    return model
-
-
-def merge_lora(model: Any) -> Any:
-    """Replace every adapted layer with W + alpha/r B A, so that no peft layer is left; what is
-    saved is then the whole model. In place; returns the model.
-    """
-    from peft.tuners.lora import LoraLayer
-
-    for name, module in list(model.named_modules()):
-        if isinstance(module, LoraLayer):
-            module.merge()
-            parent, _, leaf = name.rpartition(".")
-            container = model.get_submodule(parent)
-            if isinstance(container, torch.nn.ModuleDict):
-                container[leaf] = module.get_base_layer()
-            else:
-                setattr(container, leaf, module.get_base_layer())
-    for adapted in (model, getattr(model, "backbone", model)):
-        vars(adapted).pop("peft_config", None)
-    if isinstance(model, LLaDADiT):
-        model.config.lora, model.config.saved_weights = None, "full"
-    return model
-
-
-def with_base_layer(names: Iterable[str]) -> Callable[[str], str]:
-    """Map a base checkpoint's tensor name to its name under LoRA: ....q_proj.weight ->
-    ....q_proj.base_layer.weight.
-    """
-    known = set(names)
-
-    def place(name: str) -> str:
-        wrapped = f"{name.removesuffix('.weight')}.base_layer.weight"
-        return wrapped if wrapped in known else name
-
-    return place
 
 
 # ---- loading -------------------------------------------------------------------------------------
@@ -671,39 +578,6 @@ def export_merged(
 
 
 # ---- devices, seeds, process group ---------------------------------------------------------------
-
-
-def pick_device(name: str = "auto") -> torch.device:
-    """auto: cuda (this process's GPU), else mps, else cpu, whichever torch has.
-
-    Raises InputError for a device that does not exist, and for an invalid name."""
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name == "auto":
-        name = "cuda" if count else "mps" if torch.backends.mps.is_available() else "cpu"
-    kind, _, number = name.partition(":")
-    numbered = kind == "cuda" and re.fullmatch("[0-9]+", number)
-    if name not in ("cpu", "cuda", "mps") and not numbered:
-        raise InputError(f"--device: {name} is not one of auto, cpu, cuda, cuda:N and mps")
-    if kind == "cuda" and int(number or 0) >= count:
-        there = f"there are cuda:0 to cuda:{count - 1}" if count else "torch sees no CUDA GPU"
-        raise InputError(f"--device: {name} is not available here: {there}")
-    if kind == "mps" and not torch.backends.mps.is_available():
-        raise InputError("--device: mps is not available here")
-    if kind == "cuda":
-        torch.cuda.set_device(int(number or os.environ.get("LOCAL_RANK", "0")) % count)
-    return torch.device(name)
-
-
-def pick_dtype(name: str, device: torch.device | str) -> torch.dtype:
-    """The dtype of a name (float32, bfloat16, float8); auto: bfloat16 on cuda, float32 elsewhere.
-    Raises InputError for float8 where it is not possible.
-    """
-    if name == "auto":
-        name = "bfloat16" if torch.device(device).type == "cuda" else "float32"
-    if name == "float8":
-        require_float8(device)
-        return torch.float8_e4m3fn
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
 def end_process_group() -> None:

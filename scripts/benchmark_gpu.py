@@ -89,7 +89,7 @@ class Bench:
     def __init__(self, args: argparse.Namespace) -> None:
         import torch
 
-        from llada_utils import pick_device
+        from network.devices import pick_device
 
         self.torch, self.device, self.small = torch, pick_device(args.device), args.small
         self.size, self.output = (TINY if args.small else FULL), args.output

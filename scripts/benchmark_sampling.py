@@ -302,7 +302,7 @@ def make_parser() -> ArgumentParser:
 def main() -> None:
     """Print the tables, or with --measure one row's numbers as JSON."""
     args = make_parser().parse_args()
-    from llada_utils import pick_device
+    from network.devices import pick_device
 
     pick_device(args.device)
     if args.measure:

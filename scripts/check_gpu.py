@@ -783,7 +783,7 @@ def main() -> None:
         )
     from benchmark_gpu import card
 
-    from llada_utils import pick_device
+    from network.devices import pick_device
 
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import torch

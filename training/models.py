@@ -17,8 +17,10 @@ def build_model(args: "RunArguments") -> tuple[Any, Any]:
     from common.files import resolve_folder
     from data.tokenizer import load_tokenizer
     from llada_dit import LLaDAModelLM
-    from llada_utils import add_lora, load_flexmdm, load_llada, new_flexmdm, quantize_base
+    from llada_utils import load_flexmdm, load_llada, new_flexmdm
     from network.checkpoint_folder import llada_config
+    from network.lora import add_lora
+    from network.quantization import quantize_base
     from training.memory import require_room_for_training
 
     set_seed(args.seed)

@@ -19,8 +19,10 @@ import llada_utils
 from common import gpu_memory
 from common.errors import InputError, run
 from llada_dit import LLaDADiT, LLaDAModelLM
-from llada_utils import add_lora, build_flexmdm, pick_device, write_checkpoint
+from llada_utils import build_flexmdm, write_checkpoint
 from network.checkpoint_folder import flexmdm_config
+from network.devices import pick_device
+from network.lora import add_lora
 from training import memory as training_memory
 
 # before read_tensors is replaced, which it imports by name

@@ -18,14 +18,9 @@ from common.float8 import is_float8
 from common.rows import write_rows
 from data.word_problems import math_rows
 from llada_dit import LLaDADiT
-from llada_utils import (
-    add_lora,
-    load_flexmdm,
-    load_llada,
-    new_flexmdm,
-    pick_dtype,
-    write_checkpoint,
-)
+from llada_utils import load_flexmdm, load_llada, new_flexmdm, write_checkpoint
+from network.devices import pick_dtype
+from network.lora import add_lora
 
 FLOAT8 = torch.float8_e4m3fn
 LORA = {"r": 2, "lora_alpha": 3, "lora_dropout": 0.1}

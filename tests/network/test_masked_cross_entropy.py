@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from data.noise_stream import NoiseStream
 from flexmdm_trainer import FlexMDMCollator, flexmdm_losses, interpolant_of
 from llada_trainer import LLaDACollator, llada_losses
-from llada_utils import add_lora
 from network.cross_entropy import chunked_cross_entropy, cross_entropy
+from network.lora import add_lora
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
 

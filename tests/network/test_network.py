@@ -15,17 +15,10 @@ from new_base import import_llama
 from common.errors import InputError
 from data.tokenizer import load_tokenizer
 from llada_dit import ScalarLengthHead, timestep_embedding
-from llada_utils import (
-    add_lora,
-    export_merged,
-    load_flexmdm,
-    load_llada,
-    merge_lora,
-    new_flexmdm,
-    write_checkpoint,
-)
+from llada_utils import export_merged, load_flexmdm, load_llada, new_flexmdm, write_checkpoint
 from network.checkpoint_folder import checkpoint_kind
 from network.config import FIXED_SETTINGS, LLaDAConfig
+from network.lora import add_lora, merge_lora
 
 LORA = {"r": 4, "lora_alpha": 6, "lora_dropout": 0.0}
 HEADS = {
@@ -564,7 +557,8 @@ def test_a_base_in_four_bits(tmp_path):
     what it holds without.
     """
     bitsandbytes = pytest.importorskip("bitsandbytes")
-    from llada_utils import quantize_base, write_checkpoint
+    from llada_utils import write_checkpoint
+    from network.quantization import quantize_base
     from training.estimate import flops_per_token
 
     base = tiny.write_llada(

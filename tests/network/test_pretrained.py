@@ -30,16 +30,10 @@ from transformers import (
 from common.errors import InputError
 from data.tokenizer import load_tokenizer
 from llada_dit import LLaDADiT, LLaDAModelLM
-from llada_utils import (
-    add_lora,
-    export_merged,
-    load_flexmdm,
-    load_llada,
-    new_flexmdm,
-    write_checkpoint,
-)
+from llada_utils import export_merged, load_flexmdm, load_llada, new_flexmdm, write_checkpoint
 from network.checkpoint_folder import checkpoint_kind, named_base
 from network.fast_blocks import fuse_projections
+from network.lora import add_lora
 
 WIDE = {"d_model": 64, "mlp_hidden_size": 128}  # bitsandbytes' CPU code needs rows of 64
 LORA = {"r": 2, "lora_alpha": 3, "lora_dropout": 0.1}
