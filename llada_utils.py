@@ -20,8 +20,6 @@ Merge LoRA into a folder that loads without peft or base:
 
 import re
 import shutil
-import sys
-import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -578,18 +576,6 @@ def export_merged(
 
 
 # ---- devices, seeds, process group ---------------------------------------------------------------
-
-
-def end_process_group() -> None:
-    """Leave a distributed run cleanly: barrier, destroy, flush, pause. gloo can otherwise abort a
-    finished process at exit.
-    """
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        time.sleep(0.5)
 
 
 # ---- command line --------------------------------------------------------------------------------
