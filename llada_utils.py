@@ -18,9 +18,8 @@ Merge LoRA into a folder that loads without peft or base:
 (other bases than LLaDA's: scripts/new_base.py)
 """
 
-import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -68,6 +67,7 @@ from network.config import FlexMDMConfig
 from network.devices import pick_device, pick_dtype
 from network.fast_blocks import compile_network
 from network.lora import add_lora, merge_lora, with_base_layer
+from network.paper_checkpoint import read_paper_checkpoint
 from network.quantization import quantize_base
 from network.tensor_files import load_into, read_tensors, write_tensors
 
@@ -266,7 +266,9 @@ def load_flexmdm(
 
     base_folder = None
     if not has_flexmdm_config(folder):  # the paper code's
-        model = load_paper_checkpoint(folder, base, lora_alpha, dtype_of, device)
+        config, tensors = read_paper_checkpoint(folder, base, lora_alpha)
+        model = build_flexmdm(config)
+        load_into(model, tensors, dtype_of, device, folder / "pytorch_model.bin")
         base_folder = base_of_checkpoint(folder, base)
     else:
         config = flexmdm_config(folder)
@@ -296,82 +298,6 @@ def load_flexmdm(
     model.name_or_path = str(checkpoint)
     beside_weights(model, *filter(None, (folder, base_folder)))
     return (merge_lora(model) if merge else model).eval()
-
-
-def load_paper_checkpoint(
-    folder: Path,
-    base: str | Path | None,
-    lora_alpha: float | None,
-    dtype_of: Callable[[str], torch.dtype | None],
-    device: torch.device | str,
-) -> LLaDADiT:
-    """The authors' whole wrapper as saved by torch.save: PEFT's names inside, temb_mod repeated in
-    every block of a group of 8. Raises InputError for any other content.
-    """
-    if base is None:
-        raise InputError(
-            f"--base_model: {folder} has no config of its own; name the LLaDA folder (or hub id)"
-            " whose config.json fits it"
-        )
-    backbone = llada_config(resolve_folder(base, "--base_model"))
-    try:
-        state = torch.load(
-            folder / "pytorch_model.bin", weights_only=True, mmap=True, map_location="cpu"
-        )
-    except Exception as error:
-        raise InputError(
-            f"cannot read {folder / 'pytorch_model.bin'}: {str(error).splitlines()[0]}"
-        ) from None
-    prefix = "backbone.base_model.model.model.transformer."
-    rank = next(
-        (
-            tensor.shape[0]
-            for name, tensor in state.items()
-            if name.endswith("lora_A.default.weight")
-        ),
-        None,
-    )
-    if rank is None:
-        raise InputError(
-            f"{folder / 'pytorch_model.bin'} holds no LoRA tensors: not a FlexMDM of the paper's"
-            " code"
-        )
-    config = FlexMDMConfig(
-        backbone=backbone.to_json(),
-        base_model_name_or_path=lasting_name(str(base)),
-        time_scale=1.0,
-        length_head="softplus",
-        attend_to_padding=True,
-        mask_token_id=backbone.mask_token_id,
-        pad_token_id=backbone.pad_token_id,
-        lora={"r": rank, "lora_alpha": lora_alpha or rank, "lora_dropout": 0.1},
-    )
-    model = build_flexmdm(config)
-    group = config.adaln_group_size
-    owner = re.compile(re.escape(prefix) + r"blocks\.(\d+)\.temb_mod\.(weight|bias)")
-    tensors, copies = [], []
-    for name, tensor in state.items():
-        match = owner.fullmatch(name)
-        if match and int(match[1]) < backbone.n_layers:
-            first = f"{prefix}blocks.{int(match[1]) // group * group}.temb_mod.{match[2]}"
-            if name == first:
-                tensors.append((f"temb_mods.{int(match[1]) // group}.{match[2]}", tensor))
-            elif first in state and not torch.equal(tensor, state[first]):
-                copies.append(name)
-        else:
-            tensors.append((name.replace(prefix, "backbone.model.transformer.", 1), tensor))
-    repeated = {
-        f"{prefix}blocks.{block}.temb_mod.{leaf}"
-        for block in range(backbone.n_layers)
-        for leaf in ("weight", "bias")
-    }
-    if copies or repeated - set(state):
-        raise InputError(
-            f"{folder / 'pytorch_model.bin'}: temb_mod of a group of {group} blocks is missing or"
-            f" differs within it: {', '.join(sorted(copies + list(repeated - set(state)))[:8])}"
-        )
-    load_into(model, tensors, dtype_of, device, folder / "pytorch_model.bin")
-    return model
 
 
 def load_pretrained(
