@@ -44,8 +44,6 @@ from common.pretrained import (
     model_card,
     refuse_other_config,
     refuse_others,
-    saved_into,
-    upload,
     wanted_device,
     wanted_dtype,
     wanted_quantization,
@@ -84,22 +82,11 @@ __all__ = [
     "new_flexmdm",
     "pick_device",
     "pick_dtype",
-    "push_to_hub",
     "read_tensors",
-    "save_pretrained",
     "write_checkpoint",
 ]
 
 Network = TypeVar("Network", bound=NetworkBase)
-
-
-# ---- folders -------------------------------------------------------------------------------------
-
-
-# ---- tensors -------------------------------------------------------------------------------------
-
-
-# ---- LoRA ----------------------------------------------------------------------------------------
 
 
 # ---- loading -------------------------------------------------------------------------------------
@@ -419,60 +406,6 @@ def write_checkpoint(
         shutil.copymode(folder / "README.md", file)
 
 
-def save_pretrained(
-    model: NetworkBase,
-    folder: str | Path,
-    tokenizer: Any = None,
-    *,
-    state_dict: Mapping[str, Tensor] | None = None,
-    is_main_process: bool = True,
-    **others: Any,
-) -> None:
-    """Write a model into a folder that load_llada or load_flexmdm (and from_pretrained) read back
-    equal: config, tensors with their own dtypes, model card, tokenizer. Files of an earlier
-    checkpoint there are replaced, others stay.
-
-    tokenizer: None: the one beside the weights that were loaded, if there is one; state_dict: the
-    full one where the model itself does not hold it; is_main_process: False writes nothing. Raises
-    InputError.
-    """
-    refuse_others(others, "save_pretrained")
-    if not is_main_process:
-        return
-    if tokenizer is None and model.tokenizer_folder is not None:
-        tokenizer = load_tokenizer(model.tokenizer_folder)
-    with saved_into(folder) as staging:
-        write_checkpoint(model, staging, tokenizer, state_dict)
-
-
-def push_to_hub(
-    model: NetworkBase,
-    repo_id: str,
-    tokenizer: Any = None,
-    *,
-    commit_message: str = "Upload model",
-    private: bool | None = None,
-    token: str | bool | None = None,
-    revision: str | None = None,
-    create_pr: bool = False,
-    **others: Any,
-) -> str:
-    """Upload what save_pretrained writes, the model card among it, to a repository of the hub,
-    which is created where there is none. Returns the commit's address. Raises InputError, also
-    without a network or a token.
-    """
-    refuse_others(others, "push_to_hub")
-    return upload(
-        lambda folder: save_pretrained(model, folder, tokenizer),
-        repo_id,
-        commit_message=commit_message,
-        private=private,
-        token=token,
-        revision=revision,
-        create_pr=create_pr,
-    )
-
-
 def export_merged(
     checkpoint: str | Path,
     output_dir: str | Path,
@@ -499,9 +432,6 @@ def export_merged(
             tokenizer,
             card=f"# Exported model\n\nLoRA of `{checkpoint}` merged into its base.\n",
         )
-
-
-# ---- devices, seeds, process group ---------------------------------------------------------------
 
 
 # ---- command line --------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 from a padded batch to the rows that the blocks compute.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from common.packed_rows import PackedRows, PaddedRows, Places, Rows
+from common.pretrained import refuse_others, saved_into, upload
 from network.config import FlexMDMConfig
 from network.length_heads import length_distribution
 
@@ -25,8 +26,8 @@ class NetworkBase(PreTrainedModel):
     """What the two networks share: checkpointing by block, the block FSDP wraps, initialisation,
     and transformers' ways to load and save.
 
-    from_pretrained, save_pretrained, push_to_hub, generate_text and infill_text are short names for
-    functions of modules that import this one: they import them when they are called.
+    from_pretrained, save_pretrained, generate_text and infill_text are short names for functions of
+    modules that import this one: they import them when they are called.
     """
 
     supports_gradient_checkpointing = True
@@ -61,24 +62,58 @@ class NetworkBase(PreTrainedModel):
         return load_pretrained(cls, pretrained_model_name_or_path, **arguments)
 
     def save_pretrained(  # type: ignore[override]  # as from_pretrained
-        self, save_directory: str | Path, **arguments: Any
+        self,
+        save_directory: str | Path,
+        *,
+        tokenizer: Any = None,
+        state_dict: Mapping[str, Tensor] | None = None,
+        is_main_process: bool = True,
+        **others: Any,
     ) -> None:
-        """Write a folder that from_pretrained reads back equal: llada_utils.save_pretrained, where
-        the arguments are. Raises InputError.
-        """
-        from llada_utils import save_pretrained
+        """Write a folder that from_pretrained, load_llada and load_flexmdm read back equal: config,
+        tensors with their own dtypes, model card, tokenizer. Files of an earlier checkpoint there
+        are replaced, others stay.
 
-        save_pretrained(self, save_directory, **arguments)
+        tokenizer: None: the one beside the weights that were loaded, if there is one; state_dict:
+        the full one where the model itself does not hold it; is_main_process: False writes nothing.
+        Raises InputError.
+        """
+        from llada_utils import load_tokenizer, write_checkpoint
+
+        refuse_others(others, "save_pretrained")
+        if not is_main_process:
+            return
+        if tokenizer is None and self.tokenizer_folder is not None:
+            tokenizer = load_tokenizer(self.tokenizer_folder)
+        with saved_into(save_directory) as staging:
+            write_checkpoint(self, staging, tokenizer, state_dict)
 
     def push_to_hub(  # type: ignore[override]  # as from_pretrained
-        self, repo_id: str, **arguments: Any
+        self,
+        repo_id: str,
+        *,
+        tokenizer: Any = None,
+        commit_message: str = "Upload model",
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        **others: Any,
     ) -> str:
-        """Upload what save_pretrained writes, and return the commit's address:
-        llada_utils.push_to_hub, where the arguments are. Raises InputError.
+        """Upload what save_pretrained writes, the model card among it, to a repository of the hub,
+        which is created where there is none. Returns the commit's address. Raises InputError, also
+        without a network or a token.
         """
-        from llada_utils import push_to_hub
-
-        return push_to_hub(self, repo_id, **arguments)
+        refuse_others(others, "push_to_hub")
+        return upload(
+            lambda folder: self.save_pretrained(folder, tokenizer=tokenizer),
+            repo_id,
+            commit_message=commit_message,
+            private=private,
+            token=token,
+            revision=revision,
+            create_pr=create_pr,
+        )
 
     def _inference(self) -> ModuleType:
         """The script that samples from a network of this kind."""
