@@ -27,12 +27,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from common import config_values
 from common.command_line import ArgumentParser, finite_number
 from common.errors import InputError, run
 from common.files import (
     complete_folder,
-    read_json,
     require_replaceable,
     resolve_folder,
     write_json,
@@ -64,7 +62,14 @@ from network.checkpoint_folder import (
 from network.config import FlexMDMConfig
 from network.devices import pick_device, pick_dtype
 from network.fast_blocks import compile_network
-from network.lora import add_lora, merge_lora, with_base_layer
+from network.lora import (
+    add_lora,
+    in_adapter,
+    merge_lora,
+    read_adapter_config,
+    with_base_layer,
+    write_adapter,
+)
 from network.paper_checkpoint import read_paper_checkpoint
 from network.quantization import quantize_base
 from network.tensor_files import load_into, read_tensors, write_tensors
@@ -120,28 +125,12 @@ def load_llada(
         load_into(model, read_tensors(folder), lambda name: dtype, device, folder)
         model.name_or_path = str(path_or_hub_id)  # an adapter on it names it as its base
         return beside_weights(model, folder).eval()
-    from peft import LoraConfig
-
-    content, source = read_json(folder / "adapter_config.json"), folder / "adapter_config.json"
-    config_values.check_lora(content, source)
-    if content.get("peft_type") != "LORA":
-        raise InputError(f"{source}: peft_type is {content.get('peft_type')!r}, not 'LORA'")
-    try:
-        adapter = LoraConfig.from_pretrained(str(folder))
-    except Exception as error:
-        raise InputError(
-            f"{folder / 'adapter_config.json'} is no LoRA configuration: {error}"
-        ) from None
+    adapter = read_adapter_config(folder)
     base_folder = base_of_checkpoint(folder, base, **hub_arguments)
     model = load_llada(base_folder, dtype=dtype, device=device)
     model.name_or_path = str(base or named_base(folder))  # a hub id, not its local copy
-    adapter.inference_mode = False  # else peft freezes the adapter as well
     add_lora(model, adapter)
-    names = {
-        f"base_model.model.{name.replace('.default.', '.')}": name
-        for name, p in model.named_parameters()
-        if p.requires_grad
-    }
+    names = {in_adapter(name): name for name, p in model.named_parameters() if p.requires_grad}
     tensors = (
         (names.get(name, name), tensor)
         for name, tensor in read_tensors(folder, "adapter_model.safetensors")
@@ -384,19 +373,9 @@ def write_checkpoint(
         write_json(folder / "config.json", model.config.to_json())
         base = getattr(model.config, "base_model_name_or_path", None)
     else:
-        from safetensors.torch import save_file
-
-        base = lasting_name(model.name_or_path)
         adapter = model.peft_config["default"]
-        adapter.base_model_name_or_path = base
-        adapter.save_pretrained(str(folder))
-        save_file(
-            {
-                f"base_model.model.{name.replace('.default.', '.')}": tensor.detach().contiguous()
-                for name, tensor in state.items()
-            },
-            folder / "adapter_model.safetensors",
-        )
+        adapter.base_model_name_or_path = base = lasting_name(model.name_or_path)
+        write_adapter(adapter, state, folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(str(folder))
     kind = "flexmdm" if flexmdm else "llada"

@@ -1,13 +1,17 @@
-"""LoRA (peft) on a LLaDA, alone or inside of a FlexMDM: added, merged, and the names of the base's
-tensors under it.
+"""LoRA (peft) on a LLaDA, alone or inside of a FlexMDM: added, merged, and read from and written to
+PEFT's adapter folders.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from common.config_values import check_lora
+from common.errors import InputError
+from common.files import read_json
 from network.config import FlexMDMConfig
 
 # the head, never the MLPs' ff_out (paper's code)
@@ -68,3 +72,38 @@ def with_base_layer(names: Iterable[str]) -> Callable[[str], str]:
         return wrapped if wrapped in known else name
 
     return place
+
+
+def in_adapter(name: str) -> str:
+    """The name that a LoRA tensor has in an adapter folder."""
+    return f"base_model.model.{name.replace('.default.', '.')}"
+
+
+def read_adapter_config(folder: Path) -> Any:
+    """peft's LoraConfig of an adapter folder, to be trained or merged. Raises InputError."""
+    from peft import LoraConfig
+
+    source = folder / "adapter_config.json"
+    content = read_json(source)
+    check_lora(content, source)
+    if content.get("peft_type") != "LORA":
+        raise InputError(f"{source}: peft_type is {content.get('peft_type')!r}, not 'LORA'")
+    try:
+        adapter = LoraConfig.from_pretrained(str(folder))
+    except Exception as error:
+        raise InputError(f"{source} is no LoRA configuration: {error}") from None
+    adapter.inference_mode = False  # else peft freezes the adapter as well
+    return adapter
+
+
+def write_adapter(adapter: Any, state: Mapping[str, Tensor], folder: Path) -> None:
+    """Write an adapter folder: a LoraConfig that names its base, and tensors with the names that
+    they have in the model.
+    """
+    from safetensors.torch import save_file
+
+    adapter.save_pretrained(str(folder))
+    save_file(
+        {in_adapter(name): tensor.detach().contiguous() for name, tensor in state.items()},
+        folder / "adapter_model.safetensors",
+    )
