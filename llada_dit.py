@@ -19,12 +19,12 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MaskedLMOutput
 
-from common.packed_rows import PackedRows, Places, Rows, select
 from flexmdm_interpolant import length_without_trailing
 from network.base import NetworkBase
 from network.config import FIXED_SETTINGS, FlexMDMConfig, LLaDAConfig
 from network.cross_entropy import chunked_cross_entropy
 from network.length_heads import length_distribution, missing_tokens, share_out
+from network.packed_rows import PackedRows, Places, Rows, select
 
 __all__ = ["FIXED_SETTINGS", "FlexMDMConfig", "LLaDAConfig", "LLaDADiT", "LLaDAModelLM"]
 

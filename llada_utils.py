@@ -36,16 +36,6 @@ from common.files import (
     write_json,
     write_text,
 )
-from common.float8 import is_float8, require_float8, to_float8
-from common.pretrained import (
-    HUB_ARGUMENTS,
-    model_card,
-    refuse_other_config,
-    refuse_others,
-    wanted_device,
-    wanted_dtype,
-    wanted_quantization,
-)
 from common.progress import ending
 from data.tokenizer import load_tokenizer
 from llada_dit import LLaDADiT, LLaDAModelLM
@@ -62,6 +52,7 @@ from network.checkpoint_folder import (
 from network.config import FlexMDMConfig
 from network.devices import pick_device, pick_dtype
 from network.fast_blocks import compile_network
+from network.float8 import is_float8, require_float8, to_float8
 from network.lora import (
     add_lora,
     in_adapter,
@@ -71,6 +62,15 @@ from network.lora import (
     write_adapter,
 )
 from network.paper_checkpoint import read_paper_checkpoint
+from network.pretrained import (
+    HUB_ARGUMENTS,
+    model_card,
+    refuse_other_config,
+    refuse_others,
+    wanted_device,
+    wanted_dtype,
+    wanted_quantization,
+)
 from network.quantization import quantize_base
 from network.tensor_files import load_into, read_tensors, write_tensors
 
@@ -108,8 +108,8 @@ def load_llada(
     """A LLaDA base or instruct model, or one with a PEFT adapter folder on it, in eval mode.
 
     base: overrides the base that an adapter folder names; dtype None: every tensor as it is stored,
-    torch.float8_e4m3fn: bf16 but for the blocks' matrices (common/float8.py); merge=False keeps the
-    adapter trainable beside a frozen base; hub_arguments: as revision, of a hub id.
+    torch.float8_e4m3fn: bf16 but for the blocks' matrices (network/float8.py); merge=False keeps
+    the adapter trainable beside a frozen base; hub_arguments: as revision, of a hub id.
     model(input_ids, attention_mask=None).logits is (B, L, V). Raises InputError for anything that
     does not fit.
     """

@@ -1,5 +1,5 @@
-"""What belongs to the network but not to the paper's equations: its configs, transformers'
-interface to it, the chunked cross-entropy, heads that the paper does not have, and reading, writing
-and adapting its weights. May import common and flexmdm_interpolant; `llada_dit` and `llada_utils`
-import it.
+"""What belongs to the network but not to the paper: configs, transformers' interface, packed rows,
+the chunked cross-entropy, length heads of our own; and for its weights: checkpoint folders, tensors
+on disk, LoRA, 4 and 8 bits, the format of the paper's code, devices, faster blocks. May import
+common and flexmdm_interpolant; llada_dit and llada_utils are built on it.
 """

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from common.packed_rows import PackedRows, PaddedRows, Places, Rows
-from common.pretrained import refuse_others, saved_into, upload
 from network.config import FlexMDMConfig
 from network.length_heads import length_distribution
+from network.packed_rows import PackedRows, PaddedRows, Places, Rows
+from network.pretrained import refuse_others, saved_into, upload
 
 
 def flat_places(mask: Tensor | None) -> Tensor | None:

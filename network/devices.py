@@ -6,7 +6,7 @@ import re
 import torch
 
 from common.errors import InputError
-from common.float8 import require_float8
+from network.float8 import require_float8
 
 
 def pick_device(name: str = "auto") -> torch.device:

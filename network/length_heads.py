@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.configuration_utils import PreTrainedConfig
 
-from common.packed_rows import PackedRows, Places, Rows, at_places
+from network.packed_rows import PackedRows, Places, Rows, at_places
 
 
 def share_out(z: Tensor, lengths: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
 """The frozen base in 4 bits (bitsandbytes), for training LoRA beside it. 8 bits, for sampling:
-common/float8.py.
+network/float8.py.
 """
 
 from typing import Any

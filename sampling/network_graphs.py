@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.float8 import is_float8
-from common.packed_rows import LONGEST_STEP, CachedRows, PackedRows, has_varlen
 from network.fast_blocks import compile_network, fuse_projections
+from network.float8 import is_float8
+from network.packed_rows import LONGEST_STEP, CachedRows, PackedRows, has_varlen
 
 ROWS_STEP, FEWEST_TOKENS = 8, 16
 

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from common.files import read_json
-from common.packed_rows import PaddedRows
 from llada_dit import LLaDABlock, LLaDAModelLM, rope
 from llada_utils import build_flexmdm
 from network.checkpoint_folder import flexmdm_config, llada_config, named_base
 from network.config import FlexMDMConfig, LLaDAConfig
 from network.cross_entropy import CHUNK_BYTES
 from network.lora import add_lora
+from network.packed_rows import PaddedRows
 
 if TYPE_CHECKING:
     from training.arguments import RunArguments

@@ -19,10 +19,10 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from common.errors import InputError
-from common.packed_rows import PaddedRows
 from data.tokenizer import load_tokenizer
 from llada_dit import rope
 from llada_utils import load_llada
+from network.packed_rows import PaddedRows
 
 
 def write_source(folder, **changes):

@@ -56,8 +56,8 @@ def test_golden_llada(golden, golden_dir):
 
 
 def test_golden_llada_inside_a_block(golden, golden_dir):
-    from common.packed_rows import PaddedRows
     from llada_dit import rope, rotate
+    from network.packed_rows import PaddedRows
 
     numbers = golden("llada_tiny/golden.safetensors")
     model = load_llada(golden_dir / "llada_tiny")
@@ -497,8 +497,8 @@ def test_import_of_a_llama(tmp_path, data_dir):
     )
     ids = torch.randint(3, 512, (1, 12))
     hidden = ours.model.transformer.wte(ids)  # longer: our blocks under a causal mask
-    from common.packed_rows import PaddedRows
     from llada_dit import rope
+    from network.packed_rows import PaddedRows
 
     cos, sin = (table[:, None] for table in rope(torch.arange(12), 8, ours.config.rope_theta))
     rows = PaddedRows(12, None, "cpu")

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from common.packed_rows import PaddedRows
 from llada_dit import LLaDAModelLM, rope
 from network.config import LLaDAConfig
+from network.packed_rows import PaddedRows
 from sampling.llada import (
     CONFIDENCE,
     TOKEN,

@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 
-from common.packed_rows import PaddedRows
+from network.packed_rows import PaddedRows
 from sampling.flexmdm import generate_flexmdm, generate_flexmdm_infilling
 from sampling.prefix_cache import PrefixCache
 
