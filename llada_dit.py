@@ -26,6 +26,7 @@ from network.cross_entropy import chunked_cross_entropy
 from network.length_heads import length_distribution, missing_tokens, share_out
 from network.packed_rows import PackedRows, Places, Rows, select
 
+# for users, the configs and what a LLaDA's config.json must say among them
 __all__ = ["FIXED_SETTINGS", "FlexMDMConfig", "LLaDAConfig", "LLaDADiT", "LLaDAModelLM"]
 
 Modulation: TypeAlias = tuple[Tensor, Tensor]  # scale and shift of a block's norms, (B, d) each

@@ -1,5 +1,4 @@
-r"""Loading and saving: base weights, tokenizer, LoRA, checkpoints of every kind, export; devices,
-seeds and the process group.
+r"""Loading and saving: a LLaDA, a new FlexMDM, checkpoints of every kind, tokenizer, export.
 
 Formats that can be read, by the files of a folder (or hub id):
     LLaDA             config.json (model_type llada) + model.safetensors, or shards with
@@ -74,6 +73,7 @@ from network.pretrained import (
 from network.quantization import quantize_base
 from network.tensor_files import load_into, read_tensors, write_tensors
 
+# for users, wherever in network/ it lives
 __all__ = [
     "build_flexmdm",
     "checkpoint_kind",

@@ -217,6 +217,7 @@ def test_the_sandbox_imports_nothing_of_ours():
     [
         "from llada_dit import FIXED_SETTINGS, FlexMDMConfig, LLaDAConfig, LLaDADiT, LLaDAModelLM",
         "from llada_utils import load_llada, load_flexmdm, new_flexmdm, load_tokenizer",
+        "from llada_utils import checkpoint_kind, pick_device, pick_dtype, write_checkpoint",
         "from flexmdm_inference import generate_flexmdm, generate_flexmdm_infilling",
         "from llada_inference import generate_mdm, generate_mdm_infilling",
         "from flexmdm_interpolant import LinearSchedule, PowerSchedule, GeometricSchedule",
