@@ -37,7 +37,8 @@ def build_model(args: "RunArguments") -> tuple[Any, Any]:
             model.add_length_distribution(args.length_distribution)
         if args.variable_length:
             model.config.length_distribution_at_start = False  # from now on at all times
-            if not model.config.attend_to_padding:  # else it is the width of every row
+            # attending to padding, a network is evaluated at the width that it was trained with
+            if not (args.evaluate_only and model.config.attend_to_padding):
                 model.config.max_length = args.sft_max_length
         if (
             isinstance(model, LLaDAModelLM)
@@ -75,3 +76,10 @@ def build_model(args: "RunArguments") -> tuple[Any, Any]:
     if args.load_in_4bit:
         quantize_base(model)
     return model, tokenizer
+
+
+def longest_row(args: "RunArguments", model: Any) -> int:
+    """The most tokens of a row that a run may train or evaluate build_model's model on."""
+    if not args.variable_length:
+        return args.sft_max_length
+    return min(args.sft_max_length, model.config.max_length)

@@ -32,6 +32,7 @@ from training.arguments import RunArguments
 from training.checkpoints import check_checkpoint, newest_complete
 from training.likelihood_bound import report
 from training.memory import HELD_OUT, training_advice
+from training.models import longest_row
 from training.process_group import decide_on_rank_zero, end_process_group
 from training.progress import print_ending, show_progress
 from training.rows import check_origin, check_rows
@@ -491,14 +492,11 @@ def evaluate_only(
     """Print the NLL upper bound and the loss by quarter of time of a model on rows (a data set with
     input_ids). Nothing is written.
     """
-    longest = args.sft_max_length
-    if getattr(model.config, "attend_to_padding", False):
-        longest = min(longest, model.config.max_length)  # the width of every row
     check_rows(
         rows,
         getattr(model, "backbone", model).config.embedding_size,
         reserved_ids(tokenizer),
-        longest,
+        longest_row(args, model),
         "--eval_data" if args.eval_data else "--train_data",
         hasattr(args, "task"),
     )
