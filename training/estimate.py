@@ -118,7 +118,7 @@ def meta_model(args: "RunArguments", folder: str | Path | None = None) -> Any:
     downloaded.
     """
     source = folder or args.init_from or args.model_name_or_path
-    lora = {"r": args.lora_r, "lora_alpha": args.lora_alpha, "lora_dropout": args.lora_dropout}
+    lora = args.lora_settings()
     if args.init_from and args.variable_length:
         return build_flexmdm(flexmdm_config(Path(source)))
     adapter = Path(source) / "adapter_config.json"

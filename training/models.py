@@ -40,19 +40,6 @@ def build_model(args: "RunArguments") -> tuple[Any, Any]:
             # attending to padding, a network is evaluated at the width that it was trained with
             if not (args.evaluate_only and model.config.attend_to_padding):
                 model.config.max_length = args.sft_max_length
-        if (
-            isinstance(model, LLaDAModelLM)
-            and not hasattr(model, "peft_config")
-            and not args.all_parameters
-        ):
-            add_lora(
-                model,
-                {
-                    "r": args.lora_r,
-                    "lora_alpha": args.lora_alpha,
-                    "lora_dropout": args.lora_dropout,
-                },
-            )
     elif args.from_scratch:
         if args.variable_length or not args.all_parameters:
             raise InputError(
@@ -64,15 +51,9 @@ def build_model(args: "RunArguments") -> tuple[Any, Any]:
         model = new_flexmdm(args.model_name_or_path, dtype=dtype, **args.flexmdm_settings())
     else:
         model = load_llada(args.model_name_or_path, dtype=dtype)
-        if not args.all_parameters:
-            add_lora(
-                model,
-                {
-                    "r": args.lora_r,
-                    "lora_alpha": args.lora_alpha,
-                    "lora_dropout": args.lora_dropout,
-                },
-            )
+    llada = isinstance(model, LLaDAModelLM)
+    if llada and not args.all_parameters and not hasattr(model, "peft_config"):
+        add_lora(model, args.lora_settings())
     if args.load_in_4bit:
         quantize_base(model)
     return model, tokenizer
