@@ -4,7 +4,8 @@
 checkpoints (model.transformer.*); no code from the Hub is run. `LLaDADiT` adds what a FlexMDM
 needs: a time embedding, AdaLN modulation shared by groups of blocks, one end slot after the text,
 and a head that predicts the expected number of missing tokens in every gap. LoRA is injected into
-the backbone by peft (llada_utils.py), so a frozen base keeps its tensors.
+the backbone by peft (network/lora.py), so a frozen base keeps its tensors. What is not the paper's
+(configs, loading, how rows are packed, more length heads) is in network/.
 """
 
 import math
@@ -26,10 +27,13 @@ from network.cross_entropy import chunked_cross_entropy
 from network.length_heads import length_distribution, missing_tokens, share_out
 from network.packed_rows import PackedRows, Places, Rows, select
 
-# for users, the configs and what a LLaDA's config.json must say among them
+# for users; the configs live in network/config.py
 __all__ = ["FIXED_SETTINGS", "FlexMDMConfig", "LLaDAConfig", "LLaDADiT", "LLaDAModelLM"]
 
 Modulation: TypeAlias = tuple[Tensor, Tensor]  # scale and shift of a block's norms, (B, d) each
+
+
+# ---- LLaDA ---------------------------------------------------------------------------------------
 
 
 class RMSNorm(nn.Module):
@@ -105,17 +109,15 @@ class LLaDABlock(GradientCheckpointingLayer):
         `body`.
         """
         q, k, v = self.qkv(y)
-        return self.attn_out(
-            rows.attend(rotate(q, cos, sin), rotate(k, cos, sin), v, store).flatten(-2)
-        )
+        heads = rows.attend(rotate(q, cos, sin), rotate(k, cos, sin), v, store)
+        return self.attn_out(heads.flatten(-2))
 
     def mlp(self, y: Tensor) -> Tensor:
         """The SwiGLU branch of y, of y's shape."""
-        gate, up = (
-            (self.ff_proj(y), self.up_proj(y))
-            if self.fused is None
-            else F.linear(y, self.fused[1]).chunk(2, -1)
-        )
+        if self.fused is None:
+            gate, up = self.ff_proj(y), self.up_proj(y)
+        else:
+            gate, up = F.linear(y, self.fused[1]).chunk(2, -1)
         return self.ff_out(F.silu(gate) * up)
 
     def forward(self, *arguments: Any) -> Tensor:
@@ -208,14 +210,8 @@ class LLaDAModelLM(NetworkBase):
                 collect.append(x)
             # passed as arguments: state kept on modules would be stale when a checkpointed block is
             # run again
-            x = block(
-                x,
-                cos,
-                sin,
-                rows,
-                *(modulations[index] if modulations else (None, None)),
-                stores and stores[index],
-            )
+            scale_shift = modulations[index] if modulations else (None, None)
+            x = block(x, cos, sin, rows, *scale_shift, stores and stores[index])
         x = transformer.ln_f(x)
         if collect is not None:
             collect.append(x)
@@ -265,6 +261,9 @@ class LLaDAModelLM(NetworkBase):
         return MaskedLMOutput(
             logits=head(wanted), hidden_states=None if collect is None else tuple(collect)
         )
+
+
+# ---- what a FlexMDM adds -------------------------------------------------------------------------
 
 
 def timestep_embedding(t: Tensor, width: int) -> Tensor:
@@ -371,17 +370,11 @@ class LLaDADiT(NetworkBase):
         )
         temb = self.time_mlp(embedding.to(self.time_mlp[0].weight.dtype))  # (B, d)
         groups = [modulation(temb).chunk(2, -1) for modulation in self.temb_mods]
-        return [
-            groups[index // self.config.adaln_group_size]
-            for index in range(self.backbone.config.n_layers)
-        ]
+        n_layers, size = self.backbone.config.n_layers, self.config.adaln_group_size
+        return [groups[index // size] for index in range(n_layers)]
 
     def trunk(
-        self,
-        ids: Tensor,
-        rows: Rows,
-        timesteps: Tensor,
-        collect: list[Tensor] | None = None,
+        self, ids: Tensor, rows: Rows, timesteps: Tensor, collect: list[Tensor] | None = None
     ) -> tuple[Tensor, ...]:
         """(last hidden states, the insertion head's output for them), of all tokens."""
         hidden = self.backbone.hidden(ids, rows, self.modulations(timesteps), collect)
