@@ -6,6 +6,7 @@ Run: pytest tests/scripts/test_layout.py
 import ast
 import re
 import subprocess
+import tomllib
 
 import pytest
 from conftest import ROOT
@@ -85,6 +86,13 @@ def test_every_folder_has_a_description():
     for name in (*FOLDERS, "evaluation/sandbox"):
         tree = ast.parse((ROOT / name / "__init__.py").read_text())
         assert ast.get_docstring(tree) and len(tree.body) == 1, name
+
+
+def test_every_folder_and_script_is_installed():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    inits = [name for name in tracked_python() if name.endswith("/__init__.py")]
+    folders = {name.removesuffix("/__init__.py").replace("/", ".") for name in inits}
+    assert set(settings["packages"]) == folders and set(settings["py-modules"]) == TOP_LEVEL
 
 
 @pytest.mark.parametrize("room", MAY_IMPORT)
