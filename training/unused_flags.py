@@ -157,7 +157,7 @@ def kept_settings(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """(fields of FlexMDMConfig, or none for a LLaDA; the settings of its LoRA, or none) of a
     checkpoint's folder. Raises InputError.
     """
-    from llada_utils import flexmdm_config, has_flexmdm_config
+    from network.checkpoint_folder import flexmdm_config, has_flexmdm_config
 
     if has_flexmdm_config(folder):
         config = flexmdm_config(folder)

@@ -12,7 +12,8 @@ from training_helpers import assert_same_weights, weights
 
 from flexmdm_trainer import FlexMDMCollator, flexmdm_losses
 from llada_trainer import LLaDACollator, llada_losses
-from llada_utils import add_lora, load_flexmdm, load_llada, write_checkpoint
+from llada_utils import load_flexmdm, load_llada, write_checkpoint
+from network.lora import add_lora
 from training.arguments import RunArguments
 from training.models import build_model
 

@@ -138,7 +138,8 @@ def checkpoints(tmp_path_factory):
     """{what it is: folder} of both kinds, with LoRA and without."""
     folder = tmp_path_factory.mktemp("checkpoints")
     base = tiny.write_llada(folder / "llada")
-    from llada_utils import add_lora, load_llada, new_flexmdm
+    from llada_utils import load_llada, new_flexmdm
+    from network.lora import add_lora
 
     def written(name, model):
         (folder / name).mkdir()
