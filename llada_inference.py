@@ -29,12 +29,11 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common.command_line import ArgumentParser
 from common.errors import InputError, run
-from common.files import local_folder, require_writable
+from common.files import local_folder, require_writable_file
 from common.gpu_memory import ONE_PROMPT, out_of_memory_advice
 from common.progress import add_quiet_flag
 from sampling.flags import add_llada_flags, add_model_flags, options_from
@@ -299,7 +298,7 @@ def main() -> None:
     args = parse_arguments()
     options = options_from(args, LLaDAOptions)
     if args.trace:
-        require_writable(Path(args.trace).parent, "--trace")
+        require_writable_file(args.trace, "--trace")
 
     from data.tokenizer import load_tokenizer
     from llada_utils import load_llada

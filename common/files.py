@@ -124,6 +124,15 @@ def require_writable(folder: str | Path, flag: str) -> None:
         raise InputError(f"{flag}: cannot write {folder}: {error.strerror}") from None
 
 
+def require_writable_file(path: str | Path, flag: str) -> None:
+    """As require_writable, for a file that will be written or replaced. Raises InputError naming
+    the flag, also where the path is a folder's.
+    """
+    if Path(path).is_dir():
+        raise InputError(f"{flag}: {path} is a folder; name a file")
+    require_writable(Path(path).parent, flag)
+
+
 def is_missing(path: Path) -> bool:
     """Whether nothing is there, not even a broken link. Raises OSError for a path that can never
     be: below a file, or with a name that is too long.

@@ -67,7 +67,7 @@ def main() -> None:
     from fit_length_distribution import examples
     from tqdm import tqdm
 
-    from common.files import require_writable, write_json
+    from common.files import require_writable_file, write_json
     from data.token_rows import load_rows
     from data.tokenizer import load_tokenizer, reserved_ids
     from llada_utils import load_llada
@@ -76,7 +76,7 @@ def main() -> None:
     from sampling.canvas_search import first_confidence
     from training.rows import check_origin, check_rows
 
-    require_writable(Path(args.output).parent, "--output")
+    require_writable_file(args.output, "--output")
     if checkpoint_kind(args.checkpoint_path) != "llada":
         raise InputError(f"--checkpoint_path: {args.checkpoint_path} is a FlexMDM, not a LLaDA")
     rows = load_rows(args.train_data)["train"]

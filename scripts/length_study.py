@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common.command_line import ArgumentParser, require_positive
 from common.errors import InputError, run
-from common.files import write_json
+from common.files import require_writable_file, write_json
 from common.gpu_memory import out_of_memory_advice
 from common.rows import write_rows
 from data.functions import PIECES, draw_code, infill_row
@@ -206,6 +206,7 @@ def make_parser() -> ArgumentParser:
 def main() -> None:
     """Write what the command asks for."""
     args = make_parser().parse_args()
+    require_writable_file(args.output, "--output")
     if args.kind == "items":
         require_positive(args, "longest", "each")
         from data.tokenizer import load_tokenizer

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common.command_line import ArgumentParser
 from common.errors import InputError, run
-from common.files import read_json, require_writable
+from common.files import read_json, require_writable_file
 from common.progress import ending
 from common.rows import Row, read_finished
 
@@ -111,7 +111,7 @@ def main() -> None:
     if path.suffix not in SUFFIXES:
         raise InputError(f"--output {path}: must end in {', '.join(SUFFIXES)}")
     logs = [read_log(each) for each in args.runs]
-    require_writable(path.parent, "--output")
+    require_writable_file(path, "--output")
     figure_of(logs).savefig(path, dpi=150)
     ending(f"a plot of {len(logs)} training runs", path, "look at it")
 

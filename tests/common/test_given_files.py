@@ -6,16 +6,25 @@ pytest tests/common/test_given_files.py                              seconds
 
 import codecs
 import gzip
+import importlib
 import json
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.command_line import ArgumentParser
 from common.errors import InputError
-from common.files import open_text, parse_json, require_writable, write_text
+from common.files import (
+    open_text,
+    parse_json,
+    require_writable,
+    require_writable_file,
+    write_text,
+)
 from common.rows import read_file, read_finished, read_rows
 
 ROWS = st.lists(
@@ -130,3 +139,34 @@ def test_processes_that_try_one_folder_at_once_do_not_disturb_each_other(tmp_pat
 def test_a_command_line_that_is_not_utf_8_is_refused():
     with pytest.raises(InputError, match="not UTF-8"):
         ArgumentParser().parse_args([b"--prompt=\xff".decode("utf-8", "surrogateescape")])
+
+
+def test_a_file_to_write_is_no_folder(tmp_path):
+    """Asked before the work is done whose result it is to hold."""
+    (tmp_path / "made.json").mkdir()
+    with pytest.raises(InputError, match="^--output: .*made.json is a folder; name a file$"):
+        require_writable_file(tmp_path / "made.json", "--output")
+    (tmp_path / "text").write_text("x")
+    with pytest.raises(InputError, match="^--output: cannot write "):
+        require_writable_file(tmp_path / "text" / "made.json", "--output")
+    require_writable_file(tmp_path / "text", "--output")  # it is replaced
+    require_writable_file(tmp_path / "new" / "made.json", "--output")
+    assert (tmp_path / "text").read_text() == "x" and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "script, words",
+    [
+        ("length_drift", "--checkpoint_path x --task math --train_data x --output"),
+        ("length_study", "free --flexmdm x --llada x --text x --output"),
+        ("flexmdm_inference", "--checkpoint_path {} --prompt w7 --trace"),
+        ("llada_inference", "--checkpoint_path {} --prompt w7 --trace"),
+    ],
+)
+def test_commands_look_at_their_output_first(script, words, tmp_path, monkeypatch):
+    folder = tmp_path / "made.html"
+    folder.mkdir()
+    monkeypatch.setattr(sys, "argv", [script, *words.format(tmp_path).split(), str(folder)])
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    with pytest.raises(InputError, match="made.html is a folder; name a file$"):
+        importlib.import_module(script).main()
