@@ -64,6 +64,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = make_parser().parse_args(argv)
     if bool(args.results) == bool(args.pair):
         raise InputError("RESULTS: give results.json files or folders, or --pair A B")
+    unused = sorted(args.typed - {"pair"})
+    if args.pair and unused:
+        raise InputError(f"--{unused[0]}: no effect with --pair, which only prints")
     return args
 
 

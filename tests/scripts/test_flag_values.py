@@ -116,3 +116,12 @@ def test_one_example_is_too_few_to_hold_one_out(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["x", *words, "--examples", "1"])
     with pytest.raises(InputError, match="^--examples: 1 is not at least 2"):
         fit_length_distribution.main()
+
+
+def test_a_paired_difference_takes_no_flags_of_the_table():
+    import results_table
+
+    assert results_table.parse_args(["--pair", "a", "b"]).pair == ["a", "b"]
+    for words in (["--metric", "x"], ["--output_dir", "x"], ["--format", "svg"]):
+        with pytest.raises(InputError, match=f"^{words[0]}: no effect with --pair"):
+            results_table.parse_args(["--pair", "a", "b", *words])
