@@ -28,8 +28,6 @@ from __future__ import annotations
 import argparse
 import gc
 import os
-import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -39,6 +37,8 @@ from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+from machine import card
+
 from common.errors import InputError, run
 from common.files import write_json
 
@@ -53,34 +53,6 @@ TINY: dict[str, Any] = dict(d_model=64, n_layers=2, n_heads=4, mlp_hidden_size=1
 LORA = {"r": 128, "lora_alpha": 128, "lora_dropout": 0.0}
 PROMPT, ANSWER, CANVAS = 100, 150, 1024
 PARTS = ("limits", "training", "trainer", "sampling", "float8", "peer")
-
-
-def card(device: torch.device) -> dict[str, Any]:
-    """What the numbers depend on: the card, its driver, the versions."""
-    import peft
-    import torch
-    import transformers
-
-    facts: dict[str, Any] = {
-        "card": platform.processor() or "CPU",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "peft": peft.__version__,
-        "date": time.strftime("%Y-%m-%d"),
-    }
-    if device.type == "cuda":
-        asked = subprocess.run(
-            ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-        )
-        facts |= {
-            "card": torch.cuda.get_device_name(device),
-            "cuda": torch.version.cuda,
-            "driver": asked.stdout.strip().splitlines()[0],
-        }
-    return facts
 
 
 class Bench:

@@ -35,6 +35,8 @@ from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+from machine import card
+
 from common.errors import InputError, run
 from common.files import write_json
 
@@ -781,8 +783,6 @@ def main() -> None:
         raise InputError(
             f"--only: {', '.join(sorted(set(chosen) - set(CHECKS)))} is none of {', '.join(CHECKS)}"
         )
-    from benchmark_gpu import card
-
     from llada_utils import pick_device
 
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
