@@ -22,7 +22,7 @@ from transformers import TrainerCallback
 from common.errors import InputError
 from common.files import lock_for_writing, read_json, resolve_folder, write_json
 from common.gpu_memory import out_of_memory_advice
-from common.rows import RowWriter, read_finished, write_rows
+from common.rows import read_finished, write_rows
 from data.noise_stream import NoiseStream
 from data.token_rows import held_out_split, load_rows, row_lengths, rows_hash
 from data.tokenizer import reserved_ids
@@ -35,13 +35,14 @@ from llada_utils import (
     named_base,
 )
 from training.arguments import RunArguments
-from training.checkpoints import check_checkpoint, newest_complete
+from training.checkpoints import check_checkpoint, named_failure, newest_complete
 from training.likelihood_bound import report
 from training.memory import HELD_OUT, training_advice
 from training.progress import print_ending, show_progress
 from training.rows import check_origin, check_rows
 from training.sharding import shard_by_fsdp2, shard_by_zero3
-from training.trainer import DiffusionTrainer, named_failure
+from training.train_log import JsonlLog
+from training.trainer import DiffusionTrainer
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -57,33 +58,6 @@ WRITTEN = re.compile(
     rf"{HALF_WRITTEN}|settings\.json|train_log\.jsonl|\.?final|\.saving"
     r"|(damaged-|\.old-)?checkpoint-\d+"
 )
-
-
-class JsonlLog(TrainerCallback):
-    """Every log line of the Trainer, as a row of train_log.jsonl. Non-finite values are null."""
-
-    def on_log(
-        self,
-        args: Any,
-        state: Any,
-        control: Any,
-        logs: Mapping[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """The Trainer calls it with every log line."""
-        if state.is_world_process_zero and logs:
-            values = {key: float(value) for key, value in logs.items()}
-            path = Path(args.output_dir) / "train_log.jsonl"
-            with named_failure(path), RowWriter(path) as writer:
-                writer.append(
-                    {
-                        "step": state.global_step,
-                        **{
-                            key: value if math.isfinite(value) else None
-                            for key, value in values.items()
-                        },
-                    }
-                )
 
 
 class StopOnSignal(TrainerCallback):

@@ -255,7 +255,7 @@ def test_averaged_weights_follow_their_formula(changes, made, tmp_path, monkeypa
     """The average in `final`, against one in float64 over the parameters after every step; held-out
     rows see the averages, and training goes on from its own parameters.
     """
-    from training.run import JsonlLog
+    from training.train_log import JsonlLog
     from training.trainer import DiffusionTrainer
 
     def trained(model):
