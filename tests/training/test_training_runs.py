@@ -722,7 +722,7 @@ def test_every_kind_of_eval_data_is_read(tmp_path, name):
     import gzip
     from types import SimpleNamespace
 
-    from training.run import held_out_rows
+    from training.held_out import held_out_rows
 
     texts = [
         " ".join(f"w{random.randrange(10, 50)}" for _ in range(random.randrange(3, 30)))
@@ -806,8 +806,8 @@ def test_a_fitted_length_distribution_that_is_trained_on_holds_at_all_times(made
 def test_a_checkpoint_is_continued_or_evaluated_beyond_its_length(attend_to_padding, tmp_path):
     """Rows of up to --sft_max_length fit; where padding is attended to, the width stays."""
     from training.arguments import RunArguments
+    from training.held_out import evaluate_only
     from training.models import build_model
-    from training.run import evaluate_only
 
     model = tiny.flexmdm(attend_to_padding=attend_to_padding)
     model.config.max_length = 20
