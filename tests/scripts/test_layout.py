@@ -4,6 +4,7 @@ Run: pytest tests/scripts/test_layout.py
 """
 
 import ast
+import functools
 import re
 import subprocess
 from pathlib import Path
@@ -59,7 +60,9 @@ def tracked_python():
 
 
 def imported(name):
-    """Modules of ours that a file imports anywhere, as dotted names, but for SHORT_NAMES."""
+    """Modules of ours that a file imports anywhere, as dotted names (of scripts/ without the
+    folder), but for SHORT_NAMES.
+    """
     found, tree = set(), ast.parse((ROOT / name).read_text())
     inside = {
         node
@@ -74,7 +77,17 @@ def imported(name):
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-    return {module for module in found if module.split(".")[0] in {*MAY_IMPORT, *TOP_LEVEL}}
+    ours = {*MAY_IMPORT, *TOP_LEVEL, *(module.split(".")[0] for module in script_modules())}
+    return {module for module in found if module.split(".")[0] in ours}
+
+
+@functools.cache
+def script_modules():
+    """{dotted name: file} of scripts/, which is on the path of its scripts."""
+    return {
+        name.removeprefix("scripts/").removesuffix(".py").replace("/", "."): name
+        for name in tracked("scripts/*.py")
+    }
 
 
 def test_the_top_level_is_the_papers_scripts_and_the_demo():
@@ -101,6 +114,7 @@ def test_imports_point_down(room):
 
 def test_imports_never_go_in_a_circle():
     modules = {name.removesuffix(".py").replace("/", "."): name for name in tracked_python()}
+    modules |= script_modules()
     graph = {module: imported(name) & modules.keys() for module, name in modules.items()}
     done, under_way = set(), []
 
