@@ -11,7 +11,7 @@ from typing import Any
 from machine import card, processor
 
 from common.errors import InputError
-from common.rows import read_file, read_finished
+from common.rows import read_finished, read_object
 from evaluation.results import item_scores, versions
 from evaluation.results_table import sampler_name
 
@@ -63,7 +63,7 @@ def evaluation(folder: Path, with_rows: bool = False) -> dict[str, Any]:
     """Metrics, evaluations and which items were right (a 0/1 string in the items' order; a list of
     shares with several samples). with_rows: lengths and success of each infill as well.
     """
-    result = read_file(folder / "results.json", "--work")[0]
+    result = read_object(folder / "results.json", "--work")
     right = item_scores(folder)
     content = {
         "label": result["label"],
@@ -136,5 +136,5 @@ def collected(chain: str, work: Path, scale: float) -> dict[str, Any]:
         "evaluations": evaluations,
     }
     if (folder / "free.json").exists():
-        content["free"] = read_file(folder / "free.json", "--work")[0]
+        content["free"] = read_object(folder / "free.json", "--work")
     return content

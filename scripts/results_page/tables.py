@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from common.errors import InputError
-from common.rows import read_file
+from common.rows import read_object
 from results_page.intervals import mean_and_seeds, over_items, over_seeds, signed, width
 
 Evaluation: TypeAlias = dict[str, Any]  # of one run of an evaluation script, by collecting.py
@@ -16,12 +16,14 @@ Chains: TypeAlias = dict[str, list[dict[str, Any]]]  # by kind, what collect wro
 
 def read_chains(folder: Path) -> Chains:
     """Every JSON file of a folder: KIND_SEED.json as one of its kind's. Raises InputError where
-    there is none.
+    there is none, and for one that `reproduction.py collect` has not written.
     """
     chains: Chains = {}
     for path in sorted(folder.glob("*.json")):
-        kind = re.sub(r"_\d+$", "", path.stem)
-        chains.setdefault(kind, []).append(read_file(path, "--results")[0])
+        content = read_object(path, "--results")
+        if missing := {"chain", "training", "evaluations"} - set(content):
+            raise InputError(f"--results: {path} is no chain's, it has no {min(missing)}")
+        chains.setdefault(re.sub(r"_\d+$", "", path.stem), []).append(content)
     if not chains:
         raise InputError(
             f"--results: {folder} has no JSON files; scripts/reproduce_small.sh writes them"

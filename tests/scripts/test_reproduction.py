@@ -94,6 +94,18 @@ def test_a_file_without_places_for_the_tables_is_refused(content, tmp_path):
     assert (path.read_bytes() if path.exists() else None) == content
 
 
+@pytest.mark.parametrize("content", ["", "3", "[]", "{}", '{"chain": "comparison_1"}', '{"chain'])
+def test_a_result_that_no_chain_wrote_is_refused(content, tmp_path):
+    """By its name, and RESULTS.md stays as it is."""
+    path, output = tmp_path / "comparison_1.json", tmp_path / "RESULTS.md"
+    path.write_text(content)
+    output.write_text(text := (ROOT / "RESULTS.md").read_text())
+    words = ["report", "--results", str(tmp_path), "--output", str(output)]
+    with pytest.raises(InputError, match=f"--results: .*{re.escape(str(path))}"):
+        reproduction.report(reproduction.make_parser().parse_args(words))
+    assert output.read_text() == text and len(list(tmp_path.iterdir())) == 2
+
+
 def test_students_quantiles():
     """Against published tables, on both sides of the end of ours."""
     for freedom, quantile in ((1, 12.706), (9, 2.262), (10, 2.2281), (15, 2.1314), (30, 2.0423)):
