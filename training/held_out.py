@@ -86,20 +86,14 @@ def evaluate_only(
     unbounded = args.variable_length and collator.config.insertion_schedule["name"] == "geometric"
     draws = args.eval_draws * len(rows)
     cost = getattr(collator, "expected_cost", None)
-    main = NoiseStream(rows, draws, 1, args.seed + 1, shuffle=False, expected_cost=cost)
-    ends = (
-        None
-        if unbounded
-        else NoiseStream(
-            rows,
-            draws,
-            1,
-            args.seed + 2,
-            shuffle=False,
-            expected_cost=cost,
-            fixed_time=collator.LAST_TIME,
+
+    def stream(seed: int, fixed_time: float | None = None) -> NoiseStream:
+        return NoiseStream(
+            rows, draws, 1, seed, shuffle=False, expected_cost=cost, fixed_time=fixed_time
         )
-    )
+
+    main = stream(args.seed + 1)
+    ends = None if unbounded else stream(args.seed + 2, collator.LAST_TIME)
     epsilon = collator.config.time_epsilon if args.variable_length else collator.epsilon
     with tempfile.TemporaryDirectory() as args.output_dir:  # the Trainer makes its folder
         trainer = trainer_cls(
