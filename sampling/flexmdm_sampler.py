@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from common.packed_rows import Places
 from flexmdm_interpolant import LinearSchedule, schedule_from_config
+from network.packed_rows import Places
 from sampling.clock import COUNTING, DONE, GAP, ORDER, TOKEN, remaining_at, survival
 from sampling.corrector import Corrector
 from sampling.count_first import CountFirst

@@ -87,7 +87,7 @@ def main() -> None:
     if args.list:
         print("\n".join(CHECKS))
         return
-    from llada_utils import pick_device
+    from network.devices import pick_device
 
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import transformers

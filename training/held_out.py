@@ -9,10 +9,11 @@ from common.gpu_memory import out_of_memory_advice
 from data.noise_stream import NoiseStream
 from data.token_rows import held_out_split, load_rows
 from data.tokenizer import reserved_ids
-from llada_utils import end_process_group
 from training.arguments import RunArguments
 from training.likelihood_bound import report
 from training.memory import HELD_OUT
+from training.models import longest_row
+from training.process_group import end_process_group
 from training.rows import check_rows
 from training.trainer import DiffusionTrainer
 
@@ -72,14 +73,11 @@ def evaluate_only(
     """Print the NLL upper bound and the loss by quarter of time of a model on rows (a data set with
     input_ids). Nothing is written.
     """
-    longest = args.sft_max_length
-    if getattr(model.config, "attend_to_padding", False):
-        longest = min(longest, model.config.max_length)  # the width of every row
     check_rows(
         rows,
         getattr(model, "backbone", model).config.embedding_size,
         reserved_ids(tokenizer),
-        longest,
+        longest_row(args, model),
         "--eval_data" if args.eval_data else "--train_data",
         hasattr(args, "task"),
     )

@@ -8,20 +8,18 @@ resumes.
 """
 
 import math
-import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError
 from common.gpu_memory import out_of_memory_advice
 from data.noise_stream import NoiseStream
 from data.token_rows import load_rows, row_lengths
 from data.tokenizer import reserved_ids
-from llada_utils import checkpoint_kind, compile_network, end_process_group
+from network.checkpoint_folder import checkpoint_kind
+from network.fast_blocks import compile_network
 from training.arguments import RunArguments
 from training.memory import training_advice
+from training.process_group import decide_on_rank_zero, end_process_group
 from training.progress import print_ending, show_progress
 from training.rows import check_origin, check_rows
 from training.run_folder import prepare_output, save_final
@@ -33,27 +31,6 @@ from training.trainer import DiffusionTrainer
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-Decided = TypeVar("Decided")
-
-
-def decide_on_rank_zero(args: RunArguments, decide: Callable[[], Decided]) -> Decided:
-    """Call decide() in the first process; every process gets its result, or ends with its error:
-    one line from the first process, exit code 2.
-    """
-    outcome: list[Any] = [None, None]
-    if args.process_index == 0:
-        try:
-            outcome[0] = decide()
-        except InputError as error:
-            outcome[1] = str(error)
-    if args.world_size > 1:
-        torch.distributed.broadcast_object_list(outcome, src=0)
-    if outcome[1] is not None:
-        if args.process_index > 0:
-            sys.exit(2)
-        raise InputError(outcome[1])
-    return outcome[0]
 
 
 def dry_run(args: RunArguments) -> None:

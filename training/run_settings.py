@@ -5,7 +5,7 @@ from typing import Any
 from common.files import resolve_folder
 from data.token_rows import rows_hash
 from llada_dit import LLaDADiT
-from llada_utils import checkpoint_hash, named_base
+from network.checkpoint_folder import checkpoint_hash, named_base
 from training.arguments import RunArguments
 
 SETTINGS = (

@@ -26,7 +26,7 @@ class Bench:
     def __init__(self, device: str, small: bool, output: str | Path | None) -> None:
         import torch
 
-        from llada_utils import pick_device
+        from network.devices import pick_device
 
         self.torch, self.device, self.small = torch, pick_device(device), small
         self.size, self.output = (TINY if small else FULL), output

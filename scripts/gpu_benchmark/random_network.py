@@ -42,8 +42,8 @@ def flexmdm(bench: Bench, lora: dict[str, Any] | None = None) -> Any:
     """A FlexMDM with random weights, on the device; without lora everything but the newly
     initialised modules is frozen.
     """
-    from llada_dit import FlexMDMConfig, LLaDAConfig
     from llada_utils import build_flexmdm
+    from network.config import FlexMDMConfig, LLaDAConfig
 
     v, size = bench.vocabulary, bench.size
     backbone = LLaDAConfig(

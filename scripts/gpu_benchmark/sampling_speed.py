@@ -58,7 +58,7 @@ def say_forward(
     bench: Bench, name: str, model: Any, rows: int, length: int, part: str = "sampling"
 ) -> None:
     """One network evaluation of rows of a length, in which 8 places of each row get logits."""
-    from common.packed_rows import Places
+    from network.packed_rows import Places
 
     torch = bench.torch
     ids = torch.randint(0, bench.vocabulary - 2, (rows, length), device=bench.device)
@@ -191,7 +191,7 @@ def measure_sampling(bench: Bench) -> None:
 
 def measure_float8(bench: Bench) -> None:
     """One forward at several sizes with float8 weights, where they are possible."""
-    from common.float8 import require_float8, to_float8
+    from network.float8 import require_float8, to_float8
     from sampling.network_graphs import speed_up_sampling
 
     try:

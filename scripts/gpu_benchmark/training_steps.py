@@ -68,7 +68,7 @@ def checkpoint_every(model: Any, layers: int) -> None:
 
 def measure_training(bench: Bench) -> None:
     """Loss and gradients, eager and compiled, with and without gradient checkpointing."""
-    from llada_utils import compile_network
+    from network.fast_blocks import compile_network
     from training.estimate import flops_per_token
 
     model = flexmdm(bench, LORA).train()
@@ -90,7 +90,7 @@ def measure_training(bench: Bench) -> None:
 
 def measure_trainer(bench: Bench) -> None:
     """The training scripts' Trainer, with a fixed number of rows and with a token budget."""
-    from llada_utils import compile_network
+    from network.fast_blocks import compile_network
 
     model = flexmdm(bench, LORA).train()
     compile_network(model)

@@ -37,7 +37,7 @@ def network(work: Work) -> str:
     """
     import torch
 
-    from common.packed_rows import Places
+    from network.packed_rows import Places
     from sampling.network_graphs import speed_up_sampling
 
     lengths, width = torch.tensor([5, 0, 40, 33]), 48
@@ -113,7 +113,7 @@ def float8(work: Work) -> str:
     """Weights in float8 against fp32 on the CPU, before and after graphs and compiled blocks."""
     import torch
 
-    from common.float8 import require_float8
+    from network.float8 import require_float8
     from sampling.network_graphs import speed_up_sampling
 
     try:

@@ -20,7 +20,7 @@ def made_on(begun: Path) -> dict[str, Any]:
     """What the numbers were made on: processor, GPU with its driver where there is one, commit (of
     the chain's beginning, from the file begun), date, versions.
     """
-    from llada_utils import pick_device
+    from network.devices import pick_device
 
     facts = card(device) if (device := pick_device()).type == "cuda" else {}
     return {
