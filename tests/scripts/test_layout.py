@@ -251,3 +251,11 @@ def test_the_sandbox_imports_nothing_of_ours():
 )
 def test_public_imports_keep_working(line):
     exec(line, {})
+
+
+def test_measuring_scripts_from_outside_find_two_modules_by_their_old_names():
+    import flexmdm_sampler
+    import training_estimate
+
+    assert flexmdm_sampler.FlexMDMSampler.__module__ == "sampling.flexmdm_sampler"
+    assert training_estimate.flops_a_token.__module__ == "training.estimate"
