@@ -414,7 +414,7 @@ class LLaDADiT(NetworkBase):
         lengths = (
             length_without_trailing(input_ids, config.pad_token_id)
             if attention_mask is None
-            else attention_mask.sum(1)
+            else attention_mask.bool().sum(1)
         )
         key_mask = None
         if not config.attend_to_padding:
