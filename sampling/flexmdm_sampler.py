@@ -210,15 +210,20 @@ class FlexMDMSampler:
 
     @torch.no_grad()
     def log_counts(self) -> NDArray[np.float64]:
-        """log p(n | given) of each row, (B, N + 1): one evaluation for each."""
-        laws, everything = [], np.arange(len(self.sequences))
-        none = everything[:0]
-        at_once = self.options.rows_at_once or len(everything)
-        for start in range(0, len(everything), at_once):
-            some = everything[start : start + at_once]
-            log_count = self._ask(some, none, none, self._counted_gaps(some))[2]
-            laws.append(log_count.cpu().double().numpy())
-        return np.concatenate(laws)
+        """log p(n | given) of each row, (B, N + 1): one evaluation for each that has room. A full
+        row misses nothing.
+        """
+        asked = np.flatnonzero(self.clock.stage != DONE)
+        parts, at_once = [], self.options.rows_at_once or max(1, len(asked))
+        for start in range(0, len(asked), at_once):
+            some = asked[start : start + at_once]
+            log_count = self._ask(some, some[:0], some[:0], self._counted_gaps(some))[2]
+            parts.append(log_count.cpu().double().numpy())
+        laws = np.full((len(self.sequences), parts[0].shape[1] if parts else 1), -np.inf)
+        laws[:, 0] = 0.0
+        if parts:
+            laws[asked] = np.concatenate(parts)
+        return laws
 
     def _stop_at_cap(self, live):
         """The rows of live that continue; rows with one evaluation left unmask all their masks with

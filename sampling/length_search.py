@@ -46,19 +46,10 @@ def search_lengths(
     that is kept.
     """
     batch = np.arange(len(seeds))
-    first = sampler(batch, seeds)
-    room = first.sequences.max_length - first.sequences.lengths
-    asked = room > 0  # a full row is its own answer
-    counts = np.zeros((len(batch), candidates), dtype=np.int64)
-    positions = np.zeros(len(batch), dtype=np.int64)
-    log_counts = np.full(counts.shape, -np.inf)
-    log_counts[:, 0] = 0.0
-    if asked.any():
-        counting = sampler(batch[asked], seeds[asked])
-        laws = counting.log_counts()
-        positions[asked] += counting.positions
-        some, log_some = likeliest_counts(laws, room[asked], candidates)
-        counts[asked, : some.shape[1]], log_counts[asked, : some.shape[1]] = some, log_some
+    counting = sampler(batch, seeds)
+    room = counting.sequences.max_length - counting.sequences.lengths
+    counts, log_counts = likeliest_counts(counting.log_counts(), room, candidates)
+    positions = counting.positions.copy()
     rows, rank = np.nonzero(np.isfinite(log_counts))
     # further candidates draw numbers of their own
     own = [
@@ -75,7 +66,7 @@ def search_lengths(
     for candidate in score.argsort(stable=True).tolist():  # the last one of a row is its best
         best[rows[candidate]] = candidate
     # the evaluation that told the law is in each candidate's number
-    evaluations = torch.from_numpy(asked).long()
+    evaluations = torch.from_numpy(room > 0).long()
     evaluations.index_add_(0, torch.from_numpy(rows), (result.evaluations - 1).clamp(min=0))
     trace = None
     if result.trace is not None:

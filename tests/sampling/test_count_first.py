@@ -248,6 +248,28 @@ def test_a_single_candidate_is_count_first_itself(rng):
         assert torch.equal(result.evaluations, plain.evaluations)
 
 
+@pytest.mark.parametrize(
+    "own", [dict(sampler="event_driven", placed_share=0.6), dict(length_candidates=2)]
+)
+def test_a_full_row_stays_as_it_is_and_changes_no_other(own, rng):
+    """Nor does it cost an evaluation, alone or among others; a batch may also be empty."""
+    contexts = random_prompts(rng)
+    model, prompts = WithCount(contexts, PowerSchedule(1.7)), [list(c.prefix) for c in contexts]
+    longest = max(map(len, prompts))
+    settings = COMMON | {"sampler": "count_first", "max_length": longest} | own
+    seeds = torch.randint(2**62, (len(prompts),))
+    together = generate_flexmdm(model, prompts, seeds=seeds, **settings)
+    for row, prompt in enumerate(prompts):
+        alone = generate_flexmdm(model, [prompt], seeds=seeds[row : row + 1], **settings)
+        length = int(alone.lengths[0])
+        assert torch.equal(alone.sequences[0, :length], together.sequences[row, :length])
+        for counter in ("lengths", "evaluations", "positions"):
+            assert getattr(alone, counter)[0] == getattr(together, counter)[row]
+        full = len(prompt) == longest
+        assert full == (alone.evaluations[0] == 0) and (not full or length == longest)
+    assert len(generate_flexmdm(model, [], **settings).lengths) == 0
+
+
 @pytest.mark.parametrize("most", [1, 5, 63, 64, 130, 1024])
 def test_length_distribution_head_is_normalised_over_all_counts(most):
     starts, widths = count_bins(most, torch.device("cpu"))
