@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from sampling.flexmdm_sampler import FlexMDMSampler
-from sampling.results import GenerationResult, TraceFrame
+from sampling.results import GenerationResult, OnFrame
 from sampling.row_random import item_seed
 
 
@@ -39,7 +39,7 @@ def search_lengths(
     candidates: int,
     *,
     return_trace: bool = False,
-    on_frame: Callable[[int, TraceFrame], None] | None = None,
+    on_frame: OnFrame | None = None,
 ) -> GenerationResult:
     """The best of K lengths for each of B rows. sampler(rows, seeds, ...): samples rows, which may
     be repeated. The trace, and the frames passed to on_frame at the end, are those of the answer
@@ -49,7 +49,7 @@ def search_lengths(
     counting = sampler(batch, seeds)
     room = counting.sequences.max_length - counting.sequences.lengths
     counts, log_counts = likeliest_counts(counting.log_counts(), room, candidates)
-    positions = counting.positions.copy()
+    positions = counting.network.positions.copy()
     rows, rank = np.nonzero(np.isfinite(log_counts))
     # further candidates draw numbers of their own
     own = [

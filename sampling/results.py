@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, TypeAlias, TypedDict
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +19,10 @@ class TraceFrame(TypedDict):
     evaluations: int
     ids: list[int]
     slots: list[int]
+
+
+# called as on_frame(row, frame)
+OnFrame: TypeAlias = Callable[[int, TraceFrame], None]
 
 
 @dataclass
