@@ -7,7 +7,7 @@ finished rows leave it and waiting rows take their places.
 """
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -16,9 +16,10 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from sampling.canvas_search import add_cost, chosen_lengths
+from sampling.frames import Frames
 from sampling.options import LLaDAOptions
 from sampling.prefix_cache import PrefixCache
-from sampling.results import GenerationResult, TraceFrame
+from sampling.results import GenerationResult, OnFrame
 from sampling.row_random import draw_seeds, row_uniforms
 from sampling.sequences import GivenRows, device_of, id_lists
 from sampling.token_choice import (
@@ -63,7 +64,7 @@ def fill_masks(
     num_tokens: int | None,
     seeds: Tensor,
     return_trace: bool,
-    on_frame: Callable[[int, TraceFrame], None] | None,
+    on_frame: OnFrame | None,
 ) -> GenerationResult:
     """Unmask every row's masks by its plan (unmasking_plan). Returns a GenerationResult on CPU.
 
@@ -94,21 +95,20 @@ def fill_masks(
     if options.cache_refresh is not None:
         cache = PrefixCache(model, options.cache_refresh)
     evaluations, positions = [0] * B, torch.zeros(B, dtype=torch.long, device="cpu")
-    trace: list[list[TraceFrame]] | None = [[] for _ in rows] if return_trace else None
+    frames = Frames(B, return_trace, on_frame)
 
     def show(row: int) -> None:
-        if trace is not None or on_frame:
+        if frames.wanted:
             length = int(lengths[row])
-            frame: TraceFrame = {
-                "t": 1 - int(masked[row].sum()) / max(rows[row][1], 1),
-                "evaluations": evaluations[row],
-                "ids": canvas[row, :length].tolist(),
-                "slots": list(range(length)),
-            }
-            if trace is not None:
-                trace[row].append(frame)
-            if on_frame:
-                on_frame(row, frame)
+            frames.add(
+                row,
+                {
+                    "t": 1 - int(masked[row].sum()) / max(rows[row][1], 1),
+                    "evaluations": evaluations[row],
+                    "ids": canvas[row, :length].tolist(),
+                    "slots": list(range(length)),
+                },
+            )
 
     for row in range(B):
         show(row)
@@ -195,7 +195,7 @@ def fill_masks(
         lengths,
         torch.tensor(evaluations, dtype=torch.long, device="cpu"),
         torch.zeros(B, dtype=torch.bool, device="cpu"),
-        trace,
+        frames.trace,
         positions=positions,
     )
 
@@ -257,7 +257,7 @@ def generate_mdm(
     seeds: ArrayLike | None = None,
     generator: torch.Generator | None = None,
     return_trace: bool = False,
-    on_frame: Callable[[int, TraceFrame], None] | None = None,
+    on_frame: OnFrame | None = None,
     **keywords: Any,
 ) -> GenerationResult:
     """Answer each prompt with gen_length tokens. Returns a GenerationResult on the device of
@@ -317,7 +317,7 @@ def generate_mdm_infilling(
     seeds: ArrayLike | None = None,
     generator: torch.Generator | None = None,
     return_trace: bool = False,
-    on_frame: Callable[[int, TraceFrame], None] | None = None,
+    on_frame: OnFrame | None = None,
     **keywords: Any,
 ) -> GenerationResult:
     """Fill middle_lengths (int, or long [B]; None: as gen_length) masks between each prefix and

@@ -1,15 +1,15 @@
 """A bar for one prompt: how many network evaluations have gone by."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sampling.results import TraceFrame
+    from sampling.results import OnFrame, TraceFrame
 
 
 @contextmanager
-def evaluations_bar(total: int | None) -> "Iterator[Callable[[int, TraceFrame], None]]":
+def evaluations_bar(total: int | None) -> "Iterator[OnFrame]":
     """A sampler's on_frame(row, frame) that counts the first row's evaluations on stderr, from the
     second second on. total: how many there will be, None if that is not known.
     """

@@ -29,7 +29,7 @@ from typing import Any, TextIO, TypeAlias
 
 from common.errors import InputError
 from common.files import parse_json, write_text
-from sampling.results import TraceFrame
+from sampling.results import OnFrame, TraceFrame
 
 Panel: TypeAlias = dict[str, Any]  # what `make_panel` makes, and a page holds as JSON
 TEMPLATE = Path(__file__).with_name("trace_page.html")
@@ -365,9 +365,7 @@ def text_pieces(
     return pieces
 
 
-def terminal_watcher(
-    tokenizer: Any, mask_id: int, stream: TextIO | None = None
-) -> Callable[[int, TraceFrame], None]:
+def terminal_watcher(tokenizer: Any, mask_id: int, stream: TextIO | None = None) -> OnFrame:
     """A sampler's on_frame(row, frame) that shows the first row's text as it grows, on stderr.
 
     On a terminal it redraws in place, at most 25 times a second, with masks dim and new tokens
