@@ -41,7 +41,8 @@ from common.gpu_memory import ONE_PROMPT, out_of_memory_advice
 from common.progress import add_quiet_flag
 from sampling.flags import add_flexmdm_flags, add_model_flags, options_from
 from sampling.given import refuse_mask_tokens, refuse_padding
-from sampling.options import SEED, OptionError, SamplerOptions, unnamed_sampler
+from sampling.option_fields import OptionError
+from sampling.options import SEED, SamplerOptions, unnamed_sampler
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

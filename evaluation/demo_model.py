@@ -24,7 +24,8 @@ from common.gpu_memory import ONE_PROMPT, out_of_memory_advice
 from evaluation.model import AnsweringModel, Given, Ids
 from sampling.flags import options_from
 from sampling.live import LiveText, live_frames
-from sampling.options import LLaDAOptions, SamplerOptions, SharedOptions, flag_of, shared_names
+from sampling.option_fields import flag_of
+from sampling.options import LLaDAOptions, SamplerOptions, SharedOptions, shared_names
 from sampling.results import OnFrame
 from sampling.trace_page import Panel, make_panel
 
