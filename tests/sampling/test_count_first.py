@@ -102,6 +102,15 @@ def test_counting_a_share_and_inserting_the_rest_samples_the_exact_law(law, orde
     assert model.counted >= 20_000 and model.unknown == 0
 
 
+@pytest.mark.parametrize("steps", [2, 3, 9])
+def test_the_cap_on_evaluations_counts_the_one_that_counts_tokens(steps, rng):
+    contexts = random_prompts(rng)
+    model, rows = WithCount(contexts, PowerSchedule(1.7)), list(contexts[1].prefix)
+    settings = COMMON | dict(sampler="event_driven", placed_share=0.5, steps=steps)
+    result = generate_flexmdm(model, [rows] * 100, **settings)
+    assert int(result.evaluations.max()) == steps and bool(result.truncated.any())
+
+
 def test_a_placed_share_that_the_clock_does_not_know_of_fails_the_exactness_check(rng, monkeypatch):
     """All masks are placed, but the sampler goes on as if half of them were."""
     half = partial_count.count_and_insert
@@ -304,6 +313,8 @@ def test_count_first_without_a_length_distribution_or_with_conflicting_options_i
             SamplerOptions(sampler="count_first", **wrong)
     with pytest.raises(ValueError, match="query_time"):
         SamplerOptions(query_time=0.5)
+    with pytest.raises(ValueError, match="at least 2 with a placed_share"):
+        SamplerOptions(sampler="event_driven", placed_share=0.5, steps=1)
 
 
 def test_count_first_refuses_the_steps_flag_but_not_the_scripts_own_default():
