@@ -288,7 +288,7 @@ def main() -> None:
         options = with_own_sampler(model, given, options)
     with evaluations_bar(options.steps) as on_frame:
         if args.watch:
-            from sampling.trace_page import terminal_watcher
+            from sampling.terminal import terminal_watcher
 
             on_frame = terminal_watcher(tokenizer, mask_id)
         texts, result = write_texts(

@@ -324,7 +324,7 @@ def main() -> None:
     shaped = with_shape(options, given.masks)
     with evaluations_bar(shaped.steps or shaped.gen_length or given.masks) as on_frame:
         if args.watch:
-            from sampling.trace_page import terminal_watcher
+            from sampling.terminal import terminal_watcher
 
             on_frame = terminal_watcher(tokenizer, mask_id)
         answers, result = write_answers(

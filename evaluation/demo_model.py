@@ -27,7 +27,7 @@ from sampling.live import LiveText, live_frames
 from sampling.option_fields import flag_of
 from sampling.options import LLaDAOptions, SamplerOptions, SharedOptions, shared_names
 from sampling.results import OnFrame
-from sampling.trace_page import Panel, make_panel
+from sampling.trace_panel import Panel, make_panel
 
 ROOT = Path(__file__).resolve().parent.parent
 # shipped: for prompts, for infills

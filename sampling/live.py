@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 from common.errors import InputError
 from sampling.results import OnFrame, TraceFrame
-from sampling.trace_page import MASK_SIGN, text_pieces
+from sampling.shown_text import MASK_SIGN, text_pieces
 
 Frames: TypeAlias = Generator[tuple[float, TraceFrame] | None, None, None]
 

@@ -290,7 +290,7 @@ class SamplerOptions(SharedOptions):
                 wanted = "used with event_driven and without corrector_spread"
                 refuse(self, "placed_share", wanted)
             if self.steps == 1:
-                refuse(self, "steps", "at least 2 with a placed_share: the first one counts")
+                refuse(self, "steps", "at least 2 with a placed_share, as one evaluation counts")
         by_rate = count_first or (tau_leaping and self.bound_inflation is not None)
         if self.leap_counts == "drawn" and by_rate:
             wanted = "poisson, except with event_driven, or tau_leaping without bound_inflation"
