@@ -34,12 +34,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common.command_line import ArgumentParser
 from common.errors import InputError, run
-from common.files import local_folder, require_writable
+from common.files import require_writable
 from common.gpu_memory import ONE_PROMPT, out_of_memory_advice
 from common.progress import add_quiet_flag
 from sampling.flags import add_llada_flags, add_model_flags, options_from
 from sampling.given import refuse_mask_tokens, refuse_padding
 from sampling.options import SEED, LLaDAOptions
+from sampling.text_flags import add_text_flags, check_text_flags
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -227,30 +228,11 @@ def write_answers(
 def make_parser() -> ArgumentParser:
     """The flags of this script."""
     parser = ArgumentParser(description=__doc__)
-    text = parser.add_argument_group("what to write")
-    text.add_argument("--prompt", help="text to continue; may be empty")
-    text.add_argument(
-        "--task",
-        choices=("text", "math"),
-        default="text",
-        help="math: the prompt is a question, formatted as in fine-tuning",
-    )
-    text.add_argument("--prefix", help="infill: text before the gap")
-    text.add_argument("--suffix", help="infill: text after the gap")
-    text.add_argument(
+    add_text_flags(parser).add_argument(
         "--middle_length",
         type=int,
         metavar="N",
         help="infill in place with exactly N tokens between prefix and suffix",
-    )
-    text.add_argument("--num_samples", type=int, default=1, help="samples to draw (default: 1)")
-    text.add_argument(
-        "--trace",
-        metavar="FILE",
-        help="FILE.html: a page that replays the generation; FILE.png: its curves",
-    )
-    text.add_argument(
-        "--watch", action="store_true", help="show the first sample's text as it is unmasked"
     )
     add_quiet_flag(parser)
     add_model_flags(parser)
@@ -261,16 +243,9 @@ def make_parser() -> ArgumentParser:
 def parse_arguments() -> argparse.Namespace:
     """The flags. Raises InputError for flags that do not go together."""
     args = make_parser().parse_args()
-    if (args.prompt is None) == (args.prefix is None and args.suffix is None):
-        raise InputError("give either --prompt, or --prefix and --suffix")
-    for flag, value in (
-        ("--num_samples", args.num_samples),
-        ("--middle_length", args.middle_length),
-    ):
-        if value is not None and value < 1:
-            raise InputError(f"{flag} {value}: must be at least 1")
-    if args.task == "math" and args.prompt is None:
-        raise InputError("--task math: needs --prompt")
+    check_text_flags(args)
+    if args.middle_length is not None and args.middle_length < 1:
+        raise InputError(f"--middle_length {args.middle_length}: must be at least 1")
     if args.middle_length and args.prompt is not None:
         raise InputError("--middle_length: needs --prefix or --suffix")
     if args.middle_length and args.llada_length != "given":
@@ -285,11 +260,6 @@ def parse_arguments() -> argparse.Namespace:
             "--lora_alpha: only for FlexMDM checkpoints of the paper's code; a LLaDA adapter stores"
             " its own"
         )
-    for name in ("checkpoint_path", "base_model"):
-        if getattr(args, name):
-            local_folder(getattr(args, name), f"--{name}")
-    if args.trace and not args.trace.endswith((".html", ".png")):
-        raise InputError(f"--trace {args.trace}: must end in .html or .png")
     return args
 
 
