@@ -20,7 +20,7 @@ One GPU: the same command (--device auto uses it, in bfloat16). Slurm:
     srun --gpus 1 python llada_inference.py ...
 
 A fixed number of masks follows the prompt and is unmasked in a fixed number of steps, block by
-block from the left; the sampling loop is in sampling/llada.py. The answer, up to the first end
+block from the left; the loop is in sampling/llada_sampler.py. The answer, up to the first end
 token, goes to stdout, its length and cost to stderr.
 """
 
@@ -177,7 +177,8 @@ def write_answers(
     from data.tokenizer import decode_after
     from sampling.canvas_search import add_cost, chosen_lengths
     from sampling.length_law import check_network_serves
-    from sampling.llada import canvas_of, generate_mdm_infilling, unmasking_plan
+    from sampling.llada import canvas_of, generate_mdm_infilling
+    from sampling.llada_blocks import unmasking_plan
     from sampling.row_random import item_seed
 
     before, after, shown_after, flags, masks = given

@@ -113,7 +113,7 @@ class AnsweringModel:
                     f" --max_length is {self.max_length}"
                 )
             if self.kind == "llada":
-                from sampling.llada import unmasking_plan
+                from sampling.llada_blocks import unmasking_plan
 
                 masks = (
                     answer_lengths[number]

@@ -175,7 +175,6 @@ def generate_flexmdm_infilling(
         max_length = getattr(getattr(model, "config", None), "max_length", None)
         if max_length is None:
             raise ValueError("give max_length: the model has no config with one")
-    device = device_of(model, prefixes, suffixes)
     before, after = id_lists(prefixes, pad_id), id_lists(suffixes, pad_id)
     middles = middle_lengths if middle_lengths is not None else [0] * len(before)
     longest = max(map(sum, zip(map(len, before), map(len, after), middles)), default=0)
@@ -214,7 +213,4 @@ def generate_flexmdm_infilling(
         )
     else:
         result = sampler(everything, row_seeds, **watching).run()
-    for name, value in vars(result).items():
-        if isinstance(value, torch.Tensor):
-            setattr(result, name, value.to(device))
-    return result
+    return result.to(device_of(model, prefixes, suffixes))

@@ -52,3 +52,11 @@ class GenerationResult:
     rate_bound_violations: torch.Tensor | None = None
     positions: torch.Tensor | None = None
     log_probs: torch.Tensor | None = None
+
+    def to(self, device: torch.device | str) -> GenerationResult:
+        """The same result with its tensors on a device."""
+        moved = {
+            name: value.to(device) if hasattr(value, "to") else value
+            for name, value in vars(self).items()
+        }
+        return GenerationResult(**moved)
