@@ -23,7 +23,7 @@ One GPU: the same command (--device auto uses it, in bfloat16). Slurm:
 Without --sampler: count_first where the checkpoint has a length distribution (an infill is the best
 of four lengths), else event_driven; tau_leaping with --diffusion_steps. The most confident token
 comes first. The answer goes to stdout, its length and cost to stderr. The sampling loop is in
-sampling/flexmdm.py.
+sampling/flexmdm_sampler.py.
 """
 
 from __future__ import annotations
