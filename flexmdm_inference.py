@@ -225,7 +225,7 @@ def main() -> None:
     from data.tokenizer import load_tokenizer
     from llada_utils import checkpoint_kind, load_flexmdm, pick_device, pick_dtype
     from sampling.network_graphs import speed_up_sampling
-    from sampling.progress import evaluations_bar
+    from sampling.progress import shown_progress
 
     if checkpoint_kind(args.checkpoint_path) != "flexmdm":
         raise InputError(
@@ -252,11 +252,7 @@ def main() -> None:
         given = given_prompt(tokenizer, args.prompt, args.task)
     if not named:
         options = with_own_sampler(model, given, options)
-    with evaluations_bar(options.steps) as on_frame:
-        if args.watch:
-            from sampling.terminal import terminal_watcher
-
-            on_frame = terminal_watcher(tokenizer, mask_id)
+    with shown_progress(tokenizer, mask_id, args.watch, options.steps) as on_frame:
         texts, result = write_texts(
             model,
             tokenizer,

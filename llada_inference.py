@@ -275,7 +275,7 @@ def main() -> None:
     from data.tokenizer import load_tokenizer
     from llada_utils import checkpoint_kind, load_llada, pick_device, pick_dtype
     from sampling.network_graphs import speed_up_sampling
-    from sampling.progress import evaluations_bar
+    from sampling.progress import shown_progress
 
     if checkpoint_kind(args.checkpoint_path) != "llada":
         raise InputError(
@@ -293,11 +293,8 @@ def main() -> None:
     speed_up_sampling(model, args.torch_compile)
     mask_id = model.config.mask_token_id
     shaped = with_shape(options, given.masks)
-    with evaluations_bar(shaped.steps or shaped.gen_length or given.masks) as on_frame:
-        if args.watch:
-            from sampling.terminal import terminal_watcher
-
-            on_frame = terminal_watcher(tokenizer, mask_id)
+    total = shaped.steps or shaped.gen_length or given.masks
+    with shown_progress(tokenizer, mask_id, args.watch, total) as on_frame:
         answers, result = write_answers(
             model,
             tokenizer,
