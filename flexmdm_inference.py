@@ -223,7 +223,9 @@ def main() -> None:
 
     from common.files import resolve_folder
     from data.tokenizer import load_tokenizer
-    from llada_utils import checkpoint_kind, load_flexmdm, pick_device, pick_dtype
+    from llada_utils import load_flexmdm
+    from network.checkpoint_folder import checkpoint_kind
+    from network.devices import pick_device, pick_dtype
     from sampling.network_graphs import speed_up_sampling
     from sampling.progress import shown_progress
 

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.packed_rows import pad_rows
 from data.infills import draw_middle, format_flexmdm_infill
 from flexmdm_interpolant import AnyOrderMaskInsertionInterpolant, schedule_from_config
-from llada_dit import FlexMDMConfig, cross_entropy
+from network.config import FlexMDMConfig
+from network.cross_entropy import cross_entropy
+from network.packed_rows import pad_rows
 from training.masked_loss import Batch, masked_token_costs, places_of_masks, unwrapped
 from training.trainer import DiffusionTrainer
 

@@ -34,7 +34,7 @@ from common.errors import InputError, run
 from data.token_rows import held_out_split, load_rows
 from training.command_line import first_look
 from training.flags import InstructionFlags
-from training.models import build_model
+from training.models import build_model, longest_row
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -110,10 +110,7 @@ def main() -> None:
 
     model, tokenizer = build_model(args)
     collator, extra = collator_of(args, model, tokenizer)
-    if args.variable_length:
-        model.config.max_length = args.sft_max_length
-        collator.interpolant.max_length = args.sft_max_length
-    rows = rows_that_fit(rows, extra, args.sft_max_length)
+    rows = rows_that_fit(rows, extra, longest_row(args, model))
     trainer_cls = FlexMDMTrainer if args.variable_length else LLaDATrainer
     if args.evaluate_only:
         evaluate_only(args, trainer_cls, model, tokenizer, held_out_split(rows), collator)

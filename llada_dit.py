@@ -4,186 +4,36 @@
 checkpoints (model.transformer.*); no code from the Hub is run. `LLaDADiT` adds what a FlexMDM
 needs: a time embedding, AdaLN modulation shared by groups of blocks, one end slot after the text,
 and a head that predicts the expected number of missing tokens in every gap. LoRA is injected into
-the backbone by peft (llada_utils.py), so a frozen base keeps its tensors.
+the backbone by peft (network/lora.py), so a frozen base keeps its tensors. What is not the paper's
+(configs, loading, how rows are packed, more length heads) is in network/.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
-from pathlib import Path
-from typing import Any, Self, TypeAlias
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    PreTrainedModel,
-)
-from transformers.configuration_utils import PreTrainedConfig
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MaskedLMOutput
 
-from common.config_values import (
-    LENGTH_DISTRIBUTION,
-    LENGTH_HEADS,
-    check_flexmdm,
-    check_llada,
-    with_saved_weights,
-)
-from common.packed_rows import PackedRows, PaddedRows, Places, at_places, select
-from flexmdm_interpolant import length_without_trailing, schedule_from_config
+from flexmdm_interpolant import length_without_trailing
+from network.base import NetworkBase
+from network.config import FIXED_SETTINGS, FlexMDMConfig, LLaDAConfig
+from network.cross_entropy import chunked_cross_entropy
+from network.length_heads import length_distribution, missing_tokens, share_out
+from network.packed_rows import PackedRows, Places, Rows, select
 
-Rows: TypeAlias = PaddedRows | PackedRows  # how the tokens of a batch lie
+# for users; the configs live in network/config.py
+__all__ = ["FIXED_SETTINGS", "FlexMDMConfig", "LLaDAConfig", "LLaDADiT", "LLaDAModelLM"]
+
 Modulation: TypeAlias = tuple[Tensor, Tensor]  # scale and shift of a block's norms, (B, d) each
 
-# Options of the original class that this network does not implement: any other value is refused by
-# name.
-FIXED_SETTINGS = {
-    "rope": True,
-    "rope_full_precision": True,
-    "layer_norm_type": "rms",
-    "layer_norm_with_affine": True,
-    "bias_for_layer_norm": False,
-    "attention_layer_norm": False,
-    "include_bias": False,
-    "include_qkv_bias": False,
-    "weight_tying": False,
-    "scale_logits": False,
-    "input_emb_norm": False,
-    "activation_type": "silu",
-    "block_type": "llama",
-    "block_group_size": 1,
-    "alibi": False,
-    "attention_dropout": 0.0,
-    "embedding_dropout": 0.0,
-    "residual_dropout": 0.0,
-    "multi_query_attention": None,
-}
-SIZES = (
-    "d_model",
-    "n_heads",
-    "n_kv_heads",
-    "n_layers",
-    "mlp_hidden_size",
-    "vocab_size",
-    "embedding_size",
-    "max_sequence_length",
-    "rope_theta",
-    "rms_norm_eps",
-    "mask_token_id",
-    "pad_token_id",
-    "eos_token_id",
-)
 
-
-def check_length_distribution(most: Any, source: str) -> None:
-    """Raises ValueError where a config's length_distribution is no number of tokens."""
-    fits, words = LENGTH_DISTRIBUTION
-    if not fits(most):
-        raise ValueError(f"{source}: length_distribution is {most!r}, not {words}")
-
-
-class NetworkConfig(PreTrainedConfig):
-    """What the two configs share: transformers' own functions read and write our config.json."""
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any], source: str = "config.json") -> Self:
-        """The config of a config.json (a dict), checked. Raises ValueError or InputError."""
-        raise NotImplementedError
-
-    def to_json(self) -> dict[str, Any]:
-        """The content of config.json."""
-        raise NotImplementedError
-
-    def own_fields(self) -> dict[str, Any]:
-        """The config's own fields, without what transformers adds."""
-        return {key: getattr(self, key) for key in type(self).__annotations__}
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """What from_pretrained and AutoConfig call with a config.json: the config (and the unused
-        kwargs, where return_unused_kwargs is among them). Raises as from_json does.
-        """
-        source = f"config.json of {kwargs.get('name_or_path', cls.model_type)}"
-        return super().from_dict(cls.from_json(config_dict, source).own_fields(), **kwargs)
-
-    def to_diff_dict(self) -> dict[str, Any]:
-        """What save_pretrained writes: to_json."""
-        return self.to_json()
-
-
-class LLaDAConfig(NetworkConfig):
-    """config.json of a LLaDA checkpoint (the hub's GSAI-ML/LLaDA-8B-Base, say)."""
-
-    model_type = "llada"
-    d_model: int = 4096
-    n_heads: int = 32
-    n_kv_heads: int = 32
-    n_layers: int = 32
-    mlp_hidden_size: int = 12288
-    vocab_size: int = 126464
-    embedding_size: int = 126464
-    max_sequence_length: int = 4096
-    rope_theta: float = 500000.0
-    rms_norm_eps: float = 1e-5
-    mask_token_id: int = 126336
-    pad_token_id: int = 126081  # from_json refuses None, which the class above allows
-    eos_token_id: int | list[int] | None = 126081
-    init_std: float = 0.02  # for training from scratch; the original's key
-    length_distribution: int = (
-        0  # ours, as FlexMDMConfig's; written only where there is such a head
-    )
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any], source: str = "config.json") -> "LLaDAConfig":
-        """Check a config.json (a dict) and keep the relevant keys. Raises ValueError naming every
-        key that is missing or unsupported: a missing key would mean the original class's GPT-2-like
-        default, which is never assumed. Raises InputError for an impossible value.
-        """
-        check_llada(content, source)
-        if content.get("model_type") != "llada":
-            raise ValueError(f"{source}: model_type is {content.get('model_type')!r}, not 'llada'")
-        missing = [key for key in (*SIZES, *FIXED_SETTINGS) if key not in content]
-        if missing:
-            raise ValueError(f"{source}: missing {', '.join(missing)}")
-        wrong = [
-            f"{key}={content[key]!r} (only {value!r})"
-            for key, value in FIXED_SETTINGS.items()
-            if (content[key] or None) != (value or None)
-        ]
-        if wrong:
-            raise ValueError(f"{source}: unsupported {', '.join(wrong)}")
-        sizes = {key: content[key] for key in SIZES}
-        sizes["n_kv_heads"] = sizes["n_kv_heads"] or sizes["n_heads"]
-        sizes["embedding_size"] = sizes["embedding_size"] or sizes["vocab_size"]
-        if sizes["d_model"] % sizes["n_heads"] or sizes["n_heads"] % sizes["n_kv_heads"]:
-            raise ValueError(
-                f"{source}: d_model {sizes['d_model']}, n_heads {sizes['n_heads']}, n_kv_heads"
-                f" {sizes['n_kv_heads']} do not divide"
-            )
-        most = content.get("length_distribution", 0)
-        return cls(**sizes, init_std=content.get("init_std", 0.02), length_distribution=most)
-
-    def to_json(self) -> dict[str, Any]:
-        """The dict that LLaDA's own class reads, every key written out."""
-        return {
-            "architectures": ["LLaDAModelLM"],
-            "model_type": "llada",
-            **{key: getattr(self, key) for key in SIZES},
-            **FIXED_SETTINGS,
-            "init_std": self.init_std,
-            **(
-                {"length_distribution": self.length_distribution}
-                if self.length_distribution
-                else {}
-            ),
-        }
+# ---- LLaDA ---------------------------------------------------------------------------------------
 
 
 class RMSNorm(nn.Module):
@@ -204,17 +54,10 @@ class RMSNorm(nn.Module):
         )
 
 
-def rope_tables(
-    length: int, head_dim: int, theta: float, device: torch.device | str
-) -> tuple[Tensor, Tensor]:
-    """cos and sin (T, head_dim) in fp32, NeoX halves. Computed for any length: there is no fixed
-    table.
-    """
-    return rope(torch.arange(length, device=device), head_dim, theta)
-
-
 def rope(position: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """cos and sin (N, head_dim) in fp32 of positions (N,)."""
+    """cos and sin (N, head_dim) in fp32, NeoX halves, of positions (N,). Computed for any length:
+    there is no fixed table.
+    """
     inv_freq = 1 / theta ** (
         torch.arange(0, head_dim, 2, device=position.device, dtype=torch.float32) / head_dim
     )
@@ -248,22 +91,7 @@ class LLaDABlock(GradientCheckpointingLayer):
         self.ff_proj = nn.Linear(width, config.mlp_hidden_size, bias=False)  # gate
         self.up_proj = nn.Linear(width, config.mlp_hidden_size, bias=False)
         self.ff_out = nn.Linear(config.mlp_hidden_size, width, bias=False)
-        self.fused: list[Tensor] | None = None
-
-    def fuse(self) -> None:
-        """Concatenate q, k, v and the two inner MLP matrices, with the parameters as views: two
-        products instead of five.
-
-        For inference after LoRA is merged; weights moved or replaced afterwards have no effect.
-        """
-        self.fused = []
-        for names in (("q_proj", "k_proj", "v_proj"), ("ff_proj", "up_proj")):
-            whole = torch.cat([getattr(self, name).weight.detach() for name in names])
-            for name, part in zip(
-                names, whole.split([getattr(self, name).out_features for name in names])
-            ):
-                getattr(self, name).weight = nn.Parameter(part, requires_grad=False)
-            self.fused.append(whole)
+        self.fused: list[Tensor] | None = None  # q, k, v and ff_proj, up_proj, each in one matrix
 
     def qkv(self, y: Tensor) -> list[Tensor]:
         """Heads of y (..., d): q (..., H, head_dim), k and v (..., H_kv, head_dim)."""
@@ -281,21 +109,19 @@ class LLaDABlock(GradientCheckpointingLayer):
         `body`.
         """
         q, k, v = self.qkv(y)
-        return self.attn_out(
-            rows.attend(rotate(q, cos, sin), rotate(k, cos, sin), v, store).flatten(-2)
-        )
+        heads = rows.attend(rotate(q, cos, sin), rotate(k, cos, sin), v, store)
+        return self.attn_out(heads.flatten(-2))
 
     def mlp(self, y: Tensor) -> Tensor:
         """The SwiGLU branch of y, of y's shape."""
-        gate, up = (
-            (self.ff_proj(y), self.up_proj(y))
-            if self.fused is None
-            else F.linear(y, self.fused[1]).chunk(2, -1)
-        )
+        if self.fused is None:
+            gate, up = self.ff_proj(y), self.up_proj(y)
+        else:
+            gate, up = F.linear(y, self.fused[1]).chunk(2, -1)
         return self.ff_out(F.silu(gate) * up)
 
     def forward(self, *arguments: Any) -> Tensor:
-        """`body`, which is what llada_utils.compile_network compiles, inside of checkpointing."""
+        """`body`, which is what network/fast_blocks.py compiles, inside of checkpointing."""
         return self.body(*arguments)
 
     def body(
@@ -325,185 +151,6 @@ def modulate(y: Tensor, scale: Tensor | None, shift: Tensor | None, rows: Rows) 
     return (1 + rows.spread(scale.to(y.dtype))) * y + rows.spread(shift.to(y.dtype))
 
 
-# of one chunk's logits in fp32; about five such arrays live in its backward. 265 positions at V =
-# 126,464
-CHUNK_BYTES = 2**27
-
-
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """-log p(target), in fp32 or higher precision: logits (M, V), targets (M,) -> (M,)."""
-    return F.cross_entropy(
-        logits if logits.dtype == torch.float64 else logits.float(), targets, reduction="none"
-    )
-
-
-def chunked_cross_entropy(
-    head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, vocabulary: int
-) -> Tensor:
-    """head: (m, d) -> (m, V); hidden: (M, d); targets: long (M,); vocabulary: V. -> (M,), in fp32
-    or higher precision. M may be 0.
-    """
-
-    def costs(hidden, targets):
-        return cross_entropy(head(hidden), targets)
-
-    rows = max(1, CHUNK_BYTES // (4 * vocabulary))
-    if len(hidden) <= rows:
-        return costs(hidden, targets)
-    chunks = zip(hidden.split(rows), targets.split(rows))
-    if not torch.is_grad_enabled():
-        return torch.cat([costs(*chunk) for chunk in chunks])
-    return torch.cat([checkpoint(costs, *chunk, use_reentrant=False) for chunk in chunks])
-
-
-def flat_places(mask: Tensor | None) -> Tensor | None:
-    """Where a bool (B, L) is true: long (M,), ascending, among B * L; None for None."""
-    return None if mask is None else mask.flatten().nonzero()[:, 0]
-
-
-class NetworkBase(PreTrainedModel):
-    """What the two networks share: checkpointing by block, the block FSDP wraps, initialisation,
-    and transformers' ways to load and save.
-
-    from_pretrained, save_pretrained and push_to_hub, and generate_text and infill_text of the two
-    networks, are short names for functions of modules that import this one: they import them when
-    they are called.
-    """
-
-    card = ""  # the README.md that was loaded with the weights
-    tokenizer_folder: Path | None = None  # the folder whose tokenizer belongs to the weights
-
-    @classmethod
-    def from_pretrained(  # type: ignore[override]  # refuses what it does not take by name
-        cls, pretrained_model_name_or_path: str | Path, *model_args: Any, **arguments: Any
-    ) -> Self:
-        """The network of a folder or hub id, in eval mode, as AutoModel.from_pretrained loads it:
-        llada_utils.load_pretrained, where the arguments are. Raises InputError.
-        """
-        from llada_utils import load_pretrained
-
-        if model_args:
-            raise TypeError("from_pretrained takes the name of a checkpoint and keywords")
-        return load_pretrained(cls, pretrained_model_name_or_path, **arguments)
-
-    def save_pretrained(  # type: ignore[override]  # as from_pretrained
-        self, save_directory: str | Path, **arguments: Any
-    ) -> None:
-        """Write a folder that from_pretrained reads back equal: llada_utils.save_pretrained, where
-        the arguments are. Raises InputError.
-        """
-        from llada_utils import save_pretrained
-
-        save_pretrained(self, save_directory, **arguments)
-
-    def push_to_hub(  # type: ignore[override]  # as from_pretrained
-        self, repo_id: str, **arguments: Any
-    ) -> str:
-        """Upload what save_pretrained writes, and return the commit's address:
-        llada_utils.push_to_hub, where the arguments are. Raises InputError.
-        """
-        from llada_utils import push_to_hub
-
-        return push_to_hub(self, repo_id, **arguments)
-
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["LLaDABlock"]
-    _supports_sdpa = True
-    # forward(..., logits_mask=(B, L) bool) gives only those positions' logits, (M, V)
-    supports_logits_mask = True
-    # with targets=(M,) besides: their losses (M,) instead of logits, chunk by chunk
-    supports_targets = True
-    # forward(..., places=Places) says where the masks are true; nothing then waits for the device
-    supports_places = True
-    # of the two networks: their own part of forward; a LengthDistribution, or None without one
-    trunk: Callable[..., tuple[Tensor, ...]]
-    length_distribution: Any
-
-    def _init_weights(self, module):
-        std = getattr(self.config, "init_std", 0.02)
-        if isinstance(module, (nn.Linear, nn.Embedding)):
-            nn.init.normal_(module.weight, std=std)
-            if getattr(module, "bias", None) is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, LLaDABlock):
-            # residual branches start small in deep networks (Mitchell's rule)
-            depth = 2 * getattr(self.config, "n_layers", 1)
-            for projection in (module.attn_out, module.ff_out):
-                nn.init.normal_(projection.weight, std=std / math.sqrt(depth))
-
-    def key_stores(self, size: int) -> list[Tensor]:
-        """Per block, storage for keys and values of at least `size` tokens, (size, 2, H_kv,
-        head_dim), for CachedRows. It is kept across calls, because captured graphs refer to it: two
-        caches of one model cannot be in use at once.
-        """
-        backbone = getattr(self, "backbone", self)
-        block = backbone.model.transformer.blocks[0]
-        if self.stores is None or len(self.stores[0]) < size:
-            self.stores = None
-            weight = block.q_proj.weight
-            self.stores = [
-                torch.zeros(
-                    size,
-                    2,
-                    block.n_kv_heads,
-                    block.head_dim,
-                    dtype=weight.dtype,
-                    device=weight.device,
-                )
-                for _ in backbone.model.transformer.blocks
-            ]
-        return self.stores
-
-    def add_length_distribution(self, most: int) -> None:
-        """Add a newly initialised head for p(n missing tokens) if there is none."""
-        weight: Any = self.get_input_embeddings().weight
-        self.config.length_distribution = most
-        with weight.device:
-            self.length_distribution = length_distribution(weight.shape[1], self.config)
-        if weight.device.type != "meta":
-            self.length_distribution.start_low()
-
-    stores: list[Tensor] | None = None  # key_stores' own
-    # network_graphs.TrunkGraphs: for sampling on a GPU
-    graphs: Callable[..., tuple[Tensor, ...]] | None = None
-
-    def run_trunk(
-        self, *arguments: Tensor, rows: Rows, collect: list[Tensor] | None = None
-    ) -> tuple[Tensor, ...]:
-        """Everything before the vocabulary head (`trunk`), from a captured graph if there is one.
-        arguments: ids, and the trunk's other arguments.
-        """
-        if self.graphs is not None and isinstance(rows, PackedRows) and not self.training:
-            return self.graphs(arguments[0], rows, *arguments[1:])
-        return self.trunk(arguments[0], rows, *arguments[1:], collect=collect)
-
-    def find_places(
-        self, key_mask: Tensor | None, logits_mask: Tensor | None, collect: list[Tensor] | None
-    ) -> Places:
-        """The `Places` of two masks. Rows are packed in training and on a GPU; otherwise they stay
-        padded.
-        """
-        pack = key_mask is not None and collect is None and (self.training or key_mask.is_cuda)
-        return Places(
-            flat_places(key_mask if pack else None),
-            flat_places(logits_mask),
-        )
-
-    @staticmethod
-    def lay_out(ids: Tensor, key_mask: Tensor | None, places: Places) -> tuple[Tensor, Rows]:
-        """ids (B, T) in the network's layout, and their rows: packed if the positions of the real
-        tokens are known.
-        """
-        if places.cached is not None:
-            assert places.tokens is not None  # only a part of them is computed
-            return ids.flatten().index_select(0, places.tokens), places.cached
-        if places.tokens is None:
-            return ids, PaddedRows(ids.shape[1], key_mask, ids.device)
-        return ids.flatten().index_select(0, places.tokens), PackedRows.from_places(
-            places.tokens, (ids.shape[0], ids.shape[1])
-        )
-
-
 class LLaDAModelLM(NetworkBase):
     """LLaDA: logits[i] predicts token i itself. Attention is bidirectional; masked keys (padding)
     are not attended to.
@@ -526,25 +173,17 @@ class LLaDAModelLM(NetworkBase):
         self.length_distribution = length_distribution(config.d_model, config)
         self.post_init()
 
-    def generate_text(self, tokenizer: Any, prompt: str, **options: Any) -> str:
-        """What the model writes after a prompt: llada_inference.generate_text. options: fields of
-        LLaDAOptions, and seed. Raises InputError, ValueError.
-        """
-        from llada_inference import generate_text
-
-        return generate_text(self, tokenizer, prompt, **options)
-
-    def infill_text(self, tokenizer: Any, prefix: str, suffix: str, **options: Any) -> str:
-        """What the model writes between prefix and suffix; the rest as generate_text. With
-        middle_length=N: in place, N tokens.
-        """
-        from llada_inference import infill_text
-
-        return infill_text(self, tokenizer, prefix, suffix, **options)
-
     def get_input_embeddings(self) -> nn.Embedding:
         """The token embedding, V x d."""
         return self.model.transformer.wte
+
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, LLaDABlock):
+            # residual branches start small in deep networks (Mitchell's rule)
+            std = self.config.init_std / math.sqrt(2 * self.config.n_layers)
+            for projection in (module.attn_out, module.ff_out):
+                nn.init.normal_(projection.weight, std=std)
 
     def hidden(
         self,
@@ -571,14 +210,8 @@ class LLaDAModelLM(NetworkBase):
                 collect.append(x)
             # passed as arguments: state kept on modules would be stale when a checkpointed block is
             # run again
-            x = block(
-                x,
-                cos,
-                sin,
-                rows,
-                *(modulations[index] if modulations else (None, None)),
-                stores and stores[index],
-            )
+            scale_shift = modulations[index] if modulations else (None, None)
+            x = block(x, cos, sin, rows, *scale_shift, stores and stores[index])
         x = transformer.ln_f(x)
         if collect is not None:
             collect.append(x)
@@ -630,73 +263,7 @@ class LLaDAModelLM(NetworkBase):
         )
 
 
-class FlexMDMConfig(NetworkConfig):
-    """Everything that inference must know about a FlexMDM checkpoint; nothing is assumed.
-
-    backbone: config.json of the base (LLaDAConfig.to_json); schedules as
-    flexmdm_interpolant.schedule_from_config reads them;
-    time_epsilon: the network was trained on t in [0, 1 - time_epsilon]; time_scale: t is multiplied
-    by it before its embedding (1000 ours, 1 the paper's code); length_head: "log_rate",
-    "softplus" (x 1024, the paper's code) or "total" (ScalarLengthHead); length_distribution: the
-    largest number of missing tokens in a gap for the head p(n | xt, t), 0: there is no such head;
-    length_distribution_at_start: it was fitted afterwards, at t = 0 only;
-    lora: r, lora_alpha, lora_dropout, or None; saved_weights: "trainable" (needs
-    base_model_name_or_path) or "full"; `holds` ("trainable" or "everything") in older checkpoints.
-    """
-
-    model_type = "flexmdm"
-    backbone: dict | None = None
-    base_model_name_or_path: str | None = None
-    insertion_schedule: dict | None = None
-    unmask_schedule: dict | None = None
-    time_epsilon: float = 1e-3
-    time_scale: float = 1000.0
-    length_head: str = "log_rate"
-    length_distribution: int = 0
-    length_distribution_at_start: bool = False
-    attend_to_padding: bool = False
-    adaln_group_size: int = 8
-    max_length: int = 1024
-    mask_token_id: int = 126336
-    pad_token_id: int = 126081  # from_json refuses None, which the class above allows
-    lora: dict | None = None
-    saved_weights: str = "full"
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        super().__post_init__(**kwargs)
-        self.insertion_schedule = self.insertion_schedule or {"name": "linear"}
-        self.unmask_schedule = self.unmask_schedule or {"name": "linear"}
-        if self.length_head not in LENGTH_HEADS:
-            kinds = ", ".join(LENGTH_HEADS)
-            raise ValueError(f"length_head is {self.length_head!r}, not one of {kinds}")
-        check_length_distribution(self.length_distribution, "FlexMDMConfig")
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any], source: str = "config.json") -> "FlexMDMConfig":
-        """Check a config.json (a dict), the base's config in it and the schedules. Raises
-        ValueError for keys that this version does not know, InputError for an impossible value.
-        """
-        content = with_saved_weights(content, source)
-        check_flexmdm(content, source)
-        content = {key: value for key, value in content.items() if key != "architectures"}
-        unknown = set(content) - set(cls.__annotations__) - {"model_type"}
-        if content.pop("model_type", None) != "flexmdm" or unknown:
-            raise ValueError(
-                f"{source}: not a FlexMDM config this version knows"
-                f" ({', '.join(unknown) or 'model_type'})"
-            )
-        LLaDAConfig.from_json(content["backbone"], f"{source}: backbone")
-        try:
-            for name in ("insertion_schedule", "unmask_schedule"):
-                if content.get(name) is not None:
-                    schedule_from_config(content[name])
-            return cls(**content)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{source}: {error}") from None
-
-    def to_json(self) -> dict[str, Any]:
-        """The content of config.json, every field written out."""
-        return {"architectures": ["LLaDADiT"], "model_type": "flexmdm", **self.own_fields()}
+# ---- what a FlexMDM adds -------------------------------------------------------------------------
 
 
 def timestep_embedding(t: Tensor, width: int) -> Tensor:
@@ -744,76 +311,6 @@ class ScalarLengthHead(nn.Module):
         return z if self.kind == "total" else z.squeeze(-1)
 
 
-def share_out(z: Tensor, lengths: Tensor) -> Tensor:
-    """log g (B, T) of g[j] = N pi[j]: the expected total N, read at each row's end slot, times a
-    softmax over the row's gaps; -inf after the end slot.
-
-    z: (B, T, 2), log N and the logit of pi; lengths: long (B,), positions of the end slots.
-    """
-    log_total, place = z.unbind(-1)  # (B, T) each
-    after = torch.arange(z.shape[1], device=z.device) > lengths[:, None]
-    log_share = place.masked_fill(after, -torch.inf).log_softmax(1)
-    return log_total.gather(1, lengths[:, None]) + log_share
-
-
-@lru_cache
-def count_bins(most: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Bins of the numbers 0 ... most: (first number of each (C,), how many numbers each holds
-    (C,)), long. Up to 63 a bin is one number; above that every doubling has 16 bins.
-    """
-    starts, width = list(range(64)), 4
-    while starts[-1] + width <= most:
-        starts += range(16 * width, 32 * width, width)
-        width *= 2
-    starts = [start for start in starts if start <= most]
-    edges = torch.tensor([*starts, most + 1], device=device)
-    return edges[:-1], edges.diff()
-
-
-class LengthDistribution(nn.Module):
-    """p(n tokens are missing in a gap), n = 0 ... most, from a hidden state: a histogram over
-    `count_bins`, uniform within a bin. Its mean is what ScalarLengthHead estimates; at t = 0, with
-    one gap, it is the distribution of the answer's length.
-    """
-
-    def __init__(self, width: int, most: int):
-        super().__init__()
-        self.most = most
-        self.norm = nn.LayerNorm(width, eps=1e-5)
-        self.proj1 = nn.Linear(width, width)
-        self.proj2 = nn.Linear(width, len(count_bins(most, torch.device("cpu"))[0]))
-
-    def start_low(self) -> None:
-        """Start with 0 missing tokens nearly everywhere, as is true of most gaps."""
-        nn.init.normal_(self.proj2.weight, std=1e-3)
-        nn.init.zeros_(self.proj2.bias)
-        with torch.no_grad():
-            self.proj2.bias[0] = 6.0
-
-    def bins(self, hidden: Tensor) -> Tensor:
-        """Hidden states (..., d) -> log-probability of every bin (..., C), in fp32."""
-        z = self.proj2(F.gelu(self.proj1(self.norm(hidden.to(self.norm.weight.dtype)))))
-        return z.float().log_softmax(-1)
-
-    def forward(self, hidden: Tensor, n: Tensor) -> Tensor:
-        """log p(n): hidden (..., d), n long (...) from 0 ... most -> (...), in fp32."""
-        starts, widths = count_bins(self.most, hidden.device)
-        bins = torch.searchsorted(starts, n, right=True) - 1
-        return self.bins(hidden).gather(-1, bins[..., None])[..., 0] - widths[bins].log()
-
-    def log_probs(self, hidden: Tensor) -> Tensor:
-        """log p(n) of every n: hidden (..., d) -> (..., most + 1), in fp32."""
-        _, widths = count_bins(self.most, hidden.device)
-        log_probs = self.bins(hidden) - widths.log()
-        return log_probs.repeat_interleave(widths, -1, output_size=self.most + 1)
-
-
-def length_distribution(width: int, config: PreTrainedConfig) -> LengthDistribution | None:
-    """The head that a LLaDAConfig or FlexMDMConfig specifies, or None."""
-    most = config.length_distribution
-    return LengthDistribution(width, most) if most else None
-
-
 class LLaDADiT(NetworkBase):
     """FlexMDM: LLaDA with time, grouped AdaLN and the insertion head (the network contract of the
     samplers and losses).
@@ -839,20 +336,6 @@ class LLaDADiT(NetworkBase):
         self.length_distribution = length_distribution(width, config)
         self.post_init()
         self.init_new_parts()
-
-    def generate_text(self, tokenizer: Any, prompt: str, **options: Any) -> str:
-        """What the model writes after a prompt: flexmdm_inference.generate_text. options: fields of
-        SamplerOptions, and seed. Raises InputError, ValueError.
-        """
-        from flexmdm_inference import generate_text
-
-        return generate_text(self, tokenizer, prompt, **options)
-
-    def infill_text(self, tokenizer: Any, prefix: str, suffix: str, **options: Any) -> str:
-        """What the model writes between prefix and suffix; the rest as generate_text."""
-        from flexmdm_inference import infill_text
-
-        return infill_text(self, tokenizer, prefix, suffix, **options)
 
     def get_input_embeddings(self) -> nn.Embedding:
         """The backbone's token embedding, V x d."""
@@ -887,17 +370,11 @@ class LLaDADiT(NetworkBase):
         )
         temb = self.time_mlp(embedding.to(self.time_mlp[0].weight.dtype))  # (B, d)
         groups = [modulation(temb).chunk(2, -1) for modulation in self.temb_mods]
-        return [
-            groups[index // self.config.adaln_group_size]
-            for index in range(self.backbone.config.n_layers)
-        ]
+        n_layers, size = self.backbone.config.n_layers, self.config.adaln_group_size
+        return [groups[index // size] for index in range(n_layers)]
 
     def trunk(
-        self,
-        ids: Tensor,
-        rows: Rows,
-        timesteps: Tensor,
-        collect: list[Tensor] | None = None,
+        self, ids: Tensor, rows: Rows, timesteps: Tensor, collect: list[Tensor] | None = None
     ) -> tuple[Tensor, ...]:
         """(last hidden states, the insertion head's output for them), of all tokens."""
         hidden = self.backbone.hidden(ids, rows, self.modulations(timesteps), collect)
@@ -954,35 +431,14 @@ class LLaDADiT(NetworkBase):
         wanted = select(hidden, rows, places, end_slots=1)
         output: dict[str, Any] = {"length": log_length.exp(), "log_length": log_length}
         if missing is not None or missing_at is not None:
-            output |= self.missing_tokens(hidden, rows, places, missing, missing_at)
+            head = self.length_distribution
+            output |= missing_tokens(head, hidden, rows, places, missing, missing_at)
         if targets is not None:
             output["token_loss"] = self.backbone.token_loss(wanted, targets)
         else:
             output["logits"] = self.backbone.head(wanted)
         if collect is not None:
             output["hidden_states"] = tuple(collect)
-        return output
-
-    def missing_tokens(
-        self,
-        hidden: Tensor,
-        rows: Rows,
-        places: Places,
-        missing: Tensor | None,
-        missing_at: Tensor | None,
-    ) -> dict[str, Tensor]:
-        """forward's "missing_loss" and "missing_log_probs"; hidden: of all tokens."""
-        output = {}
-        if missing is not None:
-            n = missing.clamp(max=self.length_distribution.most)
-            if isinstance(rows, PackedRows):
-                loss = rows.pad(-self.length_distribution(hidden, rows.pack(n)))
-            else:
-                loss = -self.length_distribution(hidden, n)
-            output["missing_loss"] = loss
-        if missing_at is not None:
-            chosen = at_places(hidden, rows, places, missing_at)
-            output["missing_log_probs"] = self.length_distribution.log_probs(chosen)
         return output
 
 

@@ -273,7 +273,9 @@ def main() -> None:
         require_writable(Path(args.trace).parent, "--trace")
 
     from data.tokenizer import load_tokenizer
-    from llada_utils import checkpoint_kind, load_llada, pick_device, pick_dtype
+    from llada_utils import load_llada
+    from network.checkpoint_folder import checkpoint_kind
+    from network.devices import pick_device, pick_dtype
     from sampling.network_graphs import speed_up_sampling
     from sampling.progress import shown_progress
 

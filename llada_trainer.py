@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.packed_rows import pad_rows
 from data.infills import LLaDALayout, draw_middle, format_llada_infill
 from flexmdm_trainer import held_out_facts
+from network.packed_rows import pad_rows
 from training.masked_loss import Batch, masked_token_costs, places_of_masks
 from training.trainer import DiffusionTrainer
 

@@ -1,5 +1,4 @@
-r"""Loading and saving: base weights, tokenizer, LoRA, checkpoints of every kind, export; devices,
-seeds and the process group.
+r"""Loading and saving: a LLaDA, a new FlexMDM, checkpoints of every kind, tokenizer, export.
 
 Formats that can be read, by the files of a folder (or hub id):
     LLaDA             config.json (model_type llada) + model.safetensors, or shards with
@@ -18,333 +17,84 @@ Merge LoRA into a folder that loads without peft or base:
 (other bases than LLaDA's: scripts/new_base.py)
 """
 
-import os
-import re
 import shutil
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from types import MethodType
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from common import config_values
 from common.command_line import ArgumentParser, finite_number
 from common.errors import InputError, run
 from common.files import (
     complete_folder,
-    files_hash,
-    read_json,
     require_replaceable,
     resolve_folder,
     write_json,
     write_text,
 )
-from common.float8 import is_float8, require_float8, to_float8
-from common.gpu_memory import require_room
-from common.pretrained import (
+from common.progress import ending
+from data.tokenizer import load_tokenizer
+from llada_dit import LLaDADiT, LLaDAModelLM
+from network.base import NetworkBase
+from network.checkpoint_folder import (
+    base_of_checkpoint,
+    checkpoint_kind,
+    flexmdm_config,
+    has_flexmdm_config,
+    lasting_name,
+    llada_config,
+    named_base,
+)
+from network.config import FlexMDMConfig
+from network.devices import pick_device, pick_dtype
+from network.fast_blocks import compile_network
+from network.float8 import is_float8, require_float8, to_float8
+from network.lora import (
+    add_lora,
+    in_adapter,
+    merge_lora,
+    read_adapter_config,
+    with_base_layer,
+    write_adapter,
+)
+from network.paper_checkpoint import read_paper_checkpoint
+from network.pretrained import (
     HUB_ARGUMENTS,
     model_card,
     refuse_other_config,
     refuse_others,
-    saved_into,
-    upload,
     wanted_device,
     wanted_dtype,
     wanted_quantization,
 )
-from common.progress import ending
-from data.tokenizer import load_tokenizer
-from llada_dit import (
-    FlexMDMConfig,
-    LLaDABlock,
-    LLaDAConfig,
-    LLaDADiT,
-    LLaDAModelLM,
-    NetworkBase,
-)
+from network.quantization import quantize_base
+from network.tensor_files import load_into, read_tensors, write_tensors
 
-Config = TypeVar("Config", LLaDAConfig, FlexMDMConfig)
+# for users, wherever in network/ it lives
+__all__ = [
+    "build_flexmdm",
+    "checkpoint_kind",
+    "compile_network",
+    "export_merged",
+    "load_flexmdm",
+    "load_into",
+    "load_llada",
+    "load_pretrained",
+    "load_tokenizer",
+    "new_flexmdm",
+    "pick_device",
+    "pick_dtype",
+    "read_tensors",
+    "write_checkpoint",
+]
+
 Network = TypeVar("Network", bound=NetworkBase)
-# the head, never the MLPs' ff_out (paper's code)
-LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "transformer.ff_out"]
-
-
-# ---- folders -------------------------------------------------------------------------------------
-
-
-def checkpoint_kind(path: str | Path, flag: str = "--checkpoint_path") -> str:
-    """ "flexmdm" or "llada". Raises InputError if a folder is neither."""
-    folder = resolve_folder(path, flag)
-    if (folder / "adapter_config.json").exists():
-        return "llada"
-    if (folder / "config.json").exists():
-        content = read_json(folder / "config.json")
-        kind = content.get("model_type") if isinstance(content, dict) else None
-        if kind in ("flexmdm", "llada"):
-            return kind
-    if (folder / "pytorch_model.bin").exists():
-        return "flexmdm"
-    raise InputError(
-        f"{flag}: {path} is no checkpoint: it has neither a config.json of model_type flexmdm or"
-        " llada, nor an adapter_config.json, nor a pytorch_model.bin"
-    )
-
-
-HASHED = (
-    "config.json",
-    "adapter_config.json",
-    "model.safetensors.index.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-)
-
-
-def checkpoint_hash(path: str | Path, flag: str = "--checkpoint_path") -> str:
-    """12 hex digits over names and contents of all files that a checkpoint's answers depend on:
-    weights, configs and tokenizer. Raises InputError if there is no such folder.
-    """
-    folder = resolve_folder(path, flag)
-    files = (file for file in sorted(folder.iterdir()) if file.is_file())
-    weights = (".safetensors", ".bin")
-    return files_hash(
-        folder, (file for file in files if file.name.endswith(weights) or file.name in HASHED)
-    )
-
-
-# ---- tensors -------------------------------------------------------------------------------------
-
-
-def read_tensors(folder: Path, name: str = "model.safetensors") -> Iterator[tuple[str, Tensor]]:
-    """Yield (name, tensor) of one safetensors file or of the shards that NAME.index.json lists, one
-    tensor at a time. Raises InputError.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    index = folder / f"{name}.index.json"
-    if index.exists():
-        content = read_json(index)
-        weight_map = content.get("weight_map") if isinstance(content, dict) else None
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise InputError(f"{index} has no weight_map of tensor names to files")
-        shards: dict[str, list[str]] = {}
-        for tensor_name, file in weight_map.items():
-            # a bare name: files elsewhere do not belong to this checkpoint
-            if not isinstance(file, str) or Path(file).name != file or file in ("", ".", ".."):
-                raise InputError(f"{index}: {file!r} is no file name within {folder}")
-            shards.setdefault(file, []).append(tensor_name)
-        files: Mapping[str, list[str] | None] = shards  # None: all that a file holds
-    elif (folder / name).exists():
-        files = {name: None}
-    else:
-        raise InputError(f"{folder} holds neither {name} nor {name}.index.json")
-    for file, names in files.items():
-        if not (folder / file).is_file():
-            raise InputError(f"{folder / file} is not there, or no regular file")
-        try:
-            with safe_open(folder / file, framework="pt") as content:
-                for tensor_name in names or content.keys():
-                    yield tensor_name, content.get_tensor(tensor_name)
-        except (OSError, SafetensorError) as error:
-            raise InputError(
-                f"cannot read {folder / file} (damaged or truncated?): {error}"
-            ) from None
-
-
-def load_into(
-    model: nn.Module,
-    tensors: Iterable[tuple[str, Tensor]],
-    dtype_of: Callable[[str], torch.dtype | None],
-    device: torch.device | str,
-    source: str | Path,
-    expected: Iterable[str] | None = None,
-) -> None:
-    """Load (name, tensor) pairs into a model built on the meta device, each cast to dtype_of(name)
-    (None: as it is stored), none copied twice.
-
-    expected: names that must be present (default: all of the model's). Raises InputError listing
-    tensors that are missing, unexpected, misshapen, not floating-point, or not finite.
-    """
-    have = dict(model.named_parameters())
-    wanted = set(have if expected is None else expected)
-    stored: dict[str, torch.dtype] = {}
-    if None in map(dtype_of, wanted):
-        tensors = list(tensors)  # of mapped files: their content is not read yet
-        stored = {name: tensor.dtype for name, tensor in tensors}
-    size = sum(
-        have[name].numel() * (dtype_of(name) or stored.get(name, torch.float32)).itemsize
-        for name in wanted & have.keys()
-    )
-    require_room(
-        device,
-        {"weights": size},
-        "what helps: --dtype bfloat16 (or float8, to sample), or --device cpu",
-    )
-    unexpected: list[str] = []
-    misshapen: list[str] = []
-    not_real: list[str] = []
-    not_finite: list[str] = []
-    seen: set[str] = set()
-    for name, tensor in tensors:
-        if name not in wanted or name in seen:
-            unexpected.append(name)
-        elif tensor.shape != have[name].shape:
-            misshapen.append(f"{name} {tuple(tensor.shape)} instead of {tuple(have[name].shape)}")
-            seen.add(name)
-        elif not tensor.is_floating_point():
-            not_real.append(f"{name} ({str(tensor.dtype).removeprefix('torch.')})")
-            seen.add(name)
-        else:
-            parent, _, leaf = name.rpartition(".")
-            new = torch.nn.Parameter(
-                tensor.to(device, dtype_of(name) or tensor.dtype),
-                requires_grad=have[name].requires_grad,
-            )
-            if not torch.isfinite(new).all():
-                not_finite.append(name)
-            setattr(model.get_submodule(parent), leaf, new)
-            seen.add(name)
-    problems = [
-        f"{what} {', '.join(sorted(names)[:8])}{' ...' if len(names) > 8 else ''}"
-        for what, names in [
-            ("missing", wanted - seen),
-            ("unexpected", unexpected),
-            ("misshapen", misshapen),
-            ("no floating-point numbers", not_real),
-            ("not finite", not_finite),
-        ]
-        if names
-    ]
-    if problems:
-        raise InputError(f"{source} does not fit the network: {'; '.join(problems)}")
-
-
-def write_tensors(state: Mapping[str, Tensor], folder: Path) -> None:
-    """Write a state dict as model.safetensors, or as shards and their index."""
-    from huggingface_hub import save_torch_state_dict
-
-    whole = {name: tensor.detach().contiguous() for name, tensor in state.items()}
-    for name, tensor in whole.items():
-        if tensor.untyped_storage().nbytes() > tensor.nbytes:  # a view of LLaDABlock.fuse's
-            whole[name] = tensor.clone()
-    save_torch_state_dict(whole, folder)
-
-
-# ---- LoRA ----------------------------------------------------------------------------------------
-
-
-def add_lora(backbone: nn.Module, lora: Any) -> nn.Module:
-    """Freeze a LLaDA and give it LoRA (peft) on q, k, v and the head. lora: {"r", "lora_alpha",
-    "lora_dropout"}, or a LoraConfig. Adapters are fp32. In place; returns the model.
-    """
-    from peft import LoraConfig, inject_adapter_in_model
-
-    config = (
-        lora
-        if isinstance(lora, LoraConfig)
-        else LoraConfig(target_modules=list(LORA_TARGETS), bias="none", **lora)
-    )
-    backbone.requires_grad_(False)
-    on_meta = next(backbone.parameters()).device.type == "meta"
-    inject_adapter_in_model(config, backbone, low_cpu_mem_usage=on_meta)
-    for parameter in backbone.parameters():
-        if parameter.requires_grad:
-            # bf16 adapters under plain AdamW lose small updates
-            parameter.data = parameter.data.float()
-    return backbone
-
-
-def quantize_base(
-    model: Any,
-    quant_type: str = "nf4",
-    double_quant: bool = True,
-    compute_dtype: torch.dtype | None = None,
-) -> Any:
-    """Quantise the frozen matrices of all blocks to 4 bits (bitsandbytes), in place; they are
-    packed when the model moves to its device. Returns the model.
-
-    quant_type: nf4 or fp4; double_quant: the scales as well; compute_dtype: of the products (None:
-    the weights'). LoRA, norms, embedding, head and the FlexMDM's newly initialised modules are
-    unchanged. The base then takes a quarter of the memory.
-    """
-    import bitsandbytes
-
-    for parent in list(getattr(model, "backbone", model).model.transformer.blocks.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is torch.nn.Linear and not child.weight.requires_grad:
-                packed = bitsandbytes.nn.Linear4bit(
-                    child.in_features,
-                    child.out_features,
-                    bias=False,
-                    compute_dtype=compute_dtype or child.weight.dtype,
-                    compress_statistics=double_quant,
-                    quant_type=quant_type,
-                    device="meta",
-                )
-                packed.weight = bitsandbytes.nn.Params4bit(
-                    child.weight.data,
-                    requires_grad=False,
-                    compress_statistics=double_quant,
-                    quant_type=quant_type,
-                )
-                setattr(parent, name, packed)
-    return model
-
-
-def merge_lora(model: Any) -> Any:
-    """Replace every adapted layer with W + alpha/r B A, so that no peft layer is left; what is
-    saved is then the whole model. In place; returns the model.
-    """
-    from peft.tuners.lora import LoraLayer
-
-    for name, module in list(model.named_modules()):
-        if isinstance(module, LoraLayer):
-            module.merge()
-            parent, _, leaf = name.rpartition(".")
-            container = model.get_submodule(parent)
-            if isinstance(container, torch.nn.ModuleDict):
-                container[leaf] = module.get_base_layer()
-            else:
-                setattr(container, leaf, module.get_base_layer())
-    for adapted in (model, getattr(model, "backbone", model)):
-        vars(adapted).pop("peft_config", None)
-    if isinstance(model, LLaDADiT):
-        model.config.lora, model.config.saved_weights = None, "full"
-    return model
-
-
-def with_base_layer(names: Iterable[str]) -> Callable[[str], str]:
-    """Map a base checkpoint's tensor name to its name under LoRA: ....q_proj.weight ->
-    ....q_proj.base_layer.weight.
-    """
-    known = set(names)
-
-    def place(name: str) -> str:
-        wrapped = f"{name.removesuffix('.weight')}.base_layer.weight"
-        return wrapped if wrapped in known else name
-
-    return place
 
 
 # ---- loading -------------------------------------------------------------------------------------
-
-
-def llada_config(folder: Path) -> LLaDAConfig:
-    """LLaDAConfig of a folder's config.json. Raises InputError."""
-    return config_of(LLaDAConfig, folder)
-
-
-def config_of(kind: type[Config], folder: Path) -> Config:
-    """LLaDAConfig or FlexMDMConfig of a folder's config.json. Raises InputError."""
-    try:
-        return kind.from_json(read_json(folder / "config.json"), str(folder / "config.json"))
-    except ValueError as error:
-        raise InputError(str(error)) from None
 
 
 def load_llada(
@@ -358,8 +108,8 @@ def load_llada(
     """A LLaDA base or instruct model, or one with a PEFT adapter folder on it, in eval mode.
 
     base: overrides the base that an adapter folder names; dtype None: every tensor as it is stored,
-    torch.float8_e4m3fn: bf16 but for the blocks' matrices (common/float8.py); merge=False keeps the
-    adapter trainable beside a frozen base; hub_arguments: as revision, of a hub id.
+    torch.float8_e4m3fn: bf16 but for the blocks' matrices (network/float8.py); merge=False keeps
+    the adapter trainable beside a frozen base; hub_arguments: as revision, of a hub id.
     model(input_ids, attention_mask=None).logits is (B, L, V). Raises InputError for anything that
     does not fit.
     """
@@ -375,28 +125,12 @@ def load_llada(
         load_into(model, read_tensors(folder), lambda name: dtype, device, folder)
         model.name_or_path = str(path_or_hub_id)  # an adapter on it names it as its base
         return beside_weights(model, folder).eval()
-    from peft import LoraConfig
-
-    content, source = read_json(folder / "adapter_config.json"), folder / "adapter_config.json"
-    config_values.check_lora(content, source)
-    if content.get("peft_type") != "LORA":
-        raise InputError(f"{source}: peft_type is {content.get('peft_type')!r}, not 'LORA'")
-    try:
-        adapter = LoraConfig.from_pretrained(str(folder))
-    except Exception as error:
-        raise InputError(
-            f"{folder / 'adapter_config.json'} is no LoRA configuration: {error}"
-        ) from None
+    adapter = read_adapter_config(folder)
     base_folder = base_of_checkpoint(folder, base, **hub_arguments)
     model = load_llada(base_folder, dtype=dtype, device=device)
     model.name_or_path = str(base or named_base(folder))  # a hub id, not its local copy
-    adapter.inference_mode = False  # else peft freezes the adapter as well
     add_lora(model, adapter)
-    names = {
-        f"base_model.model.{name.replace('.default.', '.')}": name
-        for name, p in model.named_parameters()
-        if p.requires_grad
-    }
+    names = {in_adapter(name): name for name, p in model.named_parameters() if p.requires_grad}
     tensors = (
         (names.get(name, name), tensor)
         for name, tensor in read_tensors(folder, "adapter_model.safetensors")
@@ -425,57 +159,6 @@ def vocabulary_of(folder: Path) -> int:
     InputError.
     """
     return len(load_tokenizer(folder))
-
-
-def named_base(folder: Path) -> str | None:
-    """The base that a checkpoint folder names and needs, or None if it holds all weights itself or
-    names none. Raises InputError for a config that cannot be read.
-    """
-    named = None
-    if (folder / "adapter_config.json").exists():
-        content = read_json(folder / "adapter_config.json")
-        named = content.get("base_model_name_or_path") if isinstance(content, dict) else None
-    elif has_flexmdm_config(folder):
-        config = flexmdm_config(folder)
-        named = config.base_model_name_or_path if config.saved_weights == "trainable" else None
-    return named if isinstance(named, str) and named else None
-
-
-def base_of_checkpoint(
-    folder: Path, base: str | Path | None, revision: str | None = None, **hub_arguments: Any
-) -> Path:
-    """The folder of a checkpoint's base: --base_model if given, else the one that the checkpoint
-    names. revision: the checkpoint's, which says nothing about the base. Raises InputError that
-    says which.
-    """
-    if base is not None:
-        return resolve_folder(base, "--base_model", **hub_arguments)
-    named = named_base(folder)
-    if named is None:
-        raise InputError(f"--base_model: {folder} names no base; give it by this flag")
-    return resolve_folder(
-        named,
-        f"--base_model is not given, and the base that {folder} names was not found",
-        **hub_arguments,
-    )
-
-
-def lasting_name(base: str | None) -> str | None:
-    """The name of a base in a checkpoint: an absolute path for a local folder, because it may be
-    read from another folder; a hub id unchanged.
-    """
-    return str(Path(base).resolve()) if base and Path(base).is_dir() else base
-
-
-def has_flexmdm_config(folder: Path) -> bool:
-    """Whether a folder has a FlexMDM's config.json; the paper code's folders have none."""
-    content = read_json(folder / "config.json") if (folder / "config.json").exists() else None
-    return isinstance(content, dict) and content.get("model_type") == "flexmdm"
-
-
-def flexmdm_config(folder: Path) -> FlexMDMConfig:
-    """FlexMDMConfig of a folder's config.json. Raises InputError."""
-    return config_of(FlexMDMConfig, folder)
 
 
 def build_flexmdm(config: FlexMDMConfig) -> LLaDADiT:
@@ -559,7 +242,9 @@ def load_flexmdm(
 
     base_folder = None
     if not has_flexmdm_config(folder):  # the paper code's
-        model = load_paper_checkpoint(folder, base, lora_alpha, dtype_of, device)
+        config, tensors = read_paper_checkpoint(folder, base, lora_alpha)
+        model = build_flexmdm(config)
+        load_into(model, tensors, dtype_of, device, folder / "pytorch_model.bin")
         base_folder = base_of_checkpoint(folder, base)
     else:
         config = flexmdm_config(folder)
@@ -589,82 +274,6 @@ def load_flexmdm(
     model.name_or_path = str(checkpoint)
     beside_weights(model, *filter(None, (folder, base_folder)))
     return (merge_lora(model) if merge else model).eval()
-
-
-def load_paper_checkpoint(
-    folder: Path,
-    base: str | Path | None,
-    lora_alpha: float | None,
-    dtype_of: Callable[[str], torch.dtype | None],
-    device: torch.device | str,
-) -> LLaDADiT:
-    """The authors' whole wrapper as saved by torch.save: PEFT's names inside, temb_mod repeated in
-    every block of a group of 8. Raises InputError for any other content.
-    """
-    if base is None:
-        raise InputError(
-            f"--base_model: {folder} has no config of its own; name the LLaDA folder (or hub id)"
-            " whose config.json fits it"
-        )
-    backbone = llada_config(resolve_folder(base, "--base_model"))
-    try:
-        state = torch.load(
-            folder / "pytorch_model.bin", weights_only=True, mmap=True, map_location="cpu"
-        )
-    except Exception as error:
-        raise InputError(
-            f"cannot read {folder / 'pytorch_model.bin'}: {str(error).splitlines()[0]}"
-        ) from None
-    prefix = "backbone.base_model.model.model.transformer."
-    rank = next(
-        (
-            tensor.shape[0]
-            for name, tensor in state.items()
-            if name.endswith("lora_A.default.weight")
-        ),
-        None,
-    )
-    if rank is None:
-        raise InputError(
-            f"{folder / 'pytorch_model.bin'} holds no LoRA tensors: not a FlexMDM of the paper's"
-            " code"
-        )
-    config = FlexMDMConfig(
-        backbone=backbone.to_json(),
-        base_model_name_or_path=lasting_name(str(base)),
-        time_scale=1.0,
-        length_head="softplus",
-        attend_to_padding=True,
-        mask_token_id=backbone.mask_token_id,
-        pad_token_id=backbone.pad_token_id,
-        lora={"r": rank, "lora_alpha": lora_alpha or rank, "lora_dropout": 0.1},
-    )
-    model = build_flexmdm(config)
-    group = config.adaln_group_size
-    owner = re.compile(re.escape(prefix) + r"blocks\.(\d+)\.temb_mod\.(weight|bias)")
-    tensors, copies = [], []
-    for name, tensor in state.items():
-        match = owner.fullmatch(name)
-        if match and int(match[1]) < backbone.n_layers:
-            first = f"{prefix}blocks.{int(match[1]) // group * group}.temb_mod.{match[2]}"
-            if name == first:
-                tensors.append((f"temb_mods.{int(match[1]) // group}.{match[2]}", tensor))
-            elif first in state and not torch.equal(tensor, state[first]):
-                copies.append(name)
-        else:
-            tensors.append((name.replace(prefix, "backbone.model.transformer.", 1), tensor))
-    repeated = {
-        f"{prefix}blocks.{block}.temb_mod.{leaf}"
-        for block in range(backbone.n_layers)
-        for leaf in ("weight", "bias")
-    }
-    if copies or repeated - set(state):
-        raise InputError(
-            f"{folder / 'pytorch_model.bin'}: temb_mod of a group of {group} blocks is missing or"
-            f" differs within it: {', '.join(sorted(copies + list(repeated - set(state)))[:8])}"
-        )
-    load_into(model, tensors, dtype_of, device, folder / "pytorch_model.bin")
-    return model
 
 
 def load_pretrained(
@@ -764,19 +373,9 @@ def write_checkpoint(
         write_json(folder / "config.json", model.config.to_json())
         base = getattr(model.config, "base_model_name_or_path", None)
     else:
-        from safetensors.torch import save_file
-
-        base = lasting_name(model.name_or_path)
         adapter = model.peft_config["default"]
-        adapter.base_model_name_or_path = base
-        adapter.save_pretrained(str(folder))
-        save_file(
-            {
-                f"base_model.model.{name.replace('.default.', '.')}": tensor.detach().contiguous()
-                for name, tensor in state.items()
-            },
-            folder / "adapter_model.safetensors",
-        )
+        adapter.base_model_name_or_path = base = lasting_name(model.name_or_path)
+        write_adapter(adapter, state, folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(str(folder))
     kind = "flexmdm" if flexmdm else "llada"
@@ -784,60 +383,6 @@ def write_checkpoint(
     for file in folder.glob("*.safetensors"):
         # safetensors makes its files readable by their owner alone
         shutil.copymode(folder / "README.md", file)
-
-
-def save_pretrained(
-    model: NetworkBase,
-    folder: str | Path,
-    tokenizer: Any = None,
-    *,
-    state_dict: Mapping[str, Tensor] | None = None,
-    is_main_process: bool = True,
-    **others: Any,
-) -> None:
-    """Write a model into a folder that load_llada or load_flexmdm (and from_pretrained) read back
-    equal: config, tensors with their own dtypes, model card, tokenizer. Files of an earlier
-    checkpoint there are replaced, others stay.
-
-    tokenizer: None: the one beside the weights that were loaded, if there is one; state_dict: the
-    full one where the model itself does not hold it; is_main_process: False writes nothing. Raises
-    InputError.
-    """
-    refuse_others(others, "save_pretrained")
-    if not is_main_process:
-        return
-    if tokenizer is None and model.tokenizer_folder is not None:
-        tokenizer = load_tokenizer(model.tokenizer_folder)
-    with saved_into(folder) as staging:
-        write_checkpoint(model, staging, tokenizer, state_dict)
-
-
-def push_to_hub(
-    model: NetworkBase,
-    repo_id: str,
-    tokenizer: Any = None,
-    *,
-    commit_message: str = "Upload model",
-    private: bool | None = None,
-    token: str | bool | None = None,
-    revision: str | None = None,
-    create_pr: bool = False,
-    **others: Any,
-) -> str:
-    """Upload what save_pretrained writes, the model card among it, to a repository of the hub,
-    which is created where there is none. Returns the commit's address. Raises InputError, also
-    without a network or a token.
-    """
-    refuse_others(others, "push_to_hub")
-    return upload(
-        lambda folder: save_pretrained(model, folder, tokenizer),
-        repo_id,
-        commit_message=commit_message,
-        private=private,
-        token=token,
-        revision=revision,
-        create_pr=create_pr,
-    )
 
 
 def export_merged(
@@ -866,70 +411,6 @@ def export_merged(
             tokenizer,
             card=f"# Exported model\n\nLoRA of `{checkpoint}` merged into its base.\n",
         )
-
-
-# ---- devices, seeds, process group ---------------------------------------------------------------
-
-
-def pick_device(name: str = "auto") -> torch.device:
-    """auto: cuda (this process's GPU), else mps, else cpu, whichever torch has.
-
-    Raises InputError for a device that does not exist, and for an invalid name."""
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name == "auto":
-        name = "cuda" if count else "mps" if torch.backends.mps.is_available() else "cpu"
-    kind, _, number = name.partition(":")
-    numbered = kind == "cuda" and re.fullmatch("[0-9]+", number)
-    if name not in ("cpu", "cuda", "mps") and not numbered:
-        raise InputError(f"--device: {name} is not one of auto, cpu, cuda, cuda:N and mps")
-    if kind == "cuda" and int(number or 0) >= count:
-        there = f"there are cuda:0 to cuda:{count - 1}" if count else "torch sees no CUDA GPU"
-        raise InputError(f"--device: {name} is not available here: {there}")
-    if kind == "mps" and not torch.backends.mps.is_available():
-        raise InputError("--device: mps is not available here")
-    if kind == "cuda":
-        torch.cuda.set_device(int(number or os.environ.get("LOCAL_RANK", "0")) % count)
-    return torch.device(name)
-
-
-def pick_dtype(name: str, device: torch.device | str) -> torch.dtype:
-    """The dtype of a name (float32, bfloat16, float8); auto: bfloat16 on cuda, float32 elsewhere.
-    Raises InputError for float8 where it is not possible.
-    """
-    if name == "auto":
-        name = "bfloat16" if torch.device(device).type == "cuda" else "float32"
-    if name == "float8":
-        require_float8(device)
-        return torch.float8_e4m3fn
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
-
-
-def compile_network(model: Any) -> None:
-    """torch.compile the blocks in place, for any batch size and length: they are equal, so one
-    compilation serves them all. Gradient checkpointing and sharding hooks stay outside.
-
-    Raises InputError if a CPU network would need a compiler that is not installed."""
-    if next(model.parameters()).device.type == "cpu" and not any(
-        map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))
-    ):
-        raise InputError(
-            "--torch_compile: on a CPU it needs a C++ compiler, and there is no g++ or clang++"
-        )
-    compiled = torch.compile(LLaDABlock.body, dynamic=True)
-    for block in getattr(model, "backbone", model).model.transformer.blocks:
-        block.body = MethodType(compiled, block)
-
-
-def end_process_group() -> None:
-    """Leave a distributed run cleanly: barrier, destroy, flush, pause. gloo can otherwise abort a
-    finished process at exit.
-    """
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        time.sleep(0.5)
 
 
 # ---- command line --------------------------------------------------------------------------------

@@ -231,14 +231,9 @@ def load_demo_model(
     becomes a FlexMDM with an untrained insertion head, and the notice says so. Raises InputError.
     """
     from data.tokenizer import load_tokenizer
-    from llada_utils import (
-        checkpoint_kind,
-        load_flexmdm,
-        load_llada,
-        new_flexmdm,
-        pick_device,
-        pick_dtype,
-    )
+    from llada_utils import load_flexmdm, load_llada, new_flexmdm
+    from network.checkpoint_folder import checkpoint_kind
+    from network.devices import pick_device, pick_dtype
     from sampling.network_graphs import speed_up_sampling
 
     flag = f"--{kind}_checkpoint"

@@ -237,15 +237,9 @@ class EvaluatedModel(AnsweringModel):
     def __init__(self, args: argparse.Namespace, default_steps: int) -> None:
         from common.files import resolve_folder
         from data.tokenizer import load_tokenizer
-        from llada_utils import (
-            checkpoint_hash,
-            checkpoint_kind,
-            load_flexmdm,
-            load_llada,
-            named_base,
-            pick_device,
-            pick_dtype,
-        )
+        from llada_utils import load_flexmdm, load_llada
+        from network.checkpoint_folder import checkpoint_hash, checkpoint_kind, named_base
+        from network.devices import pick_device, pick_dtype
         from sampling.length_law import check_network_serves
         from sampling.network_graphs import speed_up_sampling
 

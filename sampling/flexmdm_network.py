@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from common.packed_rows import Places
+from network.packed_rows import Places
 from sampling.clock import Floats, Rows
 from sampling.options import SamplerOptions
 from sampling.prefix_cache import PrefixCache

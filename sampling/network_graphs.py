@@ -4,7 +4,7 @@ thousand kernel launches per evaluation.
 A graph has fixed shapes, so packed rows are padded to a bucket: of tokens (at most a sixteenth
 more), of rows, of the longest row. A bucket is captured when it first occurs, in a tenth of a
 second, and replayed from then on, whatever rows are in it. Blocks that are compiled
-(llada_utils.compile_network) are captured compiled. Only for inference on CUDA in half precision,
+(network/fast_blocks.py) are captured compiled. Only for inference on CUDA in half precision,
 where attention goes by row boundaries.
 """
 
@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.float8 import is_float8
-from common.packed_rows import LONGEST_STEP, CachedRows, PackedRows, has_varlen
-from llada_utils import compile_network
+from network.fast_blocks import compile_network, fuse_projections
+from network.float8 import is_float8
+from network.packed_rows import LONGEST_STEP, CachedRows, PackedRows, has_varlen
 
 ROWS_STEP, FEWEST_TOKENS = 8, 16
 
@@ -146,7 +146,7 @@ def speed_up_sampling(model: Any, torch_compile: bool = False) -> None:
     if has_varlen(backbone.model.transformer.blocks[0].q_proj.weight):
         for block in backbone.model.transformer.blocks:
             if not any(map(is_float8, block.parameters())):  # of these there are no views
-                block.fuse()
+                fuse_projections(block)
         model.graphs = TrunkGraphs(model.trunk)
         # length head, time MLP: higher precision than the bf16 that they read
         torch.set_float32_matmul_precision("high")

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.packed_rows import CachedRows, Places
+from network.packed_rows import CachedRows, Places
 
 # rows get room for a multiple of this many tokens, so that growing answers seldom need more
 ROOM_STEP = 128

@@ -89,7 +89,7 @@ class Bench:
     def __init__(self, args: argparse.Namespace) -> None:
         import torch
 
-        from llada_utils import pick_device
+        from network.devices import pick_device
 
         self.torch, self.device, self.small = torch, pick_device(args.device), args.small
         self.size, self.output = (TINY if args.small else FULL), args.output
@@ -184,8 +184,8 @@ class Bench:
         """A FlexMDM with random weights, on the device; without lora everything but the newly
         initialised modules is frozen.
         """
-        from llada_dit import FlexMDMConfig, LLaDAConfig
         from llada_utils import build_flexmdm
+        from network.config import FlexMDMConfig, LLaDAConfig
 
         v, size = self.vocabulary, self.size
         backbone = LLaDAConfig(
@@ -319,7 +319,7 @@ def checkpoint_every(model: Any, layers: int) -> None:
 
 def measure_training(bench: Bench) -> None:
     """Loss and gradients, eager and compiled, with and without gradient checkpointing."""
-    from llada_utils import compile_network
+    from network.fast_blocks import compile_network
     from training.estimate import flops_per_token
 
     model = bench.flexmdm(LORA).train()
@@ -349,7 +349,7 @@ def measure_training(bench: Bench) -> None:
 
 def measure_trainer(bench: Bench) -> None:
     """The training scripts' Trainer, with a fixed number of rows and with a token budget."""
-    from llada_utils import compile_network
+    from network.fast_blocks import compile_network
 
     model = bench.flexmdm(LORA).train()
     compile_network(model)
@@ -478,7 +478,7 @@ def say_forward(
     bench: Bench, name: str, model: nn.Module, rows: int, length: int, part: str = "sampling"
 ) -> None:
     """One network evaluation of rows of a length, in which 8 places of each row get logits."""
-    from common.packed_rows import Places
+    from network.packed_rows import Places
 
     torch = bench.torch
     ids = torch.randint(0, bench.vocabulary - 2, (rows, length), device=bench.device)
@@ -611,7 +611,7 @@ def measure_sampling(bench: Bench) -> None:
 
 def measure_float8(bench: Bench) -> None:
     """One forward at several sizes with float8 weights, where they are possible."""
-    from common.float8 import require_float8, to_float8
+    from network.float8 import require_float8, to_float8
     from sampling.network_graphs import speed_up_sampling
 
     try:

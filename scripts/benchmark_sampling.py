@@ -76,7 +76,8 @@ def network(device: str) -> LLaDADiT:
     """The first table's network, random weights; bfloat16 on a GPU, fp32 on a CPU."""
     import torch
 
-    from llada_dit import FlexMDMConfig, LLaDAConfig, LLaDADiT
+    from llada_dit import LLaDADiT
+    from network.config import FlexMDMConfig, LLaDAConfig
 
     backbone = LLaDAConfig(
         d_model=256,
@@ -165,7 +166,7 @@ def measure(way: str, device: str) -> dict[str, float]:
     """
     import torch
 
-    from llada_utils import compile_network
+    from network.fast_blocks import compile_network
     from sampling import flexmdm as flexmdm_sampler
 
     clock = time.process_time if device == "cpu" else time.perf_counter
@@ -301,7 +302,7 @@ def make_parser() -> ArgumentParser:
 def main() -> None:
     """Print the tables, or with --measure one row's numbers as JSON."""
     args = make_parser().parse_args()
-    from llada_utils import pick_device
+    from network.devices import pick_device
 
     pick_device(args.device)
     if args.measure:

@@ -58,8 +58,8 @@ def build(width: int, layers: int, heads: int, mlp: int, vocabulary: int, device
     """A FlexMDM with LoRA r 128 and random weights."""
     import torch
 
-    from llada_dit import FlexMDMConfig, LLaDAConfig
     from llada_utils import build_flexmdm
+    from network.config import FlexMDMConfig, LLaDAConfig
 
     torch.manual_seed(0)
     backbone = LLaDAConfig(
@@ -274,7 +274,7 @@ def make_parser() -> ArgumentParser:
 def main() -> None:
     """Print the tables, or with --measure one process's numbers as JSON."""
     args = make_parser().parse_args()
-    from llada_utils import pick_device
+    from network.devices import pick_device
 
     pick_device(args.device)
     if args.measure:

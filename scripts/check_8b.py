@@ -35,7 +35,8 @@ from benchmark_training import status_mib
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from llada_dit import LLaDAConfig, LLaDADiT
+    from llada_dit import LLaDADiT
+    from network.config import LLaDAConfig
     from sampling.results import GenerationResult
 
 SHARDS, LIMIT_GIB = 6, 18.0
@@ -62,7 +63,7 @@ class Clock:
 
 def config_of(args: argparse.Namespace) -> LLaDAConfig:
     """LLaDA-8B's config, with the sizes that were given."""
-    from llada_dit import LLaDAConfig
+    from network.config import LLaDAConfig
 
     config = LLaDAConfig()  # LLaDA-8B's
     for size in SIZES:
@@ -175,7 +176,8 @@ def reload(args: argparse.Namespace, base: Path) -> None:
     """Load what use() saved; every trained tensor must be the file's."""
     import torch
 
-    from llada_utils import load_flexmdm, read_tensors
+    from llada_utils import load_flexmdm
+    from network.tensor_files import read_tensors
 
     clock = Clock()
     clock.say("reload: imports")

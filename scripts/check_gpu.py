@@ -277,7 +277,7 @@ def network(work: Work) -> str:
     """
     import torch
 
-    from common.packed_rows import Places
+    from network.packed_rows import Places
     from sampling.network_graphs import speed_up_sampling
 
     lengths, width = torch.tensor([5, 0, 40, 33]), 48
@@ -633,7 +633,7 @@ def float8(work: Work) -> str:
     """Weights in float8 against fp32 on the CPU, before and after graphs and compiled blocks."""
     import torch
 
-    from common.float8 import require_float8
+    from network.float8 import require_float8
     from sampling.network_graphs import speed_up_sampling
 
     try:
@@ -783,7 +783,7 @@ def main() -> None:
         )
     from benchmark_gpu import card
 
-    from llada_utils import pick_device
+    from network.devices import pick_device
 
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import torch

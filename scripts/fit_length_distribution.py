@@ -171,14 +171,9 @@ def main() -> None:
     from data.infills import infill_boundary_ids
     from data.token_rows import load_rows
     from data.tokenizer import load_tokenizer, reserved_ids
-    from llada_utils import (
-        checkpoint_kind,
-        load_flexmdm,
-        load_llada,
-        pick_device,
-        pick_dtype,
-        write_checkpoint,
-    )
+    from llada_utils import load_flexmdm, load_llada, write_checkpoint
+    from network.checkpoint_folder import checkpoint_kind
+    from network.devices import pick_device, pick_dtype
     from training.rows import check_origin, check_rows
 
     require_replaceable(args.output_dir, "checkpoint")

@@ -70,7 +70,9 @@ def main() -> None:
     from common.files import require_writable, write_json
     from data.token_rows import load_rows
     from data.tokenizer import load_tokenizer, reserved_ids
-    from llada_utils import checkpoint_kind, load_llada, pick_device, pick_dtype
+    from llada_utils import load_llada
+    from network.checkpoint_folder import checkpoint_kind
+    from network.devices import pick_device, pick_dtype
     from sampling.canvas_search import first_confidence
     from training.rows import check_origin, check_rows
 

@@ -117,7 +117,8 @@ def free_lengths(args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from data.token_rows import load_rows
-    from llada_utils import load_flexmdm, load_llada, pick_device
+    from llada_utils import load_flexmdm, load_llada
+    from network.devices import pick_device
     from sampling.flexmdm import generate_flexmdm
     from sampling.llada import generate_mdm
 

@@ -34,8 +34,10 @@ from data.tokenizer import (
     load_tokenizer,
     read_tokenizer,
 )
-from llada_dit import FIXED_SETTINGS, LLaDAConfig, LLaDAModelLM
-from llada_utils import load_into, read_tensors, write_checkpoint
+from llada_dit import LLaDAModelLM
+from llada_utils import write_checkpoint
+from network.config import FIXED_SETTINGS, LLaDAConfig
+from network.tensor_files import load_into, read_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

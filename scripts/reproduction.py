@@ -73,7 +73,7 @@ def machine(begun: Path) -> dict[str, Any]:
     """
     from benchmark_gpu import card
 
-    from llada_utils import pick_device
+    from network.devices import pick_device
 
     facts = card(device) if (device := pick_device()).type == "cuda" else {}
     cpu = (

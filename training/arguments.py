@@ -243,20 +243,19 @@ class RunArguments(RunFlags, TrainingArguments):  # type: ignore[misc]  # our ow
             return f"zero-{zero.get('stage', 0)}"
         return "sharded" if self.fully_shard or self.fsdp else "whole"
 
+    def lora_settings(self) -> dict[str, Any]:
+        """peft's settings of a new LoRA, as the flags choose them."""
+        return {
+            "r": self.lora_r,
+            "lora_alpha": self.lora_alpha,
+            "lora_dropout": self.lora_dropout,
+        }
+
     def flexmdm_settings(self) -> dict[str, Any]:
         """Fields of FlexMDMConfig that the flags choose."""
-        lora = (
-            None
-            if self.all_parameters
-            else {
-                "r": self.lora_r,
-                "lora_alpha": self.lora_alpha,
-                "lora_dropout": self.lora_dropout,
-            }
-        )
         return {
             "insertion_schedule": parse_schedule(self.insertion_schedule).to_config(),
-            "lora": lora,
+            "lora": None if self.all_parameters else self.lora_settings(),
             "unmask_schedule": parse_schedule(self.unmask_schedule).to_config(),
             "length_head": self.length_head,
             "length_distribution": self.length_distribution,

@@ -21,7 +21,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from common.errors import InputError
 from common.files import read_json, write_json
 from llada_dit import LLaDADiT
-from llada_utils import read_tensors
+from network.tensor_files import read_tensors
 from training.sharding import copy_into
 
 MANIFEST = "complete.json"

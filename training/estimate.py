@@ -16,9 +16,13 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from common.files import read_json
-from common.packed_rows import PaddedRows
-from llada_dit import CHUNK_BYTES, FlexMDMConfig, LLaDABlock, LLaDAConfig, LLaDAModelLM, rope_tables
-from llada_utils import add_lora, build_flexmdm, flexmdm_config, llada_config, named_base
+from llada_dit import LLaDABlock, LLaDAModelLM, rope
+from llada_utils import build_flexmdm
+from network.checkpoint_folder import flexmdm_config, llada_config, named_base
+from network.config import FlexMDMConfig, LLaDAConfig
+from network.cross_entropy import CHUNK_BYTES
+from network.lora import add_lora
+from network.packed_rows import PaddedRows
 
 if TYPE_CHECKING:
     from training.arguments import RunArguments
@@ -114,7 +118,7 @@ def meta_model(args: "RunArguments", folder: str | Path | None = None) -> Any:
     downloaded.
     """
     source = folder or args.init_from or args.model_name_or_path
-    lora = {"r": args.lora_r, "lora_alpha": args.lora_alpha, "lora_dropout": args.lora_dropout}
+    lora = args.lora_settings()
     if args.init_from and args.variable_length:
         return build_flexmdm(flexmdm_config(Path(source)))
     adapter = Path(source) / "adapter_config.json"
@@ -179,7 +183,7 @@ def saved_bytes_a_token(width: int, mlp_width: int, heads: int, kv_heads: int) -
             torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
             torch.autocast("cpu", torch.bfloat16),
         ):
-            cos, sin = (table[:, None] for table in rope_tables(128, d // 2, 1e4, "cpu"))
+            cos, sin = (table[:, None] for table in rope(torch.arange(128), d // 2, 1e4))
             out = block(
                 x,
                 cos,

@@ -13,8 +13,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from common.packed_rows import Places
-from llada_dit import cross_entropy
+from network.cross_entropy import cross_entropy
+from network.packed_rows import Places
 
 Batch: TypeAlias = dict[str, Tensor]  # what a collator makes of B rows
 

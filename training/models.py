@@ -17,14 +17,10 @@ def build_model(args: "RunArguments") -> tuple[Any, Any]:
     from common.files import resolve_folder
     from data.tokenizer import load_tokenizer
     from llada_dit import LLaDAModelLM
-    from llada_utils import (
-        add_lora,
-        llada_config,
-        load_flexmdm,
-        load_llada,
-        new_flexmdm,
-        quantize_base,
-    )
+    from llada_utils import load_flexmdm, load_llada, new_flexmdm
+    from network.checkpoint_folder import llada_config
+    from network.lora import add_lora
+    from network.quantization import quantize_base
     from training.memory import require_room_for_training
 
     set_seed(args.seed)
@@ -41,21 +37,9 @@ def build_model(args: "RunArguments") -> tuple[Any, Any]:
             model.add_length_distribution(args.length_distribution)
         if args.variable_length:
             model.config.length_distribution_at_start = False  # from now on at all times
-            if not model.config.attend_to_padding:  # else it is the width of every row
+            # attending to padding, a network is evaluated at the width that it was trained with
+            if not (args.evaluate_only and model.config.attend_to_padding):
                 model.config.max_length = args.sft_max_length
-        if (
-            isinstance(model, LLaDAModelLM)
-            and not hasattr(model, "peft_config")
-            and not args.all_parameters
-        ):
-            add_lora(
-                model,
-                {
-                    "r": args.lora_r,
-                    "lora_alpha": args.lora_alpha,
-                    "lora_dropout": args.lora_dropout,
-                },
-            )
     elif args.from_scratch:
         if args.variable_length or not args.all_parameters:
             raise InputError(
@@ -67,15 +51,16 @@ def build_model(args: "RunArguments") -> tuple[Any, Any]:
         model = new_flexmdm(args.model_name_or_path, dtype=dtype, **args.flexmdm_settings())
     else:
         model = load_llada(args.model_name_or_path, dtype=dtype)
-        if not args.all_parameters:
-            add_lora(
-                model,
-                {
-                    "r": args.lora_r,
-                    "lora_alpha": args.lora_alpha,
-                    "lora_dropout": args.lora_dropout,
-                },
-            )
+    llada = isinstance(model, LLaDAModelLM)
+    if llada and not args.all_parameters and not hasattr(model, "peft_config"):
+        add_lora(model, args.lora_settings())
     if args.load_in_4bit:
         quantize_base(model)
     return model, tokenizer
+
+
+def longest_row(args: "RunArguments", model: Any) -> int:
+    """The most tokens of a row that a run may train or evaluate build_model's model on."""
+    if not args.variable_length:
+        return args.sft_max_length
+    return min(args.sft_max_length, model.config.max_length)

@@ -10,11 +10,10 @@ import math
 import re
 import shutil
 import signal
-import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import TrainerCallback
@@ -27,17 +26,14 @@ from data.noise_stream import NoiseStream
 from data.token_rows import held_out_split, load_rows, row_lengths, rows_hash
 from data.tokenizer import reserved_ids
 from llada_dit import LLaDADiT
-from llada_utils import (
-    checkpoint_hash,
-    checkpoint_kind,
-    compile_network,
-    end_process_group,
-    named_base,
-)
+from network.checkpoint_folder import checkpoint_hash, checkpoint_kind, named_base
+from network.fast_blocks import compile_network
 from training.arguments import RunArguments
 from training.checkpoints import check_checkpoint, newest_complete
 from training.likelihood_bound import report
 from training.memory import HELD_OUT, training_advice
+from training.models import longest_row
+from training.process_group import decide_on_rank_zero, end_process_group
 from training.progress import print_ending, show_progress
 from training.rows import check_origin, check_rows
 from training.sharding import shard_by_fsdp2, shard_by_zero3
@@ -46,7 +42,6 @@ from training.trainer import DiffusionTrainer, named_failure
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Decided = TypeVar("Decided")
 LOCK = "lock"  # in a run's folder: who holds it is training there
 # settings.json of every run has these, and says by them that the folder is ours
 OF_A_RUN = {"global_batch", "rows"}
@@ -192,25 +187,6 @@ def input_hashes(args: RunArguments) -> dict[str, str]:
         "start_hash": checkpoint_hash(start, flag),
     }
     return hashes | ({"base_hash": checkpoint_hash(base)} if base else {})
-
-
-def decide_on_rank_zero(args: RunArguments, decide: Callable[[], Decided]) -> Decided:
-    """Call decide() in the first process; every process gets its result, or ends with its error:
-    one line from the first process, exit code 2.
-    """
-    outcome: list[Any] = [None, None]
-    if args.process_index == 0:
-        try:
-            outcome[0] = decide()
-        except InputError as error:
-            outcome[1] = str(error)
-    if args.world_size > 1:
-        torch.distributed.broadcast_object_list(outcome, src=0)
-    if outcome[1] is not None:
-        if args.process_index > 0:
-            sys.exit(2)
-        raise InputError(outcome[1])
-    return outcome[0]
 
 
 def prepare_output(args: RunArguments, settings: Mapping[str, Any]) -> tuple[str | None, bool]:
@@ -516,14 +492,11 @@ def evaluate_only(
     """Print the NLL upper bound and the loss by quarter of time of a model on rows (a data set with
     input_ids). Nothing is written.
     """
-    longest = args.sft_max_length
-    if getattr(model.config, "attend_to_padding", False):
-        longest = min(longest, model.config.max_length)  # the width of every row
     check_rows(
         rows,
         getattr(model, "backbone", model).config.embedding_size,
         reserved_ids(tokenizer),
-        longest,
+        longest_row(args, model),
         "--eval_data" if args.eval_data else "--train_data",
         hasattr(args, "task"),
     )

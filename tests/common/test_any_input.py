@@ -21,7 +21,8 @@ import preprocess_math
 from common.errors import InputError
 from evaluation.benchmarks import INFILL_FIELDS
 from evaluation.generation_run import GenerationRun, Stop
-from llada_utils import checkpoint_kind, load_flexmdm, load_llada, write_checkpoint
+from llada_utils import load_flexmdm, load_llada, write_checkpoint
+from network.checkpoint_folder import checkpoint_kind
 from training.rows import check_origin
 
 SCALARS = (

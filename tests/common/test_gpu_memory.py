@@ -19,7 +19,10 @@ import llada_utils
 from common import gpu_memory
 from common.errors import InputError, run
 from llada_dit import LLaDADiT, LLaDAModelLM
-from llada_utils import add_lora, build_flexmdm, pick_device, write_checkpoint
+from llada_utils import build_flexmdm, write_checkpoint
+from network.checkpoint_folder import flexmdm_config
+from network.devices import pick_device
+from network.lora import add_lora
 from training import memory as training_memory
 
 # before read_tensors is replaced, which it imports by name
@@ -157,7 +160,7 @@ def test_every_script_refuses_a_missing_device(device, made, refused, monkeypatc
 def test_weights_that_cannot_fit_are_not_read(made, refused, monkeypatch, tmp_path):
     """Refused from the first byte that is missing on, and no earlier."""
     monkeypatch.setattr(llada_utils, "read_tensors", unread)
-    model = build_flexmdm(llada_utils.flexmdm_config(made / "flexmdm"))
+    model = build_flexmdm(flexmdm_config(made / "flexmdm"))
     size = 4 * sum(parameter.numel() for parameter in model.parameters())
     words = ("--checkpoint_path", made / "flexmdm", "--prompt", "w7")
     monkeypatch.setattr(gpu_memory, "device_memory", lambda device: size - 1)
@@ -221,7 +224,7 @@ def test_a_run_whose_weights_and_optimizer_cannot_fit_is_refused(
     for memory, word in ((need - 1, "GPU memory"), (need, "weights were read")):
         # load_into asks the same question of the CPU, which a run loads to
         monkeypatch.setattr(gpu_memory, "device_memory", lambda device, memory=memory: memory)
-        monkeypatch.setattr(llada_utils, "require_room", lambda *_: None)
+        monkeypatch.setattr("network.tensor_files.require_room", lambda *_: None)
         assert word in refused(f"{SCRIPTS['transfer']}.py", *words)
     assert not (tmp_path / "run").exists()
 

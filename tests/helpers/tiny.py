@@ -6,7 +6,8 @@ import json
 
 import torch
 
-from llada_dit import FIXED_SETTINGS, FlexMDMConfig, LLaDAConfig, LLaDADiT, LLaDAModelLM
+from llada_dit import LLaDADiT, LLaDAModelLM
+from network.config import FIXED_SETTINGS, FlexMDMConfig, LLaDAConfig
 
 MASK, PAD = 58, 59
 

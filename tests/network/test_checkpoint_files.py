@@ -19,18 +19,10 @@ from safetensors.torch import load_file, save_file
 from common import config_values
 from common.errors import InputError
 from data.tokenizer import load_tokenizer
-from llada_dit import FlexMDMConfig, LLaDAConfig
-from llada_utils import (
-    add_lora,
-    base_of_checkpoint,
-    checkpoint_kind,
-    export_merged,
-    load_flexmdm,
-    load_llada,
-    named_base,
-    new_flexmdm,
-    write_checkpoint,
-)
+from llada_utils import export_merged, load_flexmdm, load_llada, new_flexmdm, write_checkpoint
+from network.checkpoint_folder import base_of_checkpoint, checkpoint_kind, named_base
+from network.config import FlexMDMConfig, LLaDAConfig
+from network.lora import add_lora
 
 LORA = {"r": 2, "lora_alpha": 2, "lora_dropout": 0.1}
 
@@ -92,6 +84,7 @@ TAKEN = {  # what is odd elsewhere and fine here
     "init_std": lambda v: v in (1.5, 10**10),
     "lora_alpha": lambda v: v in (1.5, 10**10),
     "attend_to_padding": lambda v: v is True,
+    "length_distribution_at_start": lambda v: v is True,
     "lora": lambda v: v in ({}, ""),
     "base_model_name_or_path": lambda v: isinstance(v, str) and v != "",
 }

@@ -7,11 +7,11 @@ import pytest
 import tiny
 import torch
 
-from common.packed_rows import Places
 from data.noise_stream import NoiseStream
 from flexmdm_interpolant import GeometricSchedule
 from flexmdm_trainer import FlexMDMCollator, flexmdm_losses, flexmdm_reconstruction
 from llada_trainer import LLaDACollator, llada_losses, token_costs
+from network.packed_rows import Places
 from sampling.flexmdm import generate_flexmdm, generate_flexmdm_infilling
 from sampling.llada import generate_mdm, generate_mdm_infilling
 

@@ -14,18 +14,13 @@ import torch
 import eval_gsm8k
 import flexmdm_inference
 from common.errors import InputError
-from common.float8 import is_float8
 from common.rows import write_rows
 from data.word_problems import math_rows
 from llada_dit import LLaDADiT
-from llada_utils import (
-    add_lora,
-    load_flexmdm,
-    load_llada,
-    new_flexmdm,
-    pick_dtype,
-    write_checkpoint,
-)
+from llada_utils import load_flexmdm, load_llada, new_flexmdm, write_checkpoint
+from network.devices import pick_dtype
+from network.float8 import is_float8
+from network.lora import add_lora
 
 FLOAT8 = torch.float8_e4m3fn
 LORA = {"r": 2, "lora_alpha": 3, "lora_dropout": 0.1}
@@ -170,7 +165,7 @@ def test_without_torchao_it_is_refused_before_weights_are_read(made, monkeypatch
 def test_the_gpus_that_can(monkeypatch, capability, fits):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "card")
-    monkeypatch.setattr("common.float8.torchao", lambda: None)
+    monkeypatch.setattr("network.float8.torchao", lambda: None)
     if fits:
         assert pick_dtype("float8", "cuda") == FLOAT8
     else:

@@ -11,7 +11,8 @@ from test_losses import batch_items
 
 from common.errors import InputError
 from flexmdm_trainer import FlexMDMCollator, flexmdm_losses, gap_loss, interpolant_of
-from llada_dit import FlexMDMConfig, share_out
+from network.config import FlexMDMConfig
+from network.length_heads import share_out
 
 HEADS = ("log_rate", "total")
 

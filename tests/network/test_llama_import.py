@@ -19,10 +19,10 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from common.errors import InputError
-from common.packed_rows import PaddedRows
 from data.tokenizer import load_tokenizer
-from llada_dit import rope_tables
+from llada_dit import rope
 from llada_utils import load_llada
+from network.packed_rows import PaddedRows
 
 
 def write_source(folder, **changes):
@@ -51,7 +51,7 @@ def causal_logits(model, ids):
     """Our network's logits (1, L, V) under a causal mask, which it has no flag for."""
     n, config = ids.shape[1], model.config
     width = config.d_model // config.n_heads
-    cos, sin = (table[:, None] for table in rope_tables(n, width, config.rope_theta, "cpu"))
+    cos, sin = (table[:, None] for table in rope(torch.arange(n), width, config.rope_theta))
     rows = PaddedRows(n, None, "cpu")
     rows.mask = torch.ones(n, n, dtype=torch.bool).tril()
     hidden = model.model.transformer.wte(ids)

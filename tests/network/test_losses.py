@@ -20,9 +20,9 @@ from flexmdm_interpolant import (
     PowerSchedule,
 )
 from flexmdm_trainer import FlexMDMCollator, flexmdm_losses, gap_loss, interpolant_of
-from llada_dit import cross_entropy
 from llada_trainer import LLaDACollator, llada_losses
 from llada_utils import load_flexmdm
+from network.cross_entropy import cross_entropy
 
 
 class Fixed(torch.nn.Module):

@@ -9,12 +9,11 @@ import tiny
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import llada_dit
 from data.noise_stream import NoiseStream
 from flexmdm_trainer import FlexMDMCollator, flexmdm_losses, interpolant_of
-from llada_dit import chunked_cross_entropy, cross_entropy
 from llada_trainer import LLaDACollator, llada_losses
-from llada_utils import add_lora
+from network.cross_entropy import chunked_cross_entropy, cross_entropy
+from network.lora import add_lora
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
 
@@ -39,7 +38,7 @@ def test_chunked_loss_and_gradients_equal_the_unchunked_ones(positions, dtype, m
     and of the head itself.
     """
     model = with_lora(tiny.llada()).to(dtype)
-    monkeypatch.setattr(llada_dit, "CHUNK_BYTES", 7 * 4 * 60)
+    monkeypatch.setattr("network.cross_entropy.CHUNK_BYTES", 7 * 4 * 60)
     hidden = torch.randn(positions, 32, dtype=dtype, requires_grad=True)
     targets, weights = torch.randint(0, 60, (positions,)), torch.rand(positions, dtype=dtype)
     found = []
@@ -73,7 +72,7 @@ def test_the_backward_pass_repeats_the_same_dropout(monkeypatch):
     was reported.
     """
     model = with_lora(tiny.llada(), dropout=0.5).double().train()
-    monkeypatch.setattr(llada_dit, "CHUNK_BYTES", 7 * 4 * 60)
+    monkeypatch.setattr("network.cross_entropy.CHUNK_BYTES", 7 * 4 * 60)
     hidden, targets = torch.randn(30, 32, dtype=torch.float64), torch.randint(0, 60, (30,))
     gradients = []
     for again in (True, False):
@@ -121,7 +120,7 @@ def test_full_logits_are_never_materialised(monkeypatch):
     or one chunk's logits.
     """
     model = with_lora(tiny.llada(vocab_size=5000, embedding_size=5000))
-    monkeypatch.setattr(llada_dit, "CHUNK_BYTES", 10 * 4 * 5000)
+    monkeypatch.setattr("network.cross_entropy.CHUNK_BYTES", 10 * 4 * 5000)
     hidden, targets = torch.randn(200, 32, requires_grad=True), torch.randint(0, 5000, (200,))
     with Largest() as seen:
         chunked_cross_entropy(model.head, hidden, targets, 5000).sum().backward()
@@ -173,7 +172,7 @@ def test_a_packed_training_step_equals_the_unpacked_one(kind, dtype, checkpointi
     the gradient of every parameter.
     """
     model = with_lora(tiny.flexmdm() if kind == "flexmdm" else tiny.llada()).to(dtype)
-    monkeypatch.setattr(llada_dit, "CHUNK_BYTES", 7 * 4 * 60)
+    monkeypatch.setattr("network.cross_entropy.CHUNK_BYTES", 7 * 4 * 60)
     if dtype == torch.float64:  # the parts that are fp32 by design stand in the way of 1e-6
         monkeypatch.setattr(
             torch.Tensor,

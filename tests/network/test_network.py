@@ -14,17 +14,11 @@ from new_base import import_llama
 
 from common.errors import InputError
 from data.tokenizer import load_tokenizer
-from llada_dit import FIXED_SETTINGS, LLaDAConfig, ScalarLengthHead, timestep_embedding
-from llada_utils import (
-    add_lora,
-    checkpoint_kind,
-    export_merged,
-    load_flexmdm,
-    load_llada,
-    merge_lora,
-    new_flexmdm,
-    write_checkpoint,
-)
+from llada_dit import ScalarLengthHead, timestep_embedding
+from llada_utils import export_merged, load_flexmdm, load_llada, new_flexmdm, write_checkpoint
+from network.checkpoint_folder import checkpoint_kind
+from network.config import FIXED_SETTINGS, LLaDAConfig
+from network.lora import add_lora, merge_lora
 
 LORA = {"r": 4, "lora_alpha": 6, "lora_dropout": 0.0}
 HEADS = {
@@ -62,12 +56,12 @@ def test_golden_llada(golden, golden_dir):
 
 
 def test_golden_llada_inside_a_block(golden, golden_dir):
-    from common.packed_rows import PaddedRows
-    from llada_dit import rope_tables, rotate
+    from llada_dit import rope, rotate
+    from network.packed_rows import PaddedRows
 
     numbers = golden("llada_tiny/golden.safetensors")
     model = load_llada(golden_dir / "llada_tiny")
-    cos, sin = rope_tables(128, 16, 500000.0, "cpu")
+    cos, sin = rope(torch.arange(128), 16, 500000.0)
     torch.testing.assert_close(cos, numbers["rope_cos"], rtol=0, atol=1e-6)
     torch.testing.assert_close(sin, numbers["rope_sin"], rtol=0, atol=1e-6)
     block, x = model.model.transformer.blocks[1], numbers["hidden_states.1"]
@@ -349,8 +343,8 @@ def test_8b_sizes_are_the_papers():
     """LLaDA-8B's config gives 8,015,581,184 base and 402,657,281 trainable parameters (on the meta
     device: nothing is allocated).
     """
-    from llada_dit import FlexMDMConfig
     from llada_utils import build_flexmdm
+    from network.config import FlexMDMConfig
 
     backbone = LLaDAConfig().to_json()
     model = build_flexmdm(
@@ -503,10 +497,10 @@ def test_import_of_a_llama(tmp_path, data_dir):
     )
     ids = torch.randint(3, 512, (1, 12))
     hidden = ours.model.transformer.wte(ids)  # longer: our blocks under a causal mask
-    from common.packed_rows import PaddedRows
-    from llada_dit import rope_tables
+    from llada_dit import rope
+    from network.packed_rows import PaddedRows
 
-    cos, sin = (table[:, None] for table in rope_tables(12, 8, ours.config.rope_theta, "cpu"))
+    cos, sin = (table[:, None] for table in rope(torch.arange(12), 8, ours.config.rope_theta))
     rows = PaddedRows(12, None, "cpu")
     rows.mask = torch.ones(12, 12, dtype=torch.bool).tril()
     for block in ours.model.transformer.blocks:
@@ -563,7 +557,8 @@ def test_a_base_in_four_bits(tmp_path):
     what it holds without.
     """
     bitsandbytes = pytest.importorskip("bitsandbytes")
-    from llada_utils import quantize_base, write_checkpoint
+    from llada_utils import write_checkpoint
+    from network.quantization import quantize_base
     from training.estimate import flops_per_token
 
     base = tiny.write_llada(

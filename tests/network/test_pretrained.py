@@ -30,16 +30,10 @@ from transformers import (
 from common.errors import InputError
 from data.tokenizer import load_tokenizer
 from llada_dit import LLaDADiT, LLaDAModelLM
-from llada_utils import (
-    add_lora,
-    checkpoint_kind,
-    export_merged,
-    load_flexmdm,
-    load_llada,
-    named_base,
-    new_flexmdm,
-    write_checkpoint,
-)
+from llada_utils import export_merged, load_flexmdm, load_llada, new_flexmdm, write_checkpoint
+from network.checkpoint_folder import checkpoint_kind, named_base
+from network.fast_blocks import fuse_projections
+from network.lora import add_lora
 
 WIDE = {"d_model": 64, "mlp_hidden_size": 128}  # bitsandbytes' CPU code needs rows of 64
 LORA = {"r": 2, "lora_alpha": 3, "lora_dropout": 0.1}
@@ -245,7 +239,7 @@ def test_fused_matrices_are_saved_as_they_are(made, tmp_path):
     model = AutoModel.from_pretrained(made / "base")
     expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for block in model.model.transformer.blocks:
-        block.fuse()
+        fuse_projections(block)
     model.save_pretrained(tmp_path)
     saved = AutoModel.from_pretrained(tmp_path).state_dict()
     assert all(torch.equal(saved[name], tensor) for name, tensor in expected.items())

@@ -25,7 +25,7 @@ from test_sampler_exactness import COMMON, LAWS, ORDERS, is_exact
 
 from common.errors import InputError
 from flexmdm_interpolant import LinearSchedule, PowerSchedule
-from llada_dit import LengthDistribution, count_bins
+from network.length_heads import LengthDistribution, count_bins
 from sampling import flexmdm, partial_count
 from sampling.flags import add_flexmdm_flags, add_model_flags, options_from
 from sampling.flexmdm import generate_flexmdm, generate_flexmdm_infilling

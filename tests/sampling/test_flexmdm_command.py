@@ -15,7 +15,7 @@ from conftest import ROOT
 
 import flexmdm_inference
 from common.errors import run
-from llada_utils import compile_network
+from network.fast_blocks import compile_network
 from sampling.flexmdm import generate_flexmdm, generate_flexmdm_infilling
 
 SCRIPT = ROOT / "flexmdm_inference.py"

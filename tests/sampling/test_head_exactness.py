@@ -10,7 +10,7 @@ from exact_posterior import ExactPosterior
 from test_sampler_exactness import LAWS, is_exact
 
 from flexmdm_interpolant import PowerSchedule
-from llada_dit import share_out
+from network.length_heads import share_out
 
 
 @pytest.fixture

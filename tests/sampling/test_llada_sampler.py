@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from common.packed_rows import PaddedRows
-from llada_dit import LLaDAConfig, LLaDAModelLM, rope_tables
+from llada_dit import LLaDAModelLM, rope
+from network.config import LLaDAConfig
+from network.packed_rows import PaddedRows
 from sampling.llada import generate_mdm, generate_mdm_infilling
 from sampling.llada_blocks import unmasking_plan, unmaskings_of_block
 from sampling.llada_sampler import CONFIDENCE, TOKEN
@@ -525,7 +526,7 @@ def test_between_refreshes_only_cached_prompt_keys_and_values_are_stale(network)
     x_old = network.model.transformer.wte(first)
     x_new = network.model.transformer.wte(second)[:, prompt:]
     cos, sin = (
-        table[:, None] for table in rope_tables(prompt + masks, 8, network.config.rope_theta, "cpu")
+        table[:, None] for table in rope(torch.arange(prompt + masks), 8, network.config.rope_theta)
     )
     rows = PaddedRows(prompt + masks, None, "cpu")
     for block in network.model.transformer.blocks:

@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 
-from common.packed_rows import PaddedRows
+from network.packed_rows import PaddedRows
 from sampling.flexmdm import generate_flexmdm, generate_flexmdm_infilling
 from sampling.prefix_cache import PrefixCache
 
@@ -81,11 +81,11 @@ def test_between_refreshes_only_the_prompt_is_stale(network):
     assert cache.tokens == prompt + 2 * (answer + 1)
     backbone, end = network.backbone, torch.tensor([[tiny.PAD]])
     rows = PaddedRows(prompt + answer + 1, None, "cpu")
-    from llada_dit import rope_tables
+    from llada_dit import rope
 
     cos, sin = (
         table[:, None]
-        for table in rope_tables(prompt + answer + 1, 8, backbone.config.rope_theta, "cpu")
+        for table in rope(torch.arange(prompt + answer + 1), 8, backbone.config.rope_theta)
     )
     old, new = (backbone.model.transformer.wte(torch.cat([ids, end], 1)) for ids in (first, second))
     new = new[:, prompt:]

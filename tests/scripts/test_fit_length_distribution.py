@@ -16,7 +16,8 @@ from training_helpers import weights
 
 from common.errors import InputError
 from data.infills import infill_boundary_ids
-from llada_utils import add_lora, load_flexmdm, load_llada, write_checkpoint
+from llada_utils import load_flexmdm, load_llada, write_checkpoint
+from network.lora import add_lora
 from sampling.length_law import missing_log_probs
 
 PROMPT = 3

@@ -6,6 +6,7 @@ Run: pytest tests/scripts/test_layout.py
 import ast
 import re
 import subprocess
+import tomllib
 
 import pytest
 from conftest import ROOT
@@ -27,21 +28,23 @@ TOP_LEVEL = {
     "eval_humaneval_infill",
     "demo",
 }
-NETWORK = {"flexmdm_interpolant", "llada_dit", "llada_utils"}
+FOLDERS = ("common", "data", "network", "sampling", "training", "evaluation")
+NETWORK = {"flexmdm_interpolant", "network", "llada_dit", "llada_utils"}
 # who may import whom, itself apart; scripts, tests and the rest of the top level: everybody
 MAY_IMPORT = {
     "common": set(),
     "data": {"common"},
     "flexmdm_interpolant": {"common"},
-    "llada_dit": {"common", "flexmdm_interpolant"},
-    "llada_utils": {"common", "data", "llada_dit", "flexmdm_interpolant"},
+    "network": {"common", "flexmdm_interpolant"},
+    "llada_dit": {"common", "flexmdm_interpolant", "network"},
+    "llada_utils": {"common", "data"} | NETWORK,
     "sampling": {"common"} | NETWORK,
     "training": {"common", "data"} | NETWORK,
     "evaluation": {"common", "data", "sampling"} | NETWORK,
 }
 # Methods of the networks that are short names for functions built on them, as transformers' users
 # expect (from_pretrained, generate_text): imported inside of these methods only
-SHORT_NAMES = {"llada_dit": {"llada_utils", "flexmdm_inference", "llada_inference"}}
+SHORT_NAMES = {"network/base": {"llada_utils", "flexmdm_inference", "llada_inference"}}
 COLUMNS = 100
 
 
@@ -67,12 +70,11 @@ def imported(name):
         for node in ast.walk(function)
     }
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            if node in inside and node.module in SHORT_NAMES.get(name.removesuffix(".py"), ()):
-                continue
+        short = SHORT_NAMES.get(name.removesuffix(".py"), set()) if node in inside else set()
+        if isinstance(node, ast.ImportFrom) and node.module and node.module not in short:
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            found |= {alias.name for alias in node.names} - short
     return {module for module in found if module.split(".")[0] in {*MAY_IMPORT, *TOP_LEVEL}}
 
 
@@ -81,9 +83,16 @@ def test_the_top_level_is_the_papers_scripts_and_the_demo():
 
 
 def test_every_folder_has_a_description():
-    for name in ("common", "data", "sampling", "training", "evaluation", "evaluation/sandbox"):
+    for name in (*FOLDERS, "evaluation/sandbox"):
         tree = ast.parse((ROOT / name / "__init__.py").read_text())
         assert ast.get_docstring(tree) and len(tree.body) == 1, name
+
+
+def test_every_folder_and_script_is_installed():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    inits = [name for name in tracked_python() if name.endswith("/__init__.py")]
+    folders = {name.removesuffix("/__init__.py").replace("/", ".") for name in inits}
+    assert set(settings["packages"]) == folders and set(settings["py-modules"]) == TOP_LEVEL
 
 
 @pytest.mark.parametrize("room", MAY_IMPORT)
@@ -214,7 +223,9 @@ def test_the_sandbox_imports_nothing_of_ours():
 @pytest.mark.parametrize(
     "line",
     [
-        "from llada_utils import load_llada, load_flexmdm, load_tokenizer",
+        "from llada_dit import FIXED_SETTINGS, FlexMDMConfig, LLaDAConfig, LLaDADiT, LLaDAModelLM",
+        "from llada_utils import load_llada, load_flexmdm, new_flexmdm, load_tokenizer",
+        "from llada_utils import checkpoint_kind, pick_device, pick_dtype, write_checkpoint",
         "from flexmdm_inference import generate_flexmdm, generate_flexmdm_infilling",
         "from llada_inference import generate_mdm, generate_mdm_infilling",
         "from flexmdm_interpolant import LinearSchedule, PowerSchedule, GeometricSchedule",

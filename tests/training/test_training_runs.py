@@ -32,14 +32,8 @@ from training_helpers import (
 from common.errors import InputError
 from data.noise_stream import NoiseStream, balance_micro_batches
 from flexmdm_trainer import FlexMDMCollator, FlexMDMTrainer
-from llada_utils import (
-    checkpoint_hash,
-    checkpoint_kind,
-    load_flexmdm,
-    load_llada,
-    named_base,
-    write_checkpoint,
-)
+from llada_utils import load_flexmdm, load_llada, write_checkpoint
+from network.checkpoint_folder import checkpoint_hash, checkpoint_kind, named_base
 from training.checkpoints import trained_pairs
 
 
@@ -804,9 +798,11 @@ def test_a_fitted_length_distribution_that_is_trained_on_holds_at_all_times(made
 
 @pytest.mark.parametrize("attend_to_padding", [False, True])
 def test_a_checkpoint_is_continued_or_evaluated_beyond_its_length(attend_to_padding, tmp_path):
-    """Rows of up to --sft_max_length fit; where padding is attended to, the width stays."""
+    """Rows of up to --sft_max_length fit; where padding is attended to, a network that is only
+    evaluated keeps its width.
+    """
     from training.arguments import RunArguments
-    from training.models import build_model
+    from training.models import build_model, longest_row
     from training.run import evaluate_only
 
     model = tiny.flexmdm(attend_to_padding=attend_to_padding)
@@ -822,9 +818,13 @@ def test_a_checkpoint_is_continued_or_evaluated_beyond_its_length(attend_to_padd
     )
     rows = Dataset.from_dict({"input_ids": [[7] * 33]})
     model, tokenizer = build_model(args)
-    assert model.config.max_length == (20 if attend_to_padding else 33)
     items = [{"input_ids": np.full(33, 7), "prompt_length": 0, "time_uniform": 0.5}]
     items[0]["random"] = np.random.default_rng(0)
+    assert FlexMDMCollator(model.config)(items)["x1"].shape == (1, 33)
+    assert longest_row(args, model) == 33
+    args.evaluate_only = True
+    model, tokenizer = build_model(args)
+    assert longest_row(args, model) == (20 if attend_to_padding else 33)
     collate = FlexMDMCollator(model.config)
     if not attend_to_padding:
         assert collate(items)["x1"].shape == (1, 33)

@@ -90,7 +90,7 @@ def wanted_device(device_map: Any) -> str:
 
 
 def wanted_quantization(config: Any) -> dict[str, Any] | None:
-    """The arguments of llada_utils.quantize_base for a BitsAndBytesConfig (or its dict), or None.
+    """The arguments of quantization.quantize_base for a BitsAndBytesConfig (or its dict), or None.
     Raises InputError for anything but 4 bits, and where bitsandbytes is not installed.
     """
     if config is None:
