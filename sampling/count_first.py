@@ -94,7 +94,9 @@ class CountedInsertion(Insertion):
         counted: tuple[Rows, Rows],
         law: NDArray[np.generic] | None,
     ) -> Rows:
-        """The numbers of the counted rows, whatever g says. Returns them, (R,)."""
+        """In the rows that were counted, whatever g says. Returns how many masks each row received,
+        (R,).
+        """
         number = np.zeros(len(live), dtype=np.int64)
         if law is not None:
             rows = live[counted[0]]

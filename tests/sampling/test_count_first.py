@@ -21,7 +21,7 @@ from exact_posterior import (
     random_prompts,
     total_variation,
 )
-from test_sampler_exactness import COMMON, LAWS, ORDERS, is_exact
+from test_sampler_exactness import COMMON, LAWS, ORDERS, SCHEDULES, is_exact
 
 from common.errors import InputError
 from flexmdm_interpolant import LinearSchedule, PowerSchedule
@@ -93,12 +93,13 @@ def test_count_first_samples_the_exact_law(law, order, rng):
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("order", ["random", "top_prob"])
 def test_counting_a_share_and_inserting_the_rest_samples_the_exact_law(law, order, rng):
-    contexts, schedule = LAWS[law](rng), PowerSchedule(1.7)
+    contexts, schedule = LAWS[law](rng), SCHEDULES[str(rng.choice(list(SCHEDULES)))]()
     share = float(rng.choice([0.2, 0.5, 0.8, 1.0]))
-    model = WithCount(contexts, schedule)
+    model, inserted = WithCount(contexts, schedule), float(schedule.at(torch.tensor(1.0)))
     settings = dict(sampler="event_driven", placed_share=share, insertion_schedule=schedule)
     settings |= {"length_choice": "drawn", **ORDERS[order]}
-    assert is_exact(contexts, model, rng, **settings)
+    settings["unmask_schedule"] = PowerSchedule(float(rng.uniform(0.6, 2.5)))
+    assert is_exact(contexts, model, rng, inserted=inserted, **settings)
     assert model.counted >= 20_000 and model.unknown == 0
 
 
