@@ -60,7 +60,8 @@ def main() -> None:
     """Train as the flags say, or --dry_run, or --evaluate_only. Raises InputError."""
     first_look(RunFlags, __doc__)
     from training.arguments import RunArguments, parse_arguments
-    from training.run import check_kind, dry_run, evaluate_only, held_out_rows, train
+    from training.held_out import evaluate_only, held_out_rows
+    from training.run import check_kind, dry_run, train
 
     args = parse_arguments(RunArguments, __doc__)
     check_kind(args)

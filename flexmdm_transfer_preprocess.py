@@ -42,8 +42,9 @@ from common.command_line import ArgumentParser, require_positive
 from common.errors import InputError, run
 from common.files import describe_files, is_finished
 from common.progress import add_quiet_flag, command, ending
-from data.chunking import CUTTING_SETTINGS, choose_rows, cut_corpus
+from data.chunking import CUTTING_SETTINGS, cut_corpus
 from data.corpora import CORPORA, hub_files, local_files
+from data.corpus_splits import choose_rows
 from data.token_rows import write_dataset
 from data.tokenizer import open_tokenizer, tokenizer_hash
 

@@ -91,7 +91,8 @@ def main() -> None:
     """Train as the flags say, or --dry_run, or --evaluate_only. Raises InputError."""
     first_look(InstructionFlags, __doc__)
     from training.arguments import InstructionArguments, parse_arguments
-    from training.run import check_kind, dry_run, evaluate_only, train
+    from training.held_out import evaluate_only
+    from training.run import check_kind, dry_run, train
 
     args = parse_arguments(InstructionArguments, __doc__)
     check_kind(args)

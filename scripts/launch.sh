@@ -77,7 +77,7 @@ export TQDM_MININTERVAL=${TQDM_MININTERVAL:-60}
 export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}
 # a collective whose peer is gone ends the process instead of waiting for ever
 export TORCH_NCCL_ASYNC_ERROR_HANDLING=1
-# bf16 and TF32 are chosen in training/run.py, by what torch says the GPU has.
+# bf16 and TF32 are chosen in training/arguments.py, by what torch says the GPU has.
 
 case ${STRATEGY:-ddp} in                                   # where weights and optimizer live
   ddp) ENGINE=() ;;

@@ -8,6 +8,7 @@ afterwards: then its files disagree with complete.json, and it is reported and s
 silently skipped.
 """
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from common.errors import InputError
-from common.files import read_json, write_json
+from common.files import read_json, write_json, write_reason
 from llada_dit import LLaDADiT
 from network.tensor_files import read_tensors
 from training.sharding import copy_into
@@ -54,6 +55,23 @@ def publish_atomically(staging: Path, folder: Path) -> None:
         folder.rename(old)
     os.replace(staging, folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def named_failure(what: str | Path) -> Iterator[None]:
+    """A full disk, a quota, lost permissions: one line that names what could not be written.
+    Whatever was complete before is untouched.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = write_reason(error, what)
+        if reason is None:
+            raise
+        raise InputError(
+            f"cannot write {what}: {reason}. The run stops; --resume_from_checkpoint auto resumes"
+            " from the newest complete one"
+        ) from None
 
 
 def checkpoints(output_dir: str | Path) -> list[tuple[int, Path]]:

@@ -17,7 +17,14 @@ import pytest
 from conftest import ROOT
 
 from common.errors import InputError
-from data import functions, library_code, pretraining_text, splits, word_problems
+from data import (
+    function_templates,
+    functions,
+    library_code,
+    pretraining_text,
+    splits,
+    word_problems,
+)
 from data.math_prompts import math_prompt, math_target
 
 
@@ -267,7 +274,7 @@ def test_functions_do_what_their_instruction_says(code):
             assert ORACLES[number][1](
                 ast.literal_eval(argument), *match.groups()
             ) == ast.literal_eval(result), (instruction, test)
-    assert used == set(range(len(ORACLES))) and len(functions.CODE_TEMPLATES) >= 15
+    assert used == set(range(len(ORACLES))) and len(function_templates.CODE_TEMPLATES) >= 15
 
 
 def test_functions_pass_their_tests(code):

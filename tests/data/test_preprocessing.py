@@ -22,7 +22,7 @@ import flexmdm_transfer_preprocess as transfer
 import preprocess_code_infilling as code
 import preprocess_math as math_rows
 from common.errors import run
-from data import chunking, corpora, infills, instruction_rows, math_prompts
+from data import chunking, corpora, corpus_splits, infills, instruction_rows, math_prompts
 from data.tokenizer import open_tokenizer
 
 SPECIAL = [
@@ -467,17 +467,17 @@ def test_chunking_takes_linear_time(paragraph):
 
 def test_splits_have_the_papers_shares_and_keep_documents_whole():
     document = np.repeat(np.arange(10_000), 3)
-    labels, unit = chunking.split_rows(document)
+    labels, unit = corpus_splits.split_rows(document)
     counts = Counter(labels[::3])
     assert unit == "documents" and counts == {"heldout": 200, "validation": 10, "train": 9790}
     assert (labels.reshape(-1, 3) == labels[::3, None]).all()
-    assert (chunking.split_rows(document)[0] == labels).all()
+    assert (corpus_splits.split_rows(document)[0] == labels).all()
     for rows, expected in [
         (1, {"train": 1}),
         (2, {"train": 2}),
         (3, {"train": 1, "validation": 1, "heldout": 1}),
     ]:
-        labels, unit = chunking.split_rows(np.zeros(rows, dtype=int))
+        labels, unit = corpus_splits.split_rows(np.zeros(rows, dtype=int))
         assert unit == "rows" and Counter(labels) == expected
 
 

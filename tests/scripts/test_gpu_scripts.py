@@ -4,11 +4,14 @@ at toy size.
 
 import json
 import os
+import random
 import subprocess
 import sys
 
 import pytest
 from conftest import ROOT
+
+from common.errors import InputError
 
 sys.path.insert(0, str(ROOT / "scripts"))
 QUICK = ["golden", "network", "training", "gradients", "evaluate_only", "float8", "fsdp2"]
@@ -98,6 +101,17 @@ def test_the_benchmark_at_toy_size(tmp_path, parts):
     assert {each["part"] for each in found["results"]} == set(parts) and not any(
         "error" in each for each in found["results"]
     )
+
+
+@pytest.mark.parametrize("script, known", [("check_gpu", "CHECKS"), ("benchmark_gpu", "PARTS")])
+def test_only_takes_names_that_are_there(script, known):
+    module = __import__(script)
+    names, parse = list(getattr(module, known)), module.make_parser().parse_args
+    chosen = random.sample(names, random.randint(1, len(names)))
+    assert parse(["--only", ",".join(chosen)]).only == chosen and parse([]).only is None
+    for text in ("bogus", "", f"{names[0]},bogus", f"{names[0]},"):
+        with pytest.raises(InputError, match=f"--only: .*is none of {', '.join(names)}"):
+            parse(["--only", text])
 
 
 def test_missing_cuda_is_reported_in_one_line(tmp_path):

@@ -4,9 +4,11 @@ Run: pytest tests/scripts/test_layout.py
 """
 
 import ast
+import functools
 import re
 import subprocess
 import tomllib
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -61,7 +63,9 @@ def tracked_python():
 
 
 def imported(name):
-    """Modules of ours that a file imports anywhere, as dotted names, but for SHORT_NAMES."""
+    """Modules of ours that a file imports anywhere, as dotted names (of scripts/ without the
+    folder), but for SHORT_NAMES.
+    """
     found, tree = set(), ast.parse((ROOT / name).read_text())
     inside = {
         node
@@ -75,7 +79,17 @@ def imported(name):
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names} - short
-    return {module for module in found if module.split(".")[0] in {*MAY_IMPORT, *TOP_LEVEL}}
+    ours = {*MAY_IMPORT, *TOP_LEVEL, *(module.split(".")[0] for module in script_modules())}
+    return {module for module in found if module.split(".")[0] in ours}
+
+
+@functools.cache
+def script_modules():
+    """{dotted name: file} of scripts/, which is on the path of its scripts."""
+    return {
+        name.removeprefix("scripts/").removesuffix(".py").replace("/", "."): name
+        for name in tracked("scripts/*.py")
+    }
 
 
 def test_the_top_level_is_the_papers_scripts_and_the_demo():
@@ -83,14 +97,16 @@ def test_the_top_level_is_the_papers_scripts_and_the_demo():
 
 
 def test_every_folder_has_a_description():
-    for name in (*FOLDERS, "evaluation/sandbox"):
+    folders = {str(Path(name).parent) for name in tracked_python()} - {".", "scripts"}
+    assert {*FOLDERS, "evaluation/sandbox", "scripts/results_page"} <= folders
+    for name in folders:
         tree = ast.parse((ROOT / name / "__init__.py").read_text())
         assert ast.get_docstring(tree) and len(tree.body) == 1, name
 
 
 def test_every_folder_and_script_is_installed():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    inits = [name for name in tracked_python() if name.endswith("/__init__.py")]
+    inits = [name for name in tracked_python() if re.fullmatch(r"(?!scripts/).+/__init__.py", name)]
     folders = {name.removesuffix("/__init__.py").replace("/", ".") for name in inits}
     assert set(settings["packages"]) == folders and set(settings["py-modules"]) == TOP_LEVEL
 
@@ -107,6 +123,7 @@ def test_imports_point_down(room):
 
 def test_imports_never_go_in_a_circle():
     modules = {name.removesuffix(".py").replace("/", "."): name for name in tracked_python()}
+    modules |= script_modules()
     graph = {module: imported(name) & modules.keys() for module, name in modules.items()}
     done, under_way = set(), []
 
@@ -234,3 +251,11 @@ def test_the_sandbox_imports_nothing_of_ours():
 )
 def test_public_imports_keep_working(line):
     exec(line, {})
+
+
+def test_measuring_scripts_from_outside_find_two_modules_by_their_old_names():
+    import flexmdm_sampler
+    import training_estimate
+
+    assert flexmdm_sampler.FlexMDMSampler.__module__ == "sampling.flexmdm_sampler"
+    assert training_estimate.flops_a_token.__module__ == "training.estimate"

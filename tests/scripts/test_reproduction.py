@@ -20,6 +20,13 @@ from conftest import ROOT
 sys.path.insert(0, str(ROOT / "scripts"))
 import length_study
 import reproduction
+from results_page.counting import BUDGET, budget
+from results_page.intervals import over_items, over_seeds, student
+from results_page.lengths import total_variation
+from results_page.tables import read_chains
+
+from common.errors import InputError
+from evaluation.results import Z
 
 
 def test_results_md_matches_the_result_files(tmp_path):
@@ -54,9 +61,7 @@ def test_results_md_matches_the_result_files(tmp_path):
 
 def test_the_tables_leave_what_they_read_unchanged():
     """One that adds to the results would change the tables after it."""
-    chains = {}
-    for path in sorted((ROOT / "results").glob("*.json")):
-        chains.setdefault(re.sub(r"_\d+$", "", path.stem), []).append(json.loads(path.read_text()))
+    chains = read_chains(ROOT / "results")
     before = copy.deepcopy(chains)
     for name, (needed, table) in reproduction.TABLES.items():
         if needed is None or needed in chains:
@@ -77,33 +82,57 @@ def test_every_number_in_the_answers_is_in_a_table():
     assert len(said) > 20 and not [number for number in said if number not in shown]
 
 
+@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe no UTF-8"])
+def test_a_file_without_places_for_the_tables_is_refused(content, tmp_path):
+    """Missing, empty or not text: one line, and the file stays as it is."""
+    path = tmp_path / "RESULTS.md"
+    if content is not None:
+        path.write_bytes(content)
+    args = reproduction.make_parser().parse_args(["report", "--output", str(path)])
+    with pytest.raises(InputError, match=f"--output: .*{re.escape(str(path))}"):
+        reproduction.report(args)
+    assert (path.read_bytes() if path.exists() else None) == content
+
+
+@pytest.mark.parametrize("content", ["", "3", "[]", "{}", '{"chain": "comparison_1"}', '{"chain'])
+def test_a_result_that_no_chain_wrote_is_refused(content, tmp_path):
+    """By its name, and RESULTS.md stays as it is."""
+    path, output = tmp_path / "comparison_1.json", tmp_path / "RESULTS.md"
+    path.write_text(content)
+    output.write_text(text := (ROOT / "RESULTS.md").read_text())
+    words = ["report", "--results", str(tmp_path), "--output", str(output)]
+    with pytest.raises(InputError, match=f"--results: .*{re.escape(str(path))}"):
+        reproduction.report(reproduction.make_parser().parse_args(words))
+    assert output.read_text() == text and len(list(tmp_path.iterdir())) == 2
+
+
 def test_students_quantiles():
     """Against published tables, on both sides of the end of ours."""
     for freedom, quantile in ((1, 12.706), (9, 2.262), (10, 2.2281), (15, 2.1314), (30, 2.0423)):
-        assert reproduction.student(freedom) == pytest.approx(quantile, abs=5e-4)
-    assert reproduction.student(10**6) == pytest.approx(1.959964, abs=1e-5)
+        assert student(freedom) == pytest.approx(quantile, abs=5e-4)
+    assert student(10**6) == pytest.approx(1.959964, abs=1e-5)
 
 
 def test_intervals_against_their_closed_forms():
-    mean, low, high = reproduction.over_seeds([1.0, 2.0, 4.0])
+    mean, low, high = over_seeds([1.0, 2.0, 4.0])
     half = 4.303 * math.sqrt(((4 / 3) ** 2 + (1 / 3) ** 2 + (5 / 3) ** 2) / 2) / math.sqrt(3)
     assert (
         mean == pytest.approx(7 / 3)
         and low == pytest.approx(mean - half)
         and high == pytest.approx(mean + half)
     )
-    assert reproduction.over_seeds([0.5]) == (0.5, None, None)
+    assert over_seeds([0.5]) == (0.5, None, None)
     # items' means: 0.5, 0.5, 0.5, 0
-    mean, low, high = reproduction.over_items([("1100", "1000"), ("1010", "0000")])
-    half = 1.96 * 0.25 / math.sqrt(4)
+    mean, low, high = over_items([("1100", "1000"), ("1010", "0000")])
+    half = Z * 0.25 / math.sqrt(4)
     assert (mean, low, high) == (
         pytest.approx(0.375),
         pytest.approx(0.375 - half),
         pytest.approx(0.375 + half),
     )
     # bins 0-7, 8-15, 16-: 2 1 0 against 1 0 2
-    assert reproduction.total_variation([0, 1, 9], [0, 17, 17]) == pytest.approx(2 / 3)
-    assert reproduction.total_variation([3, 3], [4, 5]) == 0
+    assert total_variation([0, 1, 9], [0, 17, 17]) == pytest.approx(2 / 3)
+    assert total_variation([3, 3], [4, 5]) == 0
 
 
 def test_items_have_exactly_the_asked_length():
@@ -206,10 +235,10 @@ def test_a_larger_budget_runs_side_by_side_and_resumes_after_a_failure(tmp_path)
     content = json.loads((tmp_path / "results/budget_1.json").read_text())
     trained = ["continued", "flexmdm_code", "flexmdm_math", "llada_code", "llada_math", "transfer"]
     assert sorted(content["training"]) == trained
-    arms = {f"{data}_{arm}" for _, data, _, arm in reproduction.BUDGET}
+    arms = {f"{data}_{arm}" for _, data, _, arm in BUDGET}
     assert set(content["evaluations"]) == arms
-    table = reproduction.table_budget({"budget": [content]})
-    assert table.count("\n") == len(reproduction.BUDGET) + 3
+    table = budget({"budget": [content]})
+    assert table.count("\n") == len(BUDGET) + 3
     assert "is there" in reproduce(tmp_path, *words).stdout
 
 
@@ -237,7 +266,7 @@ def test_a_larger_budget_runs_in_order_side_by_side_and_resumes(tmp_path):
         most = max(most, running)
         (begun if what == "begins" else ended)[made.removeprefix(f"{tmp_path}/work/")] = number
     assert 1 < most <= jobs and all(line.endswith("GPU 3") for line in lines if "begins" in line)
-    arms = {f"{data}_{arm}" for _, data, _, arm in reproduction.BUDGET}
+    arms = {f"{data}_{arm}" for _, data, _, arm in BUDGET}
     evaluations = {name for name in begun if "/results/" in name}
     assert {name.rsplit("/", 1)[1] for name in evaluations} == arms
     transfers = {"budget1/transfer", "budget1/continued"}
@@ -277,9 +306,9 @@ def test_the_table_of_a_larger_budget_pairs_the_same_items():
         "comparison": [{"chain": "comparison_1", "evaluations": {"math_flexmdm_event": arm("0")}}],
     }
     chains["comparison"][0]["evaluations"]["code_flexmdm_tau32"] = arm("0001", "other items")
-    _, _, tau, event, counted, _, machine = reproduction.table_budget(chains).split("\n")
+    _, _, tau, event, counted, _, machine = budget(chains).split("\n")
     cells = [cell.strip() for cell in event.split("|")]
-    items = 1.96 * math.sqrt(1 / 3) / 2  # standard deviation of 0, 1, 1, 0
+    items = Z * math.sqrt(1 / 3) / 2  # standard deviation of 0, 1, 1, 0
     assert cells[3:5] == ["25.0", "75.0 (75.0)"]
     assert cells[6] == f"+50.0 [{100 * (0.5 - items):+.1f}, {100 * (0.5 + items):+.1f}]"
     assert cells[7].startswith("-25.0 ")

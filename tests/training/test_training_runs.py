@@ -249,7 +249,7 @@ def test_averaged_weights_follow_their_formula(changes, made, tmp_path, monkeypa
     """The average in `final`, against one in float64 over the parameters after every step; held-out
     rows see the averages, and training goes on from its own parameters.
     """
-    from training.run import JsonlLog
+    from training.train_log import JsonlLog
     from training.trainer import DiffusionTrainer
 
     def trained(model):
@@ -716,7 +716,7 @@ def test_every_kind_of_eval_data_is_read(tmp_path, name):
     import gzip
     from types import SimpleNamespace
 
-    from training.run import held_out_rows
+    from training.held_out import held_out_rows
 
     texts = [
         " ".join(f"w{random.randrange(10, 50)}" for _ in range(random.randrange(3, 30)))
@@ -802,8 +802,8 @@ def test_a_checkpoint_is_continued_or_evaluated_beyond_its_length(attend_to_padd
     evaluated keeps its width.
     """
     from training.arguments import RunArguments
+    from training.held_out import evaluate_only
     from training.models import build_model, longest_row
-    from training.run import evaluate_only
 
     model = tiny.flexmdm(attend_to_padding=attend_to_padding)
     model.config.max_length = 20
