@@ -103,13 +103,14 @@ def test_counting_a_share_and_inserting_the_rest_samples_the_exact_law(law, orde
     assert model.counted >= 20_000 and model.unknown == 0
 
 
-@pytest.mark.parametrize("steps", [2, 3, 9])
+@pytest.mark.parametrize("steps", [2, 3, 7])
 def test_the_cap_on_evaluations_counts_the_one_that_counts_tokens(steps, rng):
-    contexts = random_prompts(rng)
-    model, rows = WithCount(contexts, PowerSchedule(1.7)), list(contexts[1].prefix)
+    """Six tokens, all placed at once, take eight evaluations."""
+    texts = {tuple(rng.integers(3, size=6).tolist()): 1.0 for _ in range(5)}
+    model = WithCount([Context((), (), texts)], PowerSchedule(1.7))
     settings = COMMON | dict(sampler="event_driven", placed_share=0.5, steps=steps)
-    result = generate_flexmdm(model, [rows] * 100, **settings)
-    assert int(result.evaluations.max()) == steps and bool(result.truncated.any())
+    result = generate_flexmdm(model, batch_size=100, **settings)
+    assert bool((result.evaluations == steps).all()) and bool(result.truncated.all())
 
 
 def test_a_placed_share_that_the_clock_does_not_know_of_fails_the_exactness_check(rng, monkeypatch):
