@@ -40,7 +40,8 @@ from evaluation.demo_model import (
     load_demo_model,
 )
 from sampling.flags import add_device_flags
-from sampling.trace_page import Panel, trace_page
+from sampling.trace_page import trace_page
+from sampling.trace_panel import Panel
 
 if TYPE_CHECKING:
     import gradio

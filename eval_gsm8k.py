@@ -36,66 +36,21 @@ from pathlib import Path
 
 from common.command_line import ArgumentParser
 from common.errors import InputError, run
-from common.rows import DATA_SUFFIXES, Row, read_rows
+from common.rows import Row
 from evaluation.answer_rules import gold_answer, gold_number, is_right, paper_answer, strict_answer
+from evaluation.benchmarks import gsm8k_items, gsm8k_name
 from evaluation.driver import (
     Evaluation,
     Scores,
     add_run_flags,
     check_run_flags,
     evaluate,
-    load_hub_set,
     report,
 )
 from evaluation.generation_run import Stop
 from evaluation.model import EvaluatedModel, Given
 from evaluation.results import pass_rates, share_of
 from sampling.flags import add_flexmdm_flags, add_llada_flags, add_model_flags
-
-HUB_DATA = ("openai/gsm8k", "main")
-
-
-def read_items(args: argparse.Namespace) -> list[dict[str, str]]:
-    """[{"question", "answer"}] from --data_path or the hub."""
-    if args.data_path:
-        path = Path(args.data_path)
-        files = (
-            sorted(file for file in path.iterdir() if file.name.endswith(DATA_SUFFIXES))
-            if path.is_dir()
-            else [path]
-        )
-        files = [file for file in files if "test" in file.name] or (
-            [path] if path.is_dir() else files
-        )
-        rows = [
-            row
-            for file in files
-            for row in read_rows(file, fields=("question", "answer"), flag="--data_path")
-        ]
-    else:
-        import datasets
-
-        rows = load_hub_set(HUB_DATA[0], lambda: datasets.load_dataset(*HUB_DATA, split="test"))
-    items = [{"question": row["question"], "answer": row["answer"]} for row in rows]
-    for number, item in enumerate(items, 1):
-        if (
-            not isinstance(item["question"], str)
-            or not isinstance(item["answer"], str)
-            or gold_answer(item["answer"]) is None
-        ):
-            raise InputError(
-                f"--data_path: item {number} has no question, or no number after '####' in its"
-                " answer"
-            )
-    return items
-
-
-def benchmark_name(args: argparse.Namespace, items: list[dict[str, str]]) -> str:
-    """gsm8k for the real test set, recognised by its content; else the file's or folder's name."""
-    real = len(items) == 1319 and items[0]["question"].startswith(
-        "Janet\u2019s ducks lay 16 eggs per day."
-    )
-    return "gsm8k" if real or not args.data_path else Path(args.data_path).name.split(".")[0]
 
 
 class Gsm8k(Evaluation):
@@ -106,10 +61,10 @@ class Gsm8k(Evaluation):
     needs_items = False  # rows carry their ground truth
 
     def read_items(self) -> list[Row]:
-        return read_items(self.args)
+        return gsm8k_items(self.args.data_path)
 
     def benchmark(self) -> str:
-        return benchmark_name(self.args, self.everything)
+        return gsm8k_name(self.args.data_path, self.everything)
 
     def default_folder(self) -> Path:
         return Path("runs/eval_gsm8k") / self.checkpoint_name()

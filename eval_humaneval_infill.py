@@ -49,105 +49,26 @@ from typing import Any
 
 from common.command_line import ArgumentParser, finite_number, require_positive
 from common.errors import InputError, run
-from common.rows import Row, read_rows
+from common.rows import Row
+from evaluation.benchmarks import INFILL_BENCHMARKS, infill_file, infill_items, infill_name
 from evaluation.driver import (
     Evaluation,
     Scores,
     add_run_flags,
     check_run_flags,
     evaluate,
-    load_hub_set,
     report,
 )
 from evaluation.generation_run import Stop
-from evaluation.infill_scores import REACHED, pass_metrics, run_rows, text_metrics
+from evaluation.infill_scores import REACHED, describe_programs, score_programs, text_metrics
 from evaluation.model import EvaluatedModel, Given
 from evaluation.results import describe, share_of
-from evaluation.santacoder_fim import is_santacoder, python_items, same_text
+from evaluation.santacoder_fim import is_santacoder, same_text
 from sampling.flags import add_flexmdm_flags, add_llada_flags, add_model_flags
 from sampling.options import unnamed_sampler
 
-HUB_DATA = "loubnabnl/humaneval_infilling"
-BENCHMARKS = {
-    "single-line": "HumanEval-SingleLineInfilling",
-    "multi-line": "HumanEval-MultiLineInfilling",
-    "random-span": "HumanEval-RandomSpanInfilling",
-    "random-span-light": "HumanEval-RandomSpanInfillingLight",
-}
-FIELDS = ("task_id", "entry_point", "prompt", "suffix", "canonical_solution", "test")
-# Characters: longer texts are refused, so that scoring takes seconds (edit distance costs the
-# product of two lengths / 64)
-LONGEST_REFERENCE, LONGEST_COMPLETION = 20_000, 200_000
-
-
-def data_file(args: argparse.Namespace) -> Path | None:
-    """The file of --data_path that holds --benchmark, or None for the hub."""
-    if not args.data_path:
-        return None
-    path, official = Path(args.data_path), BENCHMARKS[args.benchmark]
-    if path.is_dir():
-        for ending in (".jsonl.gz", ".jsonl", ".parquet"):
-            if (path / f"{official}{ending}").exists():
-                return path / f"{official}{ending}"
-        raise InputError(
-            f"--data_path: folder {path} holds no {official}.jsonl.gz (or .jsonl, .parquet)"
-        )
-    return path
-
-
-def benchmark_name(args: argparse.Namespace) -> str:
-    """humaneval-infill single-line and so on, or the file's own name if it is not an official
-    set.
-    """
-    file = data_file(args)
-    if file is None:
-        return f"humaneval-infill {args.benchmark}"
-    stem = file.name.split(".")[0]
-    for name, official in BENCHMARKS.items():
-        if stem == official:
-            if name != args.benchmark:
-                raise InputError(f"--benchmark {args.benchmark}: {file} is the benchmark {name}")
-            return f"humaneval-infill {name}"
-    return stem
-
-
-def hub_rows(name: str) -> Any:
-    """One of the official sets. Sets that still have a loading script are read from the Hub's
-    converted copy.
-    """
-    import datasets
-
-    try:
-        return datasets.load_dataset(HUB_DATA, name, split="test")
-    except (RuntimeError, ValueError):
-        return datasets.load_dataset(HUB_DATA, name, split="test", revision="refs/convert/parquet")
-
-
-def read_items(args: argparse.Namespace) -> list[dict[str, str]]:
-    """Items in the official fields, from --data_path or the hub."""
-    file, name = data_file(args), BENCHMARKS[args.benchmark]
-    if file is not None and is_santacoder(file, "--data_path"):
-        rows = python_items(file, "--data_path")
-    elif file is not None:
-        rows = read_rows(file, fields=FIELDS, flag="--data_path")
-    else:
-        rows = load_hub_set(HUB_DATA, lambda: hub_rows(name))
-    items, seen = [], set()
-    for number, row in enumerate(rows, 1):
-        item = {field: row[field] for field in FIELDS}
-        wrong = [field for field in FIELDS if not isinstance(item[field], str)]
-        if wrong:
-            raise InputError(f"--data_path: field {wrong[0]!r} of row {number} is not text")
-        if len(item["canonical_solution"]) > LONGEST_REFERENCE:
-            raise InputError(
-                f"--data_path: 'canonical_solution' of row {number} has more than"
-                f" {LONGEST_REFERENCE:,} characters"
-            )
-        if item["task_id"] in seen:
-            raise InputError(f"--data_path: task_id {item['task_id']!r} occurs twice")
-        seen.add(item["task_id"])
-        items.append(item)
-    return items
+# characters: longer texts are refused, so that scoring takes seconds (benchmarks.py)
+LONGEST_COMPLETION = 200_000
 
 
 class Infilling(Evaluation):
@@ -159,9 +80,10 @@ class Infilling(Evaluation):
     santacoder = False  # whether exact match is that set's
 
     def read_items(self) -> list[Row]:
-        file = data_file(self.args)
+        which = self.args.data_path, self.args.benchmark
+        file = infill_file(*which)
         self.santacoder = file is not None and is_santacoder(file, "--data_path")
-        return read_items(self.args)
+        return infill_items(*which)
 
     def check_items(self, items: list[Row]) -> None:
         """Refuse a set in which only some items have a test; print what is measured."""
@@ -178,7 +100,9 @@ class Infilling(Evaluation):
             print(f"note: {note}", file=sys.stderr)
 
     def benchmark(self) -> str:
-        return "santacoder-fim python" if self.santacoder else benchmark_name(self.args)
+        if self.santacoder:
+            return "santacoder-fim python"
+        return infill_name(self.args.data_path, self.args.benchmark)
 
     def default_folder(self) -> Path:
         name = f"{self.checkpoint_name()}-{self.args.benchmark}"
@@ -262,27 +186,10 @@ class Infilling(Evaluation):
         """
         present = {row["task_id"] for row in rows}
         items = [item for item in self.items if item["task_id"] in present]
-        metrics, details = {}, {}
+        metrics: dict[str, Any] = {}
+        details: dict[str, Any] = {}
         if self.run_programs:
-            verdicts, isolation = run_rows(rows, items, self.args, stop, folder)
-            verdicts = [{"right": verdict["status"] == "passed", **verdict} for verdict in verdicts]
-            metrics = pass_metrics(rows, verdicts)
-            counts = {
-                status: sum(verdict["status"] == status for verdict in verdicts)
-                for status in ("passed", "failed", "timed out", "sandbox error")
-            }
-            details = {
-                "isolation": isolation,
-                "verdicts": counts,
-                "suspicious": sum(bool(verdict["suspicious"]) for verdict in verdicts),
-                "timeout": self.args.timeout,
-            }
-            if counts["sandbox error"]:
-                print(
-                    f"warning: {counts['sandbox error']} programs could not be run and are counted"
-                    " as failed (see verdicts.jsonl)",
-                    file=sys.stderr,
-                )
+            metrics, verdicts, details = score_programs(rows, items, self.args, stop, folder)
         else:
             if not self.args.allow_code_execution and all(item["test"].strip() for item in items):
                 print(
@@ -305,15 +212,7 @@ class Infilling(Evaluation):
         return Scores({**metrics, **text_metrics(rows, items)}, named, details)
 
     def describe(self, result: dict[str, Any]) -> str:
-        lines = describe(result)
-        if "isolation" in result:
-            shown = ", ".join(
-                f"{key}: {result['isolation'][key]}"
-                for key in ("user", "files", "network", "processes")
-            )
-            counts, suspicious = result["verdicts"], result["suspicious"]
-            lines += f"\n  programs: {counts}, suspicious {suspicious}; {shown}"
-        return lines
+        return describe(result) + describe_programs(result)
 
     def clean_up(self, folder: Path) -> None:
         (folder / REACHED).unlink(missing_ok=True)
@@ -354,7 +253,7 @@ def make_parser() -> ArgumentParser:
     group = parser.add_argument_group("infilling")
     group.add_argument(
         "--benchmark",
-        choices=tuple(BENCHMARKS),
+        choices=tuple(INFILL_BENCHMARKS),
         default="single-line",
         help="which data set (default: single-line)",
     )

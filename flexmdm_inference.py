@@ -23,24 +23,25 @@ One GPU: the same command (--device auto uses it, in bfloat16). Slurm:
 Without --sampler: count_first where the checkpoint has a length distribution (an infill is the best
 of four lengths), else event_driven; tau_leaping with --diffusion_steps. The most confident token
 comes first. The answer goes to stdout, its length and cost to stderr. The sampling loop is in
-sampling/flexmdm.py.
+sampling/flexmdm_sampler.py.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common.command_line import ArgumentParser
 from common.errors import InputError, run
-from common.files import local_folder, require_writable_file
+from common.files import require_writable_file
 from common.gpu_memory import ONE_PROMPT, out_of_memory_advice
 from common.progress import add_quiet_flag
 from sampling.flags import add_flexmdm_flags, add_model_flags, options_from
 from sampling.given import refuse_mask_tokens, refuse_padding
-from sampling.options import SEED, OptionError, SamplerOptions, unnamed_sampler
+from sampling.option_fields import OptionError
+from sampling.options import SEED, SamplerOptions, unnamed_sampler
+from sampling.text_flags import add_text_flags, check_text_flags
 from sampling.unused_flags import refuse_unused_flags
 
 if TYPE_CHECKING:
@@ -201,25 +202,7 @@ def write_texts(
 def make_parser() -> ArgumentParser:
     """The flags of this script."""
     parser = ArgumentParser(description=__doc__)
-    text = parser.add_argument_group("what to write")
-    text.add_argument("--prompt", help="text to continue; may be empty")
-    text.add_argument(
-        "--task",
-        choices=("text", "math"),
-        default="text",
-        help="math: the prompt is a question, formatted as in fine-tuning",
-    )
-    text.add_argument("--prefix", help="infill: text before the gap")
-    text.add_argument("--suffix", help="infill: text after the gap")
-    text.add_argument("--num_samples", type=int, default=1, help="samples to draw (default: 1)")
-    text.add_argument(
-        "--trace",
-        metavar="FILE",
-        help="FILE.html: a page that replays the generation; FILE.png: its curves",
-    )
-    text.add_argument(
-        "--watch", action="store_true", help="show the first sample's text as it grows"
-    )
+    add_text_flags(parser)
     add_quiet_flag(parser)
     add_model_flags(parser)
     add_flexmdm_flags(parser)
@@ -227,27 +210,11 @@ def make_parser() -> ArgumentParser:
     return parser
 
 
-def parse_arguments() -> argparse.Namespace:
-    """The flags. Raises InputError for flags that do not go together."""
-    args = make_parser().parse_args()
-    if (args.prompt is None) == (args.prefix is None and args.suffix is None):
-        raise InputError("give either --prompt, or --prefix and --suffix")
-    if args.num_samples < 1:
-        raise InputError(f"--num_samples {args.num_samples}: must be at least 1")
-    if args.task == "math" and args.prompt is None:
-        raise InputError("--task math: needs --prompt")
-    for name in ("checkpoint_path", "base_model"):
-        if getattr(args, name):
-            local_folder(getattr(args, name), f"--{name}")
-    if args.trace and not args.trace.endswith((".html", ".png")):
-        raise InputError(f"--trace {args.trace}: must end in .html or .png")
-    return args
-
-
 @out_of_memory_advice(ONE_PROMPT)
 def main() -> None:
     """Sample as the flags say and print the results. Raises InputError."""
-    args = parse_arguments()
+    args = make_parser().parse_args()
+    check_text_flags(args)
     named = args.sampler is not None
     args.sampler = args.sampler or unnamed_sampler(args.diffusion_steps)
     options = options_from(args, SamplerOptions)
@@ -260,7 +227,7 @@ def main() -> None:
     from network.checkpoint_folder import checkpoint_kind
     from network.devices import pick_device, pick_dtype
     from sampling.network_graphs import speed_up_sampling
-    from sampling.progress import evaluations_bar
+    from sampling.progress import shown_progress
 
     if checkpoint_kind(args.checkpoint_path) != "flexmdm":
         raise InputError(
@@ -288,11 +255,7 @@ def main() -> None:
     if not named:
         options = with_own_sampler(model, given, options)
     refuse_unused_flags(args, options)
-    with evaluations_bar(options.steps) as on_frame:
-        if args.watch:
-            from sampling.trace_page import terminal_watcher
-
-            on_frame = terminal_watcher(tokenizer, mask_id)
+    with shown_progress(tokenizer, mask_id, args.watch, options.steps) as on_frame:
         texts, result = write_texts(
             model,
             tokenizer,

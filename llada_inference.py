@@ -20,7 +20,7 @@ One GPU: the same command (--device auto uses it, in bfloat16). Slurm:
     srun --gpus 1 python llada_inference.py ...
 
 A fixed number of masks follows the prompt and is unmasked in a fixed number of steps, block by
-block from the left; the sampling loop is in sampling/llada.py. The answer, up to the first end
+block from the left; the loop is in sampling/llada_sampler.py. The answer, up to the first end
 token, goes to stdout, its length and cost to stderr.
 """
 
@@ -33,12 +33,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common.command_line import ArgumentParser
 from common.errors import InputError, run
-from common.files import local_folder, require_writable_file
+from common.files import require_writable_file
 from common.gpu_memory import ONE_PROMPT, out_of_memory_advice
 from common.progress import add_quiet_flag
 from sampling.flags import add_llada_flags, add_model_flags, options_from
 from sampling.given import refuse_mask_tokens, refuse_padding
 from sampling.options import SEED, LLaDAOptions
+from sampling.text_flags import add_text_flags, check_text_flags
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -175,7 +176,8 @@ def write_answers(
     from data.tokenizer import decode_after
     from sampling.canvas_search import add_cost, chosen_lengths
     from sampling.length_law import check_network_serves
-    from sampling.llada import canvas_of, generate_mdm_infilling, unmasking_plan
+    from sampling.llada import canvas_of, generate_mdm_infilling
+    from sampling.llada_blocks import unmasking_plan
     from sampling.row_random import item_seed
 
     before, after, shown_after, flags, masks = given
@@ -226,30 +228,11 @@ def write_answers(
 def make_parser() -> ArgumentParser:
     """The flags of this script."""
     parser = ArgumentParser(description=__doc__)
-    text = parser.add_argument_group("what to write")
-    text.add_argument("--prompt", help="text to continue; may be empty")
-    text.add_argument(
-        "--task",
-        choices=("text", "math"),
-        default="text",
-        help="math: the prompt is a question, formatted as in fine-tuning",
-    )
-    text.add_argument("--prefix", help="infill: text before the gap")
-    text.add_argument("--suffix", help="infill: text after the gap")
-    text.add_argument(
+    add_text_flags(parser).add_argument(
         "--middle_length",
         type=int,
         metavar="N",
         help="infill in place with exactly N tokens between prefix and suffix",
-    )
-    text.add_argument("--num_samples", type=int, default=1, help="samples to draw (default: 1)")
-    text.add_argument(
-        "--trace",
-        metavar="FILE",
-        help="FILE.html: a page that replays the generation; FILE.png: its curves",
-    )
-    text.add_argument(
-        "--watch", action="store_true", help="show the first sample's text as it is unmasked"
     )
     add_quiet_flag(parser)
     add_model_flags(parser)
@@ -260,16 +243,9 @@ def make_parser() -> ArgumentParser:
 def parse_arguments() -> argparse.Namespace:
     """The flags. Raises InputError for flags that do not go together."""
     args = make_parser().parse_args()
-    if (args.prompt is None) == (args.prefix is None and args.suffix is None):
-        raise InputError("give either --prompt, or --prefix and --suffix")
-    for flag, value in (
-        ("--num_samples", args.num_samples),
-        ("--middle_length", args.middle_length),
-    ):
-        if value is not None and value < 1:
-            raise InputError(f"{flag} {value}: must be at least 1")
-    if args.task == "math" and args.prompt is None:
-        raise InputError("--task math: needs --prompt")
+    check_text_flags(args)
+    if args.middle_length is not None and args.middle_length < 1:
+        raise InputError(f"--middle_length {args.middle_length}: must be at least 1")
     if args.middle_length and args.prompt is not None:
         raise InputError("--middle_length: needs --prefix or --suffix")
     if args.middle_length and args.llada_length != "given":
@@ -284,11 +260,6 @@ def parse_arguments() -> argparse.Namespace:
             "--lora_alpha: only for FlexMDM checkpoints of the paper's code; a LLaDA adapter stores"
             " its own"
         )
-    for name in ("checkpoint_path", "base_model"):
-        if getattr(args, name):
-            local_folder(getattr(args, name), f"--{name}")
-    if args.trace and not args.trace.endswith((".html", ".png")):
-        raise InputError(f"--trace {args.trace}: must end in .html or .png")
     return args
 
 
@@ -305,7 +276,7 @@ def main() -> None:
     from network.checkpoint_folder import checkpoint_kind
     from network.devices import pick_device, pick_dtype
     from sampling.network_graphs import speed_up_sampling
-    from sampling.progress import evaluations_bar
+    from sampling.progress import shown_progress
 
     if checkpoint_kind(args.checkpoint_path) != "llada":
         raise InputError(
@@ -323,11 +294,8 @@ def main() -> None:
     speed_up_sampling(model, args.torch_compile)
     mask_id = model.config.mask_token_id
     shaped = with_shape(options, given.masks)
-    with evaluations_bar(shaped.steps or shaped.gen_length or given.masks) as on_frame:
-        if args.watch:
-            from sampling.trace_page import terminal_watcher
-
-            on_frame = terminal_watcher(tokenizer, mask_id)
+    total = shaped.steps or shaped.gen_length or given.masks
+    with shown_progress(tokenizer, mask_id, args.watch, total) as on_frame:
         answers, result = write_answers(
             model,
             tokenizer,

@@ -23,9 +23,11 @@ from common.errors import InputError
 from common.gpu_memory import ONE_PROMPT, out_of_memory_advice
 from evaluation.model import AnsweringModel, Given, Ids
 from sampling.flags import options_from
-from sampling.live import LiveText, OnFrame, live_frames
-from sampling.options import LLaDAOptions, SamplerOptions, SharedOptions, flag_of, shared_names
-from sampling.trace_page import Panel, make_panel
+from sampling.live import LiveText, live_frames
+from sampling.option_fields import flag_of
+from sampling.options import LLaDAOptions, SamplerOptions, SharedOptions, shared_names
+from sampling.results import OnFrame
+from sampling.trace_panel import Panel, make_panel
 
 ROOT = Path(__file__).resolve().parent.parent
 # shipped: for prompts, for infills

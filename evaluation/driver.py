@@ -9,7 +9,7 @@ Nothing here imports torch before a model is loaded.
 
 import argparse
 import sys
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,6 @@ from common.command_line import ArgumentParser, process_rank, require_positive
 from common.errors import InputError
 from common.files import content_hash, local_folder, require_writable, write_json
 from common.gpu_memory import EVALUATION, out_of_memory_advice
-from common.hub import use_local_copies_offline
 from common.progress import add_quiet_flag, command, ending
 from common.rows import Row, write_rows
 from evaluation.generation_run import GenerationRun, Stop, make_tasks
@@ -248,21 +247,6 @@ def kind_label(settings: dict[str, Any]) -> str:
     """FlexMDM or LLaDA; for rows of other programs their model's name, or "given"."""
     kinds = {"flexmdm": "FlexMDM", "llada": "LLaDA"}
     return kinds.get(str(settings.get("kind")), Path(str(settings.get("model_path", "given"))).name)
-
-
-# ---- the data set --------------------------------------------------------------------------------
-
-
-def load_hub_set(name: str, load: Callable[[], Iterable[Row]]) -> list[Row]:
-    """The rows that load() downloads from the Hub. Raises InputError if it fails."""
-    use_local_copies_offline()
-    try:
-        return list(load())
-    except Exception as error:  # the hub's client raises a dozen kinds
-        raise InputError(
-            f"cannot load {name} from the hub ({type(error).__name__}); give a local copy with"
-            " --data_path"
-        ) from None
 
 
 # ---- flags ---------------------------------------------------------------------------------------

@@ -1,8 +1,7 @@
 """Scores of completed programs: by their text, and by running them in the sandbox.
 
     text_metrics(rows, items)                  # exact match, parses, edit similarity, length errors
-    verdicts, isolation = run_rows(rows, items, args, stop, folder)
-    pass_metrics(rows, verdicts)               # pass@k, with and without suspicious passes
+    metrics, verdicts, details = score_programs(rows, items, args, stop, folder)    # pass@k
 
 A row has `task_id` and `completion`, an item the data set's fields of the same `task_id`.
 """
@@ -211,3 +210,44 @@ def pass_metrics(rows: list[Row], verdicts: list[Row]) -> dict[str, Any]:
         **pass_rates(names, passed),
         "pass@1_unsuspicious": pass_rates(names, honest)["pass@1"],
     }
+
+
+def score_programs(
+    rows: list[Row],
+    items: list[Row],
+    args: argparse.Namespace,
+    stop: Stop | None = None,
+    folder: Path | None = None,
+) -> tuple[dict[str, Any], list[Row], dict[str, Any]]:
+    """(pass_metrics, a verdict for each row, details for results.json) of running the programs, as
+    run_rows does. Warns of programs that could not be run.
+    """
+    verdicts, isolation = run_rows(rows, items, args, stop, folder)
+    verdicts = [{"right": verdict["status"] == "passed", **verdict} for verdict in verdicts]
+    counts = {
+        status: sum(verdict["status"] == status for verdict in verdicts)
+        for status in ("passed", "failed", "timed out", "sandbox error")
+    }
+    if counts["sandbox error"]:
+        print(
+            f"warning: {counts['sandbox error']} programs could not be run and are counted as"
+            " failed (see verdicts.jsonl)",
+            file=sys.stderr,
+        )
+    details = {
+        "isolation": isolation,
+        "verdicts": counts,
+        "suspicious": sum(bool(verdict["suspicious"]) for verdict in verdicts),
+        "timeout": args.timeout,
+    }
+    return pass_metrics(rows, verdicts), verdicts, details
+
+
+def describe_programs(result: dict[str, Any]) -> str:
+    """A line about the programs of a result, to print; "" if none was run."""
+    if "isolation" not in result:
+        return ""
+    shown = ", ".join(
+        f"{key}: {result['isolation'][key]}" for key in ("user", "files", "network", "processes")
+    )
+    return f"\n  programs: {result['verdicts']}, suspicious {result['suspicious']}; {shown}"

@@ -114,7 +114,7 @@ class AnsweringModel:
                     f" --max_length is {self.max_length}"
                 )
             if self.kind == "llada":
-                from sampling.llada import unmasking_plan
+                from sampling.llada_blocks import unmasking_plan
 
                 masks = (
                     answer_lengths[number]
@@ -134,7 +134,7 @@ class AnsweringModel:
         taken = lambda rows: rows and [rows[item] for item in items]
         prefixes, suffixes, lengths, texts = map(taken, given)
         if suffixes is None:
-            return self.answer(prefixes, tasks, lengths, texts)
+            suffixes = [[] for _ in prefixes]
         return self.infill(prefixes, suffixes, tasks, lengths, texts)
 
     def answer(
@@ -147,24 +147,7 @@ class AnsweringModel:
         """[(text, row fields)]: the text after each prompt (lists of ids). lengths: LLaDA's number
         of masks for each row (None: --gen_length); texts: as Given's.
         """
-        seeds = self._seeds(tasks)
-        if self.kind == "flexmdm":
-            from sampling.flexmdm import generate_flexmdm
-
-            result = generate_flexmdm(
-                self.model, prompts, seeds=seeds, **self.ids, **self.arguments
-            )
-        else:
-            import torch
-
-            from sampling.llada import generate_mdm
-
-            given = {"gen_length": torch.tensor(lengths, device="cpu")} if lengths else {}
-            result = generate_mdm(
-                self.model, prompts, seeds=seeds, **self.ids, **{**self.arguments, **given}
-            )
-        ends = [0] * len(prompts)
-        return self.answers_of(result, [len(prompt) for prompt in prompts], ends, texts)
+        return self.infill(prompts, [[] for _ in prompts], tasks, lengths, texts)
 
     def infill(
         self,
@@ -175,8 +158,8 @@ class AnsweringModel:
         texts: Sequence[Ids] | None = None,
     ) -> list[Answer]:
         """[(text, row fields)]: the text between each prefix and suffix (lists of ids).
-        middle_lengths: LLaDA's number of masks for each row (None: as --llada_length says);
-        texts: as Given's.
+        middle_lengths: LLaDA's number of masks for each row (None: as --gen_length and
+        --llada_length say); texts: as Given's.
         """
         seeds = self._seeds(tasks)
         if self.kind == "flexmdm":

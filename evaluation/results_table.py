@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
+from common.plot_text import plot_text
 from common.rows import Row, read_file
 from evaluation.results import Result
 from sampling.options import sampler_words
@@ -141,14 +142,6 @@ def _cell(text):
     return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
 
 
-def _plot_text(text):
-    """A text as matplotlib shows it: one line, no mathematics, and no leading underscore, which
-    would hide it from a legend.
-    """
-    text = " ".join(text.split()).replace("$", r"\$")
-    return " " + text if text.startswith("_") else text
-
-
 def markdown(rows: Sequence[Row]) -> str:
     """The table of some rows, with the paper's rows below each benchmark that the paper has."""
     lines = [
@@ -238,7 +231,7 @@ def plot(rows: Sequence[Row], path: str | Path, against: str = "evaluations") ->
             curve = [row for row in line if row[against]]
             sizes = sorted({row["n"] for row in line})
             words = [word for word in (label, family, measure if len(measures) > 1 else "") if word]
-            name = _plot_text(f"{', '.join(words)} (n = {', '.join(map(str, sizes))})")
+            name: str | None = plot_text(f"{', '.join(words)} (n = {', '.join(map(str, sizes))})")
             if curve:
                 x, y = [row[against] for row in curve], [100 * row["value"] for row in curve]
                 error = [
@@ -265,9 +258,9 @@ def plot(rows: Sequence[Row], path: str | Path, against: str = "evaluations") ->
             panel.xaxis.set_major_formatter(matplotlib.ticker.ScalarFormatter())
         panel.set_xlabel(AXES[against])
         panel.set_ylabel(
-            f"{_plot_text(measures[0]) if len(measures) == 1 else 'score'} (%), 95 % interval"
+            f"{plot_text(measures[0]) if len(measures) == 1 else 'score'} (%), 95 % interval"
         )
-        panel.set_title(_plot_text(benchmark))
+        panel.set_title(plot_text(benchmark))
         panel.grid(alpha=0.3)
         panel.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.14))
     figure.savefig(path, dpi=150)

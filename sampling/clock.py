@@ -1,8 +1,8 @@
-"""When events happen in a FlexMDM sampler: the survival of both schedules, Poisson counts, and the
-clock that decides what each network evaluation is for.
+"""When events happen in a FlexMDM sampler: the clock that decides what each network evaluation is
+for, and Poisson counts.
 
-Time is kept as `time_remaining` = 1 - t in float64, because t loses precision near 1. Nothing here
-depends on a network. tau_leaping.py, event_driven.py and count_first.py are the clocks.
+Nothing here depends on a network. tau_leaping.py, event_driven.py and count_first.py are the
+clocks.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flexmdm_interpolant import LinearSchedule, PowerSchedule, Schedule
 from sampling.row_random import RowUniforms
+from sampling.schedules import Floats, Schedules, share_of_waiting
 
 # What a row's next evaluation is for
 LEAP = 0  # tau-leaping: unmask Binomial(masks, p) tokens and insert Poisson(G q) masks
@@ -28,33 +28,7 @@ DONE = 8
 COUNT, ORDER, TOKEN, INSERTIONS, GAP, CLOCK, NOISE, MEASURED_COUNT = range(8)
 
 Rows = NDArray[np.int64]  # (R,) numbers of rows, or one integer for each of them
-Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
-
-
-def survival(schedule: Schedule, remaining: Floats, starts_at_zero: bool = False) -> Floats:
-    """P(T > t) of a schedule's times at t = 1 - remaining, computed without forming t.
-
-    starts_at_zero: for insertion times: sampling starts from an empty sequence, so mass that the
-    schedule already has at t = 0 counts as not yet inserted.
-    """
-    if isinstance(schedule, LinearSchedule):
-        return remaining
-    if isinstance(schedule, PowerSchedule):
-        return remaining**schedule.p
-    value = 1 - schedule.at(1 - torch.from_numpy(np.asarray(remaining))).numpy()
-    return np.where(remaining == 1, 1.0, value) if starts_at_zero else value
-
-
-def remaining_at(schedule: Schedule, value: Floats) -> Floats:
-    """The inverse of `survival`, at most 1; zero or negative if the schedule ends before reaching
-    the value.
-    """
-    if isinstance(schedule, LinearSchedule):
-        return value
-    if isinstance(schedule, PowerSchedule):
-        return value ** (1 / schedule.p)
-    return (1 - schedule.inv(1 - torch.from_numpy(np.asarray(value)))).clamp(max=1).numpy()
 
 
 def poisson_quantile(u: Floats, rate: Floats) -> NDArray[np.int64]:
@@ -74,34 +48,22 @@ def poisson_quantile(u: Floats, rate: Floats) -> NDArray[np.int64]:
     return count
 
 
-def share_of_waiting(
-    schedule: Schedule, remaining: Floats, after: Floats, insertions: bool = False
-) -> Floats:
-    """The probability that an event still pending at `remaining` happens by `after`."""
-    waiting = survival(schedule, remaining, insertions)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(waiting > 0, 1 - survival(schedule, after, insertions) / waiting, 1.0)
-
-
 class Clock:
     """The time of B rows, and what their next evaluations are for. For the R rows of an evaluation
     the sampler calls it before the network (how many masks to unmask) and after it (how many to
     insert, then advance).
 
-    insertion, unmasking: schedules; end: 1 - t of the last time at which the network may be
-    queried; random: the rows' random numbers; first_stage: of every row.
+    random: the rows' random numbers; first_stage: of every row; cap: None, or the maximum
+    evaluations per row.
     """
 
-    def __init__(
-        self,
-        insertion: Schedule,
-        unmasking: Schedule,
-        end: float,
-        random: RowUniforms,
-        first_stage: int,
-    ):
+    cap: int | None = None
+
+    def __init__(self, schedules: Schedules, random: RowUniforms, first_stage: int):
         batch = len(random.seeds)
-        self.insertion, self.unmasking, self.end, self.random = insertion, unmasking, end, random
+        self.insertion, self.unmasking = schedules.insertion, schedules.unmasking
+        # 1 - t of the last time at which the network may be queried
+        self.end, self.random = schedules.end, random
         self.time_remaining = np.ones(batch)
         self.first_stage = first_stage
         self.stage = np.full(batch, first_stage)
@@ -160,6 +122,12 @@ class Clock:
         self.stage[rows], self.time_remaining[rows] = self.first_stage, remaining
 
     # ---- what the clocks answer differently
+
+    def stop_at_cap(self, rows: Rows, masks: Rows) -> Flags:
+        """Whether each row is ended now, (R,), because it has one evaluation left; it then unmasks
+        all its masks. masks: (R,), how many it has.
+        """
+        return np.zeros(len(rows), dtype=bool)
 
     def halt_and_resume(self, halt: Floats, resume: Floats) -> tuple[Floats, Floats]:
         """The times, as 1 - t, at which rows can halt and from which they can resume, nearest to

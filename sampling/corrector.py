@@ -21,7 +21,9 @@ from __future__ import annotations
 import numpy as np
 
 from flexmdm_interpolant import Schedule
-from sampling.clock import DONE, HALTED, NOISE, Clock, Flags, Rows, survival
+from sampling.clock import DONE, HALTED, NOISE, Clock, Flags, Rows
+from sampling.options import SamplerOptions
+from sampling.schedules import survival
 from sampling.sequences import Sequences
 
 NODES = 20_000  # of the integral H
@@ -58,15 +60,17 @@ def noise_probabilities(
 class Corrector:
     """The corrector rounds of a sampler's B rows.
 
-    clock: the sampler's, which halts rows where a round is due; time: s as a share of the t at
-    which a round starts; rounds: how many; spread: whether they start at t = 1/K, 2/K, ..., 1 or
-    all at 1; guided: whether the tokens of lowest log probability are noised, as many of them as
-    chance would noise, or random ones.
+    clock: the sampler's, which halts rows where a round is due. Of the options, corrector_time is s
+    as a share of the t at which a round starts; corrector_rounds start at t = 1/K, 2/K, ..., 1 if
+    corrector_spread, else all at 1; by corrector_choice the tokens of lowest log probability are
+    noised, as many of them as chance would noise, or random ones.
     """
 
-    def __init__(self, clock: Clock, *, time: float, rounds: int, spread: bool, guided: bool):
-        start = np.arange(1, rounds + 1) / rounds if spread else np.ones(rounds)
-        self.clock, self.guided = clock, guided
+    def __init__(self, clock: Clock, options: SamplerOptions):
+        time, rounds = options.corrector_time, options.corrector_rounds
+        assert time is not None  # the sampler has no corrector without it
+        start = np.arange(1, rounds + 1) / rounds if options.corrector_spread else np.ones(rounds)
+        self.clock, self.guided = clock, options.corrector_choice == "least_confident"
         later, self.resume = clock.halt_and_resume(1 - start, 1 - time * start)  # (K,) each
         pair = clock.insertion, clock.unmasking
         self.probabilities = np.array(

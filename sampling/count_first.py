@@ -13,49 +13,32 @@ share is NOTHING_MISSING or, if later, the time at which training has as many ma
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from flexmdm_interpolant import Schedule
-from sampling.clock import (
-    COUNTING,
-    DONE,
-    FINAL_UNMASK,
-    INSERTIONS,
-    Clock,
-    Flags,
-    Floats,
-    Rows,
-    remaining_at,
-)
+from sampling.clock import COUNTING, DONE, FINAL_UNMASK, INSERTIONS, Clock, Flags, Floats, Rows
+from sampling.insertion import Insertion
+from sampling.options import SamplerOptions
 from sampling.row_random import RowUniforms
+from sampling.schedules import Schedules, remaining_at
+from sampling.sequences import Sequences
 
 NOTHING_MISSING = 1e-3  # share of a text's tokens
 
 
 class CountFirst(Clock):
-    """The clock of the count-first sampler. number: masks per evaluation; drawn: whether n is drawn
-    from p(n) or its likeliest value is taken; query_time: None, or the t at which the network is
-    queried for tokens.
+    """The clock of the count-first sampler: one evaluation that counts, then as many as there are
+    masks to unmask.
     """
 
-    def __init__(
-        self,
-        insertion: Schedule,
-        unmasking: Schedule,
-        end: float,
-        random: RowUniforms,
-        *,
-        number: int,
-        drawn: bool,
-        query_time: float | None,
-    ):
-        super().__init__(insertion, unmasking, end, random, COUNTING)
-        self.number, self.drawn = number, drawn
-        self.fixed = query_time is not None
-        if query_time is None:
-            late = float(remaining_at(insertion, np.array([NOTHING_MISSING]))[0])
+    def __init__(self, schedules: Schedules, random: RowUniforms, options: SamplerOptions):
+        super().__init__(schedules, random, COUNTING)
+        self.number, self.drawn = options.events_per_evaluation, options.length_choice == "drawn"
+        self.fixed = options.query_time is not None
+        if options.query_time is None:
+            late = float(remaining_at(self.insertion, np.array([NOTHING_MISSING]))[0])
         else:
-            late = 1 - query_time
-        self.late = max(late, end)
+            late = 1 - options.query_time
+        self.late = max(late, self.end)
         self.placed = np.ones(len(random.seeds), dtype=np.int64)
 
     def count(self, rows: Rows, log_probs: Floats, room: Rows) -> Rows:
@@ -89,3 +72,34 @@ class CountFirst(Clock):
         # missing
         matched = remaining_at(self.unmasking, masks / self.placed[rows])
         self.time_remaining[rows] = np.clip(matched, self.end, self.late)
+
+
+class CountedInsertion(Insertion):
+    """Every row receives its masks at once, in the evaluation that counts its missing tokens."""
+
+    def __init__(self, sequences: Sequences, clock: CountFirst):
+        super().__init__(sequences, clock)
+        self.count = clock.count
+
+    def counted_gaps(self, live: Rows) -> tuple[Rows, Rows]:
+        """The only gap of each row that counts: (index into live, gap), (m,) each."""
+        counting = np.flatnonzero(self.clock.stage[live] == COUNTING)
+        return counting, self.sequences.prefix_lengths[live[counting]]
+
+    def insert(
+        self,
+        live: Rows,
+        gaps: Floats,
+        total: Floats,
+        counted: tuple[Rows, Rows],
+        law: NDArray[np.generic] | None,
+    ) -> Rows:
+        """In the rows that were counted, whatever g says. Returns how many masks each row received,
+        (R,).
+        """
+        number = np.zeros(len(live), dtype=np.int64)
+        if law is not None:
+            rows = live[counted[0]]
+            room = self.sequences.max_length - self.sequences.lengths[rows]
+            number[counted[0]] = self.place(rows, self.count(rows, law.astype(np.float64), room))
+        return number

@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from sampling.clock import GAP, INSERTIONS, Floats, Rows
+from sampling.clock import GAP, INSERTIONS, Clock, Floats, Rows
+from sampling.insertion import Insertion
 from sampling.row_random import RowUniforms
 from sampling.sequences import Sequences
 from sampling.token_choice import draw_tokens
@@ -30,16 +32,6 @@ def refuses_drawn_counts(model: Any) -> str | None:
     if getattr(config, "length_distribution_at_start", False):
         return "has a length distribution that was fitted at t = 0 only"
     return None
-
-
-def draw_counts(
-    log_probs: torch.Tensor, random: RowUniforms, rows: Rows, gaps: Rows
-) -> torch.Tensor:
-    """Numbers of missing tokens, long (m,) on the device of log_probs (m, N + 1), log p(n) of the
-    gaps (m,) of rows (m,); -1 where they are not numbers.
-    """
-    u = torch.from_numpy(random.at(rows, INSERTIONS, gaps))
-    return draw_tokens(log_probs, torch.zeros_like(log_probs[0], dtype=torch.bool), 1.0, u)
 
 
 def leap(
@@ -76,3 +68,48 @@ def leap(
     if len(some):
         sequences.insert_counts(rows[some], count[some])
     return received, np.bincount(row, minlength=len(rows)) - received
+
+
+class DrawnInsertion(Insertion):
+    """Leaps insert by drawn counts, everything else by rate. Raises ValueError for a network that
+    cannot be asked for them.
+    """
+
+    def __init__(self, sequences: Sequences, clock: Clock, model: Any):
+        reason = refuses_drawn_counts(model)
+        if reason:
+            raise ValueError(f"leap_counts drawn: the network {reason}")
+        super().__init__(sequences, clock)
+
+    def counted_gaps(self, live: Rows) -> tuple[Rows, Rows]:
+        """All open gaps of the rows that leap: (index into live, ascending; gap), (m,) each."""
+        leaping = self.clock.leap_share(live) > 0
+        open_gaps = self.sequences.open_gaps(live, self.sequences.width(live) + 1)
+        rows, gaps = np.nonzero(open_gaps & leaping[:, None])
+        return rows, gaps
+
+    def read(self, law: torch.Tensor, live: Rows, counted: tuple[Rows, Rows]) -> torch.Tensor:
+        """Numbers of missing tokens drawn from log p(n) (m, N + 1), long (m,); -1 where it is not
+        made of numbers.
+        """
+        u = torch.from_numpy(self.random.at(live[counted[0]], INSERTIONS, counted[1]))
+        return draw_tokens(law, torch.zeros_like(law[0], dtype=torch.bool), 1.0, u)
+
+    def insert(
+        self,
+        live: Rows,
+        gaps: Floats,
+        total: Floats,
+        counted: tuple[Rows, Rows],
+        law: NDArray[np.generic] | None,
+    ) -> Rows:
+        """A binomial part of the drawn numbers in rows that leap. Returns how many masks each row
+        received, (R,).
+        """
+        share, wanted = self.clock.leap_share(live), self.clock.to_insert(live, total)
+        leapt: Rows | int = 0
+        if law is not None:
+            missing = law.astype(np.int64)
+            leapt, dropped = leap(self.sequences, self.random, live, counted, missing, share)
+            self.dropped[live] += dropped
+        return leapt + self.put(live, gaps, np.where(share > 0, 0, wanted))

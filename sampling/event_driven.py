@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from flexmdm_interpolant import Schedule
 from sampling.clock import (
     CLOCK,
     DONE,
@@ -27,10 +26,10 @@ from sampling.clock import (
     Flags,
     Floats,
     Rows,
-    remaining_at,
-    survival,
 )
+from sampling.options import SamplerOptions
 from sampling.row_random import RowUniforms
+from sampling.schedules import Schedules, remaining_at, survival
 
 # several events per evaluation: at most this share of the expected remaining masks and tokens
 PARALLEL_SHARE = 0.25
@@ -38,35 +37,23 @@ TOLERANCE = 1e-6  # a row without masks that misses fewer tokens than this is fi
 
 
 class EventDriven(Clock):
-    """The clock of the event-driven sampler. events: maximum proposals per evaluation; inflation:
-    None to measure G after every event, or c >= 1 for a bound of c times the G before it; cap:
-    None, or the maximum evaluations per row. Raises ValueError if the unmasking schedule does not
+    """The clock of the event-driven sampler. Raises ValueError if the unmasking schedule does not
     reach 1, because masks would remain.
     """
 
-    def __init__(
-        self,
-        insertion: Schedule,
-        unmasking: Schedule,
-        end: float,
-        random: RowUniforms,
-        *,
-        events: int,
-        inflation: float | None,
-        cap: int | None,
-    ):
-        if survival(unmasking, np.zeros(1))[0] > 1e-9:
+    def __init__(self, schedules: Schedules, random: RowUniforms, options: SamplerOptions):
+        if survival(schedules.unmasking, np.zeros(1))[0] > 1e-9:
             raise ValueError("the event-driven sampler needs an unmasking schedule that reaches 1")
-        super().__init__(insertion, unmasking, end, random, MEASURE)
-        self.events, self.inflation, self.cap = events, inflation, cap
+        super().__init__(schedules, random, MEASURE)
+        self.events, self.cap = options.events_per_evaluation, options.steps
+        # None to measure G after every event, or c >= 1 for a bound of c times the G before it
+        self.inflation = options.bound_inflation
         self.resume = self.time_remaining.copy()  # the time after the events under way
 
     def stop_at_cap(self, rows: Rows, masks: Rows) -> Flags:
-        """With one evaluation left, a row that is not about to finish unmasks all its masks.
-        Returns whether each row was stopped, (R,). masks: (R,), how many it has.
-        """
+        """Rows with one evaluation left, but for those that are about to finish."""
         if self.cap is None:
-            return np.zeros(len(rows), dtype=bool)
+            return super().stop_at_cap(rows, masks)
         finishes = (self.stage[rows] == FINAL_UNMASK) & (masks <= 1)
         stop = (self.random.evaluations[rows] == self.cap - 1) & ~finishes
         following = np.where(masks > 0, LAST, DONE)

@@ -15,14 +15,13 @@ from typing import Any, TypeVar
 
 from common.command_line import Switch
 from common.errors import InputError
+from sampling.option_fields import OptionError, flag_of
 from sampling.options import (
     SEED,
     TAU_LEAPING_STEPS,
     LLaDAOptions,
-    OptionError,
     SamplerOptions,
     SharedOptions,
-    flag_of,
     shared_names,
 )
 

@@ -6,7 +6,7 @@
 The sampling loop is in flexmdm_sampler.py, the options in options.py, the result in results.py.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from sampling.flexmdm_sampler import FlexMDMSampler
 from sampling.length_search import search_lengths
 from sampling.options import TAU_LEAPING_STEPS, SamplerOptions
 from sampling.partial_count import count_and_insert
-from sampling.results import GenerationResult, TraceFrame
+from sampling.results import GenerationResult, OnFrame
 from sampling.row_random import draw_seeds
 from sampling.sequences import GivenRows, Sequences, device_of, id_lists
 from sampling.token_choice import own_ids
@@ -36,7 +36,7 @@ def generate_flexmdm(
     seeds: torch.Tensor | None = None,
     generator: torch.Generator | None = None,
     return_trace: bool = False,
-    on_frame: Callable[[int, TraceFrame], None] | None = None,
+    on_frame: OnFrame | None = None,
     **keywords: Any,
 ) -> GenerationResult:
     """Continue prompts, or generate unconditionally, with a FlexMDM. Time t runs from 0 (only the
@@ -149,7 +149,7 @@ def generate_flexmdm_infilling(
     seeds: torch.Tensor | None = None,
     generator: torch.Generator | None = None,
     return_trace: bool = False,
-    on_frame: Callable[[int, TraceFrame], None] | None = None,
+    on_frame: OnFrame | None = None,
     middle_lengths: Sequence[int] | None = None,
     **keywords: Any,
 ) -> GenerationResult:
@@ -175,7 +175,6 @@ def generate_flexmdm_infilling(
         max_length = getattr(getattr(model, "config", None), "max_length", None)
         if max_length is None:
             raise ValueError("give max_length: the model has no config with one")
-    device = device_of(model, prefixes, suffixes)
     before, after = id_lists(prefixes, pad_id), id_lists(suffixes, pad_id)
     middles = middle_lengths if middle_lengths is not None else [0] * len(before)
     longest = max(map(sum, zip(map(len, before), map(len, after), middles)), default=0)
@@ -214,7 +213,4 @@ def generate_flexmdm_infilling(
         )
     else:
         result = sampler(everything, row_seeds, **watching).run()
-    for name, value in vars(result).items():
-        if isinstance(value, torch.Tensor):
-            setattr(result, name, value.to(device))
-    return result
+    return result.to(device_of(model, prefixes, suffixes))

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from sampling.flexmdm_sampler import FlexMDMSampler
-from sampling.results import GenerationResult, TraceFrame
+from sampling.results import GenerationResult, OnFrame
 from sampling.row_random import item_seed
 
 
@@ -39,26 +39,17 @@ def search_lengths(
     candidates: int,
     *,
     return_trace: bool = False,
-    on_frame: Callable[[int, TraceFrame], None] | None = None,
+    on_frame: OnFrame | None = None,
 ) -> GenerationResult:
     """The best of K lengths for each of B rows. sampler(rows, seeds, ...): samples rows, which may
     be repeated. The trace, and the frames passed to on_frame at the end, are those of the answer
     that is kept.
     """
     batch = np.arange(len(seeds))
-    first = sampler(batch, seeds)
-    room = first.sequences.max_length - first.sequences.lengths
-    asked = room > 0  # a full row is its own answer
-    counts = np.zeros((len(batch), candidates), dtype=np.int64)
-    positions = np.zeros(len(batch), dtype=np.int64)
-    log_counts = np.full(counts.shape, -np.inf)
-    log_counts[:, 0] = 0.0
-    if asked.any():
-        counting = sampler(batch[asked], seeds[asked])
-        laws = counting.log_counts()
-        positions[asked] += counting.positions
-        some, log_some = likeliest_counts(laws, room[asked], candidates)
-        counts[asked, : some.shape[1]], log_counts[asked, : some.shape[1]] = some, log_some
+    counting = sampler(batch, seeds)
+    room = counting.sequences.max_length - counting.sequences.lengths
+    counts, log_counts = likeliest_counts(counting.log_counts(), room, candidates)
+    positions = counting.network.positions.copy()
     rows, rank = np.nonzero(np.isfinite(log_counts))
     # further candidates draw numbers of their own
     own = [
@@ -75,7 +66,7 @@ def search_lengths(
     for candidate in score.argsort(stable=True).tolist():  # the last one of a row is its best
         best[rows[candidate]] = candidate
     # the evaluation that told the law is in each candidate's number
-    evaluations = torch.from_numpy(asked).long()
+    evaluations = torch.from_numpy(room > 0).long()
     evaluations.index_add_(0, torch.from_numpy(rows), (result.evaluations - 1).clamp(min=0))
     trace = None
     if result.trace is not None:

@@ -17,10 +17,9 @@ from collections.abc import Callable, Generator
 from typing import Any, TypeAlias
 
 from common.errors import InputError
-from sampling.results import TraceFrame
-from sampling.trace_page import MASK_SIGN, text_pieces
+from sampling.results import OnFrame, TraceFrame
+from sampling.shown_text import MASK_SIGN, text_pieces
 
-OnFrame: TypeAlias = Callable[[int, TraceFrame], None]
 Frames: TypeAlias = Generator[tuple[float, TraceFrame] | None, None, None]
 
 

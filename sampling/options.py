@@ -10,10 +10,18 @@ sampler's name in a table are all derived from the fields:
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
+
+from sampling import option_words
+from sampling.option_fields import (
+    OptionError,
+    check_range,
+    option,
+    parse_schedule_flag,
+    read_drift,
+    refuse,
+)
 
 if TYPE_CHECKING:
     from flexmdm_interpolant import Schedule
@@ -26,51 +34,6 @@ TAU_LEAPING_STEPS = 256  # where none are given; the paper's for GSM8K
 def unnamed_sampler(steps: int | None) -> str:
     """FlexMDM's sampler where none is named: a number of steps is of tau-leaping's grid."""
     return "event_driven" if steps is None else "tau_leaping"
-
-
-class OptionError(ValueError):
-    """An invalid value of an option. name: the option's; wanted: what the value must be."""
-
-    def __init__(self, name: str, value: object, wanted: str):
-        super().__init__(f"{name} ({value}) must be {wanted}")
-        self.name, self.value, self.wanted = name, value, wanted
-
-
-def option(default: Any, help: str | None, **more: Any) -> Any:
-    """A dataclass field that is an option of a sampler.
-
-    Args:
-        default: of the flag and of the library calls.
-        help: of the flag, or None for an option without a flag.
-        more: type (float, int, bool or str), choices, at_least, above, at_most: allowed values;
-            flag: its name, if not the option's; parse: converts the flag's text; metavar;
-            in_settings=False: the generated text does not depend on it; words: label of a value in
-            the results table, a format string or a function of all settings, None for no label.
-    """
-    return field(default=default, metadata={"help": help, **more})
-
-
-def flag_of(which: Any) -> str:
-    """The flag of a dataclass field."""
-    return which.metadata.get("flag", f"--{which.name}")
-
-
-def parse_schedule_flag(text: str) -> Schedule:
-    """A schedule from a flag. Raises ValueError if it is not a schedule or has numbers that are not
-    finite.
-    """
-    from flexmdm_interpolant import parse_schedule
-
-    numbers = text.partition(":")[2]
-    if numbers and not all(math.isfinite(float(number)) for number in numbers.split(",")):
-        raise ValueError("its numbers must be finite")
-    return parse_schedule(text)
-
-
-def _steps_words(settings: dict[str, Any]) -> str | None:
-    if settings.get("kind") != "llada" or "steps" not in settings:  # FlexMDM: with the sampler
-        return None
-    return f"{settings['steps']} steps" if settings["steps"] else "one step per token"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +49,7 @@ class SharedOptions:
         flag="--diffusion_steps",
         metavar="N",
         at_least=1,
-        words=_steps_words,
+        words=option_words.steps,
     )
     max_length: int | None = option(
         None,
@@ -124,19 +87,7 @@ class SharedOptions:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            value, rule = getattr(self, each.name), each.metadata
-            if value is None:
-                continue
-            if "choices" in rule and value not in rule["choices"]:
-                raise OptionError(each.name, repr(value), f"one of {', '.join(rule['choices'])}")
-            if rule.get("type") is float and not math.isfinite(value):
-                raise OptionError(each.name, value, "a finite number")
-            if "at_least" in rule and not value >= rule["at_least"]:
-                raise OptionError(each.name, value, f"at least {rule['at_least']}")
-            if "above" in rule and not value > rule["above"]:
-                raise OptionError(each.name, value, f"above {rule['above']}")
-            if "at_most" in rule and not value <= rule["at_most"]:
-                raise OptionError(each.name, value, f"at most {rule['at_most']:,}")
+            check_range(each, getattr(self, each.name))
         self.check()
 
     def check(self) -> None:
@@ -156,69 +107,7 @@ class SharedOptions:
         }
 
 
-def _sampler_words(settings: dict[str, Any]) -> str:
-    if settings.get("sampler") == "event_driven":
-        return "event-driven"
-    if settings.get("sampler") == "count_first":
-        return f"count first ({settings.get('length_choice')})"
-    return f"tau-leaping {settings.get('steps') or ''}".strip()
-
-
-def _order_words(settings: dict[str, Any]) -> str | None:
-    confident = settings.get("unmasking") == "confidence"
-    return settings.get("confidence_method") if confident else "random order"
-
-
-def _window_words(settings: dict[str, Any]) -> str:
-    windowed = settings.get("use_sliding_window")
-    return f"window {settings.get('max_window')}" if windowed else "no window"
-
-
-def _length_words(settings: dict[str, Any]) -> str | None:
-    if settings.get("llada_length") == "searched":
-        return f"best of {len(settings['length_drift'])} lengths"
-    length = settings.get("llada_length")
-    return f"length {length}" if length in ("counted", "grown") else None
-
-
-def _read_drift(path: str) -> dict[str, float]:
-    """{length: mean confidence at it} of a file that scripts/length_drift.py wrote. Raises
-    InputError or ValueError for anything else.
-    """
-    from common.files import read_json
-
-    content = read_json(path)
-    try:
-        drift = {str(int(n)): float(value) for n, value in content.items()}
-    except (AttributeError, TypeError, ValueError):
-        drift = {}
-    if not drift or not all(int(n) >= 1 and math.isfinite(value) for n, value in drift.items()):
-        raise ValueError("not a file of scripts/length_drift.py")
-    return drift
-
-
-def _candidates_words(candidates: int | None) -> str | None:
-    return f"{candidates} lengths tried" if candidates not in (None, 1) else None
-
-
-def _bound_words(settings: dict[str, Any]) -> str | None:
-    event_driven = settings.get("sampler") == "event_driven"
-    if settings.get("bound_inflation") in (None, 1):
-        return None
-    words = "bound x {}" if event_driven else "no-op steps skipped, bound x {}"
-    return words.format(settings["bound_inflation"])
-
-
 CORRECTOR = ("corrector_time", "corrector_rounds", "corrector_spread", "corrector_choice")
-
-
-def _corrector_words(settings: dict[str, Any]) -> str | None:
-    if settings.get("corrector_time") is None:
-        return None
-    words = "{corrector_rounds} x corrected from t {corrector_time:g}".format(**settings)
-    words += ", spread" if settings.get("corrector_spread") else ""
-    guided = settings.get("corrector_choice") == "least_confident"
-    return words + (", least confident" if guided else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,13 +119,13 @@ class SamplerOptions(SharedOptions):
         "tau_leaping: a grid of --diffusion_steps; event_driven: exact, about four evaluations per"
         " token; count_first: first the number of tokens, then one evaluation per token",
         choices=("tau_leaping", "event_driven", "count_first"),
-        words=_sampler_words,
+        words=option_words.sampler,
     )
     unmasking: str = option(
         "random",
         "which masks are unmasked first",
         choices=("random", "confidence"),
-        words=_order_words,
+        words=option_words.order,
     )
     confidence_method: str = option(
         "prob_diff",
@@ -247,7 +136,7 @@ class SamplerOptions(SharedOptions):
         False,
         "only the leftmost masks compete (the paper's setting for code)",
         type=bool,
-        words=_window_words,
+        words=option_words.window,
     )
     alpha: float = option(
         5.0,
@@ -271,7 +160,7 @@ class SamplerOptions(SharedOptions):
         type=int,
         metavar="K",
         at_least=1,
-        words=lambda settings: _candidates_words(settings.get("length_candidates")),
+        words=option_words.candidates,
     )
     placed_share: float | None = option(
         None,
@@ -312,7 +201,7 @@ class SamplerOptions(SharedOptions):
         type=float,
         metavar="C",
         at_least=1,
-        words=_bound_words,
+        words=option_words.bound,
     )
     confidence_threshold: float | None = option(
         None,
@@ -339,7 +228,7 @@ class SamplerOptions(SharedOptions):
         type=float,
         metavar="S",
         above=0,
-        words=_corrector_words,
+        words=option_words.corrector,
     )
     corrector_rounds: int = option(
         1, "corrector: how often (default: 1)", type=int, metavar="K", at_least=1
@@ -376,67 +265,59 @@ class SamplerOptions(SharedOptions):
 
     def check(self) -> None:
         """Refuse options that do not go together. Raises OptionError."""
-        event_driven, threshold = self.sampler == "event_driven", self.confidence_threshold
-        if self.events_per_evaluation > 1 and self.sampler == "tau_leaping":
+        tau_leaping, event_driven = self.sampler == "tau_leaping", self.sampler == "event_driven"
+        count_first, threshold = (
+            self.sampler == "count_first",
+            self.confidence_threshold is not None,
+        )
+        if self.events_per_evaluation > 1 and tau_leaping:
             wanted = "1, except with the samplers event_driven and count_first"
-            raise OptionError("events_per_evaluation", self.events_per_evaluation, wanted)
-        if self.bound_inflation is not None and threshold is not None and not event_driven:
+            refuse(self, "events_per_evaluation", wanted)
+        if self.bound_inflation is not None and threshold and not event_driven:
             # skipped steps could unmask nothing
             wanted = "used with the sampler event_driven when a confidence_threshold is set"
-            raise OptionError("bound_inflation", self.bound_inflation, wanted)
-        if self.bound_inflation is not None and self.sampler == "count_first":
-            wanted = "used with a sampler that inserts masks by their rate"
-            raise OptionError("bound_inflation", self.bound_inflation, wanted)
-        if self.steps is not None and self.sampler == "count_first":
-            wanted = "used with the samplers tau_leaping and event_driven"
-            raise OptionError("steps", self.steps, wanted)
-        by_likeliest = self.sampler == "count_first" and self.length_choice == "likeliest"
-        if self.length_candidates > 1 and not by_likeliest:
+            refuse(self, "bound_inflation", wanted)
+        if self.bound_inflation is not None and count_first:
+            refuse(self, "bound_inflation", "used with a sampler that inserts masks by their rate")
+        if self.steps is not None and count_first:
+            refuse(self, "steps", "used with the samplers tau_leaping and event_driven")
+        if self.length_candidates > 1 and not (count_first and self.length_choice == "likeliest"):
             wanted = "1, except with the sampler count_first and length_choice likeliest"
-            raise OptionError("length_candidates", self.length_candidates, wanted)
-        if self.placed_share is not None and (not event_driven or self.corrector_spread):
-            # spread rounds assume that unmasking began at t = 0
-            wanted = "used with event_driven and without corrector_spread"
-            raise OptionError("placed_share", self.placed_share, wanted)
-        leaps_by_rate = self.sampler == "count_first" or (
-            self.sampler == "tau_leaping" and self.bound_inflation is not None
-        )
-        if self.leap_counts == "drawn" and leaps_by_rate:
+            refuse(self, "length_candidates", wanted)
+        if self.placed_share is not None:
+            if not event_driven or self.corrector_spread:
+                # spread rounds assume that unmasking began at t = 0
+                wanted = "used with event_driven and without corrector_spread"
+                refuse(self, "placed_share", wanted)
+            if self.steps == 1:
+                refuse(self, "steps", "at least 2 with a placed_share, as one evaluation counts")
+        by_rate = count_first or (tau_leaping and self.bound_inflation is not None)
+        if self.leap_counts == "drawn" and by_rate:
             wanted = "poisson, except with event_driven, or tau_leaping without bound_inflation"
-            raise OptionError("leap_counts", self.leap_counts, wanted)
-        if self.query_time is not None and self.sampler != "count_first":
-            raise OptionError("query_time", self.query_time, "used with the sampler count_first")
+            refuse(self, "leap_counts", wanted)
+        if self.query_time is not None and not count_first:
+            refuse(self, "query_time", "used with the sampler count_first")
         self._check_corrector()
         by_confidence = self.unmasking == "confidence" and self.confidence_method != "position"
-        if threshold is not None and not by_confidence:
+        if threshold and not by_confidence:
             wanted = "used with unmasking confidence by top_prob, prob_diff or entropy"
-            raise OptionError("confidence_threshold", threshold, wanted)
+            refuse(self, "confidence_threshold", wanted)
 
     def _check_corrector(self) -> None:
-        time = self.corrector_time
-        if time is None:
+        if self.corrector_time is None:
             for each in fields(self):
                 if each.name in CORRECTOR and getattr(self, each.name) != each.default:
-                    wanted = f"{each.default}, except with a corrector_time"
-                    raise OptionError(each.name, getattr(self, each.name), wanted)
+                    refuse(self, each.name, f"{each.default}, except with a corrector_time")
             return
-        if not time < 1:
-            raise OptionError("corrector_time", time, "below 1, the time of the clean text")
+        if not self.corrector_time < 1:
+            refuse(self, "corrector_time", "below 1, the time of the clean text")
         if self.sampler == "count_first":
-            wanted = "used with the samplers tau_leaping and event_driven"
-            raise OptionError("corrector_time", time, wanted)
+            refuse(self, "corrector_time", "used with the samplers tau_leaping and event_driven")
         if self.sampler == "event_driven" and self.steps is not None:
             # a row that is cut off would be left as the noise made it
-            wanted = "left out where event_driven has a corrector_time"
-            raise OptionError("steps", self.steps, wanted)
+            refuse(self, "steps", "left out where event_driven has a corrector_time")
         if self.corrector_spread and self.corrector_rounds == 1:
-            wanted = "used with more than one of corrector_rounds"
-            raise OptionError("corrector_spread", True, wanted)
-
-
-def _blocks_words(settings: dict[str, Any]) -> str:
-    block = settings.get("block_length")
-    return f"blocks of {block}" if block else "one block"
+            refuse(self, "corrector_spread", "used with more than one of corrector_rounds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -457,20 +338,20 @@ class LLaDAOptions(SharedOptions):
         " canvases the one filled with most confidence; grown, for prompts: 8 more until the"
         " network expects the text to end before the last 8",
         choices=("given", "counted", "searched", "grown"),
-        words=_length_words,
+        words=option_words.length,
     )
     length_drift: dict[str, float] | None = option(
         None,
         "llada_length searched: the lengths to try, and how confidence changes with length alone"
         " (a file of scripts/length_drift.py)",
-        parse=_read_drift,
+        parse=read_drift,
         metavar="FILE",
     )
     remasking: str = option(
         "low_confidence",
         "unmask the most confident tokens, or random ones (paper: random)",
         choices=("low_confidence", "random"),
-        words=lambda settings: f"remasking {settings.get('remasking')}",
+        words=option_words.remasking,
     )
     block_length: int | None = option(
         None,
@@ -478,7 +359,7 @@ class LLaDAOptions(SharedOptions):
         type=int,
         metavar="L",
         at_least=1,
-        words=_blocks_words,
+        words=option_words.blocks,
     )
     cfg_scale: float = option(
         0.0,
@@ -494,8 +375,7 @@ class LLaDAOptions(SharedOptions):
         """
         for name in ("gen_length", "steps"):
             if self.llada_length != "given" and getattr(self, name) is not None:
-                wanted = f"left out where llada_length is {self.llada_length}"
-                raise OptionError(name, getattr(self, name), wanted)
+                refuse(self, name, f"left out where llada_length is {self.llada_length}")
         if (self.llada_length == "searched") != (self.length_drift is not None):
             wanted = "used together with llada_length searched"
             raise OptionError("length_drift", "of some" if self.length_drift else None, wanted)
@@ -503,11 +383,10 @@ class LLaDAOptions(SharedOptions):
             return
         blocks, rest = divmod(self.gen_length, self.block_length)
         if rest:
-            wanted = f"a divisor of gen_length {self.gen_length}"
-            raise OptionError("block_length", self.block_length, wanted)
+            refuse(self, "block_length", f"a divisor of gen_length {self.gen_length}")
         if self.steps is not None and self.steps % blocks:
             wanted = f"a multiple of the {blocks} blocks that gen_length and block_length make"
-            raise OptionError("steps", self.steps, wanted)
+            refuse(self, "steps", wanted)
 
 
 def shared_names() -> set[str]:
@@ -524,17 +403,6 @@ def sampler_words(settings: dict[str, Any], with_steps: bool = True) -> list[str
         return [f"T {settings['temperature']:g}"] if settings.get("temperature") else []
     if not with_steps:
         settings = {name: value for name, value in settings.items() if name != "steps"}
-    known = {each.name: each for each in fields(kinds[settings["kind"]])}
     shared = shared_names() - {"steps"}
-    order = [name for name in known if name not in shared]
-    order += [name for name in known if name in shared]
-    said = []
-    for name in order:
-        words: str | Callable[[dict[str, Any]], str | None] | None
-        words = known[name].metadata.get("words")
-        value = settings.get(name)
-        if callable(words):
-            said.append(words(settings))
-        elif words and value not in (None, known[name].default):
-            said.append(words.format(value))
-    return [words for words in said if words]
+    known = fields(kinds[settings["kind"]])
+    return option_words.words_of(sorted(known, key=lambda each: each.name in shared), settings)

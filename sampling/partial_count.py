@@ -23,10 +23,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sampling.clock import ORDER, remaining_at, survival
+from sampling.clock import ORDER
 from sampling.count_first import CountFirst
 from sampling.flexmdm_sampler import FlexMDMSampler
 from sampling.results import GenerationResult
+from sampling.schedules import remaining_at, survival
 
 
 def entropy(log_probs: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -62,5 +63,5 @@ def count_and_insert(
     remaining = np.clip(remaining_at(clock.insertion, 1 - share), clock.end, 1)
     result = continued(masks, remaining).run()
     assert result.positions is not None
-    result.positions += torch.from_numpy(counting.positions)
+    result.positions += torch.from_numpy(counting.network.positions)
     return result

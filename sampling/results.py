@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, TypeAlias, TypedDict
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +19,10 @@ class TraceFrame(TypedDict):
     evaluations: int
     ids: list[int]
     slots: list[int]
+
+
+# called as on_frame(row, frame)
+OnFrame: TypeAlias = Callable[[int, TraceFrame], None]
 
 
 @dataclass
@@ -47,3 +52,11 @@ class GenerationResult:
     rate_bound_violations: torch.Tensor | None = None
     positions: torch.Tensor | None = None
     log_probs: torch.Tensor | None = None
+
+    def to(self, device: torch.device | str) -> GenerationResult:
+        """The same result with its tensors on a device."""
+        moved = {
+            name: value.to(device) if hasattr(value, "to") else value
+            for name, value in vars(self).items()
+        }
+        return GenerationResult(**moved)

@@ -30,9 +30,10 @@ from sampling.clock import (
     Floats,
     Rows,
     poisson_quantile,
-    share_of_waiting,
 )
+from sampling.options import SamplerOptions
 from sampling.row_random import RowUniforms
+from sampling.schedules import Schedules, share_of_waiting
 
 
 class Grid:
@@ -114,29 +115,17 @@ class Grid:
 
 
 class TauLeaping(Clock):
-    """The clock of tau-leaping. steps: of its grid; inflation: None, or c >= 1 to skip no-op steps;
-    threshold: whether confident masks may be unmasked beyond the binomial number.
+    """The clock of tau-leaping. With a bound_inflation no-op steps are skipped; with a
+    confidence_threshold more masks may be unmasked than the binomial number.
     """
 
-    def __init__(
-        self,
-        insertion: Schedule,
-        unmasking: Schedule,
-        end: float,
-        random: RowUniforms,
-        *,
-        steps: int,
-        inflation: float | None,
-        threshold: bool,
-    ):
-        self.skips, self.inflation, self.threshold = (
-            inflation is not None,
-            inflation or 1.0,
-            threshold,
-        )
-        first = MEASURE if self.skips else LEAP
-        super().__init__(insertion, unmasking, end, random, first)
-        self.grid = Grid(steps, end, insertion, unmasking)
+    def __init__(self, schedules: Schedules, random: RowUniforms, options: SamplerOptions):
+        assert options.steps is not None  # generate_flexmdm_infilling sets it
+        self.skips = options.bound_inflation is not None
+        self.inflation = options.bound_inflation or 1.0
+        self.threshold = options.confidence_threshold is not None
+        super().__init__(schedules, random, MEASURE if self.skips else LEAP)
+        self.grid = Grid(options.steps, self.end, self.insertion, self.unmasking)
         self.step = np.zeros(len(random.seeds), dtype=np.int64)
 
     def rewind(self, rows: Rows, remaining: Floats) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 from common.files import write_text
-from sampling.trace_page import MASK_SIGN, Panel, screen_lines
+from sampling.shown_text import MASK_SIGN, screen_lines
+from sampling.trace_panel import Panel
 
 COLUMNS, MOST_FRAMES = 76, 80  # characters of a line; frames shown, evenly spread
 SECONDS_PER_FRAME, SECONDS_AT_END = 0.12, 3.0

@@ -19,6 +19,7 @@ import eval_humaneval_infill
 import preprocess_code_infilling
 import preprocess_math
 from common.errors import InputError
+from evaluation.benchmarks import INFILL_FIELDS
 from evaluation.generation_run import GenerationRun, Stop
 from llada_utils import load_flexmdm, load_llada, write_checkpoint
 from network.checkpoint_folder import checkpoint_kind
@@ -88,7 +89,7 @@ def test_rows_to_score_and_the_settings_beside_them(tmp_path, monkeypatch, data)
     ]
     beside = {"benchmark": "b", "kind": "flexmdm", "sampler": "event_driven", "steps": 3}
     which = data.draw(st.sampled_from(["row", "settings", "item"]))
-    item = dict.fromkeys(eval_humaneval_infill.FIELDS, "x = 1\n") | {"answer": "a #### 3"}
+    item = dict.fromkeys(INFILL_FIELDS, "x = 1\n") | {"answer": "a #### 3"}
     items = [{**item, "task_id": f"n{number}", "question": f"n{number}"} for number in range(3)]
     target = {"row": rows[1], "settings": beside, "item": items[1]}[which]
     target[data.draw(st.sampled_from(sorted(target)))] = data.draw(JSON)

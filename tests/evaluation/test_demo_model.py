@@ -30,7 +30,8 @@ from llada_utils import write_checkpoint
 from sampling.flags import add_flexmdm_flags, add_llada_flags, add_model_flags, options_from
 from sampling.flexmdm import generate_flexmdm_infilling
 from sampling.llada import generate_mdm
-from sampling.options import LLaDAOptions, SamplerOptions, flag_of
+from sampling.option_fields import flag_of
+from sampling.options import LLaDAOptions, SamplerOptions
 from sampling.row_random import item_seed
 
 (BASE,) = SHIPPED["llada"]

@@ -30,6 +30,7 @@ from data.infills import llada_infill_prompt
 from data.library_code import stdlib_infill_rows
 from data.tokenizer import inner_ids, load_tokenizer, text_ids
 from data.word_problems import math_rows
+from evaluation.benchmarks import gsm8k_items, gsm8k_name, infill_items, infill_name
 from evaluation.generation_run import GENERATIONS
 from evaluation.infill_scores import REACHED, edit_similarity, parses
 from llada_utils import load_llada
@@ -884,27 +885,26 @@ def test_flags_of_the_other_model_kind_give_a_no_effect_warning(
 
 
 def test_official_files_are_recognised_by_name(data_dir, tmp_path):
-    args = SimpleNamespace(data_path=str(data_dir / "humaneval"), benchmark="random-span-light")
-    assert len(eval_humaneval_infill.read_items(args)) == 164
-    assert eval_humaneval_infill.benchmark_name(args) == "humaneval-infill random-span-light"
-    args.data_path = str(data_dir / "humaneval" / "HumanEval-SingleLineInfilling.jsonl.gz")
+    folder, light = str(data_dir / "humaneval"), "random-span-light"
+    assert len(infill_items(folder, light)) == 164
+    assert infill_name(folder, light) == "humaneval-infill random-span-light"
+    single = str(data_dir / "humaneval" / "HumanEval-SingleLineInfilling.jsonl.gz")
     with pytest.raises(InputError, match="--benchmark random-span-light"):
-        eval_humaneval_infill.benchmark_name(args)
-    with gzip.open(args.data_path, "rt") as file:
+        infill_name(single, light)
+    with gzip.open(single, "rt") as file:
         rows = [json.loads(line) for line in file][:3]
     write_rows(tmp_path / "mine.jsonl", rows + rows[:1])
-    args.data_path = str(tmp_path / "mine.jsonl")
-    assert eval_humaneval_infill.benchmark_name(args) == "mine"
+    mine = str(tmp_path / "mine.jsonl")
+    assert infill_name(mine, light) == "mine"
     with pytest.raises(InputError, match="occurs twice"):
-        eval_humaneval_infill.read_items(args)
+        infill_items(mine, light)
 
 
 def test_official_gsm8k_is_recognised_by_content(data_dir, sets):
-    args = SimpleNamespace(data_path=str(data_dir / "gsm8k"))
-    items = eval_gsm8k.read_items(args)
-    assert len(items) == 1319 and eval_gsm8k.benchmark_name(args, items) == "gsm8k"
-    args = SimpleNamespace(data_path=str(sets / "math.jsonl"))
-    assert eval_gsm8k.benchmark_name(args, eval_gsm8k.read_items(args)) == "math"
+    folder, other = str(data_dir / "gsm8k"), str(sets / "math.jsonl")
+    items = gsm8k_items(folder)
+    assert len(items) == 1319 and gsm8k_name(folder, items) == "gsm8k"
+    assert gsm8k_name(other, gsm8k_items(other)) == "math"
 
 
 def test_help_needs_no_torch():
@@ -944,10 +944,9 @@ def test_without_a_local_copy_the_hub_sets_are_read(monkeypatch):
         )
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    assert len(eval_gsm8k.read_items(SimpleNamespace(data_path=None))) == 3
-    args = SimpleNamespace(data_path=None, benchmark="multi-line")
-    assert len(eval_humaneval_infill.read_items(args)) == 3
-    assert eval_humaneval_infill.benchmark_name(args) == "humaneval-infill multi-line"
+    assert len(gsm8k_items(None)) == 3
+    assert len(infill_items(None, "multi-line")) == 3
+    assert infill_name(None, "multi-line") == "humaneval-infill multi-line"
     hub = ("loubnabnl/humaneval_infilling", "HumanEval-MultiLineInfilling")
     assert asked == [
         (("openai/gsm8k", "main"), "test", None),
@@ -960,4 +959,4 @@ def test_without_a_local_copy_the_hub_sets_are_read(monkeypatch):
         lambda *a, **k: (_ for _ in ()).throw(ConnectionError("no network")),
     )
     with pytest.raises(InputError, match="--data_path"):
-        eval_gsm8k.read_items(SimpleNamespace(data_path=None))
+        gsm8k_items(None)

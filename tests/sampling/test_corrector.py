@@ -24,6 +24,7 @@ from sampling.event_driven import EventDriven
 from sampling.flexmdm import generate_flexmdm
 from sampling.options import OptionError, SamplerOptions, sampler_words
 from sampling.row_random import RowUniforms
+from sampling.schedules import Schedules
 from sampling.sequences import Sequences
 
 
@@ -163,8 +164,9 @@ def test_the_least_confident_tokens_are_noised_first(rng):
     sequences.log_probs[:, 1 : 1 + length] = log_probs
     random = RowUniforms(everything, np.zeros(rows, dtype=np.int64))
     linear = LinearSchedule()
-    clock = EventDriven(linear, linear, 0.0, random, events=1, inflation=None, cap=None)
-    Corrector(clock, time=0.6, rounds=1, spread=False, guided=True).noise(everything, sequences)
+    guided = SamplerOptions(corrector_time=0.6, corrector_choice="least_confident", **EVENTS)
+    clock = EventDriven(Schedules(linear, linear), random, guided)
+    Corrector(clock, guided).noise(everything, sequences)
     clean = (sequences.ids != MASK) & (sequences.slots >= 2)
     for row in range(rows):
         stays = log_probs[row][sequences.slots[row, clean[row]] - 2]

@@ -21,7 +21,7 @@ from exact_posterior import (
     random_prompts,
     total_variation,
 )
-from test_sampler_exactness import COMMON, LAWS, ORDERS, is_exact
+from test_sampler_exactness import COMMON, LAWS, ORDERS, SCHEDULES, is_exact
 
 from common.errors import InputError
 from flexmdm_interpolant import LinearSchedule, PowerSchedule
@@ -93,13 +93,24 @@ def test_count_first_samples_the_exact_law(law, order, rng):
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("order", ["random", "top_prob"])
 def test_counting_a_share_and_inserting_the_rest_samples_the_exact_law(law, order, rng):
-    contexts, schedule = LAWS[law](rng), PowerSchedule(1.7)
+    contexts, schedule = LAWS[law](rng), SCHEDULES[str(rng.choice(list(SCHEDULES)))]()
     share = float(rng.choice([0.2, 0.5, 0.8, 1.0]))
-    model = WithCount(contexts, schedule)
+    model, inserted = WithCount(contexts, schedule), float(schedule.at(torch.tensor(1.0)))
     settings = dict(sampler="event_driven", placed_share=share, insertion_schedule=schedule)
     settings |= {"length_choice": "drawn", **ORDERS[order]}
-    assert is_exact(contexts, model, rng, **settings)
+    settings["unmask_schedule"] = PowerSchedule(float(rng.uniform(0.6, 2.5)))
+    assert is_exact(contexts, model, rng, inserted=inserted, **settings)
     assert model.counted >= 20_000 and model.unknown == 0
+
+
+@pytest.mark.parametrize("steps", [2, 3, 7])
+def test_the_cap_on_evaluations_counts_the_one_that_counts_tokens(steps, rng):
+    """Six tokens, all placed at once, take eight evaluations."""
+    texts = {tuple(rng.integers(3, size=6).tolist()): 1.0 for _ in range(5)}
+    model = WithCount([Context((), (), texts)], PowerSchedule(1.7))
+    settings = COMMON | dict(sampler="event_driven", placed_share=0.5, steps=steps)
+    result = generate_flexmdm(model, batch_size=100, **settings)
+    assert bool((result.evaluations == steps).all()) and bool(result.truncated.all())
 
 
 def test_a_placed_share_that_the_clock_does_not_know_of_fails_the_exactness_check(rng, monkeypatch):
@@ -248,6 +259,28 @@ def test_a_single_candidate_is_count_first_itself(rng):
         assert torch.equal(result.evaluations, plain.evaluations)
 
 
+@pytest.mark.parametrize(
+    "own", [dict(sampler="event_driven", placed_share=0.6), dict(length_candidates=2)]
+)
+def test_a_full_row_stays_as_it_is_and_changes_no_other(own, rng):
+    """Nor does it cost an evaluation, alone or among others; a batch may also be empty."""
+    contexts = random_prompts(rng)
+    model, prompts = WithCount(contexts, PowerSchedule(1.7)), [list(c.prefix) for c in contexts]
+    longest = max(map(len, prompts))
+    settings = COMMON | {"sampler": "count_first", "max_length": longest} | own
+    seeds = torch.randint(2**62, (len(prompts),))
+    together = generate_flexmdm(model, prompts, seeds=seeds, **settings)
+    for row, prompt in enumerate(prompts):
+        alone = generate_flexmdm(model, [prompt], seeds=seeds[row : row + 1], **settings)
+        length = int(alone.lengths[0])
+        assert torch.equal(alone.sequences[0, :length], together.sequences[row, :length])
+        for counter in ("lengths", "evaluations", "positions"):
+            assert getattr(alone, counter)[0] == getattr(together, counter)[row]
+        full = len(prompt) == longest
+        assert full == (alone.evaluations[0] == 0) and (not full or length == longest)
+    assert len(generate_flexmdm(model, [], **settings).lengths) == 0
+
+
 @pytest.mark.parametrize("most", [1, 5, 63, 64, 130, 1024])
 def test_length_distribution_head_is_normalised_over_all_counts(most):
     starts, widths = count_bins(most, torch.device("cpu"))
@@ -282,6 +315,8 @@ def test_count_first_without_a_length_distribution_or_with_conflicting_options_i
             SamplerOptions(sampler="count_first", **wrong)
     with pytest.raises(ValueError, match="query_time"):
         SamplerOptions(query_time=0.5)
+    with pytest.raises(ValueError, match="at least 2 with a placed_share"):
+        SamplerOptions(sampler="event_driven", placed_share=0.5, steps=1)
 
 
 def test_count_first_refuses_the_steps_flag_but_not_the_scripts_own_default():

@@ -14,14 +14,9 @@ import torch
 from llada_dit import LLaDAModelLM, rope
 from network.config import LLaDAConfig
 from network.packed_rows import PaddedRows
-from sampling.llada import (
-    CONFIDENCE,
-    TOKEN,
-    generate_mdm,
-    generate_mdm_infilling,
-    unmasking_plan,
-    unmaskings_of_block,
-)
+from sampling.llada import generate_mdm, generate_mdm_infilling
+from sampling.llada_blocks import unmasking_plan, unmaskings_of_block
+from sampling.llada_sampler import CONFIDENCE, TOKEN
 from sampling.prefix_cache import PrefixCache
 from sampling.row_random import draw_seeds, row_uniforms
 from sampling.token_choice import log_probability

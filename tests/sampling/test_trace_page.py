@@ -22,17 +22,10 @@ from conftest import ROOT
 
 from sampling.flexmdm import generate_flexmdm, generate_flexmdm_infilling
 from sampling.llada import generate_mdm
-from sampling.trace_page import (
-    MASK_SIGN,
-    curves,
-    make_panel,
-    read_panels,
-    screen_lines,
-    terminal_watcher,
-    write_panels,
-    write_trace,
-    write_trace_page,
-)
+from sampling.shown_text import MASK_SIGN, screen_lines
+from sampling.terminal import terminal_watcher
+from sampling.trace_page import read_panels, write_panels, write_trace, write_trace_page
+from sampling.trace_panel import curves, make_panel
 
 MASK = 0
 HOSTILE = {

@@ -10,7 +10,8 @@ import pytest
 from test_trace_page import HOSTILE, MASK, decode, insertion_trace
 
 from common.errors import InputError
-from sampling.trace_page import MASK_SIGN, make_panel
+from sampling.shown_text import MASK_SIGN
+from sampling.trace_panel import make_panel
 from sampling.trace_svg import COLUMNS, MOST_FRAMES, SECONDS_AT_END, write_trace_svg
 
 SVG = "{http://www.w3.org/2000/svg}"
