@@ -28,7 +28,7 @@ from training.sharding import shard_by_fsdp2, shard_by_zero3
 from training.stop_signal import StopOnSignal
 from training.train_log import JsonlLog
 from training.trainer import DiffusionTrainer
-from training.unused_flags import evaluates, refuse_other_settings
+from training.unused_flags import evaluates, evaluates_again, refuse_other_settings
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -59,7 +59,8 @@ def check_data(args: RunArguments, model: Any, tokenizer: Any, rows: "dict[str, 
     InputError.
     """
     if evaluates(args) and not len(rows.get("validation", ())):
-        raise InputError(f"--eval_strategy: {args.train_data} has no validation split to evaluate")
+        flag = "--eval_strategy" if evaluates_again(args) else "--eval_on_start"
+        raise InputError(f"{flag}: {args.train_data} has no validation split to evaluate")
     assert args.train_data is not None  # check: a run that trains has it
     task, backbone = getattr(args, "task", None), getattr(model, "backbone", model)
     check_origin(args.train_data, tokenizer, task, "--train_data")

@@ -22,11 +22,17 @@ KEPT = (
     "adaln_group_size",
     "attend_to_padding",
 )
+EVALUATIONS = "--eval_strategy steps evaluates while training, --evaluate_only without"
 LORA = {"lora_r": "r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout"}
 
 
 def evaluates(args: Arguments) -> bool:
     """Whether held-out rows are evaluated while training."""
+    return bool(args.eval_on_start) or evaluates_again(args)
+
+
+def evaluates_again(args: Arguments) -> bool:
+    """Whether they are evaluated every so often, and not before the first step alone."""
     return str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no"
 
 
@@ -63,8 +69,8 @@ RULES: tuple[tuple[Callable[[Any], Any], tuple[str, ...], str], ...] = (
         "LoRA alone is trained, with --lora_weight_decay",
     ),
     (
-        lambda args: not evaluates(args),
-        ("eval_steps", "eval_delay", "eval_on_start"),
+        lambda args: not evaluates_again(args),
+        ("eval_steps", "eval_delay"),
         "a run evaluates with --eval_strategy steps",
     ),
     (lambda args: args.init_from, ("from_scratch",), "--init_from has its weights"),
@@ -84,10 +90,11 @@ RULES: tuple[tuple[Callable[[Any], Any], tuple[str, ...], str], ...] = (
         "--torch_compile compiles block by block, as torch does by default",
     ),
     (
-        lambda args: True,
-        ("do_eval", "do_predict"),
-        "--eval_strategy steps evaluates while training, --evaluate_only without",
+        lambda args: not (evaluates(args) or args.evaluate_only),
+        ("do_eval",),
+        EVALUATIONS,
     ),
+    (lambda args: True, ("do_predict",), EVALUATIONS),
 )
 
 

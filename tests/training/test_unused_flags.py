@@ -4,6 +4,7 @@ the checkpoint of --init_from, which keeps its settings.
 Run: pytest tests/training/test_unused_flags.py        (seconds)
 """
 
+import json
 import random
 import sys
 
@@ -11,7 +12,7 @@ import pytest
 import tiny
 from command_lines import TRAINING, parser_of, shown
 from datasets import Dataset, DatasetDict
-from training_helpers import flags, run_flags, run_here
+from training_helpers import flags, run_flags, run_here, write_data
 
 from common.command_line import typed_flags
 from common.errors import InputError
@@ -46,8 +47,10 @@ MODES = {
     "no evaluation": (
         {},
         {"eval_strategy": "no", "save_steps": 3},
-        "eval_steps eval_delay eval_on_start do_eval",
+        "eval_steps eval_delay do_eval",
     ),
+    "one evaluation": ({"eval_on_start": True}, {"do_eval": True}, "eval_steps eval_delay"),
+    "evaluations": ({"eval_strategy": "steps"}, {"eval_steps": 3, "do_eval": True}, "do_predict"),
     "evaluation": ({"evaluate_only": True}, {"eval_draws": 2, "eval_data": "d"}, "dry_run_gpus"),
     "estimate": ({"dry_run": True}, {"dry_run_gpus": 2, "mfu": 0.3}, "eval_draws"),
     "a checkpoint": ({"init_from": "c"}, {"lora_r": 3}, "from_scratch"),
@@ -66,7 +69,6 @@ VALUES = {
     "adaln_group_size": 3,
     "from_scratch": True,
     "do_eval": True,
-    "eval_on_start": True,
     "do_predict": True,
 }
 
@@ -235,12 +237,21 @@ def test_rows_that_cannot_be_evaluated_are_refused_before_anything_is_written(
 ):
     rows = {"input_ids": [[7, 8, 9, 10]] * 4}
     DatasetDict({"train": Dataset.from_dict(rows)}).save_to_disk(str(tmp_path / "data"))
-    words = run_flags(
-        checkpoints["llada"], tmp_path / "data", tmp_path / "run", eval_strategy="steps"
-    )
-    with pytest.raises(InputError, match="^--eval_strategy: .*data has no validation split"):
-        run_here("flexmdm_transfer_openwebtext", words, monkeypatch)
-    assert not (tmp_path / "run").exists()
+    base, data = checkpoints["llada"], tmp_path / "data"
+    for flag, value in (("eval_strategy", "steps"), ("eval_on_start", True)):
+        words = run_flags(base, data, tmp_path / "run", **{flag: value})
+        with pytest.raises(InputError, match=f"^--{flag}: .*data has no validation split"):
+            run_here("flexmdm_transfer_openwebtext", words, monkeypatch)
+        assert not (tmp_path / "run").exists()
+
+
+def test_eval_on_start_alone_evaluates_once(checkpoints, tmp_path, monkeypatch):
+    data = write_data(tmp_path / "data")
+    changes = {"max_steps": 2, "eval_on_start": True}
+    words = run_flags(checkpoints["llada"], data, tmp_path / "run", **changes)
+    run_here("flexmdm_transfer_openwebtext", words, monkeypatch)
+    log = (tmp_path / "run/train_log.jsonl").read_text().splitlines()
+    assert [row["step"] for row in map(json.loads, log) if "eval_loss" in row] == [0]
 
 
 @pytest.mark.parametrize("name, wide", [("whole", True), ("lora", False)])
