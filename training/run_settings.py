@@ -7,6 +7,7 @@ from data.token_rows import rows_hash
 from llada_dit import LLaDADiT
 from network.checkpoint_folder import checkpoint_hash, named_base
 from training.arguments import RunArguments
+from training.unused_flags import without_effect
 
 SETTINGS = (
     "model_name_or_path",
@@ -46,9 +47,11 @@ SETTINGS = (
 
 def run_settings(args: RunArguments, model: Any, rows: int) -> dict[str, Any]:
     """Settings that must not change when a run is resumed. rows: how many it trains on."""
-    settings = {key: getattr(args, key) for key in SETTINGS if hasattr(args, key)} | {
-        "global_batch": args.global_batch
-    }
+    # those may: older versions took such flags, and their runs can be resumed without them
+    idle = without_effect(args)
+    settings = {
+        key: getattr(args, key) for key in SETTINGS if hasattr(args, key) and key not in idle
+    } | {"global_batch": args.global_batch}
     settings |= {"lr_scheduler_kwargs": args.lr_scheduler_kwargs or {}, "rows": rows}
     if isinstance(model, LLaDADiT):
         settings |= {

@@ -123,6 +123,18 @@ def refuse_unused_flags(args: Arguments) -> None:
         raise InputError(f"{both} --train_data and --cache_path, which are one flag")
 
 
+def without_effect(args: Arguments) -> set[str]:
+    """The flags that have no effect on a run, typed or not. Raises InputError."""
+    flags = {flag for applies, unused, _ in RULES if applies(args) for flag in unused}
+    if args.init_from:
+        kept, lora = kept_settings(resolve_folder(args.init_from, "--init_from"))
+        if kept or lora:
+            flags |= {"all_parameters", *LORA}
+        if kept and not lora:
+            flags |= {"lora_lr", "lora_weight_decay"}
+    return flags
+
+
 def refuse_other_settings(args: Arguments) -> None:
     """Refuse typed flags that contradict the checkpoint of --init_from, which keeps its settings.
     Raises InputError naming both.

@@ -510,12 +510,15 @@ def test_changed_inputs_and_flags_are_refused_by_name_on_resume(
 
 
 def test_a_run_with_unchanged_inputs_resumes(unfinished, tmp_path, monkeypatch):
-    """Also one that an older version began, whose settings.json says less."""
+    """Also one that an older version began, whose settings.json says less, or has a flag that had
+    no effect and is refused now.
+    """
     work = shutil.copytree(unfinished, tmp_path / "work")
     monkeypatch.chdir(work)
     said = json.loads((work / "run/settings.json").read_text())
     for left_out in ((), ("optim", "start_hash", "base_hash")):
         kept = {key: value for key, value in said.items() if key not in left_out}
+        kept |= {"weight_decay": 0.3} if left_out else {}  # a LLaDA with LoRA has none
         (work / "run/settings.json").write_text(json.dumps(kept))
         words = run_flags("base", "data", "run", max_steps=1, resume_from_checkpoint="auto")
         run_here(SCRIPTS["transfer"], words, monkeypatch)
