@@ -260,7 +260,9 @@ def load_flexmdm(
         model = build_flexmdm(config)
         names = dict(model.named_parameters())
         if config.saved_weights == "full":
-            load_into(model, read_tensors(folder), dtype_of, device, folder)
+            # older versions wrote a LLaDA's own length distribution, too
+            stored_here = backbone_tensors(read_tensors(folder), "backbone.")
+            load_into(model, stored_here, dtype_of, device, folder)
         else:
             base_folder = base_of_checkpoint(folder, base, **hub_arguments)
             assert config.backbone is not None  # from_json refuses it

@@ -47,9 +47,13 @@ def read_tensors(folder: Path, name: str = "model.safetensors") -> Iterator[tupl
             ) from None
 
 
-def backbone_tensors(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of a LLaDA that a FlexMDM's backbone has: without a length distribution."""
-    return (pair for pair in tensors if not pair[0].startswith("length_distribution."))
+def backbone_tensors(
+    tensors: Iterable[tuple[str, Tensor]], prefix: str = ""
+) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of a LLaDA that a FlexMDM's backbone has: without a length distribution.
+    prefix: of the LLaDA's names.
+    """
+    return (pair for pair in tensors if not pair[0].startswith(f"{prefix}length_distribution."))
 
 
 def load_into(

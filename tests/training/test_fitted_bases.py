@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from safetensors.torch import save_file
 from training_helpers import assert_same_weights, weights
 
+from common.files import read_json, write_json
 from flexmdm_trainer import FlexMDMCollator, flexmdm_losses
 from llada_trainer import LLaDACollator, llada_losses
 from llada_utils import load_flexmdm, load_llada, write_checkpoint
@@ -74,6 +76,20 @@ def test_what_is_trained_is_written_and_read_without_the_head(kind, fitted, tmp_
     (tmp_path / "again").mkdir()
     write_checkpoint(again, tmp_path / "again", None, card="# test\n")
     assert_same_weights(tmp_path, tmp_path / "again")
+
+
+def test_a_flexmdm_that_an_older_version_wrote_with_the_head_is_read_without(fitted, tmp_path):
+    write_checkpoint(built(fitted, **KINDS["FlexMDM, all"]), tmp_path, None, card="# test\n")
+    now, head = weights(tmp_path), load_llada(fitted).length_distribution.state_dict()
+    older = now | {f"backbone.length_distribution.{name}": head[name] for name in head}
+    save_file(older, tmp_path / "model.safetensors")
+    config = read_json(tmp_path / "config.json")
+    config["backbone"]["length_distribution"] = 23
+    write_json(tmp_path / "config.json", config)
+    again = load_flexmdm(tmp_path)
+    assert again.backbone.length_distribution is None
+    read = again.state_dict()
+    assert read.keys() == now.keys() and all(now[name].equal(read[name]) for name in now)
 
 
 def test_an_adapter_does_not_take_over_the_head_of_its_base(fitted, tmp_path):
