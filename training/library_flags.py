@@ -71,7 +71,8 @@ def check_schedule(args: Arguments) -> None:
         if setting not in takes:
             words = f"takes {', '.join(takes)}" if takes else "has no settings"
             raise InputError(f"--lr_scheduler_kwargs: {setting}: the schedule {name} {words}")
-    optimizer = torch.optim.SGD([torch.zeros(1, device="cpu", requires_grad=True)], lr=1.0)
+    weight = torch.zeros(1, device="cpu", requires_grad=True)
+    optimizer = torch.optim.SGD([weight], lr=args.learning_rate)  # some compare it with their end
     try:
         get_scheduler(kind, optimizer, 0, 10**9, dict(given))
     except Exception as error:  # whatever a schedule says of a value, or of one that is not there

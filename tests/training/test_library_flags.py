@@ -53,6 +53,10 @@ def checked(**settings):
             {"lr_scheduler_type": "cosine_with_min_lr"},
             "--lr_scheduler_kwargs {}: the schedule cosine_with_min_lr: ",
         ),
+        (
+            {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"lr_end": 0.1}},
+            r"--lr_scheduler_kwargs {'lr_end': 0.1}: the schedule polynomial: lr_end \(0.1\) must",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
 )
@@ -65,6 +69,8 @@ def test_what_it_can_do_is_taken(monkeypatch):
     monkeypatch.setattr(library_flags, "available_reports", lambda: ["mlflow"])
     checked(report_to="mlflow", optim_args=f"eps={random.random()}, foreach=True")
     checked(lr_scheduler_kwargs={"num_cycles": random.uniform(0.1, 9)}, save_total_limit=0)
+    polynomial = {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"lr_end": 0.1}}
+    checked(**polynomial, learning_rate=0.2)
     checked(lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs={"min_lr": 1e-5})
     checked(accelerator_config={"non_blocking": True, "even_batches": False})
     needed = {"warmup_stable_decay": {"num_decay_steps": 3}}
