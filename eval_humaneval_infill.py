@@ -314,7 +314,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.timeout <= 0:
         raise InputError(f"--timeout: {args.timeout} is not above 0")
     for name in ("code_workers", "timeout", "unsafe_as_root"):
-        if name in args.typed and not args.allow_code_execution:
+        if name in args.typed and getattr(args, name) and not args.allow_code_execution:
             raise InputError(f"--{name}: no effect without --allow_code_execution")
     return args
 

@@ -151,7 +151,8 @@ def refuse_other_settings(args: Arguments) -> None:
             )  # a checkpoint without is given one
             if flag in args.typed and wanted[flag] != kept[flag] and not added:
                 _refuse(args, flag, f"{flag} {kept[flag]}")
-        if "start_share" in args.typed and not (counts or args.length_distribution):
+        unread = args.start_share and not (counts or args.length_distribution)
+        if unread and "start_share" in args.typed:
             _refuse(args, "start_share", "no length distribution")
     if lora:
         if args.all_parameters:
@@ -159,8 +160,8 @@ def refuse_other_settings(args: Arguments) -> None:
         for flag, name in LORA.items():
             if flag in args.typed and getattr(args, flag) != lora.get(name):
                 _refuse(args, flag, f"{flag} {lora.get(name)}")
-    elif kept:  # a LLaDA without LoRA gets one
-        for flag in ("all_parameters", *LORA, "lora_lr", "lora_weight_decay"):
+    elif kept:  # a LLaDA without LoRA gets one; only a frozen base can be in 4 bits
+        for flag in ("all_parameters", *LORA, "lora_lr", "lora_weight_decay", "load_in_4bit"):
             if flag in args.typed and bool(getattr(args, flag)) != (flag == "all_parameters"):
                 _refuse(args, flag, "no LoRA: all its parameters are trained")
 
@@ -182,4 +183,6 @@ def kept_settings(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         config = flexmdm_config(folder)
         return config.own_fields(), config.lora or {}
     adapter = folder / "adapter_config.json"
-    return {}, read_json(adapter) if adapter.exists() else {}
+    content = read_json(adapter) if adapter.exists() else {}
+    # what is no JSON object is refused when it is loaded
+    return {}, content if isinstance(content, dict) else {}

@@ -94,3 +94,8 @@ def test_a_scale_of_lora_that_a_checkpoint_stores_is_not_overruled(lora, tmp_pat
 def test_other_flags_of_an_evaluation_need_their_counterpart(script, words, said, checkpoint):
     with pytest.raises(InputError, match=f"^{said}"):
         script.parse_args(["--checkpoint_path", str(checkpoint), *words])
+
+
+def test_a_flag_that_is_turned_off_is_off_anyway(checkpoint):
+    words = ["--checkpoint_path", str(checkpoint), "--unsafe_as_root", "false"]
+    assert not eval_humaneval_infill.parse_args(words).unsafe_as_root

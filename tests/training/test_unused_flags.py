@@ -6,6 +6,7 @@ Run: pytest tests/training/test_unused_flags.py        (seconds)
 
 import json
 import random
+import shutil
 import sys
 
 import pytest
@@ -223,13 +224,34 @@ def test_a_checkpoint_keeps_its_settings_or_the_flag_is_refused(
     check_kind(parsed(monkeypatch, **start))
 
 
+def test_only_a_frozen_base_is_in_4_bits(checkpoints, monkeypatch):
+    for name in ("whole", "lora"):
+        args = parsed(monkeypatch, init_from=checkpoints[name], variable_length=True)
+        args.load_in_4bit, args.typed = True, args.typed | {"load_in_4bit"}  # needs a GPU
+        if name == "lora":
+            check_kind(args)
+            continue
+        with pytest.raises(InputError, match="^--load_in_4bit True: .* has no LoRA"):
+            check_kind(args)
+
+
+@pytest.mark.parametrize("content", ["[1]", '"r"', "3"])
+def test_an_adapter_that_is_no_json_object_is_refused(content, checkpoints, tmp_path, monkeypatch):
+    shutil.copytree(checkpoints["adapter"], tmp_path / "adapter")
+    (tmp_path / "adapter/adapter_config.json").write_text(content)
+    args = parsed(monkeypatch, init_from=tmp_path / "adapter", lora_r=3)
+    check_kind(args)
+    with pytest.raises(InputError, match="adapter_config.json"):
+        build_model(args)
+
+
 def test_flags_that_say_what_the_checkpoint_says_are_taken(checkpoints, monkeypatch):
     said = dict(insertion_schedule="power:5", length_head="total", time_epsilon=0.02, lora_r=2)
     start = {"init_from": checkpoints["lora"], "variable_length": True}
     check_kind(parsed(monkeypatch, **start, **said, length_distribution=7, start_share=0.3))
     check_kind(parsed(monkeypatch, init_from=checkpoints["llada"], lora_r=5, lora_dropout=0))
     whole = {"init_from": checkpoints["whole"], "variable_length": True}
-    check_kind(parsed(monkeypatch, **whole, all_parameters=True))
+    check_kind(parsed(monkeypatch, **whole, all_parameters=True, start_share="0"))
 
 
 def test_rows_that_cannot_be_evaluated_are_refused_before_anything_is_written(
