@@ -50,7 +50,13 @@ def available_reports() -> list[str]:
     """The names that --report_to may have: those of the programs that are installed."""
     from transformers.integrations import integration_utils
 
-    return integration_utils.get_available_reporting_integrations()
+    listed = integration_utils.get_available_reporting_integrations()
+    # its list, made for `all`, lacks flyte, and azure_ml beside mlflow
+    others = {
+        "flyte": integration_utils.is_flytekit_available,
+        "azure_ml": integration_utils.is_azureml_available,
+    }
+    return sorted({*listed, *(name for name, there in others.items() if there())})
 
 
 def check_schedule(args: Arguments) -> None:

@@ -8,6 +8,7 @@ import random
 import sys
 
 import pytest
+from transformers.integrations import integration_utils
 from transformers.optimization import SchedulerType
 
 from common.errors import InputError
@@ -78,6 +79,13 @@ def test_what_it_can_do_is_taken(monkeypatch):
     for kind in SchedulerType:
         settings = {"lr_scheduler_type": kind.value, "lr_scheduler_kwargs": needed.get(kind.value)}
         checked(eval_strategy="steps", **settings)
+
+
+def test_a_program_that_all_leaves_out_may_be_named(monkeypatch):
+    for program in ("azureml", "mlflow", "flytekit"):
+        monkeypatch.setattr(integration_utils, f"is_{program}_available", lambda: True)
+    for report in ("azure_ml", "flyte", "mlflow"):
+        checked(report_to=report)
 
 
 @pytest.mark.parametrize("typed", [["--lr_scheduler_kwargs", "{'a': 1}"], ["--fsdp_config={x"]])
