@@ -22,6 +22,8 @@
 #   TRANSFER_PREPROCESS_ARGS  MATH_PREPROCESS_ARGS  CODE_PREPROCESS_ARGS
 #   TRANSFER_ARGS  IFT_MATH_ARGS  IFT_CODE_ARGS
 #   INFERENCE_MATH_ARGS  INFERENCE_CODE_ARGS        flags for the Python script of a stage
+#                      (both models get them: give a flag that one of them has in a call with that
+#                      MODEL_KINDS)
 set -euo pipefail
 # the settings below are split into words, which are no patterns of files
 set -f
