@@ -35,7 +35,7 @@ from collections.abc import Hashable
 from pathlib import Path
 
 from common.command_line import ArgumentParser
-from common.errors import InputError, run
+from common.errors import SAME_COMMAND_RESUMES, InputError, run
 from common.rows import Row
 from evaluation.answer_rules import gold_answer, gold_number, is_right, paper_answer, strict_answer
 from evaluation.benchmarks import gsm8k_items, gsm8k_name
@@ -199,4 +199,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, SAME_COMMAND_RESUMES)

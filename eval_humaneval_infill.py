@@ -48,7 +48,7 @@ from pathlib import Path
 from typing import Any
 
 from common.command_line import ArgumentParser, finite_number, require_positive
-from common.errors import InputError, run
+from common.errors import SAME_COMMAND_RESUMES, InputError, run
 from common.rows import Row
 from evaluation.benchmarks import INFILL_BENCHMARKS, infill_file, infill_items, infill_name
 from evaluation.driver import (
@@ -324,4 +324,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, SAME_COMMAND_RESUMES)

@@ -34,7 +34,7 @@ train_log.jsonl, settings.json}.
 
 from typing import TYPE_CHECKING, Any
 
-from common.errors import run
+from common.errors import AUTO_RESUMES, run
 from data.token_rows import load_rows
 from training.command_line import first_look
 from training.flags import RunFlags
@@ -93,4 +93,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, AUTO_RESUMES)

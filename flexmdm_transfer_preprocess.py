@@ -39,7 +39,7 @@ import json
 from typing import Any
 
 from common.command_line import ArgumentParser, require_positive
-from common.errors import InputError, run
+from common.errors import SAME_COMMAND_RESUMES, InputError, run
 from common.files import describe_files, is_finished
 from common.progress import add_quiet_flag, command, ending
 from data.chunking import CUTTING_SETTINGS, cut_corpus
@@ -171,4 +171,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, SAME_COMMAND_RESUMES)

@@ -30,7 +30,7 @@ runs/JOB_NAME/{checkpoint-N, final, train_log.jsonl}.
 
 from typing import TYPE_CHECKING, Any
 
-from common.errors import InputError, run
+from common.errors import AUTO_RESUMES, InputError, run
 from data.token_rows import held_out_split, load_rows
 from training.command_line import first_look
 from training.flags import InstructionFlags
@@ -125,4 +125,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, AUTO_RESUMES)

@@ -13,6 +13,10 @@ from typing import NoReturn
 
 from common.progress import plain_progress
 
+# what `run` says after Ctrl-C, where that is true of a script
+SAME_COMMAND_RESUMES = "finished work is on disk, the same command resumes from there"
+AUTO_RESUMES = "--resume_from_checkpoint auto resumes from the last checkpoint, if there is one"
+
 
 class InputError(Exception):
     """Bad input from the command line. The message names the flag or file and says what would be
@@ -20,9 +24,10 @@ class InputError(Exception):
     """
 
 
-def run(main: Callable[[], object]) -> NoReturn:
+def run(main: Callable[[], object], interrupted: str | None = None) -> NoReturn:
     """Call main() and exit: 0, 2 with one line for an InputError, 130 with one line for Ctrl-C, 1
-    if the output pipe was closed.
+    if the output pipe was closed. interrupted: how to resume after Ctrl-C; None if nothing of an
+    interrupted run is kept.
     """
     script = Path(sys.argv[0]).name
     plain_progress()
@@ -36,10 +41,7 @@ def run(main: Callable[[], object]) -> NoReturn:
         _tell_torchrun(line)
         sys.exit(2)
     except KeyboardInterrupt:
-        print(
-            f"{script}: interrupted; finished work is on disk, the same command resumes from there",
-            file=sys.stderr,
-        )
+        print("; ".join(filter(None, [f"{script}: interrupted", interrupted])), file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # ... | head -1
         # the interpreter flushes once more at its end

@@ -1,4 +1,4 @@
-"""A text of anybody's in a plot."""
+"""Text that may come from anywhere, as it is shown in a plot."""
 
 
 def plot_text(text: str) -> str:

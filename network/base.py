@@ -26,8 +26,8 @@ class NetworkBase(PreTrainedModel):
     """What the two networks share: checkpointing by block, the block FSDP wraps, initialisation,
     and transformers' ways to load and save.
 
-    from_pretrained, save_pretrained, generate_text and infill_text are short names for functions of
-    modules that import this one: they import them when they are called.
+    from_pretrained, save_pretrained, generate_text and infill_text call functions of modules that
+    import this one: they import them when they are called.
     """
 
     supports_gradient_checkpointing = True

@@ -1,5 +1,10 @@
 """The cross-entropy of a vocabulary head, chunk by chunk: all logits never exist at once, neither
 in the forward nor in the backward pass.
+
+    loss[i] = -log softmax(head(hidden[i]))[target[i]]
+Each chunk's logits are computed, reduced to losses and dropped; the backward pass recomputes them
+(activation checkpointing), with the same dropout. `head` is called as a module: LoRA on it,
+autocast and ZeRO-3's or FSDP's hooks work as usual.
 """
 
 from collections.abc import Callable

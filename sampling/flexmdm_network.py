@@ -1,5 +1,5 @@
-"""A FlexMDM as its sampler asks it: one evaluation gives the expected number of missing tokens of
-every gap, vocabulary logits at chosen places only, and the length distributions of chosen gaps.
+"""A FlexMDM as its sampler queries it: one evaluation gives the expected number of missing tokens
+of every gap, vocabulary logits at chosen places only, and the length distributions of chosen gaps.
 """
 
 from __future__ import annotations

@@ -32,6 +32,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from benchmark_training import status_mib
 
+from common.command_line import ArgumentParser
+from common.errors import run
+from common.files import require_writable
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -201,11 +205,9 @@ def check_memory() -> None:
         sys.exit(1)
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> ArgumentParser:
     """The command's flags."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument(
         "--scratch",
         required=True,
@@ -231,6 +233,7 @@ def main() -> None:
         return
     if folder.exists():
         parser.error(f"--scratch: {folder} exists, remove it first")
+    require_writable(args.scratch, "--scratch")
     Path(args.scratch).mkdir(parents=True, exist_ok=True)
     if (
         not any(getattr(args, size) for size in SIZES)
@@ -249,4 +252,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,10 +1,5 @@
-"""Cross-entropy over a large vocabulary at chosen positions, one chunk of positions at a time: the
-full logits (M, V) never exist.
-
-    loss[i] = -log softmax(head(hidden[i]))[target[i]]
-Each chunk's logits are computed, reduced to losses and dropped; the backward pass recomputes them
-(activation checkpointing), with the same dropout. `head` is called as a module: LoRA on it,
-autocast and ZeRO-3's or FSDP's hooks work as usual.
+"""What both losses have in common: -log p(target) at every mask, from a network that computes it
+chunk by chunk (network/cross_entropy.py) or from the logits of any other.
 """
 
 from collections.abc import Mapping

@@ -253,6 +253,21 @@ def test_public_imports_keep_working(line):
     exec(line, {})
 
 
+def test_docs_method_says_where_each_formula_is():
+    text = (ROOT / "docs/method.md").read_text(encoding="utf-8")
+    section = text.split("## Where each formula is\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\|.*\|(.*)\| `([\w/]+\.py)` \|$", section, re.MULTILINE)
+    assert len(rows) == section.count("\n|") - 2  # all but the head
+    for names, file in rows:
+        defined = {
+            node.name
+            for node in ast.walk(ast.parse((ROOT / file).read_text()))
+            if isinstance(node, (ast.ClassDef, ast.FunctionDef))
+        }
+        named = set(re.findall(r"`(\w+)`", names))
+        assert named and named <= defined, (file, named - defined)
+
+
 def test_measuring_scripts_from_outside_find_two_modules_by_their_old_names():
     import flexmdm_sampler
     import training_estimate

@@ -17,6 +17,7 @@ import pytest
 from command_lines import parser_of, parsers_in
 from conftest import ROOT
 
+from common.errors import AUTO_RESUMES, SAME_COMMAND_RESUMES, run
 from common.progress import command, ending
 
 BARS = """
@@ -106,6 +107,20 @@ def test_a_refusal_is_the_reason_that_torchrun_gives(tmp_path):
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     told = json.loads(file.read_text())["message"]
     assert told["message"] == told["extraInfo"]["py_callstack"] == done.stderr.strip()
+
+
+@pytest.mark.parametrize("how", [None, SAME_COMMAND_RESUMES, AUTO_RESUMES])
+def test_ctrl_c_is_one_line_that_promises_only_what_is_kept(how, monkeypatch, capsys):
+    def main():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("common.errors.plain_progress", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["script.py"])
+    with pytest.raises(SystemExit) as end:
+        run(main, how)
+    assert end.value.code == 130
+    said = capsys.readouterr().err
+    assert said == f"script.py: interrupted; {how}\n" if how else said == "script.py: interrupted\n"
 
 
 def test_the_last_three_lines(capsys):
