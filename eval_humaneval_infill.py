@@ -47,7 +47,7 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
-from common.command_line import ArgumentParser, finite_number, require_positive
+from common.command_line import ArgumentParser, finite_number, refuse_without, require_positive
 from common.errors import SAME_COMMAND_RESUMES, InputError, run
 from common.rows import Row
 from evaluation.benchmarks import INFILL_BENCHMARKS, infill_file, infill_items, infill_name
@@ -313,9 +313,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         args.sampler = "tau_leaping" if paper else unnamed_sampler(args.diffusion_steps)
     if args.timeout <= 0:
         raise InputError(f"--timeout: {args.timeout} is not above 0")
-    for name in ("code_workers", "timeout", "unsafe_as_root"):
-        if name in args.typed and getattr(args, name) and not args.allow_code_execution:
-            raise InputError(f"--{name}: no effect without --allow_code_execution")
+    needing = "code_workers", "timeout", "unsafe_as_root"
+    refuse_without("--allow_code_execution", args.allow_code_execution, args, *needing)
     return args
 
 

@@ -48,6 +48,15 @@ def require_positive(args: argparse.Namespace, *names: str) -> None:
 TRUE, FALSE = ("true", "yes", "y", "t", "1"), ("false", "no", "n", "f", "0")
 
 
+def refuse_without(needed: str, given: Any, args: argparse.Namespace, *names: str) -> None:
+    """Refuse typed flags that have no effect without another one, `needed`, whose value is given.
+    One typed as off says what holds. Raises InputError naming both.
+    """
+    for name in names:
+        if name in args.typed and getattr(args, name) and not given:
+            raise InputError(f"--{name}: no effect without {needed}")
+
+
 class Switch(argparse.Action):
     """A boolean flag that can be turned off, too: --flag, --no_flag, argparse's own --no-flag."""
 

@@ -13,7 +13,7 @@ from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common.command_line import ArgumentParser, process_rank, require_positive
+from common.command_line import ArgumentParser, process_rank, refuse_without, require_positive
 from common.errors import InputError
 from common.files import content_hash, local_folder, require_writable, write_json
 from common.gpu_memory import EVALUATION, out_of_memory_advice
@@ -307,9 +307,7 @@ def add_run_flags(parser: argparse.ArgumentParser, name_of_output: str) -> None:
 def check_run_flags(args: argparse.Namespace) -> None:
     """Refuse counts below 1, a command with nothing to do, and flags without an effect."""
     require_positive(args, "subsample", "num_samples", "batch_size")
-    for name in ("allow_duplicates", "allow_missing"):
-        if getattr(args, name) and not args.score_only:
-            raise InputError(f"--{name}: no effect without --score_only")
+    refuse_without("--score_only", args.score_only, args, "allow_duplicates", "allow_missing")
     if args.score_only and args.check_references:
         raise InputError("give only one of --score_only and --check_references")
     if not (args.score_only or args.check_references or args.checkpoint_path):
